@@ -1,0 +1,120 @@
+"""Argument checks: every refusal names the argument, what was expected, what came.
+
+The checks look at concrete numbers only. A tracer, or the placeholder objects with
+which JAX unflattens a pytree, passes: its value is not known yet.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Returns a short ``repr`` with the type, for an error message."""
+    text = " ".join(repr(value).split())
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    return f"{text} ({type(value).__name__})"
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """Returns ``value`` as a real NumPy array, or None where it cannot be read yet."""
+    if isinstance(value, jax.core.Tracer) or callable(value):
+        return None
+    if isinstance(value, bool | np.bool_ | str | bytes) or value is None:
+        return np.asarray(None)
+    if isinstance(value, numbers.Real | np.ndarray | jax.Array | list | tuple):
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError):
+            return np.asarray(None)
+        return array if array.dtype.kind in "iufV" else np.asarray(None)
+    return None  # a placeholder from tree unflattening
+
+
+def _number(
+    name: str, value: Any, expected: str, holds: Callable[[np.ndarray], Any]
+) -> None:
+    array = concrete(value)
+    if array is None:
+        return
+    if array.dtype.kind not in "iufV":
+        raise TypeError(f"{name} must be {expected}; got {shown(value)}")
+    if not np.all(holds(array.astype(np.float64))):
+        raise ValueError(f"{name} must be {expected}; got {shown(value)}")
+
+
+def positive(name: str, value: Any) -> None:
+    """Refuses anything but finite numbers above 0."""
+    _number(name, value, "a finite number above 0", lambda v: (v > 0) & np.isfinite(v))
+
+
+def non_negative(name: str, value: Any) -> None:
+    """Refuses anything but finite numbers from 0 up."""
+    _number(
+        name, value, "a finite number, 0 or above", lambda v: (v >= 0) & np.isfinite(v)
+    )
+
+
+def within(name: str, value: Any, low: float, high: float) -> None:
+    """Refuses anything outside the closed interval from ``low`` to ``high``."""
+    expected = f"a number from {low:g} to {high:g}"
+    _number(name, value, expected, lambda v: (v >= low) & (v <= high))
+
+
+def finite(name: str, value: Any) -> None:
+    """Refuses anything but finite numbers."""
+    _number(name, value, "finite", np.isfinite)
+
+
+def integer(name: str, value: Any, minimum: int, *, even: bool = False) -> None:
+    """Refuses anything but a Python or NumPy integer from ``minimum`` up."""
+    expected = f"an {'even ' if even else ''}integer, {minimum} or above"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be {expected}; got {shown(value)}")
+    if value < minimum or (even and value % 2):
+        raise ValueError(f"{name} must be {expected}; got {shown(value)}")
+
+
+def real(name: str, value: Any, minimum: float = -math.inf) -> None:
+    """Refuses anything but one real number (not a bool, not NaN) from ``minimum``."""
+    expected = "a number" + (f", {minimum:g} or above" if minimum > -math.inf else "")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be {expected}; got {shown(value)}")
+    if math.isnan(value) or value < minimum:
+        raise ValueError(f"{name} must be {expected}; got {shown(value)}")
+
+
+def instance(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
+    """Refuses anything that is not of ``kinds``, described by ``what``."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {what}; got {shown(value)}")
+
+
+def is_callable(name: str, value: Any) -> None:
+    """Refuses anything that cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable; got {shown(value)}")
+
+
+def one_of(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Refuses a value that is not in ``known``, and suggests the nearest name."""
+    options = list(known)
+    if value in options:
+        return
+    near = difflib.get_close_matches(str(value), [str(k) for k in options], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(repr(k) for k in options)
+    raise ValueError(f"{name} must be one of {listed}; got {shown(value)}{hint}")
+
+
+def known_options(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses option names that nobody reads (a silent typo costs a study)."""
+    for key in given:
+        one_of(f"{name} key", key, sorted(known))

@@ -1,0 +1,85 @@
+"""Pytrees of parameters: sizes, paths, and the trainable half of a solution."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.types import PyTree
+
+
+def num_parameters(tree: PyTree) -> int:
+    """Returns ``D``, the number of elements over all leaves."""
+    return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Returns a leaf's path as text, the same for dicts, lists and dataclasses."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def path_hash(path: tuple[Any, ...]) -> int:
+    """Returns the crc32 of a leaf's path: its stream of noise, whatever its place."""
+    return zlib.crc32(path_name(path).encode())
+
+
+def map_with_hash(fun: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Maps ``fun(path_hash, leaf, *others)`` over the leaves."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, *others: fun(path_hash(path), leaf, *others), tree, *rest
+    )
+
+
+def partition(
+    tree: PyTree, trainable: Callable[[str, Any], bool]
+) -> tuple[PyTree, PyTree]:
+    """Splits a tree into its trainable and its frozen half.
+
+    Args:
+        tree: any pytree.
+        trainable: ``(path, leaf) -> bool``; the path is written ``"layer/0/w"``.
+
+    Returns:
+        Two trees of the same outer structure, with None where a leaf is in the other.
+
+    Example:
+        >>> x = {"w": 1.0, "b": 2.0}
+        >>> partition(x, lambda path, leaf: path == "w")
+        ({'b': None, 'w': 1.0}, {'b': 2.0, 'w': None})
+    """
+    checks.is_callable("trainable", trainable)
+    keep = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: bool(trainable(path_name(path), leaf)), tree
+    )
+    chosen = jax.tree.map(lambda leaf, k: leaf if k else None, tree, keep)
+    frozen = jax.tree.map(lambda leaf, k: None if k else leaf, tree, keep)
+    return chosen, frozen
+
+
+def merge(chosen: PyTree, frozen: PyTree) -> PyTree:
+    """Puts the two halves of ``partition`` together again."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a,
+        chosen,
+        frozen,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def as_inexact(tree: PyTree) -> PyTree:
+    """Returns the tree with every leaf a strongly typed floating-point array."""
+
+    def convert(leaf: Any) -> jax.Array:
+        array = jnp.asarray(leaf)
+        dtype = array.dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            dtype = jnp.zeros(()).dtype  # the default float, float64 under x64
+        return jax.lax.convert_element_type(array, dtype)
+
+    return jax.tree.map(convert, tree)
