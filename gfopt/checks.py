@@ -118,3 +118,43 @@ def known_options(name: str, given: Iterable[str], known: Iterable[str]) -> None
     """Refuses option names that nobody reads (a silent typo costs a study)."""
     for key in given:
         one_of(f"{name} key", key, sorted(known))
+
+
+def key(name: str, value: Any) -> None:
+    """Refuses anything but one key from ``jax.random.key`` (or ``PRNGKey``)."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        raise TypeError(f"{name} must be a key from jax.random.key; got {shown(value)}")
+    is_new = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    shape = tuple(value.shape) if is_new else tuple(value.shape[:-1])
+    if not is_new and (dtype != np.uint32 or not value.shape):
+        raise TypeError(f"{name} must be a key from jax.random.key; got {shown(value)}")
+    if shape:
+        raise ValueError(
+            f"{name} must be a single key; got an array of keys of shape {shape} "
+            "(use jax.vmap for several runs)"
+        )
+
+
+def finite_tree(name: str, tree: Any) -> None:
+    """Refuses a solution with no leaves, no numbers, or numbers that are not finite."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"{name} must hold at least one array; got {shown(tree)}")
+    total = 0
+    for path, leaf in leaves:
+        where = name + jax.tree_util.keystr(path)
+        if isinstance(leaf, jax.core.Tracer):
+            total += leaf.size
+            continue
+        array = np.asarray(leaf)
+        is_real = array.dtype.kind in "iuf" or jax.dtypes.issubdtype(
+            array.dtype, np.floating
+        )
+        if not is_real:
+            raise TypeError(f"{where} must hold real numbers; got {shown(leaf)}")
+        if not np.all(np.isfinite(array.astype(np.float64))):
+            raise ValueError(f"{where} must be finite; got {shown(leaf)}")
+        total += array.size
+    if total == 0:
+        raise ValueError(f"{name} must hold at least one number; got {shown(tree)}")

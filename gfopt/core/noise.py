@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.types import PyTree
+from gfopt.types import Key, PyTree
 
 # Elements drawn at a time by the streamed sums: 256 kB of float32 stays in cache.
 BLOCK = 1 << 16
@@ -88,16 +89,19 @@ def _words(
     return threefry(key, (row, column))[0]
 
 
-def _gaussian(
-    seed: jax.Array, path_hash: int, row_start: jax.Array, rows: int, columns: int
-) -> jax.Array:
-    bits = _words(seed, path_hash, row_start, rows, columns)
+def _normal(bits: jax.Array) -> jax.Array:
     # 23 random bits in [1, 2), then u in (-1, 1): every step is exact in float32
     one_to_two = (bits >> np.uint32(9)) | np.uint32(0x3F800000)
     uniform = lax.bitcast_convert_type(one_to_two, jnp.float32) - np.float32(1)
     uniform = uniform * np.float32(2) - np.float32(1 - 2**-23)
     # z = sqrt(2) erfinv(u)
-    return round_significant(np.float32(math.sqrt(2)) * lax.erf_inv(uniform))
+    return np.float32(math.sqrt(2)) * lax.erf_inv(uniform)
+
+
+def _gaussian(
+    seed: jax.Array, path_hash: int, row_start: jax.Array, rows: int, columns: int
+) -> jax.Array:
+    return round_significant(_normal(_words(seed, path_hash, row_start, rows, columns)))
 
 
 def _rademacher(
@@ -114,6 +118,27 @@ def _rademacher(
     sign = (words[:, None, :] << shift) & np.uint32(0x80000000)
     signs = lax.bitcast_convert_type(sign | np.uint32(0x3F800000), jnp.float32)
     return signs.reshape(rows, 32 * num_words)[:, :columns]
+
+
+def seeds(key: Key, count: int) -> jax.Array:
+    """Draws ``uint32[count]`` seeds from a key of any implementation.
+
+    Example:
+        >>> seeds(jax.random.key(0), 3).shape
+        (3,)
+    """
+    data = jax.random.key_data(key).reshape(-1, 2)
+    first, second = data[0, 0], data[0, 1]
+    if data.shape[0] == 2:  # an rbg key has four words; fold them into two
+        first, second = first ^ data[1, 0], second ^ data[1, 1]
+    index = lax.iota(jnp.uint32, count)
+    return threefry((first, second), (index, jnp.zeros_like(index)))[0]
+
+
+def standard_normal(key: Key, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    """Draws ``[P, D]`` standard normals for the methods that hold dense matrices."""
+    (seed,) = seeds(key, 1)
+    return _normal(_words(seed, 0, jnp.int32(0), *shape)).astype(dtype)
 
 
 KINDS: dict[str, Callable[..., jax.Array]] = {
@@ -285,13 +310,7 @@ class Noise:
             scale: a number, or a tree like ``tree``.
         """
 
-        def add_leaf(path: int, leaf: jax.Array, scale: jax.Array) -> jax.Array:
-            z = noise_leaf(self.kind, seed, path, leaf.shape)
-            wide = jnp.promote_types(leaf.dtype, jnp.float32)
-            step = round_significant(jnp.asarray(scale, wide)) * z.astype(wide)
-            return (leaf.astype(wide) + step).astype(leaf.dtype)
-
-        return trees.map_with_hash(add_leaf, tree, _as_tree(scale, tree))
+        return add_scaled(tree, self.sample(tree, seed), scale)
 
     def weighted_sum(
         self, like: PyTree, seeds: jax.Array, weights: jax.Array, power: int = 1
@@ -339,6 +358,17 @@ class Noise:
             return _accumulate(self.kind, path, leaf, seeds, wide, power)
 
         return trees.map_with_hash(add_leaf, tree)
+
+
+def add_scaled(tree: PyTree, z: PyTree, scale: jax.Array | PyTree) -> PyTree:
+    """Returns ``tree + scale * z`` for noise that was drawn already; see ``add``."""
+
+    def add_leaf(leaf: jax.Array, z: jax.Array, scale: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        step = round_significant(jnp.asarray(scale, wide)) * z.astype(wide)
+        return (leaf.astype(wide) + step).astype(leaf.dtype)
+
+    return jax.tree.map(add_leaf, tree, z, _as_tree(scale, tree))
 
 
 def _as_tree(scale: jax.Array | PyTree, tree: PyTree) -> PyTree:

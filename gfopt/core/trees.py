@@ -64,10 +64,12 @@ def partition(
 
 def merge(chosen: PyTree, frozen: PyTree) -> PyTree:
     """Puts the two halves of ``partition`` together again."""
+    # the frozen half leads: where it has None, whatever the other has is taken whole,
+    # also a lazy leaf, which is itself a small tree
     return jax.tree.map(
-        lambda a, b: b if a is None else a,
-        chosen,
+        lambda kept, taken: taken if kept is None else kept,
         frozen,
+        chosen,
         is_leaf=lambda leaf: leaf is None,
     )
 
@@ -83,3 +85,20 @@ def as_inexact(tree: PyTree) -> PyTree:
         return jax.lax.convert_element_type(array, dtype)
 
     return jax.tree.map(convert, tree)
+
+
+def wide_dtype(tree: PyTree) -> Any:
+    """Returns the dtype for scalars beside a tree: float64 if it has any, else 32."""
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Returns ``tree`` with the dtypes of ``like`` (hyperparameters may be wider)."""
+    return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), tree, like)
+
+
+def strongly_typed(tree: PyTree) -> PyTree:
+    """Returns ``tree`` without weak types: the second step then compiles nothing."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), tree
+    )

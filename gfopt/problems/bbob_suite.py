@@ -26,24 +26,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
+from gfopt.problems import bbob_transforms as draw
 from gfopt.problems.bbob_transforms import (
-    R_SEED_OFFSET,
-    Peaks,
     asymmetric,
     conditioning,
-    gallagher_locations,
-    gallagher_peaks,
-    gaussian,
-    optimal_value,
     oscillate,
     penalty,
     powers,
     ramp,
     rotate,
-    rotation,
     round_half_up,
-    shift,
-    uniform,
+    widening,
 )
 
 # Above this the seeds, about 10000 times the instance, leave the generator's range.
@@ -57,8 +50,9 @@ class BBOBProblem:
 
     Make it with `bbob` or `bbob_batch`. The instance data are double-precision NumPy
     leaves, converted to the dtype of `x` in the call, so one object serves single
-    precision and, under `jax.enable_x64(True)`, double precision. Instances of one
-    function and dimension stack, and `jax.vmap(lambda p, x: p(x))` runs over them.
+    precision and, under `jax.enable_x64(True)`, double precision. (The usual target,
+    f_opt + 1e-8, exists in double precision only.) Instances of one function and
+    dimension stack, and `jax.vmap(lambda p, x: p(x))` runs over them.
 
     Attributes:
         function: Number of the function, 1 to 24 (static).
@@ -67,8 +61,8 @@ class BBOBProblem:
         x_opt: `[D]`, the optimum; where there are several (f16, f23), the one at which
             the function is centered; for f5 the corner next to the unbounded optima.
         f_opt: `[]`, the value of the optimum.
-        R: `[D, D]`, the first rotation, or None where the function has none.
-        Q: `[D, D]`, the second rotation, or None where the function has none.
+        rotation_r: `[D, D]`, the rotation R, or None where the function has none.
+        rotation_q: `[D, D]`, the rotation Q, or None where the function has none.
         peaks: The peaks of f21 and f22, else None.
     """
 
@@ -77,9 +71,9 @@ class BBOBProblem:
     instance: Any
     x_opt: Any = dataclasses.field(repr=False)
     f_opt: Any = dataclasses.field(repr=False)
-    R: Any = dataclasses.field(default=None, repr=False)
-    Q: Any = dataclasses.field(default=None, repr=False)
-    peaks: Peaks | None = dataclasses.field(default=None, repr=False)
+    rotation_r: Any = dataclasses.field(default=None, repr=False)
+    rotation_q: Any = dataclasses.field(default=None, repr=False)
+    peaks: Any = dataclasses.field(default=None, repr=False)
 
     def __call__(self, x: jax.typing.ArrayLike) -> jax.Array:
         """Returns f(x), a scalar, for `x: [D]`, in the dtype of `x`.
@@ -101,6 +95,7 @@ class BBOBProblem:
                 "problem must be one instance; got a stack of shape "
                 f"{jnp.shape(self.f_opt)}: call it under jax.vmap(lambda p, x: p(x))"
             )
+        # Every leaf in the dtype of x, the instance number too: nobody reads it here.
         problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), self)
         return _TABLE[self.function].formula(problem, x) + problem.f_opt
 
@@ -141,21 +136,24 @@ def bbob(function: int, dimension: int, instance: int = 1) -> BBOBProblem:
     function, dimension, instance = int(function), int(dimension), int(instance)
     row = _TABLE[function]
     seed = (row.seed_of or function) + 10_000 * instance
+    rotation_seeds = {"R": seed + draw.R_SEED_OFFSET, "Q": seed}
+    rotations = {
+        letter: draw.rotation(rotation_seeds[letter], dimension)
+        for letter in row.rotations
+    }
     return BBOBProblem(
         function=function,
         dimension=dimension,
         instance=np.asarray(instance, np.int32),
         x_opt=row.optimum(seed, dimension),
-        f_opt=np.asarray(optimal_value(seed)),
-        R=rotation(seed + R_SEED_OFFSET, dimension) if "R" in row.rotations else None,
-        Q=rotation(seed, dimension) if "Q" in row.rotations else None,
-        peaks=gallagher_peaks(seed, dimension, row.peaks) if row.peaks else None,
+        f_opt=np.asarray(draw.optimal_value(seed)),
+        rotation_r=rotations.get("R"),
+        rotation_q=rotations.get("Q"),
+        peaks=draw.gallagher_peaks(seed, dimension, row.peaks) if row.peaks else None,
     )
 
 
-def bbob_batch(
-    function: int, dimension: int, instances: Sequence[int]
-) -> BBOBProblem:
+def bbob_batch(function: int, dimension: int, instances: Sequence[int]) -> BBOBProblem:
     """Makes several instances of one BBOB function, stacked along a leading axis.
 
     Every leaf of the result has the leading axis `[len(instances)]`; map over it with
@@ -210,7 +208,7 @@ def _separable_ellipsoid(p: BBOBProblem, x: jax.Array) -> jax.Array:
 
 def _rotated_ellipsoid(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = T_osz(R (x - x_opt))
-    return _ellipsoid(oscillate(rotate(p.R, x - p.x_opt)))
+    return _ellipsoid(oscillate(rotate(p.rotation_r, x - p.x_opt)))
 
 
 def _rastrigin(z: jax.Array) -> jax.Array:
@@ -244,7 +242,7 @@ def _linear_slope(p: BBOBProblem, x: jax.Array) -> jax.Array:
 
 def _attractive_sector(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = R Lambda^10 Q (x - x_opt)
-    z = rotate(p.R, conditioning(10, rotate(p.Q, x - p.x_opt)))
+    z = rotate(p.rotation_r, conditioning(10, rotate(p.rotation_q, x - p.x_opt)))
     # s_i = 10^2 if z_i x_opt_i > 0, else 1
     s = jnp.where(z * p.x_opt > 0, 100, 1)
     # T_osz(sum_i (s_i z_i)^2)^0.9
@@ -253,21 +251,16 @@ def _attractive_sector(p: BBOBProblem, x: jax.Array) -> jax.Array:
 
 def _step_ellipsoid(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z^ = Lambda^10 Q (x - x_opt)
-    hat = conditioning(10, rotate(p.Q, x - p.x_opt))
+    hat = conditioning(10, rotate(p.rotation_q, x - p.x_opt))
     # z~_i = floor(0.5 + z^_i) if |z^_i| > 0.5, else floor(0.5 + 10 z^_i) / 10
     tilde = jnp.where(
         jnp.abs(hat) > 0.5, round_half_up(hat), round_half_up(10 * hat) / 10
     )
     # z = R z~
-    z = rotate(p.R, tilde)
+    z = rotate(p.rotation_r, tilde)
     # 0.1 max(|z^_1| / 10^4, sum_i 10^(2 (i-1)/(D-1)) z_i^2) + f_pen(x)
     steps = jnp.sum(powers(100, z) * z**2)
     return 0.1 * jnp.maximum(jnp.abs(hat[0]) / 1e4, steps) + penalty(x)
-
-
-def _widening(dimension: int) -> float:
-    # max(1, sqrt(D) / 8): keeps Rosenbrock's valley as curved in many dimensions.
-    return max(1.0, float(np.sqrt(dimension)) / 8)
 
 
 def _rosenbrock(z: jax.Array) -> jax.Array:
@@ -277,66 +270,66 @@ def _rosenbrock(z: jax.Array) -> jax.Array:
 
 def _original_rosenbrock(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = max(1, sqrt(D)/8) (x - x_opt) + 1
-    return jnp.sum(_rosenbrock(_widening(x.size) * (x - p.x_opt) + 1))
+    return jnp.sum(_rosenbrock(widening(x.size) * (x - p.x_opt) + 1))
 
 
 def _rotated_rosenbrock(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = max(1, sqrt(D)/8) R x + 1/2; this rotation is drawn as Q is elsewhere.
-    return jnp.sum(_rosenbrock(_widening(x.size) * rotate(p.Q, x) + 0.5))
+    return jnp.sum(_rosenbrock(widening(x.size) * rotate(p.rotation_q, x) + 0.5))
 
 
 def _discus(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = T_osz(R (x - x_opt))
-    z = oscillate(rotate(p.R, x - p.x_opt))
+    z = oscillate(rotate(p.rotation_r, x - p.x_opt))
     # 10^6 z_1^2 + sum_(i>1) z_i^2
     return 1e6 * z[0] ** 2 + jnp.sum(z[1:] ** 2)
 
 
 def _bent_cigar(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = R T_asy^0.5(R (x - x_opt))
-    z = rotate(p.R, asymmetric(0.5, rotate(p.R, x - p.x_opt)))
+    z = rotate(p.rotation_r, asymmetric(0.5, rotate(p.rotation_r, x - p.x_opt)))
     # z_1^2 + 10^6 sum_(i>1) z_i^2
     return z[0] ** 2 + 1e6 * jnp.sum(z[1:] ** 2)
 
 
 def _sharp_ridge(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = R Lambda^10 Q (x - x_opt)
-    z = rotate(p.R, conditioning(10, rotate(p.Q, x - p.x_opt)))
+    z = rotate(p.rotation_r, conditioning(10, rotate(p.rotation_q, x - p.x_opt)))
     # z_1^2 + 100 sqrt(sum_(i>1) z_i^2)
     return z[0] ** 2 + 100 * jnp.sqrt(jnp.sum(z[1:] ** 2))
 
 
 def _different_powers(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = R (x - x_opt)
-    z = rotate(p.R, x - p.x_opt)
+    z = rotate(p.rotation_r, x - p.x_opt)
     # sqrt(sum_i |z_i|^(2 + 4 (i-1)/(D-1)))
     return jnp.sqrt(jnp.sum(jnp.abs(z) ** (2 + 4 * ramp(z))))
 
 
 def _rotated_rastrigin(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = R Lambda^10 Q T_asy^0.2(T_osz(R (x - x_opt)))
-    t = asymmetric(0.2, oscillate(rotate(p.R, x - p.x_opt)))
-    return _rastrigin(rotate(p.R, conditioning(10, rotate(p.Q, t))))
+    t = asymmetric(0.2, oscillate(rotate(p.rotation_r, x - p.x_opt)))
+    return _rastrigin(rotate(p.rotation_r, conditioning(10, rotate(p.rotation_q, t))))
 
 
 def _weierstrass(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = R Lambda^(1/100) Q T_osz(R (x - x_opt))
-    t = oscillate(rotate(p.R, x - p.x_opt))
-    z = rotate(p.R, conditioning(1 / 100, rotate(p.Q, t)))
+    t = oscillate(rotate(p.rotation_r, x - p.x_opt))
+    z = rotate(p.rotation_r, conditioning(1 / 100, rotate(p.rotation_q, t)))
     # f_0 = sum_(k=0)^11 2^-k cos(2 pi 3^k / 2): every 3^k is odd, every cosine -1
-    k = np.arange(12)
-    amplitudes, frequencies = jnp.asarray(0.5**k, x.dtype), 3.0**k
+    amplitudes = jnp.asarray(0.5 ** np.arange(12), x.dtype)
+    frequencies = jnp.asarray(3.0 ** np.arange(12), x.dtype)
     f_0 = -jnp.sum(amplitudes)
     # 10 (1/D sum_i sum_k 2^-k cos(2 pi 3^k (z_i + 1/2)) - f_0)^3 + 10/D f_pen(x)
-    waves = jnp.cos(2 * np.pi * (z[:, None] + 0.5) * frequencies.astype(x.dtype))
+    waves = jnp.cos(2 * np.pi * (z[:, None] + 0.5) * frequencies)
     inner = jnp.sum(amplitudes * waves) / x.size - f_0
     return 10 * inner**3 + 10 / x.size * penalty(x)
 
 
 def _schaffers(alpha: float, p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = Lambda^alpha Q T_asy^0.5(R (x - x_opt))
-    t = asymmetric(0.5, rotate(p.R, x - p.x_opt))
-    z = conditioning(alpha, rotate(p.Q, t))
+    t = asymmetric(0.5, rotate(p.rotation_r, x - p.x_opt))
+    z = conditioning(alpha, rotate(p.rotation_q, t))
     # s_i = sqrt(z_i^2 + z_(i+1)^2)
     s = jnp.sqrt(z[:-1] ** 2 + z[1:] ** 2)
     # (1/(D-1) sum_i sqrt(s_i) (1 + sin^2(50 s_i^(1/5))))^2 + 10 f_pen(x)
@@ -354,7 +347,7 @@ def _schaffers_1000(p: BBOBProblem, x: jax.Array) -> jax.Array:
 
 def _griewank_rosenbrock(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = max(1, sqrt(D)/8) R x + 1/2; this rotation is drawn as Q is elsewhere.
-    s = _rosenbrock(_widening(x.size) * rotate(p.Q, x) + 0.5)
+    s = _rosenbrock(widening(x.size) * rotate(p.rotation_q, x) + 0.5)
     # 10/(D-1) sum_i (s_i/4000 - cos s_i) + 10
     return 10 * jnp.mean(s / 4000 - jnp.cos(s)) + 10
 
@@ -373,11 +366,11 @@ def _schwefel(p: BBOBProblem, x: jax.Array) -> jax.Array:
 
 
 def _gallagher(p: BBOBProblem, x: jax.Array) -> jax.Array:
-    peaks = p.peaks or Peaks((), ())
     # w_1 = 10, w_i = 1.1 + 8 (i-2)/(K-2) for i = 2 .. K
-    w = np.append(10.0, np.linspace(1.1, 9.1, len(peaks.centers) - 1))
+    w = np.append(10.0, np.linspace(1.1, 9.1, len(p.peaks.centers) - 1))
     # 10 - max_i w_i exp(-1/(2D) (x - y_i)' R' C_i R (x - y_i))
-    distances = jnp.sum(peaks.scales * (rotate(p.Q, x) - peaks.centers) ** 2, axis=1)
+    offsets = rotate(p.rotation_q, x) - p.peaks.centers
+    distances = jnp.sum(p.peaks.scales * offsets**2, axis=1)
     heights = jnp.asarray(w, x.dtype) * jnp.exp(-distances / (2 * x.size))
     # T_osz(that)^2 + f_pen(x)
     return oscillate(10 - jnp.max(heights)) ** 2 + penalty(x)
@@ -385,7 +378,7 @@ def _gallagher(p: BBOBProblem, x: jax.Array) -> jax.Array:
 
 def _katsuura(p: BBOBProblem, x: jax.Array) -> jax.Array:
     # z = R Lambda^100 Q (x - x_opt)
-    z = rotate(p.R, conditioning(100, rotate(p.Q, x - p.x_opt)))
+    z = rotate(p.rotation_r, conditioning(100, rotate(p.rotation_q, x - p.x_opt)))
     # sum_(j=1)^32 |2^j z_i - [2^j z_i]| / 2^j
     scales = jnp.asarray(2.0 ** np.arange(1, 33), x.dtype)
     scaled = scales * z[:, None]
@@ -401,55 +394,12 @@ def _lunacek(p: BBOBProblem, x: jax.Array) -> jax.Array:
     mu_1 = -float(np.sqrt((mu_0**2 - 1) / s))
     # x^ = 2 sign(x_opt) x, z = R Lambda^100 Q (x^ - mu_0)
     hat = 2 * jnp.sign(p.x_opt) * x
-    z = rotate(p.R, conditioning(100, rotate(p.Q, hat - mu_0)))
+    z = rotate(p.rotation_r, conditioning(100, rotate(p.rotation_q, hat - mu_0)))
     # min(sum_i (x^_i - mu_0)^2, d D + s sum_i (x^_i - mu_1)^2)
     # + 10 (D - sum_i cos(2 pi z_i)) + 10^4 f_pen(x)
     near, far = jnp.sum((hat - mu_0) ** 2), jnp.sum((hat - mu_1) ** 2)
     ripples = 10 * (x.size - jnp.sum(jnp.cos(2 * np.pi * z)))
     return jnp.minimum(near, x.size + s * far) + ripples + 1e4 * penalty(x)
-
-
-# --- the optima: x_opt [D] from the seed of the instance ------------------------------
-
-
-def _odd_positive(seed: int, dimension: int) -> np.ndarray:
-    # Coordinates 1, 3, 5, ... are positive: where f4's slopes are ten times steeper.
-    x_opt = shift(seed, dimension)
-    x_opt[::2] = np.abs(x_opt[::2])
-    return x_opt
-
-
-def _corner(seed: int, dimension: int) -> np.ndarray:
-    return 5 * np.sign(shift(seed, dimension))
-
-
-def _three_quarters(seed: int, dimension: int) -> np.ndarray:
-    return 0.75 * shift(seed, dimension)
-
-
-def _from_ones(seed: int, dimension: int) -> np.ndarray:
-    # z = 1 solved for x: x_opt = R' 1 / (2 max(1, sqrt(D)/8))
-    return rotation(seed, dimension).sum(axis=0) / (2 * _widening(dimension))
-
-
-def _shift_of_r(seed: int, dimension: int) -> np.ndarray:
-    return shift(seed + R_SEED_OFFSET, dimension)
-
-
-def _schwefel_signs(seed: int, dimension: int) -> np.ndarray:
-    return np.where(uniform(seed, dimension) < 0.5, -0.5, 0.5) * 4.2096874633
-
-
-def _first_of_101(seed: int, dimension: int) -> np.ndarray:
-    return gallagher_locations(seed, dimension, 101)[0]
-
-
-def _first_of_21(seed: int, dimension: int) -> np.ndarray:
-    return gallagher_locations(seed, dimension, 21)[0]
-
-
-def _lunacek_signs(seed: int, dimension: int) -> np.ndarray:
-    return np.where(gaussian(seed, dimension) < 0, -0.5, 0.5) * 2.5
 
 
 # --- the table ------------------------------------------------------------------------
@@ -458,7 +408,7 @@ def _lunacek_signs(seed: int, dimension: int) -> np.ndarray:
 class _Row(NamedTuple):
     name: str
     formula: Callable[[BBOBProblem, jax.Array], jax.Array]
-    optimum: Callable[[int, int], np.ndarray] = shift
+    optimum: Callable[[int, int], np.ndarray] = draw.shift
     rotations: str = ""  # which of R and Q the formula uses
     peaks: int = 0
     seed_of: int = 0  # the function that lends its random numbers, where not its own
@@ -468,15 +418,15 @@ _TABLE = {
     1: _Row("sphere", _sphere),
     2: _Row("separable ellipsoid", _separable_ellipsoid),
     3: _Row("separable Rastrigin", _separable_rastrigin),
-    4: _Row("Bueche-Rastrigin", _bueche_rastrigin, _odd_positive, seed_of=3),
-    5: _Row("linear slope", _linear_slope, _corner),
+    4: _Row("Bueche-Rastrigin", _bueche_rastrigin, draw.odd_positive, seed_of=3),
+    5: _Row("linear slope", _linear_slope, draw.corner),
     6: _Row("attractive sector", _attractive_sector, rotations="RQ"),
     7: _Row("step ellipsoid", _step_ellipsoid, rotations="RQ"),
-    8: _Row("original Rosenbrock", _original_rosenbrock, _three_quarters),
-    9: _Row("rotated Rosenbrock", _rotated_rosenbrock, _from_ones, rotations="Q"),
+    8: _Row("original Rosenbrock", _original_rosenbrock, draw.three_quarters),
+    9: _Row("rotated Rosenbrock", _rotated_rosenbrock, draw.from_ones, rotations="Q"),
     10: _Row("rotated ellipsoid", _rotated_ellipsoid, rotations="R"),
     11: _Row("discus", _discus, rotations="R"),
-    12: _Row("bent cigar", _bent_cigar, _shift_of_r, rotations="R"),
+    12: _Row("bent cigar", _bent_cigar, draw.shift_of_r, rotations="R"),
     13: _Row("sharp ridge", _sharp_ridge, rotations="RQ"),
     14: _Row("different powers", _different_powers, rotations="R"),
     15: _Row("rotated Rastrigin", _rotated_rastrigin, rotations="RQ"),
@@ -485,12 +435,14 @@ _TABLE = {
     18: _Row(
         "Schaffers F7, condition 1000", _schaffers_1000, rotations="RQ", seed_of=17
     ),
-    19: _Row("Griewank-Rosenbrock", _griewank_rosenbrock, _from_ones, rotations="Q"),
-    20: _Row("Schwefel", _schwefel, _schwefel_signs),
-    21: _Row("Gallagher 101 peaks", _gallagher, _first_of_101, "Q", peaks=101),
-    22: _Row("Gallagher 21 peaks", _gallagher, _first_of_21, "Q", peaks=21),
+    19: _Row(
+        "Griewank-Rosenbrock", _griewank_rosenbrock, draw.from_ones, rotations="Q"
+    ),
+    20: _Row("Schwefel", _schwefel, draw.schwefel_signs),
+    21: _Row("Gallagher 101 peaks", _gallagher, draw.first_of_101, "Q", peaks=101),
+    22: _Row("Gallagher 21 peaks", _gallagher, draw.first_of_21, "Q", peaks=21),
     23: _Row("Katsuura", _katsuura, rotations="RQ"),
-    24: _Row("Lunacek bi-Rastrigin", _lunacek, _lunacek_signs, rotations="RQ"),
+    24: _Row("Lunacek bi-Rastrigin", _lunacek, draw.lunacek_signs, rotations="RQ"),
 }
 
 #: The names of the functions by their numbers, 1 to 24.

@@ -1,0 +1,180 @@
+"""The objective: what cannot be inferred from a callable, said once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.core import interpret, trees
+from gfopt.types import Key, PyTree, Solution
+
+
+class Inputs(NamedTuple):
+    """What an evaluation needs beside the solution.
+
+    Attributes:
+        frozen: the leaves that are not searched (see ``partition``), or None.
+        args: fixed further arguments of the objective.
+        batch: this step's mini-batch, the same for all members, or None.
+        context: what the evaluation itself carries from step to step, or None.
+    """
+
+    frozen: PyTree = None
+    args: tuple[Any, ...] = ()
+    batch: PyTree = None
+    context: PyTree = None
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True)
+class Objective:
+    """A function to minimise, and what cannot be inferred from it.
+
+    It is called as ``fun([key,] x[, batch], *args[, context=context])`` and returns
+    one number, or ``(number, aux)``.
+
+    Args:
+        fun: a JAX function or any Python callable.
+        takes_key: pass a key of its own to every evaluation, first.
+        has_aux: ``fun`` returns ``(number, aux)``; aux comes back in the evaluation.
+        batched: ``fun`` takes solutions with a leading axis ``[b, ...]`` (and keys
+            ``[b]``) and returns ``[b]`` numbers.
+        traceable: True for a JAX function, False for any other, ``"auto"`` to find
+            out by tracing it and by one real, counted call.
+        context: first value of what the evaluation carries from step to step.
+        update: ``(context, evaluation) -> context``, called once a step.
+        maximize: turn the sign around; results are reported in the user's sense.
+
+    Raises:
+        TypeError: where ``fun`` or ``update`` cannot be called.
+        ValueError: for an unknown ``traceable``, or ``update`` without ``context``.
+
+    Example:
+        >>> Objective(lambda x: jnp.sum(x**2)).value(jnp.ones(2), None, Inputs())
+        (Array(2., dtype=float32), ())
+    """
+
+    fun: Callable[..., Any]
+    takes_key: bool = False
+    has_aux: bool = False
+    batched: bool = False
+    traceable: bool | str = "auto"
+    context: PyTree = None
+    update: Callable[[Any, Any], Any] | None = None
+    maximize: bool = False
+
+    def __post_init__(self) -> None:
+        checks.is_callable("fun", self.fun)
+        if self.update is not None:
+            checks.is_callable("update", self.update)
+            if self.context is None:
+                raise ValueError(
+                    "update needs a context to start from; got context=None"
+                )
+        checks.one_of("traceable", self.traceable, (True, False, "auto"))
+        for name in ("takes_key", "has_aux", "batched", "maximize"):
+            checks.instance(name, getattr(self, name), bool, "True or False")
+
+    def tree_flatten(self) -> tuple[tuple[PyTree, PyTree], tuple[Any, ...]]:
+        """Flattens: the context is data, and so is ``fun`` where it is a pytree.
+
+        A problem that carries its numbers (a registered dataclass with ``__call__``)
+        is then an argument of the compiled program, one program for all instances.
+        """
+        is_data = not jax.tree_util.all_leaves([self.fun])
+        rest = tuple(getattr(self, f.name) for f in fields(self)[1:])
+        static = tuple(
+            None if f.name == "context" else value
+            for f, value in zip(fields(self)[1:], rest, strict=True)
+        )
+        data = (self.fun if is_data else None, self.context)
+        return data, (None if is_data else self.fun, *static)
+
+    @classmethod
+    def tree_unflatten(
+        cls, static: tuple[Any, ...], data: tuple[PyTree, PyTree]
+    ) -> Objective:
+        """Rebuilds the objective; what it holds was checked when it was made."""
+        made = object.__new__(cls)
+        for field, value in zip(fields(cls), static, strict=True):
+            object.__setattr__(made, field.name, value)
+        object.__setattr__(made, "fun", static[0] if data[0] is None else data[0])
+        object.__setattr__(made, "context", data[1])
+        return made
+
+    def call(
+        self, solution: Solution, key: Key | None, inputs: Inputs
+    ) -> tuple[Any, PyTree]:
+        """Calls ``fun`` as it is, and returns ``(number or numbers, aux)``."""
+        head = (key,) if self.takes_key else ()
+        batch = () if inputs.batch is None else (inputs.batch,)
+        words = {} if inputs.context is None else {"context": inputs.context}
+        found = self.fun(*head, solution, *batch, *inputs.args, **words)
+        if not self.has_aux:
+            return found, ()
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                "fun must return (number, aux) because has_aux=True; "
+                f"got {checks.shown(found)}"
+            )
+        return found
+
+    def value(
+        self, solution: Solution, key: Key | None, inputs: Inputs
+    ) -> tuple[jax.Array, PyTree]:
+        """Evaluates one solution (``[b, ...]`` of them if batched), lower is better.
+
+        Args:
+            solution: the trainable half; lazy leaves are interpreted here.
+            key: this evaluation's key, or ``[b]`` keys.
+            inputs: frozen leaves, arguments, batch and context.
+
+        Returns:
+            ``(fitness, aux)``, the fitness in float32 or float64.
+
+        Raises:
+            ValueError: where ``fun`` does not return one number for one solution.
+        """
+        if inputs.frozen is not None:
+            solution = trees.merge(solution, inputs.frozen)
+        found, aux = interpret.interpret(self.call)(solution, key, inputs)
+        expected = jax.tree.leaves(solution)[0].shape[:1] if self.batched else ()
+        check_number(found, expected)
+        fitness = jnp.asarray(found)
+        fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
+        return -fitness if self.maximize else fitness, aux
+
+
+def check_number(found: Any, expected: tuple[int, ...]) -> None:
+    """Refuses what a function returned unless it is real and of the right shape.
+
+    Raises:
+        ValueError: says what came, and where its shape shows what was meant.
+    """
+    dtype = getattr(found, "dtype", None)
+    if dtype is None:
+        try:
+            found = np.asarray(found)
+            dtype = found.dtype
+        except (TypeError, ValueError):
+            dtype = np.dtype(object)
+    is_real = dtype.kind in "biuf" or jax.dtypes.issubdtype(dtype, np.floating)
+    if is_real and np.shape(found) == expected:
+        return
+    came = f"shape {np.shape(found)}, dtype {dtype}" if is_real else checks.shown(found)
+    raise ValueError(
+        f"fun must return {'one real number' if expected == () else 'real numbers'} "
+        f"of shape {expected} for {'one solution' if expected == () else 'a batch'}; "
+        f"got {came}"
+    )
+
+
+def as_objective(fun: Any) -> Objective:
+    """Returns ``fun`` itself if it is an ``Objective``, else wraps it as one."""
+    return fun if isinstance(fun, Objective) else Objective(fun)

@@ -1,0 +1,128 @@
+"""Fitness shaping: from fitness to weights, larger for better, failures at 0.
+
+Every function takes ``(fitness[P], valid[P])`` and returns ``weights[P]``. Failures
+are honoured here and nowhere else: an invalid row has weight 0 and does not count
+for the ranks of the others. Equal fitness shares its weight, so that a constant
+objective moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+Shaping: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def by_rank(
+    fitness: jax.Array,
+    valid: jax.Array,
+    table: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Weights that depend on the rank only; ties share the mean of their weights.
+
+    Args:
+        fitness: ``float[P]``, lower is better.
+        valid: ``bool[P]``.
+        table: ``(rank [P], num_valid []) -> weight [P]``, rank 0 is the best.
+
+    Returns:
+        ``float[P]`` in the dtype of ``fitness``.
+    """
+    size = fitness.shape[0]
+    count = jnp.sum(valid)
+    order = jnp.argsort(jnp.where(valid, fitness, jnp.inf))
+    ranked = jnp.where(valid, fitness, jnp.inf)[order]
+    rank = jnp.arange(size)
+    weight = jnp.where(rank < count, table(rank, count), 0).astype(fitness.dtype)
+    first = jnp.concatenate([jnp.ones(1, bool), ranked[1:] != ranked[:-1]])
+    group = jnp.cumsum(first) - 1
+    total = jax.ops.segment_sum(weight, group, size)
+    members = jax.ops.segment_sum(jnp.ones_like(weight), group, size)
+    shared = (total / jnp.maximum(members, 1))[group]
+    return jnp.zeros_like(weight).at[order].set(jnp.where(rank < count, shared, 0))
+
+
+def centered_rank(fitness: jax.Array, valid: jax.Array) -> jax.Array:
+    """Ranks spread evenly from 1/2 (best) to -1/2 (worst), summing to 0.
+
+    Source: Salimans et al. (2017), arXiv 1703.03864, section 2; there ties keep the
+    order of their index, here they share their rank.
+
+    Example:
+        >>> centered_rank(jnp.array([3.0, 1.0, 2.0]), jnp.ones(3, bool))
+        Array([-0.5,  0.5,  0. ], dtype=float32)
+    """
+
+    def table(rank: jax.Array, count: jax.Array) -> jax.Array:
+        spread = 0.5 - rank / jnp.maximum(count - 1, 1)
+        return jnp.where(count > 1, spread, 0.0)
+
+    return by_rank(fitness, valid, table)
+
+
+def nes_utilities(fitness: jax.Array, valid: jax.Array) -> jax.Array:
+    """Utilities of natural evolution strategies, summing to 0.
+
+    ``u_k = max(0, ln(n/2 + 1) - ln k) / sum_j(...) - 1/n``, best first from k = 1.
+
+    Source: Wierstra et al. (2014), JMLR 15, section 3.1.
+    """
+
+    def table(rank: jax.Array, count: jax.Array) -> jax.Array:
+        raw = jnp.log(count / 2 + 1) - jnp.log(rank + 1)
+        raw = jnp.where(rank < count, jnp.maximum(raw, 0), 0)
+        return raw / jnp.sum(raw) - 1 / jnp.maximum(count, 1)
+
+    return by_rank(fitness, valid, table)
+
+
+def standardised(fitness: jax.Array, valid: jax.Array) -> jax.Array:
+    """``(mean - f) / std`` over the valid rows; 0 where all are equal."""
+    count = jnp.maximum(jnp.sum(valid), 1)
+    safe = jnp.where(valid, fitness, 0)
+    centered = jnp.where(valid, jnp.sum(safe) / count - fitness, 0)
+    std = jnp.sqrt(jnp.sum(centered**2) / count)
+    return jnp.where(std > 0, centered / jnp.where(std > 0, std, 1), 0)
+
+
+def raw(fitness: jax.Array, valid: jax.Array) -> jax.Array:
+    """``-f``: no shaping, only failures at 0."""
+    return jnp.where(valid, -fitness, 0)
+
+
+def truncation(fraction: float = 0.5) -> Shaping:
+    """Returns a shaping that gives equal weights, summing to 1, to the best share.
+
+    Args:
+        fraction: share of the valid rows that is kept, at least one of them.
+    """
+
+    def shape(fitness: jax.Array, valid: jax.Array) -> jax.Array:
+        def table(rank: jax.Array, count: jax.Array) -> jax.Array:
+            kept = jnp.maximum(jnp.floor(fraction * count), 1)
+            return (rank < kept) / kept
+
+        return by_rank(fitness, valid, table)
+
+    return shape
+
+
+def softmin(temperature: float = 1.0) -> Shaping:
+    """Returns a shaping with weights ``exp(-f / temperature)``, summing to 1."""
+
+    def shape(fitness: jax.Array, valid: jax.Array) -> jax.Array:
+        lowest = jnp.min(jnp.where(valid, fitness, jnp.inf))
+        lowest = jnp.where(jnp.isfinite(lowest), lowest, 0)
+        scaled = jnp.where(valid, jnp.exp((lowest - fitness) / temperature), 0)
+        return scaled / jnp.maximum(jnp.sum(scaled), jnp.finfo(scaled.dtype).tiny)
+
+    return shape
+
+
+def pairs_valid(valid: jax.Array) -> jax.Array:
+    """Marks antithetic pairs ``(2i, 2i + 1)``: one invalid half spoils both."""
+    return jnp.repeat(valid.reshape(-1, 2).all(axis=1), 2)

@@ -1,0 +1,174 @@
+"""Spaces: bounds and scales per leaf, and the fold that keeps a search inside.
+
+A method searches without bounds in ``y``; the solution is
+
+    x = fold(scale * y),   fold = reflection at the bounds, identity inside,
+
+so a point is never outside, whatever the method proposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.types import PyTree, Solution
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["lower", "upper", "scale"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Space:
+    """Bounds and scales of a solution, leaf by leaf.
+
+    Args:
+        lower: tree like the solution; each leaf broadcasts to its leaf; may be -inf.
+        upper: the same, may be inf.
+        scale: length of one unit of the search in each coordinate.
+
+    Example:
+        >>> space = Space(jnp.zeros(2), jnp.full(2, jnp.inf), jnp.ones(2))
+        >>> space.solution(jnp.array([-0.25, 3.0]))
+        Array([0.25, 3.  ], dtype=float32)
+    """
+
+    lower: PyTree
+    upper: PyTree
+    scale: PyTree
+
+    def solution(self, search: PyTree) -> Solution:
+        """Returns ``x = fold(scale * y)``."""
+
+        def leaf(y: Any, low: Any, high: Any, scale: Any) -> jax.Array:
+            return fold(y * scale, low, high).astype(y.dtype)
+
+        return jax.tree.map(leaf, search, self.lower, self.upper, self.scale)
+
+    def search(self, solution: Solution) -> PyTree:
+        """Returns ``y = x / scale``, the point of a solution that lies inside."""
+        return jax.tree.map(lambda x, scale: x / scale, solution, self.scale)
+
+    def contains(self, solution: Solution) -> bool:
+        """Tells whether a concrete solution lies inside."""
+        inside = jax.tree.map(
+            lambda x, low, high: bool(np.all((x >= low) & (x <= high))),
+            solution,
+            self.lower,
+            self.upper,
+        )
+        return all(jax.tree.leaves(inside))
+
+
+def fold(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """Reflects ``x`` at finite bounds until it lies inside; the identity inside."""
+    low, high = jnp.asarray(lower, x.dtype), jnp.asarray(upper, x.dtype)
+    both = jnp.isfinite(low) & jnp.isfinite(high)
+    width = jnp.where(both, high - low, 1)
+    base = jnp.where(jnp.isfinite(low), low, 0)
+    # a triangle wave of period 2 * width
+    phase = jnp.mod(x - base, 2 * width)
+    wave = base + jnp.minimum(phase, 2 * width - phase)
+    one_sided = jnp.where(jnp.isfinite(low), base + jnp.abs(x - base), x)
+    one_sided = jnp.where(
+        jnp.isfinite(high) & ~jnp.isfinite(low), high - jnp.abs(x - high), one_sided
+    )
+    inside = (x >= low) & (x <= high)  # untouched, to the last bit
+    folded = jnp.where(both, wave, one_sided)
+    return jnp.where(inside, x, jnp.clip(folded, low, high))
+
+
+def bounds_of(bounds: Any, x0: Solution) -> tuple[PyTree, PyTree]:
+    """Reads bounds in any form that users have.
+
+    Args:
+        bounds: ``(low, high)`` pairs for a flat ``x0``, one for each number; a
+            ``scipy.optimize.Bounds``; a ``Space``; or a pair of numbers for all.
+        x0: the starting solution.
+
+    Returns:
+        Trees ``(lower, upper)`` with the shapes of ``x0``.
+
+    Raises:
+        TypeError: for another type.
+        ValueError: for another shape, NaN, or a lower bound not below the upper one.
+    """
+    if isinstance(bounds, Space):
+        lower, upper = bounds.lower, bounds.upper
+    elif hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        lower, upper = bounds.lb, bounds.ub
+    elif isinstance(bounds, Sequence | np.ndarray):
+        lower, upper = _pairs(bounds, x0)
+    else:
+        raise TypeError(
+            "bounds must be (low, high) pairs, a scipy.optimize.Bounds or a "
+            f"gfopt.Space; got {checks.shown(bounds)}"
+        )
+    return _spread("lower", lower, upper, x0), _spread("upper", upper, lower, x0)
+
+
+def _pairs(bounds: Any, x0: Solution) -> tuple[Any, Any]:
+    try:
+        pairs = [(_side(low, -np.inf), _side(high, np.inf)) for low, high in bounds]
+        pairs_array = np.array(pairs, float)
+    except (TypeError, ValueError):
+        pairs_array = np.zeros((0, 0))
+    if len(bounds) == 2 and all(np.ndim(side) == 0 for side in bounds):
+        return float(bounds[0]), float(bounds[1])
+    shape = np.shape(x0) if not isinstance(x0, dict | list | tuple) else None
+    flat = np.shape(x0) if shape is not None else np.shape(np.asarray(x0, object))
+    if pairs_array.ndim != 2 or flat != (pairs_array.shape[0],):
+        raise ValueError(
+            f"bounds must be {flat[0] if len(flat) == 1 else 'one'} (low, high) pairs, "
+            f"one for each number of a flat x0 of shape {flat}; "
+            f"got {checks.shown(bounds)}"
+        )
+    return pairs_array[:, 0], pairs_array[:, 1]
+
+
+def _side(value: Any, infinite: float) -> float:
+    return infinite if value is None else float(value)
+
+
+def _spread(name: str, side: PyTree, other: PyTree, x0: Solution) -> PyTree:
+    """Broadcasts one side of the bounds to the shapes of ``x0`` and checks it."""
+    structure = jax.tree.structure(x0)
+    if jax.tree.structure(side) != structure:
+        if jax.tree.structure(side).num_leaves != 1:
+            raise ValueError(
+                f"bounds must have the structure of x0, {structure}; "
+                f"got {jax.tree.structure(side)} for the {name} side"
+            )
+        side = jax.tree.unflatten(structure, jax.tree.leaves(side) * structure.num_leaves)
+    if jax.tree.structure(other) != structure:
+        other = jax.tree.unflatten(
+            structure, jax.tree.leaves(other)[:1] * structure.num_leaves
+        )
+
+    def leaf(x: Any, a: Any, b: Any) -> np.ndarray:
+        try:
+            array = np.broadcast_to(np.asarray(a, np.float64), np.shape(x)).copy()
+        except ValueError:
+            raise ValueError(
+                f"bounds must broadcast to a leaf of shape {np.shape(x)}; "
+                f"got shape {np.shape(a)} for the {name} side"
+            ) from None
+        low, high = (array, np.asarray(b)) if name == "lower" else (np.asarray(b), array)
+        if np.any(np.isnan(array)) or not np.all(low < high):
+            raise ValueError(
+                "bounds must have every lower number below its upper one, and no NaN; "
+                f"got lower {checks.shown(low.tolist())}, "
+                f"upper {checks.shown(high.tolist())}"
+            )
+        return array
+
+    return jax.tree.map(leaf, x0, side, other)

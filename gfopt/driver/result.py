@@ -1,0 +1,130 @@
+"""What a search gives back: SciPy's field names, and what SciPy leaves out."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from gfopt.types import Optimizer, Solution, State
+
+
+class Status(enum.IntEnum):
+    """Why a search ended."""
+
+    RUNNING = -1
+    CONVERGED = 0
+    TARGET = 1
+    BUDGET = 2
+    SECONDS = 3
+    CALLBACK = 4
+    INTERRUPTED = 5
+    FAILED = 6
+
+
+@dataclass
+class Result:
+    """The outcome of a search; prints as a small table.
+
+    Attributes:
+        x: the best solution that was evaluated; None for trees too large to copy.
+        fun: its value, in the user's sense.
+        recommended: the method's own answer (mean, consensus), better under noise.
+        success: whether the search converged or reached its target.
+        status: why it ended, a ``Status``.
+        message: the same in words, with the value that decided.
+        nfev: evaluations of the objective, failed ones included.
+        nit: generations.
+        failures: failed evaluations by reason.
+        history: for each generation ``nfev``, ``fitness`` (its best), ``best`` (so
+            far) and the method's diagnostics, as arrays ``[nit]``.
+        state: the method's last state.
+        optimizer: the method.
+        path: ``"compiled"`` or ``"host"``.
+        reason: why that path ran.
+        seconds: wall time.
+    """
+
+    x: Solution | None
+    fun: float
+    recommended: Solution
+    success: bool
+    status: Status
+    message: str
+    nfev: int
+    nit: int
+    failures: dict[str, int]
+    history: dict[str, np.ndarray] = field(repr=False)
+    state: State = field(repr=False)
+    optimizer: Optimizer
+    path: str
+    reason: str
+    seconds: float
+
+    def __str__(self) -> str:
+        rows = {
+            "fun": f"{self.fun:.10g}",
+            "x": "too large to copy; see recommended" if self.x is None else brief(self.x),
+            "recommended": brief(self.recommended),
+            "success": f"{self.success}",
+            "message": self.message,
+            "nfev": f"{self.nfev} in {self.nit} generations, {self.seconds:.2f} s",
+            "method": " ".join(repr(self.optimizer).split())[:100],
+            "path": f"{self.path}: {self.reason}",
+        }
+        if self.failures:
+            listed = ", ".join(f"{count} x {why}" for why, count in self.failures.items())
+            rows["failures"] = listed
+        width = max(map(len, rows))
+        return "\n".join(f"{name:>{width}}  {text}" for name, text in rows.items())
+
+    def plot(self, path: str | None = None) -> Any:
+        """Draws the best value so far, and sigma where the method has one.
+
+        Args:
+            path: also save the figure here.
+
+        Returns:
+            A matplotlib figure.
+
+        Raises:
+            ImportError: with the line that installs matplotlib.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError(
+                "Result.plot needs matplotlib: pip install 'gfopt[bench]'"
+            ) from None
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot()
+        best = self.history["best"]
+        axes.plot(self.history["nfev"], best, label="best so far")
+        axes.plot(
+            self.history["nfev"], self.history["fitness"], alpha=0.4, label="generation"
+        )
+        finite = best[np.isfinite(best)]
+        if finite.size and finite.min() > 0:
+            axes.set_yscale("log")
+        axes.set(xlabel="evaluations", ylabel="value", title=self.message)
+        if "sigma" in self.history:
+            other = axes.twinx()
+            other.plot(self.history["nfev"], self.history["sigma"], "C2--", label="sigma")
+            other.set_yscale("log")
+            other.set_ylabel("sigma")
+        axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def brief(tree: Solution) -> str:
+    """Returns a solution in one line: its numbers if few, else its leaves' shapes."""
+    leaves = jax.tree.leaves(tree)
+    if len(leaves) == 1 and np.size(leaves[0]) <= 8:
+        return np.array2string(np.asarray(leaves[0]), precision=6)
+    shapes = ", ".join(str(tuple(np.shape(leaf))) for leaf in leaves[:4])
+    return f"{len(leaves)} leaves: {shapes}{', ...' if len(leaves) > 4 else ''}"

@@ -1,0 +1,154 @@
+"""``run``: a whole optimization as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core.evaluate import Evaluator, default_evaluator
+from gfopt.core.objective import Inputs, Objective, as_objective
+from gfopt.driver import step as steps
+from gfopt.types import Key, Optimizer, PyTree, Solution, State
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["optimizer", "state", "history", "status", "context"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class RunResult:
+    """What ``run`` returns; a pytree, so that it passes jit and vmap.
+
+    Attributes:
+        optimizer: the method that ran.
+        state: its last state.
+        history: a ``StepRecord`` with a leading axis ``[generations]``; rows after an
+            early stop repeat the step that stopped with 0 evaluations.
+        status: ``i32[]``, 0 if all generations ran, else what ``stop`` returned.
+        context: the objective's last context.
+    """
+
+    optimizer: Optimizer
+    state: State
+    history: steps.StepRecord
+    status: jax.Array
+    context: PyTree
+
+    @property
+    def x(self) -> Solution:
+        """The method's answer; for a batch of runs use ``vmap(lambda r: r.x)``."""
+        return self.optimizer.recommend(self.state)
+
+
+def run(
+    optimizer: Optimizer,
+    objective: Objective | Callable[..., Any],
+    x0: Solution,
+    *,
+    key: Key,
+    generations: int,
+    state: State | None = None,
+    evaluator: Evaluator | None = None,
+    args: tuple[Any, ...] = (),
+    batches: Callable[[jax.Array, Key], PyTree] | None = None,
+    stop: Callable[[State, Any], jax.Array] | None = None,
+    frozen: PyTree = None,
+) -> RunResult:
+    """Runs an optimizer for a number of generations as one ``lax.scan``.
+
+    Pure: it may be jitted (donate ``x0`` or ``state`` to keep the memory of
+    inference) and vmapped over keys, over the optimizer's hyperparameters, over ``x0``
+    or over problems that are pytrees.
+
+    Args:
+        optimizer: a method, such as ``gfopt.CMAES(sigma=0.5)``.
+        objective: a JAX function of one solution, or an ``Objective``.
+        x0: starting solution, any pytree of floating-point arrays.
+        key: a key from ``jax.random.key``.
+        generations: number of steps.
+        state: continue from this state instead of ``x0``; steps go on counting.
+        evaluator: ``vmapped()``, ``chunked(b)`` or ``sharded()``; chosen by size if
+            None.
+        args: further arguments of the objective.
+        batches: ``(step, key) -> batch``, the same mini-batch for all members.
+        stop: ``(state, info) -> bool or i32``; anything but 0 freezes the run.
+        frozen: leaves that are merged into every solution; see ``partition``.
+
+    Returns:
+        A ``RunResult``.
+
+    Raises:
+        TypeError: for an argument of the wrong type, or an objective that is not
+            traceable.
+        ValueError: for a value out of range.
+
+    Example:
+        >>> import gfopt
+        >>> f = lambda x: jnp.sum((x - 1.0) ** 2)
+        >>> def error(key):
+        ...     result = run(gfopt.CMAES(), f, jnp.zeros(3), key=key, generations=80)
+        ...     return f(result.x)
+        >>> errors = jax.jit(jax.vmap(error))(jax.random.split(jax.random.key(0), 4))
+        >>> bool((errors < 1e-6).all())
+        True
+    """
+    checks.instance("optimizer", optimizer, Optimizer, "a gfopt optimizer")
+    checks.integer("generations", generations, 1)
+    checks.instance("args", args, tuple, "a tuple of further arguments")
+    for name, value in (("batches", batches), ("stop", stop)):
+        if value is not None:
+            checks.is_callable(name, value)
+    checks.key("key", key)
+    objective = as_objective(objective)
+    if objective.traceable is False or getattr(evaluator, "host", False):
+        raise TypeError(
+            "objective must be a JAX function in run, which is one compiled program; "
+            "got one marked as not traceable. Use gfopt.minimize or gfopt.AskTell."
+        )
+    init_key, run_key = jax.random.split(key)
+    if state is None:
+        checks.finite_tree("x0", x0)
+        state = optimizer.init(init_key, x0)
+    if evaluator is None:
+        evaluator = default_evaluator(x0, steps.population_size(optimizer, state))
+    chosen = evaluator
+
+    def turn(
+        carry: tuple[State, PyTree, jax.Array, jax.Array], _: None
+    ) -> tuple[Any, steps.StepRecord]:
+        state, context, status, stopped_at = carry
+        keys = steps.step_keys(run_key, state.step)
+        batch = None if batches is None else batches(state.step, keys.batch)
+        inputs = Inputs(frozen, args, batch, context)
+        new, new_context, row, _, _ = steps.generation(
+            optimizer, objective, chosen, keys, state, inputs
+        )
+        if stop is None:
+            return (new, new_context, status, stopped_at), row
+        # A stopped run keeps all but its step counter, which a batch of runs shares:
+        # were it masked, every schedule inside would turn from branch into select.
+        live = status == 0
+        kept = _where(live, new, state)._replace(step=new.step)
+        kept_context = _where(live, new_context, context)
+        reason = jnp.asarray(stop(new, row.info)).astype(jnp.int32)
+        row = row._replace(num_evaluations=row.num_evaluations * live)
+        stopped_at = jnp.where(live, new.step, stopped_at)
+        return (kept, kept_context, jnp.where(live, reason, status), stopped_at), row
+
+    first = (state, objective.context, jnp.int32(0), state.step)
+    last, history = jax.lax.scan(turn, first, None, length=generations)
+    state, context, status, stopped_at = last
+    if stop is not None:
+        state = state._replace(step=stopped_at)
+    return RunResult(optimizer, state, history, status, context)
+
+
+def _where(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

@@ -1,0 +1,98 @@
+"""One generation, written once for every driver."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt.core.evaluate import Evaluator, best_row
+from gfopt.core.objective import Inputs, Objective
+from gfopt.types import Evaluation, Info, Key, Optimizer, Population, State
+
+
+class StepKeys(NamedTuple):
+    """What a step may draw from, all derived from the run's key and the step."""
+
+    ask: Key
+    evaluate: Key
+    batch: Key
+
+
+class StepRecord(NamedTuple):
+    """What the history keeps of a step: scalars only.
+
+    Attributes:
+        best_fitness: the best of this step in the user's sense; NaN if none is valid.
+        num_evaluations: rows that were evaluated.
+        num_valid: rows that came back with a finite number.
+        info: the method's own diagnostics.
+    """
+
+    best_fitness: jax.Array
+    num_evaluations: jax.Array
+    num_valid: jax.Array
+    info: Info
+
+
+def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
+    """Returns the keys of a step: a crash between ask and tell is asked again."""
+    return StepKeys(*jax.random.split(jax.random.fold_in(run_key, step), 3))
+
+
+def record(objective: Objective, evaluation: Evaluation, info: Info) -> StepRecord:
+    """Returns what the history keeps of a step."""
+    _, best = best_row(evaluation)
+    best = jnp.where(jnp.isfinite(best), best, jnp.nan)
+    return StepRecord(
+        best_fitness=-best if objective.maximize else best,
+        num_evaluations=jnp.int32(evaluation.valid.shape[0]),
+        num_valid=jnp.sum(evaluation.valid, dtype=jnp.int32),
+        info=info,
+    )
+
+
+def generation(
+    optimizer: Optimizer,
+    objective: Objective,
+    evaluator: Evaluator,
+    keys: StepKeys,
+    state: State,
+    inputs: Inputs,
+    allowance: jax.Array | None = None,
+) -> tuple[State, Any, StepRecord, Population, Evaluation]:
+    """Asks, evaluates and tells, once.
+
+    Args:
+        optimizer: the method.
+        objective: what is minimised.
+        evaluator: a traceable evaluator.
+        keys: this step's keys.
+        state: the method's state.
+        inputs: what the evaluation needs beside the solution.
+        allowance: how many rows may still be evaluated, or None for all.
+
+    Returns:
+        ``(state, context, record, population, evaluation)``.
+    """
+    population = optimizer.ask(keys.ask, state)
+    if allowance is not None:
+        rows = jnp.arange(population.active.shape[0])
+        population = population._replace(active=population.active & (rows < allowance))
+    evaluation = evaluator(
+        keys.evaluate, objective, optimizer, state, population, inputs
+    )
+    state, info = optimizer.tell(state, population, evaluation)
+    context = inputs.context
+    if objective.update is not None:
+        context = objective.update(context, evaluation)
+    row = record(objective, evaluation, info)
+    row = row._replace(num_evaluations=jnp.sum(population.active, dtype=jnp.int32))
+    return state, context, row, population, evaluation
+
+
+def population_size(optimizer: Optimizer, state: State) -> int:
+    """Returns the number of rows that ``ask`` proposes, without asking."""
+    shapes = jax.eval_shape(optimizer.ask, jax.random.key(0), state)
+    return shapes.active.shape[0]

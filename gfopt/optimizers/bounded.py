@@ -1,0 +1,99 @@
+"""Bounds for methods that have none: a wrapper that is itself an optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from gfopt.core import lazy, trees
+from gfopt.core.spaces import Space
+from gfopt.types import (
+    Evaluation,
+    Info,
+    Key,
+    Member,
+    Optimizer,
+    Population,
+    PyTree,
+    Solution,
+    State,
+)
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["inner", "space"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Bounded:
+    """Runs ``inner`` on ``y`` and shows the objective ``x = fold(scale * y)``.
+
+    Every candidate and the recommended point lie inside the bounds. Lazy leaves are
+    made dense, because the fold needs the numbers.
+
+    Args:
+        inner: any optimizer.
+        space: bounds and scales.
+
+    Example:
+        >>> import gfopt, jax.numpy as jnp
+        >>> space = gfopt.Space(jnp.zeros(2), jnp.ones(2), jnp.ones(2))
+        >>> bounded = gfopt.Bounded(gfopt.CMAES(sigma=0.2), space)
+        >>> result = gfopt.run(bounded, lambda x: jnp.sum((x - 2) ** 2),
+        ...                    jnp.full(2, 0.5), key=jax.random.key(0), generations=60)
+        >>> result.x
+        Array([1., 1.], dtype=float32)
+    """
+
+    inner: Optimizer
+    space: Space
+
+    @property
+    def population_size(self) -> int | None:
+        """The inner method's."""
+        return getattr(self.inner, "population_size", None)
+
+    def init(self, key: Key, solution: Solution) -> State:
+        """Starts the inner method at ``x0 / scale``."""
+        return self.inner.init(key, self.space.search(trees.as_inexact(solution)))
+
+    def ask(self, key: Key, state: State) -> Population:
+        """Asks the inner method."""
+        return self.inner.ask(key, state)
+
+    def decode(self, state: State, member: Member) -> Solution:
+        """Decodes and folds."""
+        search = lazy.materialise(self.inner.decode(state, member))
+        return self.space.solution(search)
+
+    def tell(
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, Info]:
+        """Tells the inner method."""
+        return self.inner.tell(state, population, evaluation)
+
+    def recommend(self, state: State) -> Solution:
+        """Returns the inner method's answer, folded."""
+        return self.space.solution(self.inner.recommend(state))
+
+    def stop(self, state: State) -> dict[str, jax.Array]:
+        """Returns the inner method's reasons to stop."""
+        return stop_reasons(self.inner, state)
+
+    @property
+    def group_size(self) -> int:
+        """The inner method's: a group is decoded together where it can be."""
+        return getattr(self.inner, "group_size", 1)
+
+    def decode_group(self, state: State, members: PyTree) -> PyTree:
+        """Decodes and folds a group of members ``[g, ...]``."""
+        decode_group: Any = self.inner.decode_group  # type: ignore[attr-defined]
+        return jax.vmap(self.space.solution)(decode_group(state, members))
+
+
+def stop_reasons(optimizer: Optimizer, state: State) -> dict[str, jax.Array]:
+    """Returns a method's own reasons to stop, by name; ``{}`` where it has none."""
+    stop = getattr(optimizer, "stop", None)
+    return {} if stop is None else stop(state)

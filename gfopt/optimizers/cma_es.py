@@ -1,0 +1,340 @@
+"""CMA-ES: covariance matrix adaptation, dense, with the active update.
+
+    x_k = m + sigma y_k,   y_k = C^{1/2} z_k,   z_k ~ N(0, I)
+
+``C^{1/2}`` is the symmetric root, so the paths need no inverse: ``C^{-1/2} y = z``.
+The state keeps ``C`` and its root; the root is renewed every few steps, on the step
+counter that a batch of runs shares, so that it stays one branch under vmap.
+
+Source: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.00772;
+equation numbers below are the tutorial's. Deviations: ``c_mu`` has 1/4 more in its
+numerator and ``c_1`` the factor ``min(1, P / 6)``, as pycma sets them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from gfopt import checks
+from gfopt.core import noise, schedules, shaping, trees
+from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+MAX_DIMENSION = 20_000  # C and its root take 2 D^2 numbers: 3.2 GB in float32
+
+
+class CMAESState(NamedTuple):
+    """The distribution ``N(mean, sigma^2 covariance)`` and its two paths.
+
+    Attributes:
+        step: ``i32[]``.
+        seed: ``uint32[]``, for what ``tell`` may have to draw.
+        mean: the solution's tree.
+        sigma: ``float[]``.
+        covariance: ``float[D, D]``.
+        root: ``float[D, D]``, the symmetric root of a recent covariance.
+        path_sigma: ``float[D]``.
+        path_c: ``float[D]``.
+        condition: ``float[]``, the condition number at the last decomposition.
+        recent: ``float[H]``, the best fitness of the last H steps, newest first.
+        spread: ``float[]``, the fitness range of the last step.
+    """
+
+    step: jax.Array
+    mean: Solution
+    sigma: jax.Array
+    covariance: jax.Array
+    root: jax.Array
+    path_sigma: jax.Array
+    path_c: jax.Array
+    condition: jax.Array
+    recent: jax.Array
+    spread: jax.Array
+
+
+class CMAESInfo(NamedTuple):
+    """Diagnostics of one step."""
+
+    sigma: jax.Array
+    axis_ratio: jax.Array
+    max_std: jax.Array
+    min_std: jax.Array
+
+
+class CMAESMember(NamedTuple):
+    """A standard normal vector ``z`` and the step ``y = C^{1/2} z``, each ``[D]``."""
+
+    z: jax.Array
+    y: jax.Array
+
+
+class Constants(NamedTuple):
+    """Strategy parameters: functions of dimension and population size alone."""
+
+    weights: np.ndarray
+    mu_eff: float
+    c_sigma: float
+    d_sigma: float
+    c_c: float
+    c_1: float
+    c_mu: float
+    chi: float
+    root_gap: int
+
+
+def constants(dimension: int, population_size: int) -> Constants:
+    """Computes the default strategy parameters, tutorial table 1.
+
+    Args:
+        dimension: ``D``.
+        population_size: ``P``.
+
+    Example:
+        >>> c = constants(10, 10)
+        >>> round(c.mu_eff, 4), round(c.c_1, 6), round(c.c_mu, 6), round(c.c_c, 6)
+        (3.1673, 0.015284, 0.023552, 0.29499)
+    """
+    n, lam = dimension, population_size
+    raw = math.log((lam + 1) / 2) - np.log(np.arange(1, lam + 1))  # eq. 49
+    positive, negative = np.maximum(raw, 0), np.minimum(raw, 0)
+    if lam == 2:  # the formula above leaves one positive weight, as it should
+        positive = np.array([1.0, 0.0])
+    mu_eff = positive.sum() ** 2 / (positive**2).sum()
+    mu_eff_minus = negative.sum() ** 2 / max((negative**2).sum(), 1e-300)
+    c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
+    c_1 = min(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
+    c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
+    c_mu = min(1 - c_1, max(c_mu, 0))
+    c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
+    d_sigma = 1 + 2 * max(0, math.sqrt((mu_eff - 1) / (n + 1)) - 1) + c_sigma  # 55
+    # eq. 50-53: the negative weights' sum keeps C positive definite
+    limits = [1 + 2 * mu_eff_minus / (mu_eff + 2)]
+    if c_mu > 0:
+        limits += [1 + c_1 / c_mu, (1 - c_1 - c_mu) / (n * c_mu)]
+    scale = min(limits) / max(-negative.sum(), 1e-300)
+    weights = positive / positive.sum() + negative * scale
+    # the tutorial's rate, section B.2, with the root allowed to be a little older
+    gap = max(1, int(0.5 / (n * (c_1 + c_mu))))
+    chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
+    return Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi, gap)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["sigma", "tol_x", "tol_fun", "tol_condition"],
+    meta_fields=["population_size", "active"],
+)
+@dataclass(frozen=True)
+class CMAES:
+    """Covariance matrix adaptation evolution strategy, for up to ~1,000 numbers.
+
+    Args:
+        population_size: ``P``; None for ``4 + floor(3 ln D)``.
+        sigma: first standard deviation, about a fifth of the region of interest.
+        active: use the negative weights, too.
+        tol_x: stop where every standard deviation is below this.
+        tol_fun: stop where the recent fitness moves less than this.
+        tol_condition: stop where the condition number of ``C`` is above this.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> result = gfopt.run(gfopt.CMAES(sigma=0.5), lambda x: jnp.sum(x**2),
+        ...                    jnp.ones(4), key=jax.random.key(0), generations=100)
+        >>> bool(jnp.sum(result.x**2) < 1e-6)
+        True
+    """
+
+    population_size: int | None = None
+    sigma: schedules.Hyperparameter = 0.3
+    active: bool = True
+    tol_x: schedules.Hyperparameter = 1e-11
+    tol_fun: schedules.Hyperparameter = 1e-12
+    tol_condition: schedules.Hyperparameter = 1e14
+
+    def __post_init__(self) -> None:
+        if self.population_size is not None:
+            checks.integer("population_size", self.population_size, 2)
+        checks.positive("sigma", self.sigma)
+        checks.instance("active", self.active, bool, "True or False")
+        checks.non_negative("tol_x", self.tol_x)
+        checks.non_negative("tol_fun", self.tol_fun)
+        checks.positive("tol_condition", self.tol_condition)
+
+    def _constants(self, dimension: int) -> Constants:
+        size = self.population_size or 4 + int(3 * math.log(dimension))
+        return constants(dimension, size)
+
+    def init(self, key: Key, solution: Solution) -> CMAESState:
+        """Starts with ``N(solution, sigma^2 I)``."""
+        mean = trees.as_inexact(solution)
+        flat, _ = ravel_pytree(mean)
+        dimension, dtype = flat.size, trees.wide_dtype(mean)
+        if dimension > MAX_DIMENSION:
+            raise ValueError(
+                f"cma_es holds D x D matrices and takes at most {MAX_DIMENSION} "
+                f"parameters; got a solution with {dimension}. Try open_es."
+            )
+        lam = self._constants(dimension).weights.size
+        identity = jnp.eye(dimension, dtype=dtype)
+        zero = jnp.zeros(dimension, dtype)
+        return CMAESState(
+            step=jnp.int32(0),
+            mean=mean,
+            sigma=jnp.asarray(self.sigma, dtype),
+            covariance=identity,
+            root=identity + 0,
+            path_sigma=zero,
+            path_c=zero + 0,
+            condition=jnp.ones((), dtype),
+            recent=jnp.full(10 + math.ceil(30 * dimension / lam), jnp.inf, dtype),
+            spread=jnp.full((), jnp.inf, dtype),
+        )
+
+    def ask(self, key: Key, state: CMAESState) -> Population:
+        """Samples ``y_k = C^{1/2} z_k``, eq. 38-39."""
+        dimension = state.path_c.size
+        size = self._constants(dimension).weights.size
+        z = noise.standard_normal(key, (size, dimension), state.root.dtype)
+        return Population(CMAESMember(z, z @ state.root), jnp.ones(size, bool))
+
+    def decode(self, state: CMAESState, member: Member) -> Solution:
+        """Returns ``m + sigma y``, eq. 40."""
+        flat, unravel = ravel_pytree(state.mean)
+        return unravel((flat + state.sigma * member.y).astype(flat.dtype))
+
+    def tell(
+        self, state: CMAESState, population: Population, evaluation: Evaluation
+    ) -> tuple[CMAESState, CMAESInfo]:
+        """Updates mean, step size and covariance, eq. 41-47."""
+        flat, unravel = ravel_pytree(state.mean)
+        dimension, dtype = flat.size, state.sigma.dtype
+        c = self._constants(dimension)
+        z, y = population.members
+        weights, share = self._weights(c, evaluation, dtype)
+        positive = jnp.maximum(weights, 0)
+        z_w, y_w = positive @ z, positive @ y
+        mean = flat + state.sigma * y_w  # eq. 41-42
+
+        # eq. 43: p_s <- (1 - c_s) p_s + sqrt(c_s (2 - c_s) mu_eff) C^{-1/2} y_w
+        path_sigma = (1 - c.c_sigma) * state.path_sigma
+        path_sigma += math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * z_w
+        length = jnp.linalg.norm(path_sigma)
+        # eq. 44, with pycma's limit of one e-fold a step
+        change = c.c_sigma / c.d_sigma * (length / c.chi - 1) * share
+        sigma = state.sigma * jnp.exp(jnp.minimum(change, 1.0))
+
+        # eq. 45, with h_s stalling the path while p_s is long
+        bias = 1 - (1 - c.c_sigma) ** (2 * (state.step.astype(dtype) + 1))
+        stall = length / jnp.sqrt(bias) < (1.4 + 2 / (dimension + 1)) * c.chi
+        path_c = (1 - c.c_c) * state.path_c
+        path_c += stall * math.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * y_w
+
+        # eq. 46-47: negative weights times D / |C^{-1/2} y|^2
+        norms = jnp.sum(z * z, axis=1)
+        signed = jnp.where(
+            weights < 0, weights * dimension / jnp.maximum(norms, 1e-300), weights
+        )
+        missing = c.c_1 * (1 - stall) * c.c_c * (2 - c.c_c)
+        keep = 1 + missing - c.c_1 - c.c_mu * jnp.sum(weights)
+        covariance = keep * state.covariance + c.c_mu * (y.T * signed) @ y
+        covariance += c.c_1 * jnp.outer(path_c, path_c)
+
+        root, condition = lax.cond(
+            (state.step + 1) % c.root_gap == 0,
+            _symmetric_root,
+            lambda covariance, root, condition: (root, condition),
+            covariance,
+            state.root,
+            state.condition,
+        )
+        best = jnp.min(jnp.where(evaluation.valid, evaluation.fitness, jnp.inf))
+        worst = jnp.max(jnp.where(evaluation.valid, evaluation.fitness, -jnp.inf))
+        new = CMAESState(
+            step=state.step + 1,
+            mean=state.mean,
+            sigma=sigma,
+            covariance=covariance,
+            root=root,
+            path_sigma=path_sigma,
+            path_c=path_c,
+            condition=condition,
+            recent=jnp.concatenate([best[None], state.recent[:-1]]),
+            spread=worst - best,
+        )
+        # without one valid row nothing was learnt: only the counter moves
+        learnt = jnp.any(evaluation.valid)
+        new = jax.tree.map(
+            lambda a, b: jnp.where(learnt, a, b).astype(b.dtype), new, state
+        )
+        mean = jnp.where(learnt, mean, flat).astype(flat.dtype)
+        new = new._replace(step=state.step + 1, mean=unravel(mean))
+        std = sigma * jnp.sqrt(jnp.diag(covariance))
+        return new, CMAESInfo(sigma, jnp.sqrt(condition), std.max(), std.min())
+
+    def _weights(
+        self, c: Constants, evaluation: Evaluation, dtype: jnp.dtype
+    ) -> tuple[jax.Array, jax.Array]:
+        """Recombination weights by rank, failures at 0; and the share that is valid.
+
+        Failed rows stand last in the ranking but are left out of the sums: with k
+        valid rows the best k positive weights count, brought to sum 1 again.
+        """
+        table = jnp.asarray(c.weights if self.active else np.maximum(c.weights, 0))
+        weights = shaping.by_rank(
+            evaluation.fitness.astype(dtype), evaluation.valid, lambda rank, _: table
+        )
+        positive = jnp.maximum(weights, 0)
+        total = jnp.sum(positive)
+        # ties can smear negative weight over the best: then it is simply smaller
+        positive = positive / jnp.where(total > 0, total, 1)
+        return positive + jnp.minimum(weights, 0), jnp.minimum(total, 1)
+
+    def recommend(self, state: CMAESState) -> Solution:
+        """Returns the mean."""
+        return state.mean
+
+    def stop(self, state: CMAESState) -> dict[str, jax.Array]:
+        """Returns the reasons to stop, each ``bool[]``.
+
+        ``tol_x``: all standard deviations and the path are tiny; ``tol_fun``: the
+        best of the recent steps and the last generation hardly differ;
+        ``tol_condition``: the covariance is degenerate; ``diverged``: sigma is not a
+        finite number any more.
+        """
+        std = state.sigma * jnp.sqrt(jnp.diag(state.covariance))
+        reach = jnp.maximum(std, state.sigma * jnp.abs(state.path_c))
+        full = jnp.all(jnp.isfinite(state.recent))
+        spread = jnp.maximum(state.recent.max() - state.recent.min(), state.spread)
+        return {
+            "tol_x": jnp.all(reach < self.tol_x),
+            "tol_fun": full & (spread < self.tol_fun),
+            "tol_condition": state.condition > self.tol_condition,
+            "diverged": ~jnp.isfinite(state.sigma) | (state.sigma > 1e20),
+        }
+
+
+def _symmetric_root(
+    covariance: jax.Array, root: jax.Array, condition: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns ``C^{1/2} = B D B^T`` and the condition number of ``C``."""
+    values, basis = jnp.linalg.eigh(covariance)
+    # rounding can push the smallest eigenvalue of a cigar below 0
+    floor = jnp.finfo(covariance.dtype).eps * values[-1]
+    safe = jnp.maximum(values, floor)
+    fresh = (basis * jnp.sqrt(safe)) @ basis.T
+    # a decomposition that failed leaves the old root in place
+    fine = jnp.all(jnp.isfinite(fresh))
+    ratio = values[-1] / jnp.maximum(values[0], jnp.finfo(covariance.dtype).tiny)
+    return jnp.where(fine, fresh, root), jnp.where(fine, ratio, condition)

@@ -1,0 +1,135 @@
+"""The methods by name: class, domain, capabilities and how the tests run them.
+
+To add a method: its family's file, one row here, its test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gfopt import checks
+from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.open_es import OpenES
+from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.zeroth_order import MeZO
+from gfopt.types import Optimizer
+
+FLAGS = MappingProxyType(
+    {
+        "rank_based": "only the order of the fitness matters",
+        "seeds": "a member is a seed: no population is ever held",
+        "lazy": "candidates are lazy leaves: the memory of inference",
+        "population_size": "the number of candidates can be chosen",
+        "pairs": "candidates come in antithetic pairs: the population is even",
+        "rotation_invariant": "a rotated problem is the same problem",
+        "stops": "knows when it has converged",
+        "tolerates_stale": "can use a tell that comes a generation late",
+        "dense": "holds D x D matrices: for up to about 1,000 numbers",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Attributes:
+        name: its name in lower_snake.
+        cls: its class.
+        domain: what it is for, in a few words.
+        flags: capabilities, keys of ``FLAGS``.
+        sigma: name of the field that ``sigma0`` sets, or None.
+        test: options for the conformance suite.
+        generations: steps the suite gives it on the shifted quadratic.
+        bound: fitness it must reach there, from 5.
+    """
+
+    name: str
+    cls: type
+    domain: str
+    flags: frozenset[str]
+    sigma: str | None
+    test: Mapping[str, Any]
+    generations: int
+    bound: float
+
+
+_ROWS = (
+    Row(
+        "random_search",
+        RandomSearch,
+        "baseline, any size",
+        frozenset({"rank_based", "seeds", "population_size"}),
+        "sigma",
+        {"population_size": 16, "sigma": 0.5},
+        60,
+        3.0,
+    ),
+    Row(
+        "open_es",
+        OpenES,
+        "networks, any size",
+        frozenset({"rank_based", "seeds", "population_size", "pairs"}),
+        "sigma",
+        {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
+        150,
+        1e-2,
+    ),
+    Row(
+        "cma_es",
+        CMAES,
+        "black box, 1 to 1,000 numbers",
+        frozenset(
+            {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
+        ),
+        "sigma",
+        {"sigma": 0.5},
+        120,
+        1e-6,
+    ),
+    Row(
+        "mezo",
+        MeZO,
+        "fine-tuning at the memory of inference",
+        frozenset({"seeds", "lazy"}),
+        None,
+        {"learning_rate": 0.03, "eps": 1e-3},
+        300,
+        1e-2,
+    ),
+)
+
+METHODS: Mapping[str, Row] = MappingProxyType({row.name: row for row in _ROWS})
+
+
+def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
+    """Makes the optimizer of a registered method.
+
+    Args:
+        name: a name from ``gfopt list``, such as ``"cma_es"``.
+        options: its fields.
+
+    Raises:
+        ValueError: for an unknown name or option, with the nearest known one.
+
+    Example:
+        >>> method("cma_es", {"population_size": 12})
+        CMAES(population_size=12, ...)
+    """
+    checks.one_of("method", name, METHODS)
+    row = METHODS[name]
+    given = dict(options or {})
+    fields = [field.name for field in dataclasses.fields(row.cls)]
+    checks.known_options("options", given, fields)
+    return row.cls(**given)
+
+
+def row_of(optimizer: Optimizer) -> Row | None:
+    """Returns the row of an optimizer's class, or None for one of the user's own."""
+    for row in _ROWS:
+        if type(optimizer) is row.cls:
+            return row
+    return None
