@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -258,7 +257,9 @@ class Sharded:
         def share(
             data: PyTree, members: PyTree, active: jax.Array, rows: jax.Array
         ) -> tuple[jax.Array, PyTree]:
-            found = self.inner.rows(*data[:4], Population(members, active), rows, data[4])
+            found = self.inner.rows(
+                *data[:4], Population(members, active), rows, data[4]
+            )
             # every device gets all scalars, so that `tell` is the same on each
             return jax.tree.map(
                 lambda leaf: lax.all_gather(leaf, axis, tiled=True), found

@@ -31,11 +31,17 @@ class Tally:
         num_open: how many calls have no final outcome yet.
     """
 
-    def __init__(self, num_calls: int, retries: int):
+    def __init__(
+        self,
+        num_calls: int,
+        retries: int,
+        note: Callable[[int, Outcome], None] | None = None,
+    ):
         self.waiting = deque(range(num_calls))
         self.num_open = num_calls
         self._left = [retries] * num_calls
         self._outcomes: list[Outcome | None] = [None] * num_calls
+        self._note = note
 
     def settle(self, call: int, outcome: Outcome) -> None:
         """Takes an outcome, or has the call made again while retries are left."""
@@ -45,6 +51,8 @@ class Tally:
         else:
             self._outcomes[call] = outcome
             self.num_open -= 1
+            if self._note is not None:
+                self._note(call, outcome)
 
     def outcomes(self) -> list[Outcome]:
         """Returns the final outcomes in the order of the calls."""

@@ -9,6 +9,7 @@ call that runs too long.) Workers are spawned, never forked: JAX is multi-thread
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import multiprocessing
 import os
@@ -41,7 +42,7 @@ class _Worker:
     def __init__(self) -> None:
         self.pipe, theirs = _SPAWN.Pipe()
         self.state: Literal["starting", "loading", "idle", "busy"] = "starting"
-        self.fun: bytes | None = None  # the pickled function that it holds
+        self.fun: bytes | None = None  # the pickled function that it was sent
         self.call = -1
         self.deadline = math.inf
         # A function of the standard library, so that a worker need not import gfopt.
@@ -56,21 +57,19 @@ class _Worker:
             theirs.close()
 
     def send(self, kind: str, payload: bytes) -> None:
-        try:
+        with contextlib.suppress(OSError):  # if it has just died, its pipe says so
             self.pipe.send((kind, payload))
-        except OSError:
-            pass  # it has just died, which its pipe will say
 
     def end(self, grace: float = 0.0) -> str:
         """Ends the process and what it started; returns how it ended."""
         self.pipe.close()
         if grace > 0:
             self.process.join(grace)
-        if self.process.is_alive():
-            try:
-                os.killpg(self.process.pid or 0, signal.SIGKILL)
-            except (AttributeError, OSError):
-                pass  # Windows; or too young to lead a group
+        pid = self.process.pid
+        if pid and self.process.is_alive():
+            # Not on Windows; and it may be too young to lead a group.
+            with contextlib.suppress(AttributeError, OSError):
+                os.killpg(pid, signal.SIGKILL)
             self.process.kill()
             self.process.join()
         code = self.process.exitcode or 0
@@ -125,7 +124,7 @@ class WorkerProcesses:
         if self._closed:
             raise RuntimeError("the HostPool was closed while it was in use")
         for worker in [w for w in self._workers if w.state == "idle"]:
-            if not worker.process.is_alive():  # since its last call, for its own reasons
+            if not worker.process.is_alive():  # killed from outside: blame no call
                 self._workers.remove(worker)
                 worker.end()
         while len(self._workers) < min(self._size, tally.num_open):
@@ -133,7 +132,7 @@ class WorkerProcesses:
         for worker in self._workers:
             while worker.state == "idle" and tally.waiting:
                 if worker.fun is not self._fun:
-                    worker.state = "loading"
+                    worker.state, worker.fun = "loading", self._fun
                     worker.send("load", self._fun)
                     break
                 call = tally.waiting.popleft()
@@ -170,10 +169,12 @@ class WorkerProcesses:
                 self._lose(worker, tally)
 
     def _receive(self, worker: _Worker, tally: Tally) -> None:
-        try:
+        message = None
+        with contextlib.suppress(EOFError, OSError):
             message = worker.pipe.recv_bytes()
-        except (EOFError, OSError):
-            return self._lose(worker, tally)
+        if message is None:
+            self._lose(worker, tally)
+            return
         if worker.state == "busy":
             try:
                 outcome = Outcome(*pickle.loads(message))
@@ -182,12 +183,13 @@ class WorkerProcesses:
                 outcome = Outcome(None, "raised", reason)
             tally.settle(worker.call, outcome)
         elif worker.state == "loading":
-            if message:
+            # An answer may come in the next map, if the others made all the calls.
+            if message and worker.fun is self._fun:
                 raise ValueError(
                     f"fun cannot be loaded in a worker process ({message.decode()});"
                     f" {_HELP}"
                 )
-            worker.fun = self._fun
+            worker.fun = None if message else worker.fun
             self._proven, self._false_starts = True, 0
         worker.state, worker.deadline = "idle", math.inf
 
@@ -199,10 +201,11 @@ class WorkerProcesses:
             return
         self._false_starts += 1
         if self._false_starts >= (3 if self._proven else 1):
+            what = "load fun" if worker.state == "loading" else "start"
             raise RuntimeError(
-                f"a worker could not start: {how}, and its error is printed above."
-                " Workers import the script that was started, so a script that uses"
-                " them must do its work under `if __name__ == '__main__':`"
+                f"a worker could not {what}: {how}, and its error is printed above."
+                " Workers import the script that was started: it must be a file, and do"
+                " its work under `if __name__ == '__main__':`"
             )
 
     def _end_all(self, grace: float) -> None:

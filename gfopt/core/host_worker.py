@@ -6,6 +6,7 @@ JAX, half a second and 100 MB in every worker, whatever the function needs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -44,13 +45,15 @@ def serve(pipe: connection.Connection) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # so that a kill takes the programs that the call started
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe
+        _answer(pipe)
+
+
+def _answer(pipe: connection.Connection) -> None:
     fun = None
     pipe.send_bytes(b"")
     while True:
-        try:
-            kind, payload = pipe.recv()
-        except (EOFError, OSError):
-            return
+        kind, payload = pipe.recv()
         reply = b""
         if kind == "call":
             reply = call(fun, payload)
@@ -59,10 +62,7 @@ def serve(pipe: connection.Connection) -> None:
                 fun = pickle.loads(payload)
             except BaseException as error:
                 reply = reason_of(error).encode()
-        try:
-            pipe.send_bytes(reply)
-        except OSError:
-            return
+        pipe.send_bytes(reply)
 
 
 def _end_with_parent() -> None:

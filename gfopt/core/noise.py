@@ -309,7 +309,6 @@ class Noise:
             seed: ``uint32[]``.
             scale: a number, or a tree like ``tree``.
         """
-
         return add_scaled(tree, self.sample(tree, seed), scale)
 
     def weighted_sum(

@@ -148,7 +148,9 @@ def _spread(name: str, side: PyTree, other: PyTree, x0: Solution) -> PyTree:
                 f"bounds must have the structure of x0, {structure}; "
                 f"got {jax.tree.structure(side)} for the {name} side"
             )
-        side = jax.tree.unflatten(structure, jax.tree.leaves(side) * structure.num_leaves)
+        side = jax.tree.unflatten(
+            structure, jax.tree.leaves(side) * structure.num_leaves
+        )
     if jax.tree.structure(other) != structure:
         other = jax.tree.unflatten(
             structure, jax.tree.leaves(other)[:1] * structure.num_leaves
@@ -162,7 +164,9 @@ def _spread(name: str, side: PyTree, other: PyTree, x0: Solution) -> PyTree:
                 f"bounds must broadcast to a leaf of shape {np.shape(x)}; "
                 f"got shape {np.shape(a)} for the {name} side"
             ) from None
-        low, high = (array, np.asarray(b)) if name == "lower" else (np.asarray(b), array)
+        low, high = (
+            (array, np.asarray(b)) if name == "lower" else (np.asarray(b), array)
+        )
         if np.any(np.isnan(array)) or not np.all(low < high):
             raise ValueError(
                 "bounds must have every lower number below its upper one, and no NaN; "

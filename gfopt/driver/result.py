@@ -67,7 +67,9 @@ class Result:
     def __str__(self) -> str:
         rows = {
             "fun": f"{self.fun:.10g}",
-            "x": "too large to copy; see recommended" if self.x is None else brief(self.x),
+            "x": "too large to copy; see recommended"
+            if self.x is None
+            else brief(self.x),
             "recommended": brief(self.recommended),
             "success": f"{self.success}",
             "message": self.message,
@@ -76,7 +78,9 @@ class Result:
             "path": f"{self.path}: {self.reason}",
         }
         if self.failures:
-            listed = ", ".join(f"{count} x {why}" for why, count in self.failures.items())
+            listed = ", ".join(
+                f"{count} x {why}" for why, count in self.failures.items()
+            )
             rows["failures"] = listed
         width = max(map(len, rows))
         return "\n".join(f"{name:>{width}}  {text}" for name, text in rows.items())
@@ -112,7 +116,9 @@ class Result:
         axes.set(xlabel="evaluations", ylabel="value", title=self.message)
         if "sigma" in self.history:
             other = axes.twinx()
-            other.plot(self.history["nfev"], self.history["sigma"], "C2--", label="sigma")
+            other.plot(
+                self.history["nfev"], self.history["sigma"], "C2--", label="sigma"
+            )
             other.set_yscale("log")
             other.set_ylabel("sigma")
         axes.legend()

@@ -112,9 +112,7 @@ class OpenES:
         schedules.set_fields(
             self,
             sigma=schedules.field("sigma", self.sigma),
-            learning_rate=schedules.field(
-                "learning_rate", rate, checks.non_negative
-            ),
+            learning_rate=schedules.field("learning_rate", rate, checks.non_negative),
             weight_decay=schedules.field(
                 "weight_decay", self.weight_decay, checks.non_negative
             ),

@@ -80,9 +80,7 @@ class MeZO:
 
     def __post_init__(self) -> None:
         checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
-        rate = schedules.field(
-            "learning_rate", self.learning_rate, checks.non_negative
-        )
+        rate = schedules.field("learning_rate", self.learning_rate, checks.non_negative)
         schedules.set_fields(
             self, learning_rate=rate, eps=schedules.field("eps", self.eps)
         )

@@ -1,0 +1,257 @@
+"""Evaluation of any Python callable: decode on the device, NumPy out, numbers back."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt.core import lazy, trees
+from gfopt.core.evaluate import decode_rows, judged
+from gfopt.core.host import HostPool, Outcome
+from gfopt.core.objective import Inputs, Objective, check_number
+from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, Solution, State
+
+
+class HostValues(NamedTuple):
+    """What came back from a list of solutions.
+
+    Attributes:
+        fitness: ``float64[n]``, lower is better, infinity where it failed.
+        valid: ``bool[n]``.
+        aux: a list of what the objective returned beside it, None where it failed.
+        reasons: why each failed, ``""`` where it did not.
+    """
+
+    fitness: np.ndarray
+    valid: np.ndarray
+    aux: list[Any]
+    reasons: list[str]
+
+
+class HostEvaluator:
+    """Calls the objective on the host, here or in a pool; see ``host``.
+
+    An evaluator like the others, for use outside of compiled programs. What was
+    raised, ran too long, died, or is NaN or infinite is a failed row with its reason.
+    """
+
+    host = True
+
+    def __init__(
+        self,
+        executor: Executor | None = None,
+        workers: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+    ):
+        """Makes the pool; its workers start with the first call."""
+        self.pool = HostPool(executor, workers, timeout, retries)
+
+    def values(
+        self,
+        objective: Objective,
+        solutions: Sequence[Solution],
+        keys: np.ndarray | None,
+        inputs: Inputs,
+        on_value: Callable[[int, float, str], None] | None = None,
+    ) -> HostValues:
+        """Evaluates a list of NumPy solutions.
+
+        Args:
+            objective: what to call.
+            solutions: trainable halves, one for each row.
+            keys: ``uint32[n, 2]`` key data, for an objective that takes a key.
+            inputs: what it needs beside the solution.
+            on_value: called as ``(index, fitness, reason)`` when a row is done.
+        """
+        count = len(solutions)
+        if inputs.frozen is not None:
+            solutions = [trees.merge(x, inputs.frozen) for x in solutions]
+        fun = objective.fun
+        if inputs.context is not None:
+            fun = functools.partial(fun, context=inputs.context)
+        batch = () if inputs.batch is None else (inputs.batch,)
+
+        def call(key: Any, solution: Solution) -> tuple[Any, ...]:
+            head = (key,) if objective.takes_key else ()
+            return (*head, solution, *batch, *inputs.args)
+
+        rows: list[Any] = [None] * count
+        if objective.batched:
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *solutions)
+            (outcome,) = self.pool.map(fun, [call(keys, stacked)])
+            for index, part in enumerate(_split(objective, outcome, count)):
+                rows[index] = _read(objective, part)
+                if on_value is not None:
+                    on_value(index, *rows[index][:2])
+        else:
+
+            def note(index: int, outcome: Outcome) -> None:
+                rows[index] = _read(objective, outcome)
+                if on_value is not None:
+                    on_value(index, *rows[index][:2])
+
+            row_keys = [None] * count if keys is None else list(keys)
+            calls = [call(k, x) for k, x in zip(row_keys, solutions, strict=True)]
+            self.pool.map(fun, calls, note)
+        fitness = np.array([row[0] for row in rows], np.float64)
+        reasons = [row[1] for row in rows]
+        valid = np.array([reason == "" for reason in reasons], bool)
+        return HostValues(fitness, valid, [row[2] for row in rows], reasons)
+
+    def __call__(
+        self,
+        key: Key,
+        objective: Objective,
+        optimizer: Optimizer,
+        state: State,
+        population: Population,
+        inputs: Inputs,
+    ) -> Evaluation:
+        """Evaluates the active rows of a population."""
+        active = np.asarray(population.active)
+        stacked = decode_stacked(optimizer, state, population.members)
+        rows = np.flatnonzero(active)
+        solutions = [writable_row(stacked, row) for row in rows]
+        keys = row_keys(key, active.size)[rows] if objective.takes_key else None
+        found = self.values(objective, solutions, keys, inputs)
+        return as_evaluation(found, rows, active, fitness_dtype(state))
+
+    def close(self) -> None:
+        """Ends the pool's workers."""
+        self.pool.close()
+
+
+def host(
+    executor: Executor | None = None,
+    *,
+    workers: int | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
+) -> HostEvaluator:
+    """Returns the evaluator for Python functions that JAX cannot trace.
+
+    Args:
+        executor: any ``concurrent.futures.Executor`` (threads, loky, Dask, MPI).
+        workers: number of processes of our own; None or 1 calls here, one by one.
+        timeout: seconds that one call may take.
+        retries: how often a failed call is made again.
+
+    Example:
+        >>> import gfopt
+        >>> result = gfopt.minimize(lambda x: float(x @ x), [1.0, 2.0], budget=200,
+        ...                         evaluator=gfopt.host(), seed=1)
+        >>> result.path
+        'host'
+    """
+    return HostEvaluator(executor, workers, timeout, retries)
+
+
+@jax.jit
+def decode_stacked(optimizer: Optimizer, state: State, members: PyTree) -> PyTree:
+    """Decodes stacked members into dense stacked solutions ``[P, ...]``."""
+    if getattr(optimizer, "group_size", 1) > 1:
+        return decode_rows(optimizer, state, members)
+    return jax.vmap(lambda m: lazy.materialise(optimizer.decode(state, m)))(members)
+
+
+@jax.jit
+def decode_one(
+    optimizer: Optimizer, state: State, members: PyTree, row: jax.Array
+) -> Solution:
+    """Decodes one row, for solutions that are too large to stack."""
+    member = jax.tree.map(lambda leaf: leaf[row], members)
+    return lazy.materialise(optimizer.decode(state, member))
+
+
+def writable_row(stacked: PyTree, row: int) -> Solution:
+    """Copies one row out: a user's function may write into its argument."""
+    return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[row]), stacked)
+
+
+def row_keys(key: Key, count: int) -> np.ndarray:
+    """Returns the rows' key data ``uint32[P, 2]``, those of the compiled path."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return np.asarray(jax.random.key_data(keys))
+
+
+def fitness_dtype(state: State) -> np.dtype:
+    """Returns float64 for a state in double precision, else float32."""
+    floats = [
+        leaf
+        for leaf in jax.tree.leaves(state)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    return np.dtype(trees.wide_dtype(floats))
+
+
+def as_evaluation(
+    found: HostValues, rows: np.ndarray, active: np.ndarray, dtype: np.dtype
+) -> Evaluation:
+    """Puts values of the active rows where they belong."""
+    fitness = np.full(active.size, np.inf)
+    fitness[rows] = found.fitness
+    valid = np.zeros(active.size, bool)
+    valid[rows] = found.valid
+    known = [aux for aux in found.aux if aux is not None]
+    aux: PyTree = ()
+    if known:
+        template = jax.tree.map(lambda leaf: np.zeros_like(np.asarray(leaf)), known[0])
+        whole = [template] * active.size
+        for row, value in zip(rows, found.aux, strict=True):
+            whole[row] = template if value is None else value
+        aux = jax.tree.map(lambda *leaves: np.stack(leaves), *whole)
+    return judged(jnp.asarray(fitness, dtype), jnp.asarray(active), aux, valid)
+
+
+def failure_counts(reasons: Sequence[str]) -> Counter[str]:
+    """Counts failures by their reason."""
+    return Counter(reason for reason in reasons if reason)
+
+
+def _read(objective: Objective, outcome: Outcome) -> tuple[float, str, Any]:
+    """Returns ``(fitness, reason, aux)`` of one call."""
+    if outcome.status != "ok":
+        return np.inf, outcome.reason or outcome.status, None
+    value, aux = outcome.value, None
+    if objective.has_aux:
+        if not isinstance(value, tuple) or len(value) != 2:
+            return np.inf, "returned no (number, aux) pair", None
+        value, aux = value
+    if value is None:
+        return np.inf, "returned None", None
+    try:
+        check_number(value, ())
+    except ValueError as error:
+        return np.inf, str(error), None
+    number = float(value)
+    if np.isnan(number):
+        return np.inf, "returned NaN", aux
+    if np.isinf(number):
+        return np.inf, "returned an infinity", aux
+    return (-number if objective.maximize else number), "", aux
+
+
+def _split(objective: Objective, outcome: Outcome, count: int) -> list[Outcome]:
+    """Takes the answer of a batched call apart, row by row."""
+    if outcome.status != "ok":
+        return [outcome] * count
+    values, aux = outcome.value if objective.has_aux else (outcome.value, None)
+    check_number(values, (count,))
+    numbers = np.asarray(values)
+    if not objective.has_aux:
+        return [Outcome(number, "ok", "") for number in numbers]
+    parts = [
+        jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], aux) for i in range(count)
+    ]
+    return [
+        Outcome((number, part), "ok", "")
+        for number, part in zip(numbers, parts, strict=True)
+    ]

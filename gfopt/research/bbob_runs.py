@@ -1,0 +1,173 @@
+"""BBOB runs in JAX: all instances of a batch in one compiled program.
+
+Everything is computed in double precision. The program runs a hundred generations of
+all instances; it is called until every run has hit the last target, has stopped by
+itself or has used its budget. What a run did beyond its end is cut off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt.core.objective import Objective
+from gfopt.driver.run import run
+from gfopt.optimizers.bounded import stop_reasons
+from gfopt.problems.bbob_suite import BBOBProblem, bbob_batch
+from gfopt.research.plan import Batch
+from gfopt.research.results import Run, improvements
+from gfopt.research.settings import optimizer_for
+from gfopt.research.statistics import TARGETS
+from gfopt.types import Key, Optimizer, State
+
+GENERATIONS = 100  # in a call
+
+
+def start_of(batch: Batch, instance: int) -> tuple[np.ndarray, int]:
+    """Draws where and with which seed a run starts.
+
+    Args:
+        batch: its method does not matter: all start at the same point.
+        instance: of the function.
+
+    Returns:
+        ``(x0 [D], seed)``, x0 uniform in [-4, 4]^D.
+    """
+    numbers = (batch.seed, batch.function, batch.dimension, instance)
+    rng = np.random.default_rng(numbers)
+    return rng.uniform(-4, 4, batch.dimension), int(rng.integers(2**31))
+
+
+def run_bbob(batch: Batch) -> Iterator[Run]:
+    """Runs a batch; yields its runs, all at the end."""
+    if not batch.instances:
+        return
+    optimizer = optimizer_for("bbob", batch.method, batch.dimension, batch.budget)
+    problems = bbob_batch(batch.function, batch.dimension, batch.instances)
+    starts = [start_of(batch, instance) for instance in batch.instances]
+    with jax.enable_x64(True):
+        began = time.perf_counter()
+        keys = jax.vmap(jax.random.key)(np.array([seed for _, seed in starts]))
+        states = _init(optimizer, keys, np.stack([x0 for x0, _ in starts]))
+        call = _segment.lower(optimizer, problems, keys, states, np.int32(0)).compile()
+        compiled = time.perf_counter()
+        log = _Log(batch, _reason_names(optimizer, states))
+        step = 0
+        while not log.is_finished:
+            arguments = (optimizer, problems, keys, states, np.int32(step))
+            states, *found = call(*arguments)
+            log.append(*(np.array(array) for array in found))
+            step += GENERATIONS
+        ended = time.perf_counter()
+    count = len(batch.instances)
+    yield from log.runs((ended - compiled) / count, (compiled - began) / count)
+
+
+@jax.jit
+def _init(optimizer: Optimizer, keys: Key, x0: jax.Array) -> State:
+    return jax.vmap(optimizer.init)(keys, x0)
+
+
+@jax.jit
+def _segment(
+    optimizer: Optimizer,
+    problems: BBOBProblem,
+    keys: Key,
+    states: State,
+    step: jax.Array,
+) -> tuple[State, jax.Array, jax.Array, jax.Array]:
+    def one(problem: BBOBProblem, key: Key, state: State) -> Any:
+        result = run(
+            optimizer,
+            Objective(problem),
+            problem.x_opt,  # for its shape only: the run goes on from the state
+            key=key,
+            generations=GENERATIONS,
+            # one step counter for all, so that a method's schedule stays a branch
+            state=state._replace(step=step),
+            stop=lambda state, info: _reason(optimizer, state),
+        )
+        fitness, evaluations = result.history[:2]
+        return result.state, fitness - problem.f_opt, evaluations, result.status
+
+    return jax.vmap(one)(problems, keys, states)
+
+
+def _reason(optimizer: Optimizer, state: State) -> jax.Array:
+    """Returns 1 + the number of the method's first reason to stop that holds, or 0."""
+    code = jnp.int32(0)
+    reasons = stop_reasons(optimizer, state)
+    for number, name in reversed(list(enumerate(sorted(reasons), 1))):
+        code = jnp.where(reasons[name], number, code)
+    return code
+
+
+def _reason_names(optimizer: Optimizer, states: State) -> list[str]:
+    """Returns the names behind the codes of ``_reason``."""
+    found = jax.eval_shape(
+        jax.vmap(lambda state: stop_reasons(optimizer, state)), states
+    )
+    return sorted(found)
+
+
+class _Log:
+    """What the runs of a batch did, and which of them have ended."""
+
+    def __init__(self, batch: Batch, reasons: list[str]):
+        count = len(batch.instances)
+        self._batch = batch
+        self._reasons = reasons
+        self._values: list[np.ndarray] = []
+        self._evaluations: list[np.ndarray] = []
+        self._best = np.full(count, np.inf)
+        self._used = np.zeros(count, int)
+        self._status = [""] * count
+
+    @property
+    def is_finished(self) -> bool:
+        return all(self._status)
+
+    def append(
+        self, values: np.ndarray, evaluations: np.ndarray, codes: np.ndarray
+    ) -> None:
+        """Takes a segment: ``[R, G]`` values and evaluations, ``[R]`` stop codes."""
+        for row, status in enumerate(self._status):
+            counts = self._used[row] + np.cumsum(evaluations[row])
+            # what goes on after the end is nobody's; the first generation always counts
+            cut = (counts > self._batch.budget) & (counts > evaluations[row][0])
+            cut |= (evaluations[row] == 0) | bool(status)
+            hits = (values[row] <= TARGETS[-1]) & ~cut
+            if hits.any():
+                cut[np.argmax(hits) + 1 :] = True
+            if not status:
+                self._status[row] = self._ending(counts[-1], hits.any(), codes[row])
+            values[row, cut], evaluations[row, cut] = np.nan, 0
+            self._used[row] += evaluations[row].sum()
+        self._values.append(values)
+        self._evaluations.append(evaluations)
+
+    def _ending(self, count: int, is_hit: bool, code: int) -> str:
+        if is_hit:
+            return "target"
+        if code:
+            return self._reasons[code - 1]
+        return "budget" if count >= self._batch.budget else ""
+
+    def runs(self, seconds: float, compile_seconds: float) -> Iterator[Run]:
+        values = np.concatenate(self._values, axis=1)
+        counts = np.cumsum(np.concatenate(self._evaluations, axis=1), axis=1)
+        for row, instance in enumerate(self._batch.instances):
+            yield Run(
+                key=self._batch.key(instance),
+                options=self._batch.options,
+                evaluations=int(self._used[row]),
+                status=self._status[row],
+                seconds=seconds,
+                compile_seconds=compile_seconds,
+                trajectory=improvements(counts[row], values[row]),
+            )

@@ -1,0 +1,81 @@
+"""Digits runs: a small network learns to read, and is tested as it goes.
+
+A method sees mini-batches of the training images; every so often its recommendation,
+not the best it has seen, is tried on the held-out ones. The runs of a batch use one
+program, one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+
+from gfopt.core.objective import Objective
+from gfopt.driver.run import run
+from gfopt.driver.step import population_size
+from gfopt.problems.classification import Classification, digits, mlp
+from gfopt.research.plan import DIGITS_SIZES, Batch
+from gfopt.research.results import Run
+from gfopt.research.settings import optimizer_for
+from gfopt.types import Key, Optimizer, Solution, State
+
+NUM_TESTS = 30  # of the held-out accuracy, evenly over a run
+
+
+def run_digits(batch: Batch) -> Iterator[Run]:
+    """Runs a batch; yields each run when it is done."""
+    optimizer = optimizer_for("digits", batch.method, batch.dimension, batch.budget)
+    call, compile_seconds = None, 0.0
+    for instance in batch.instances:
+        # the start and the noise differ from run to run, and so does the split
+        key = jax.random.key(batch.seed)
+        start_key, key = jax.random.split(jax.random.fold_in(key, instance))
+        task, network = digits(instance), mlp(start_key, DIGITS_SIZES)
+        state = optimizer.init(key, network)
+        size = population_size(optimizer, state)
+        generations = max(1, batch.budget // (size * NUM_TESTS))
+        arguments = (optimizer, task, network, key)
+        if call is None:
+            began = time.perf_counter()
+            lowered = _segment.lower(*arguments, state, generations=generations)
+            call = lowered.compile()
+            compile_seconds = time.perf_counter() - began
+        began, evaluations, trajectory = time.perf_counter(), 0, []
+        while not trajectory or evaluations + generations * size <= batch.budget:
+            state, accuracy, count = call(*arguments, state)
+            evaluations += int(count)
+            trajectory.append((evaluations, round(1 - float(accuracy), 6)))
+        yield Run(
+            key=batch.key(instance),
+            options=batch.options,
+            evaluations=evaluations,
+            status="budget",
+            seconds=time.perf_counter() - began,
+            compile_seconds=compile_seconds / len(batch.instances),
+            trajectory=tuple(trajectory),
+        )
+
+
+@partial(jax.jit, static_argnames="generations")
+def _segment(
+    optimizer: Optimizer,
+    task: Classification,
+    network: Solution,
+    key: Key,
+    state: State,
+    generations: int,
+) -> tuple[State, jax.Array, jax.Array]:
+    result = run(
+        optimizer,
+        Objective(task),
+        network,
+        key=key,
+        generations=generations,
+        state=state,
+        batches=task.batches,
+    )
+    count = result.history.num_evaluations.sum()
+    return result.state, task.accuracy(result.x), count

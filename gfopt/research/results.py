@@ -1,0 +1,313 @@
+"""The results of benchmark runs in one SQLite file, written as they come.
+
+A run is found by its key: suite, function, dimension, instance, method, budget, seed
+and evaluator. A run that is in the file is never run or written again, so that an
+interrupted benchmark goes on where it stopped and a larger one adds what is missing.
+Every table and figure is made from this file alone. SQL reads it, too::
+
+    SELECT method, avg(evaluations) FROM runs WHERE suite = 'bbob' GROUP BY method;
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gfopt.driver.storage import differences
+
+FILE_NAME = "results.sqlite"
+_APPLICATION_ID = 0x67666F70  # "gfop", in the header of the file
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY,
+    started TEXT NOT NULL,       -- UTC
+    command TEXT NOT NULL,
+    versions TEXT NOT NULL,      -- JSON: gfopt, jax, jaxlib, numpy, python
+    machine TEXT NOT NULL        -- JSON: platform, processor cores, JAX device
+);
+CREATE TABLE runs (
+    suite TEXT NOT NULL,
+    function INTEGER NOT NULL,
+    dimension INTEGER NOT NULL,
+    instance INTEGER NOT NULL,
+    method TEXT NOT NULL,
+    budget INTEGER NOT NULL,     -- evaluations in all
+    seed INTEGER NOT NULL,
+    evaluator TEXT NOT NULL,
+    options TEXT NOT NULL,       -- JSON: the method's settings
+    evaluations INTEGER NOT NULL,
+    status TEXT NOT NULL,        -- why it ended
+    seconds REAL NOT NULL,       -- its share of its batch, without compilation
+    compile_seconds REAL NOT NULL,
+    trajectory TEXT NOT NULL,    -- JSON: [[evaluations, value], ...]
+    session INTEGER NOT NULL REFERENCES sessions (id),
+    finished TEXT NOT NULL,      -- UTC
+    PRIMARY KEY (suite, function, dimension, instance, method, budget, seed, evaluator)
+) WITHOUT ROWID;
+"""
+
+
+class RunKey(NamedTuple):
+    """What a run is found by.
+
+    Attributes:
+        suite: ``"bbob"`` or ``"digits"``.
+        function: its number in the suite.
+        dimension: ``D``.
+        instance: of the function: its shift and rotation, or the split of the data.
+        method: a registered name.
+        budget: evaluations in all.
+        seed: of the start and of the method.
+        evaluator: ``"jax"`` or ``"coco"``.
+    """
+
+    suite: str
+    function: int
+    dimension: int
+    instance: int
+    method: str
+    budget: int
+    seed: int
+    evaluator: str
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        key: what it is found by.
+        options: the method's settings, as JSON holds them.
+        evaluations: how many were made.
+        status: why it ended: ``"target"``, ``"budget"`` or the method's own reason.
+        seconds: wall time; the share of one run where a batch ran at once.
+        compile_seconds: wall time of tracing and compiling, the same way.
+        trajectory: pairs (evaluations, value). On BBOB the improvements of the best
+            f - f_opt; on the digits the held-out error at regular intervals.
+    """
+
+    key: RunKey
+    options: Mapping[str, Any]
+    evaluations: int
+    status: str
+    seconds: float
+    compile_seconds: float
+    trajectory: tuple[tuple[int, float], ...]
+
+    @property
+    def value(self) -> float:
+        """The last value of the trajectory; infinity if there is none."""
+        return self.trajectory[-1][1] if self.trajectory else float("inf")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of gfopt and of what it stands on."""
+    names = ("gfopt", "jax", "jaxlib", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return found | {"python": platform.python_version()}
+
+
+def improvements(
+    evaluations: np.ndarray, values: np.ndarray
+) -> tuple[tuple[int, float], ...]:
+    """Returns where the best so far got better, with six digits.
+
+    Args:
+        evaluations: ``[n]``, ascending.
+        values: ``[n]``; NaN where nothing was valid.
+
+    Example:
+        >>> improvements(np.array([8, 16, 24]), np.array([5.0, 7.0, 0.25]))
+        ((8, 5.0), (24, 0.25))
+    """
+    best = np.fmin.accumulate(np.where(np.isnan(values), np.inf, values))
+    before = np.concatenate([[np.inf], best[:-1]])
+    rows = np.flatnonzero(best < before)
+    return tuple((int(evaluations[i]), float(f"{best[i]:.6g}")) for i in rows)
+
+
+class ResultStore:
+    """The file; a context manager.
+
+    Args:
+        directory: where ``results.sqlite`` is, or will be.
+        create: make the directory and the file if they are missing.
+
+    Raises:
+        FileNotFoundError: the file is missing and is not to be made.
+        ValueError: the file is not ours, or of a newer version.
+        OSError: the directory cannot be made or written.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, create: bool = False):
+        self.path = Path(directory) / FILE_NAME
+        self._session: int | None = None
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        elif not self.path.is_file():
+            raise FileNotFoundError(f"{directory} holds no {FILE_NAME}")
+        try:
+            self._connection = sqlite3.connect(self.path, timeout=30)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from None
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        try:
+            (identity,) = self._connection.execute("PRAGMA application_id").fetchone()
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._connection.execute(
+                "SELECT count(*) FROM sqlite_master"
+            ).fetchone()
+            if tables == 0:
+                self._connection.executescript(
+                    f"BEGIN; PRAGMA application_id = {_APPLICATION_ID};"
+                    f"PRAGMA user_version = {_VERSION}; {_SCHEMA} COMMIT;"
+                )
+                return
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"{self.path} is not a gfopt results file: {error}"
+            ) from None
+        if identity != _APPLICATION_ID:
+            raise ValueError(f"{self.path} is not a gfopt results file")
+        if version > _VERSION:
+            raise ValueError(
+                f"{self.path} has format version {version}, this gfopt reads up to "
+                f"{_VERSION}: read it with the newer gfopt that wrote it"
+            )
+
+    def start_session(self, command: str) -> None:
+        """Notes who writes: the command, the versions and the machine."""
+        device = jax.devices()[0]
+        machine = {
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+            "device": f"{device.platform} {device.device_kind}",
+        }
+        row = (_now(), command, json.dumps(versions()), json.dumps(machine))
+        with self._connection:
+            cursor = self._connection.execute(
+                "INSERT INTO sessions (started, command, versions, machine)"
+                " VALUES (?, ?, ?, ?)",
+                row,
+            )
+        self._session = cursor.lastrowid
+
+    def add(self, runs: Iterable[Run]) -> None:
+        """Writes finished runs; one that is there already stays as it is.
+
+        Raises:
+            RuntimeError: before ``start_session``.
+        """
+        if self._session is None:
+            raise RuntimeError("add needs a session: call start_session first")
+        rows = [
+            (
+                *run.key,
+                json.dumps(run.options),
+                run.evaluations,
+                run.status,
+                round(run.seconds, 4),
+                round(run.compile_seconds, 4),
+                json.dumps(run.trajectory, separators=(",", ":")),
+                self._session,
+                _now(),
+            )
+            for run in runs
+        ]
+        marks = ", ".join("?" * 16)
+        with self._connection:
+            self._connection.executemany(
+                f"INSERT OR IGNORE INTO runs VALUES ({marks})", rows
+            )
+
+    def finished(self) -> dict[RunKey, dict[str, Any]]:
+        """Returns the keys of all runs, each with the method's settings."""
+        columns = ", ".join(RunKey._fields)
+        rows = self._connection.execute(f"SELECT {columns}, options FROM runs")
+        return {RunKey(*row[:-1]): json.loads(row[-1]) for row in rows}
+
+    def runs(self) -> list[Run]:
+        """Returns all runs, ordered by their keys."""
+        columns = ", ".join((*RunKey._fields, "options, evaluations, status, seconds"))
+        rows = self._connection.execute(
+            f"SELECT {columns}, compile_seconds, trajectory FROM runs"
+            f" ORDER BY {', '.join(RunKey._fields)}"
+        )
+        return [
+            Run(
+                key=RunKey(*row[:8]),
+                options=json.loads(row[8]),
+                evaluations=row[9],
+                status=row[10],
+                seconds=row[11],
+                compile_seconds=row[12],
+                trajectory=tuple((n, v) for n, v in json.loads(row[13])),
+            )
+            for row in rows
+        ]
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Returns when, how and where the runs were made, oldest first."""
+        rows = self._connection.execute(
+            "SELECT started, command, versions, machine FROM sessions ORDER BY id"
+        )
+        return [
+            {
+                "started": started,
+                "command": command,
+                "versions": json.loads(found),
+                "machine": json.loads(machine),
+            }
+            for started, command, found, machine in rows
+        ]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def __enter__(self) -> ResultStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def settings_conflict(
+    finished: Mapping[RunKey, Mapping[str, Any]],
+    wanted: Mapping[RunKey, Mapping[str, Any]],
+) -> str | None:
+    """Returns how a stored run's settings differ from those it would have now.
+
+    Example:
+        >>> key = RunKey("bbob", 1, 5, 1, "cma_es", 500, 0, "jax")
+        >>> settings_conflict({key: {"sigma": 2.0}}, {key: {"sigma": 1.0}})
+        'cma_es on bbob: sigma: expected 1.0, found 2.0'
+    """
+    for key, options in wanted.items():
+        if key in finished:
+            lines = differences(dict(options), dict(finished[key]))
+            if lines:
+                return f"{key.method} on {key.suite}: {'; '.join(lines)}"
+    return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
