@@ -118,7 +118,40 @@ def run(
         state = optimizer.init(init_key, x0)
     if evaluator is None:
         evaluator = default_evaluator(x0, steps.population_size(optimizer, state))
-    chosen = evaluator
+    state, history, status, context = _scanned(
+        optimizer,
+        objective,
+        run_key,
+        state,
+        args,
+        frozen,
+        evaluator=evaluator,
+        batches=batches,
+        stop=stop,
+        generations=generations,
+    )
+    return RunResult(optimizer, state, history, status, context)
+
+
+@partial(jax.jit, static_argnames=("evaluator", "batches", "stop", "generations"))
+def _scanned(
+    optimizer: Optimizer,
+    objective: Objective,
+    run_key: Key,
+    state: State,
+    args: tuple[Any, ...],
+    frozen: PyTree,
+    *,
+    evaluator: Evaluator,
+    batches: Callable[[jax.Array, Key], PyTree] | None,
+    stop: Callable[[State, Any], jax.Array] | None,
+    generations: int,
+) -> tuple[State, steps.StepRecord, jax.Array, PyTree]:
+    """Runs the generations; jitted, so that a second call of ``run`` compiles none.
+
+    Returns:
+        ``(state, history, status, context)``.
+    """
 
     def turn(
         carry: tuple[State, PyTree, jax.Array, jax.Array], _: None
@@ -128,7 +161,7 @@ def run(
         batch = None if batches is None else batches(state.step, keys.batch)
         inputs = Inputs(frozen, args, batch, context)
         new, new_context, row, _, _ = steps.generation(
-            optimizer, objective, chosen, keys, state, inputs
+            optimizer, objective, evaluator, keys, state, inputs
         )
         if stop is None:
             return (new, new_context, status, stopped_at), row
@@ -147,7 +180,7 @@ def run(
     state, context, status, stopped_at = last
     if stop is not None:
         state = state._replace(step=stopped_at)
-    return RunResult(optimizer, state, history, status, context)
+    return state, history, status, context
 
 
 def _where(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
