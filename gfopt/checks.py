@@ -25,9 +25,11 @@ def shown(value: object, limit: int = 80) -> str:
 
 def concrete(value: Any) -> np.ndarray | None:
     """Returns ``value`` as a real NumPy array, or None where it cannot be read yet."""
-    if isinstance(value, jax.core.Tracer) or callable(value):
+    if isinstance(value, jax.core.Tracer):
         return None
     if isinstance(value, bool | np.bool_ | str | bytes) or value is None:
+        return np.asarray(None)
+    if callable(value):
         return np.asarray(None)
     if isinstance(value, numbers.Real | np.ndarray | jax.Array | list | tuple):
         try:
@@ -66,6 +68,15 @@ def within(name: str, value: Any, low: float, high: float) -> None:
     """Refuses anything outside the closed interval from ``low`` to ``high``."""
     expected = f"a number from {low:g} to {high:g}"
     _number(name, value, expected, lambda v: (v >= low) & (v <= high))
+
+
+def below(name: str, value: Any, other_name: str, other: Any) -> None:
+    """Refuses anything but numbers below those of another argument; no NaN."""
+    expected = f"below {other_name} everywhere, and not NaN"
+    above = concrete(other)
+    if above is not None:
+        _number(other_name, other, "numbers that are not NaN", lambda v: ~np.isnan(v))
+        _number(name, value, expected, lambda v: v < above.astype(np.float64))
 
 
 def finite(name: str, value: Any) -> None:

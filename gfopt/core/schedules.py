@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from gfopt import checks
 
@@ -30,21 +32,36 @@ Hyperparameter: TypeAlias = Any  # a number, an array, a tracer or a Schedule
 def field(
     name: str, value: Any, check: Callable[[str, Any], None] = checks.positive
 ) -> Hyperparameter:
-    """Returns a hyperparameter as a dataclass stores it: checked, callables wrapped."""
-    if isinstance(value, Schedule) or not callable(value):
-        check(name, value)
+    """Returns a hyperparameter as a dataclass stores it: checked, callables wrapped.
+
+    A number of any Python or NumPy type becomes a float, so that all of them share
+    one compiled program.
+    """
+    if isinstance(value, Schedule):
         return value
-    return Schedule(value)
+    if callable(value):
+        return Schedule(value)
+    check(name, value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
-def at(value: Hyperparameter, step: jax.Array) -> Any:
+def at(name: str, value: Hyperparameter, step: jax.Array) -> Any:
     """Returns the hyperparameter's value at ``step``.
 
+    Raises:
+        ValueError: where it is not one number there: arrays of them are for vmap.
+
     Example:
-        >>> at(0.5, 3), at(field("sigma", lambda step: 1 / step), 4)
+        >>> at("eps", 0.5, 3), at("eps", field("eps", lambda step: 1 / step), 4)
         (0.5, 0.25)
     """
-    return value.fun(step) if isinstance(value, Schedule) else value
+    found = value.fun(step) if isinstance(value, Schedule) else value
+    if jnp.ndim(found) != 0:
+        raise ValueError(
+            f"{name} must be one number at each step; got shape {jnp.shape(found)} "
+            "(use jax.vmap for several)"
+        )
+    return found
 
 
 def set_fields(instance: Any, **values: Any) -> None:

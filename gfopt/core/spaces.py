@@ -36,6 +36,11 @@ class Space:
         upper: the same, may be inf.
         scale: length of one unit of the search in each coordinate.
 
+    Raises:
+        TypeError: for leaves that are not numbers.
+        ValueError: for a lower bound not below its upper one, a scale not above 0, or
+            trees of different structures.
+
     Example:
         >>> space = Space(jnp.zeros(2), jnp.full(2, jnp.inf), jnp.ones(2))
         >>> space.solution(jnp.array([-0.25, 3.0]))
@@ -45,6 +50,20 @@ class Space:
     lower: PyTree
     upper: PyTree
     scale: PyTree
+
+    def __post_init__(self) -> None:
+        structure = jax.tree.structure(self.lower)
+        for name in ("upper", "scale"):
+            came = jax.tree.structure(getattr(self, name))
+            if came != structure:
+                raise ValueError(
+                    f"{name} must have the structure of lower, {structure}; got {came}"
+                )
+        lower, upper = jax.tree.leaves(self.lower), jax.tree.leaves(self.upper)
+        for low, high in zip(lower, upper, strict=True):
+            checks.below("lower", low, "upper", high)
+        for leaf in jax.tree.leaves(self.scale):
+            checks.positive("scale", leaf)
 
     def solution(self, search: PyTree) -> Solution:
         """Returns ``x = fold(scale * y)``."""
@@ -56,17 +75,58 @@ class Space:
 
     def search(self, solution: Solution) -> PyTree:
         """Returns ``y = x / scale``, the point of a solution that lies inside."""
-        return jax.tree.map(lambda x, scale: x / scale, solution, self.scale)
+        return jax.tree.map(
+            lambda x, scale: (x / scale).astype(x.dtype), solution, self.scale
+        )
+
+    def check(self, solution: Solution) -> None:
+        """Refuses a solution that does not fit, or that is known to lie outside.
+
+        Raises:
+            ValueError: names what does not fit.
+        """
+        structure = jax.tree.structure(solution)
+        if jax.tree.structure(self.lower) != structure:
+            raise ValueError(
+                f"space must have the structure of the solution, {structure}; "
+                f"got {jax.tree.structure(self.lower)}"
+            )
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(solution)]
+        for name in ("lower", "upper", "scale"):
+            came = [jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(self, name))]
+            for shape, expected in zip(came, shapes, strict=True):
+                if not _broadcasts(shape, expected):
+                    raise ValueError(
+                        f"space.{name} must broadcast to a leaf of shape {expected}; "
+                        f"got shape {shape}"
+                    )
+        known = not any(
+            isinstance(leaf, jax.core.Tracer)
+            for leaf in jax.tree.leaves((solution, self))
+        )
+        if known and not self.contains(solution):
+            raise ValueError(
+                "solution must lie within the bounds of its space; "
+                f"got {checks.shown(solution)}"
+            )
 
     def contains(self, solution: Solution) -> bool:
-        """Tells whether a concrete solution lies inside."""
-        inside = jax.tree.map(
-            lambda x, low, high: bool(np.all((x >= low) & (x <= high))),
-            solution,
-            self.lower,
-            self.upper,
-        )
-        return all(jax.tree.leaves(inside))
+        """Tells whether a concrete solution lies inside, in its own precision."""
+
+        def inside(x: Any, low: Any, high: Any) -> bool:
+            x = np.asarray(x)
+            low, high = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
+            return bool(np.all((x >= low) & (x <= high)))
+
+        found = jax.tree.map(inside, solution, self.lower, self.upper)
+        return all(jax.tree.leaves(found))
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def fold(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:

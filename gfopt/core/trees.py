@@ -74,6 +74,17 @@ def merge(chosen: PyTree, frozen: PyTree) -> PyTree:
     )
 
 
+def starting_point(solution: PyTree) -> PyTree:
+    """Returns the solution that a method starts from, checked, by ``as_inexact``.
+
+    Raises:
+        TypeError: for leaves that are not real numbers.
+        ValueError: for a solution without numbers, or with one that is not finite.
+    """
+    checks.finite_tree("solution", solution)
+    return as_inexact(solution)
+
+
 def as_inexact(tree: PyTree) -> PyTree:
     """Returns the tree with every leaf a strongly typed floating-point array."""
 

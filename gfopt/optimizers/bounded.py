@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from gfopt import checks
 from gfopt.core import lazy, trees
 from gfopt.core.spaces import Space
 from gfopt.types import (
@@ -37,18 +38,25 @@ class Bounded:
         inner: any optimizer.
         space: bounds and scales.
 
+    Raises:
+        TypeError: for an argument of the wrong type.
+
     Example:
         >>> import gfopt, jax.numpy as jnp
         >>> space = gfopt.Space(jnp.zeros(2), jnp.ones(2), jnp.ones(2))
         >>> bounded = gfopt.Bounded(gfopt.CMAES(sigma=0.2), space)
         >>> result = gfopt.run(bounded, lambda x: jnp.sum((x - 2) ** 2),
         ...                    jnp.full(2, 0.5), key=jax.random.key(0), generations=60)
-        >>> result.x
-        Array([1., 1.], dtype=float32)
+        >>> bool(jnp.allclose(result.x, 1, atol=1e-3))
+        True
     """
 
     inner: Optimizer
     space: Space
+
+    def __post_init__(self) -> None:
+        checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
+        checks.instance("space", self.space, Space, "a gfopt.Space")
 
     @property
     def population_size(self) -> int | None:
@@ -56,8 +64,14 @@ class Bounded:
         return getattr(self.inner, "population_size", None)
 
     def init(self, key: Key, solution: Solution) -> State:
-        """Starts the inner method at ``x0 / scale``."""
-        return self.inner.init(key, self.space.search(trees.as_inexact(solution)))
+        """Starts the inner method at ``x0 / scale``.
+
+        Raises:
+            ValueError: for a solution that does not fit the space or lies outside.
+        """
+        solution = trees.starting_point(solution)
+        self.space.check(solution)
+        return self.inner.init(key, self.space.search(solution))
 
     def ask(self, key: Key, state: State) -> Population:
         """Asks the inner method."""

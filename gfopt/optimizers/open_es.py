@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +67,8 @@ class OpenES:
     Args:
         population_size: candidates a step, ``P``; even if antithetic.
         sigma: standard deviation of the noise, or a schedule.
-        learning_rate: factor on the transform's updates, or a schedule; 0.01 with
-            the default transform, 1 with one of your own.
+        learning_rate: factor on the transform's updates, or a schedule; None for
+            0.01 with the default transform and 1 with one of your own.
         weight_decay: L2 coefficient, added to the gradient as the paper's code does.
         noise: ``gaussian()`` or ``rademacher()``.
         antithetic: evaluate ``theta +- sigma z`` in pairs.
@@ -106,16 +106,14 @@ class OpenES:
         if self.transform is not None:
             kind = optax.GradientTransformation
             checks.instance("transform", self.transform, kind, "an optax optimizer")
-        rate: Any = self.learning_rate
-        if rate is None:
-            rate = 0.01 if self.transform is None else 1.0
+        rate, decay = self.learning_rate, self.weight_decay
+        if rate is not None:
+            rate = schedules.field("learning_rate", rate, checks.non_negative)
         schedules.set_fields(
             self,
             sigma=schedules.field("sigma", self.sigma),
-            learning_rate=schedules.field("learning_rate", rate, checks.non_negative),
-            weight_decay=schedules.field(
-                "weight_decay", self.weight_decay, checks.non_negative
-            ),
+            learning_rate=rate,
+            weight_decay=schedules.field("weight_decay", decay, checks.non_negative),
         )
 
     @property
@@ -125,7 +123,7 @@ class OpenES:
 
     def init(self, key: Key, solution: Solution) -> OpenESState:
         """Starts with ``theta`` at ``solution``."""
-        mean = trees.as_inexact(solution)
+        mean = trees.starting_point(solution)
         transform = (self.transform or _DESCENT).init(mean)
         return OpenESState(jnp.int32(0), mean, trees.strongly_typed(transform))
 
@@ -135,7 +133,7 @@ class OpenES:
         seeds = jnp.repeat(noise.seeds(key, pairs), self.group_size)
         signs = jnp.array([1.0, -1.0][: self.group_size], jnp.float32)
         sigma = jnp.asarray(
-            schedules.at(self.sigma, state.step), trees.wide_dtype(state.mean)
+            schedules.at("sigma", self.sigma, state.step), trees.wide_dtype(state.mean)
         )
         members = SignedSeed(
             seeds,
@@ -168,19 +166,23 @@ class OpenES:
         # g = -1 / (P sigma) sum_p u_p s_p z_p, one weight for the pair's one z
         weights = -utility / (self.population_size * members.sigma[::size])
         gradient = self.noise.weighted_sum(state.mean, members.seed[::size], weights)
-        decay = schedules.at(self.weight_decay, state.step)
+        decay = schedules.at("weight_decay", self.weight_decay, state.step)
         gradient = jax.tree.map(lambda g, m: g + decay * m, gradient, state.mean)
         gradient = trees.cast_like(gradient, state.mean)
-        norm = optax.global_norm(gradient)
-        # a step in which nothing counted leaves the momentum alone, too
+        norm = optax.tree.norm(gradient)
         updates, transform = (self.transform or _DESCENT).update(
             gradient, state.transform, state.mean
         )
-        rate = schedules.at(self.learning_rate, state.step)
+        rate = self.learning_rate
+        if rate is None:
+            rate = 0.01 if self.transform is None else 1.0
+        rate = schedules.at("learning_rate", rate, state.step)
         mean = jax.tree.map(lambda m, u: m + rate * u, state.mean, updates)
-        any_valid = jnp.any(valid)
+        # a step in which nothing counted, or whose raw fitness was too large a number
+        # for a gradient, leaves the momentum alone, too
+        usable = jnp.any(valid) & jnp.isfinite(norm)
         mean, transform = jax.tree.map(
-            lambda new, old: jnp.where(any_valid, new, old).astype(old.dtype),
+            lambda new, old: jnp.where(usable, new, old).astype(old.dtype),
             (mean, transform),
             (state.mean, state.transform),
         )

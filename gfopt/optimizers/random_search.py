@@ -83,7 +83,7 @@ class RandomSearch:
 
     def init(self, key: Key, solution: Solution) -> RandomSearchState:
         """Starts at ``solution``, which counts as the best until something is told."""
-        center = trees.as_inexact(solution)
+        center = trees.starting_point(solution)
         wide = trees.wide_dtype(center)
         return RandomSearchState(
             step=jnp.int32(0),
@@ -95,7 +95,7 @@ class RandomSearch:
 
     def ask(self, key: Key, state: RandomSearchState) -> Population:
         """Draws ``P`` seeds."""
-        sigma = jnp.asarray(schedules.at(self.sigma, state.step))
+        sigma = jnp.asarray(schedules.at("sigma", self.sigma, state.step))
         sigma = jnp.broadcast_to(sigma, self.population_size)
         members = RandomSearchMember(
             noise.seeds(key, self.population_size), sigma.astype(state.best_sigma.dtype)

@@ -92,14 +92,16 @@ class MeZO:
 
     def init(self, key: Key, solution: Solution) -> MeZOState:
         """Starts with ``theta`` at ``solution``."""
-        return MeZOState(jnp.int32(0), trees.as_inexact(solution))
+        return MeZOState(jnp.int32(0), trees.starting_point(solution))
 
     def ask(self, key: Key, state: MeZOState) -> Population:
         """Draws one seed with both signs."""
-        eps = schedules.at(self.eps, state.step)
+        eps = schedules.at("eps", self.eps, state.step)
         eps = noise.round_significant(jnp.asarray(eps, trees.wide_dtype(state.mean)))
+        seed = noise.seeds(key, 1)
         members = SignedSeed(
-            jnp.repeat(noise.seeds(key, 1), 2),
+            # a broadcast seed would send XLA's simplifier round in circles for 1 s
+            jnp.concatenate([seed, seed]),
             jnp.array([1.0, -1.0], jnp.float32),
             jnp.broadcast_to(eps, 2),
         )
@@ -120,11 +122,13 @@ class MeZO:
     ) -> tuple[MeZOState, MeZOInfo]:
         """Adds ``-lr p z`` in place; an invalid loss skips the step."""
         members = population.members
-        usable = jnp.all(evaluation.valid)
-        loss = jnp.where(usable, evaluation.fitness, 0)
+        loss = evaluation.fitness
         # p = (l+ - l-) / (2 eps)
         projected = (loss[0] - loss[1]) / (2 * members.sigma[0])
-        rate = schedules.at(self.learning_rate, state.step)
+        # the difference of two finite losses can still be too large a number
+        usable = jnp.all(evaluation.valid) & jnp.isfinite(projected)
+        projected = jnp.where(usable, projected, 0)
+        rate = schedules.at("learning_rate", self.learning_rate, state.step)
         mean = self.noise.add_weighted(
             state.mean, members.seed[:1], jnp.reshape(-rate * projected, 1)
         )
