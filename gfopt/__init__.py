@@ -4,11 +4,57 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
 from gfopt.core.evaluate import chunked, sharded, vmapped
-from gfopt.core.noise import gaussian, rademacher
+from gfopt.core.host_evaluator import host
+from gfopt.core.interpret import count_materialisations
+from gfopt.core.lazy import LowRank, Perturbed
+from gfopt.core.noise import Noise, gaussian, rademacher
 from gfopt.core.objective import Objective
+from gfopt.core.spaces import Space
 from gfopt.core.trees import merge, partition
+from gfopt.driver.ask_tell import AskTell, Trial
+from gfopt.driver.minimize import minimize
+from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
+from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.zeroth_order import MeZO
+from gfopt.registry import METHODS, method
+from gfopt.types import Evaluation, Optimizer, Population
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AskTell",
+    "CMAES",
+    "METHODS",
+    "Bounded",
+    "Evaluation",
+    "LowRank",
+    "MeZO",
+    "Noise",
+    "Objective",
+    "OpenES",
+    "Optimizer",
+    "Perturbed",
+    "Population",
+    "RandomSearch",
+    "Result",
+    "RunResult",
+    "Space",
+    "Status",
+    "Trial",
+    "chunked",
+    "count_materialisations",
+    "gaussian",
+    "host",
+    "merge",
+    "method",
+    "minimize",
+    "partition",
+    "rademacher",
+    "run",
+    "sharded",
+    "vmapped",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
@@ -60,7 +60,7 @@ class HostEvaluator:
         solutions: Sequence[Solution],
         keys: np.ndarray | None,
         inputs: Inputs,
-        on_value: Callable[[int, float, str], None] | None = None,
+        on_value: Callable[[int, float, str, PyTree], None] | None = None,
     ) -> HostValues:
         """Evaluates a list of NumPy solutions.
 
@@ -69,7 +69,8 @@ class HostEvaluator:
             solutions: trainable halves, one for each row.
             keys: ``uint32[n, 2]`` key data, for an objective that takes a key.
             inputs: what it needs beside the solution.
-            on_value: called as ``(index, fitness, reason)`` when a row is done.
+            on_value: called as ``(index, fitness, reason, aux)`` when a row is done;
+                what it raises ends the evaluation.
         """
         count = len(solutions)
         if inputs.frozen is not None:
@@ -90,13 +91,13 @@ class HostEvaluator:
             for index, part in enumerate(_split(objective, outcome, count)):
                 rows[index] = _read(objective, part)
                 if on_value is not None:
-                    on_value(index, *rows[index][:2])
+                    on_value(index, *rows[index])
         else:
 
             def note(index: int, outcome: Outcome) -> None:
                 rows[index] = _read(objective, outcome)
                 if on_value is not None:
-                    on_value(index, *rows[index][:2])
+                    on_value(index, *rows[index])
 
             row_keys = [None] * count if keys is None else list(keys)
             calls = [call(k, x) for k, x in zip(row_keys, solutions, strict=True)]
@@ -122,7 +123,9 @@ class HostEvaluator:
         solutions = [writable_row(stacked, row) for row in rows]
         keys = row_keys(key, active.size)[rows] if objective.takes_key else None
         found = self.values(objective, solutions, keys, inputs)
-        return as_evaluation(found, rows, active, fitness_dtype(state))
+        fitness, valid, aux = spread(found, rows, active.size)
+        told = jnp.asarray(fitness, fitness_dtype(state))
+        return judged(told, jnp.asarray(active), aux, valid)
 
     def close(self) -> None:
         """Ends the pool's workers."""
@@ -192,28 +195,26 @@ def fitness_dtype(state: State) -> np.dtype:
     return np.dtype(trees.wide_dtype(floats))
 
 
-def as_evaluation(
-    found: HostValues, rows: np.ndarray, active: np.ndarray, dtype: np.dtype
-) -> Evaluation:
-    """Puts values of the active rows where they belong."""
-    fitness = np.full(active.size, np.inf)
+def spread(
+    found: HostValues, rows: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, PyTree]:
+    """Puts values of some rows where they belong in a generation of ``size`` rows.
+
+    Returns:
+        ``(fitness float64[P], valid bool[P], aux [P, ...] or ())``.
+    """
+    fitness = np.full(size, np.inf)
     fitness[rows] = found.fitness
-    valid = np.zeros(active.size, bool)
+    valid = np.zeros(size, bool)
     valid[rows] = found.valid
     known = [aux for aux in found.aux if aux is not None]
-    aux: PyTree = ()
-    if known:
-        template = jax.tree.map(lambda leaf: np.zeros_like(np.asarray(leaf)), known[0])
-        whole = [template] * active.size
-        for row, value in zip(rows, found.aux, strict=True):
-            whole[row] = template if value is None else value
-        aux = jax.tree.map(lambda *leaves: np.stack(leaves), *whole)
-    return judged(jnp.asarray(fitness, dtype), jnp.asarray(active), aux, valid)
-
-
-def failure_counts(reasons: Sequence[str]) -> Counter[str]:
-    """Counts failures by their reason."""
-    return Counter(reason for reason in reasons if reason)
+    if not known:
+        return fitness, valid, ()
+    template = jax.tree.map(lambda leaf: np.zeros_like(np.asarray(leaf)), known[0])
+    whole = [template] * size
+    for row, value in zip(rows, found.aux, strict=True):
+        whole[row] = template if value is None else value
+    return fitness, valid, jax.tree.map(lambda *leaves: np.stack(leaves), *whole)
 
 
 def _read(objective: Objective, outcome: Outcome) -> tuple[float, str, Any]:
@@ -227,24 +228,27 @@ def _read(objective: Objective, outcome: Outcome) -> tuple[float, str, Any]:
         value, aux = value
     if value is None:
         return np.inf, "returned None", None
-    try:
-        check_number(value, ())
-    except ValueError as error:
-        return np.inf, str(error), None
-    number = float(value)
-    if np.isnan(number):
-        return np.inf, "returned NaN", aux
-    if np.isinf(number):
-        return np.inf, "returned an infinity", aux
-    return (-number if objective.maximize else number), "", aux
+    if type(value) is not float:
+        try:
+            check_number(value, ())
+        except ValueError as error:
+            return np.inf, str(error), None
+        value = float(value)
+    if not math.isfinite(value):
+        what = "NaN" if math.isnan(value) else "an infinity"
+        return np.inf, f"returned {what}", aux
+    return (-value if objective.maximize else value), "", aux
 
 
 def _split(objective: Objective, outcome: Outcome, count: int) -> list[Outcome]:
     """Takes the answer of a batched call apart, row by row."""
     if outcome.status != "ok":
         return [outcome] * count
-    values, aux = outcome.value if objective.has_aux else (outcome.value, None)
-    check_number(values, (count,))
+    try:
+        values, aux = outcome.value if objective.has_aux else (outcome.value, None)
+        check_number(values, (count,))
+    except (TypeError, ValueError) as error:
+        return [Outcome(None, "raised", str(error))] * count
     numbers = np.asarray(values)
     if not objective.has_aux:
         return [Outcome(number, "ok", "") for number in numbers]

@@ -1,7 +1,8 @@
-"""Many generations in one compiled call, with every limit inside the loop."""
+"""A search with a JAX objective: many generations in one compiled call."""
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,14 +12,16 @@ import numpy as np
 from jax import lax
 
 from gfopt.core import lazy
-from gfopt.core.evaluate import Evaluator, best_row
+from gfopt.core.evaluate import Evaluator, best_row, default_evaluator
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
-from gfopt.driver.search import run_keys
+from gfopt.driver.search import run_keys, seed_words
+from gfopt.driver.setup import Setup
 from gfopt.optimizers.bounded import stop_reasons
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
+_MOST = 2**31 - 1  # what an i32 counts to
 
 
 class Carry(NamedTuple):
@@ -49,14 +52,14 @@ class Limits(NamedTuple):
         barren: ``i32[]``, generations without a valid row after which to give up.
     """
 
-    generations: jax.Array
-    evaluations: jax.Array
-    target: jax.Array
-    barren: jax.Array
+    generations: Any
+    evaluations: Any
+    target: Any
+    barren: Any
 
 
 @jax.jit
-def start(
+def _start(
     optimizer: Optimizer,
     key_data: jax.Array,
     x0: Solution,
@@ -64,21 +67,18 @@ def start(
     best_fitness: jax.Array,
     best_x: Solution,
 ) -> Carry:
-    """Makes the first carry."""
     state = optimizer.init(run_keys(key_data)[0], x0)
     return Carry(state, context, best_fitness, best_x, jnp.int32(0))
 
 
 @partial(jax.jit, donate_argnames="carry")
-def advance(
+def _advance(
     optimizer: Optimizer,
     objective: Objective,
     evaluator: Evaluator,
     key_data: jax.Array,
     carry: Carry,
-    frozen: PyTree,
-    args: tuple[Any, ...],
-    batch: PyTree,
+    inputs: Inputs,
     limits: Limits,
 ) -> tuple[Carry, jax.Array, steps.StepRecord, dict[str, jax.Array]]:
     """Runs generations until a limit is met.
@@ -90,9 +90,14 @@ def advance(
 
     def one(carry: Carry, evaluations: jax.Array) -> tuple[Carry, steps.StepRecord]:
         keys = steps.step_keys(run_key, carry.state.step)
-        inputs = Inputs(frozen, args, batch, carry.context)
         state, context, row, population, evaluation = steps.generation(
-            optimizer, objective, evaluator, keys, carry.state, inputs, evaluations
+            optimizer,
+            objective,
+            evaluator,
+            keys,
+            carry.state,
+            inputs._replace(context=carry.context),
+            evaluations,
         )
         index, fitness = best_row(evaluation)
         fitness = fitness.astype(carry.best_fitness.dtype)
@@ -131,14 +136,134 @@ def advance(
     return carry, count, rows, stop_reasons(optimizer, carry.state)
 
 
-def columns(rows: steps.StepRecord, count: int) -> dict[str, np.ndarray]:
+class CompiledSearch:
+    """The state of a compiled search and the call that advances it.
+
+    Args:
+        setup: method, starting solution and precision.
+        objective: a traceable objective.
+        evaluator: a traceable evaluator, or None to choose one by size.
+        inputs: what the objective needs beside the solution.
+        seed: of the run.
+        first: ``f(x0)``, lower is better; infinity if it is not known.
+        keep_x: whether the best solution is kept.
+    """
+
+    path = "compiled"
+
+    def __init__(
+        self,
+        setup: Setup,
+        objective: Objective,
+        inputs: Inputs,
+        evaluator: Evaluator | None,
+        seed: int,
+        first: float,
+        keep_x: bool,
+    ):
+        self._setup, self._objective = setup, objective
+        self._inputs = inputs
+        self._key_data = seed_words(seed)
+        self.failures: Counter[str] = Counter()
+        self.reasons: list[str] = []
+        with self._precision():
+            x0 = jax.tree.map(jnp.array, setup.x0)  # a copy: the carry is donated
+            self._carry = _start(
+                setup.optimizer,
+                self._key_data,
+                x0,
+                objective.context,
+                np.asarray(first, np.float64),
+                x0 if keep_x else (),
+            )
+            self.size = steps.population_size(setup.optimizer, self._carry.state)
+        self._evaluator = evaluator or default_evaluator(setup.x0, self.size)
+
+    def _precision(self) -> Any:
+        return jax.enable_x64(self._setup.x64)
+
+    @property
+    def state(self) -> State:
+        """The method's state."""
+        return self._carry.state
+
+    @property
+    def best_fitness(self) -> float:
+        """The best so far, lower is better."""
+        return float(self._carry.best_fitness)
+
+    @property
+    def best_x(self) -> Solution:
+        """The best solution so far as NumPy arrays; None where it is not kept."""
+        if not jax.tree.leaves(self._carry.best_x):
+            return None
+        return jax.tree.map(np.array, self._carry.best_x)
+
+    @property
+    def num_barren(self) -> int:
+        """Generations in a row without one valid evaluation."""
+        return int(self._carry.num_barren)
+
+    def recommended(self) -> Solution:
+        """Returns the method's answer as NumPy arrays."""
+        with self._precision():
+            found = self._setup.optimizer.recommend(self._carry.state)
+        return jax.tree.map(np.asarray, found)
+
+    def advance(
+        self,
+        generations: int,
+        evaluations: float,
+        target: float,
+        barren: int,
+        batch: PyTree,
+    ) -> dict[str, np.ndarray]:
+        """Runs up to ``generations`` and returns their records as columns."""
+        # whole generations first: one that is cut short is a call of its own, which
+        # no snapshot follows, so that a longer run goes on from before it
+        whole = min(evaluations, _MOST) // self.size * self.size
+        with self._precision():
+            limits = Limits(
+                np.int32(min(generations, ROWS)),
+                np.int32(whole if whole > 0 else evaluations),
+                np.float64(target),
+                np.int32(barren),
+            )
+            self._carry, count, rows, reasons = _advance(
+                self._setup.optimizer,
+                self._objective,
+                self._evaluator,
+                self._key_data,
+                self._carry,
+                self._inputs._replace(batch=batch),
+                limits,
+            )
+        columns = _columns(jax.device_get(rows), int(count))
+        failed = int((columns["num_evaluations"] - columns["num_valid"]).sum())
+        if failed:
+            self.failures["returned NaN or an infinity"] += failed
+        self.reasons = [name for name, holds in reasons.items() if bool(holds)]
+        return columns
+
+    def snapshot(self) -> PyTree:
+        """Returns all that goes on, as a tree of arrays."""
+        return self._carry._asdict()
+
+    def restore(self, snapshot: PyTree) -> None:
+        """Goes on from a snapshot."""
+        with self._precision():
+            self._carry = Carry(**jax.tree.map(jnp.array, snapshot))
+            found = stop_reasons(self._setup.optimizer, self._carry.state)
+        self.reasons = [name for name, holds in found.items() if bool(holds)]
+
+
+def _columns(rows: steps.StepRecord, count: int) -> dict[str, np.ndarray]:
     """Returns the first ``count`` records as named columns."""
-    fetched = jax.device_get(rows)
-    info = fetched.info._asdict() if hasattr(fetched.info, "_asdict") else {}
+    info = rows.info._asdict() if hasattr(rows.info, "_asdict") else {}
     named = {
-        "fitness": fetched.best_fitness,
-        "num_evaluations": fetched.num_evaluations,
-        "num_valid": fetched.num_valid,
+        "fitness": rows.best_fitness,
+        "num_evaluations": rows.num_evaluations,
+        "num_valid": rows.num_valid,
         **info,
     }
     return {name: np.asarray(values)[:count] for name, values in named.items()}

@@ -127,6 +127,14 @@ class Result:
         return figure
 
 
+def reasons_with_values(optimizer: Optimizer, names: list[str]) -> dict[str, Any]:
+    """Returns reasons to stop with the tolerances behind them, True where none is."""
+    inner = getattr(optimizer, "inner", None)
+    return {
+        name: getattr(optimizer, name, getattr(inner, name, True)) for name in names
+    }
+
+
 def brief(tree: Solution) -> str:
     """Returns a solution in one line: its numbers if few, else its leaves' shapes."""
     leaves = jax.tree.leaves(tree)

@@ -30,7 +30,7 @@ class RunResult:
         optimizer: the method that ran.
         state: its last state.
         history: a ``StepRecord`` with a leading axis ``[generations]``; rows after an
-            early stop repeat the step that stopped with 0 evaluations.
+            early stop have 0 evaluations and NaN as fitness.
         status: ``i32[]``, 0 if all generations ran, else what ``stop`` returned.
         context: the objective's last context.
     """
@@ -160,7 +160,7 @@ def _scanned(
         keys = steps.step_keys(run_key, state.step)
         batch = None if batches is None else batches(state.step, keys.batch)
         inputs = Inputs(frozen, args, batch, context)
-        new, new_context, row, _, _ = steps.generation(
+        new, new_context, row, *_ = steps.generation(
             optimizer, objective, evaluator, keys, state, inputs
         )
         if stop is None:
@@ -171,7 +171,11 @@ def _scanned(
         kept = _where(live, new, state)._replace(step=new.step)
         kept_context = _where(live, new_context, context)
         reason = jnp.asarray(stop(new, row.info)).astype(jnp.int32)
-        row = row._replace(num_evaluations=row.num_evaluations * live)
+        row = row._replace(
+            best_fitness=jnp.where(live, row.best_fitness, jnp.nan),
+            num_evaluations=row.num_evaluations * live,
+            num_valid=row.num_valid * live,
+        )
         stopped_at = jnp.where(live, new.step, stopped_at)
         return (kept, kept_context, jnp.where(live, reason, status), stopped_at), row
 

@@ -2,49 +2,90 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.core import host_evaluator
+from gfopt.core import host_evaluator, trees
 from gfopt.core.evaluate import DEFAULT_ELEMENTS, judged
+from gfopt.driver.packing import Packed, pack
 from gfopt.driver.step import step_keys
 from gfopt.optimizers.bounded import stop_reasons
-from gfopt.types import Optimizer, Population, PyTree, Solution, State
+from gfopt.types import Evaluation, Optimizer, Population, PyTree, Solution, State
+
+
+class _Opened(NamedTuple):
+    """A generation: all of it in few buffers, and what is read at every turn."""
+
+    packed: Packed  # (state, population)
+    active: jax.Array
+    solutions: PyTree  # stacked, or () where they are too large to decode at once
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["info", "reasons"],
+    meta_fields=["info_names", "reason_names"],
+)
+@dataclass(frozen=True)
+class _Told:
+    """What a tell has to say: diagnostics and reasons to stop, one array each."""
+
+    info: Any
+    reasons: Any
+    info_names: tuple[str, ...] = ()
+    reason_names: tuple[str, ...] = ()
 
 
 @jax.jit
-def _start(optimizer: Optimizer, key_data: jax.Array, x0: Solution) -> State:
-    return optimizer.init(run_keys(key_data)[0], x0)
+def _start(method: Packed, key_data: jax.Array, x0: Solution) -> _Opened:
+    key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    return _open(method, method.tree()[0].init(key, x0))
 
 
 @jax.jit
-def _open(optimizer: Optimizer, key_data: jax.Array, state: State) -> Population:
-    keys = step_keys(run_keys(key_data)[1], state.step)
-    return optimizer.ask(keys.ask, state)
-
-
-@partial(jax.jit, static_argnames="stacked")
-def _turn(
-    optimizer: Optimizer,
-    key_data: jax.Array,
-    state: State,
-    population: Population,
-    told: tuple[jax.Array, jax.Array, PyTree],
-    stacked: bool,
-) -> tuple[State, PyTree, Population, PyTree]:
-    """Tells a generation and asks for the next: one program, one dispatch."""
-    fitness, valid, aux = told
-    evaluation = judged(fitness, population.active, aux, valid)
-    state, info = optimizer.tell(state, population, evaluation)
-    population = _open(optimizer, key_data, state)
-    solutions = ()
-    if stacked:
+def _open(method: Packed, state: State) -> _Opened:
+    """Asks for the generation that follows a state; decodes it if it is small."""
+    optimizer, key_data = method.tree()
+    run_key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    population = optimizer.ask(step_keys(run_key, state.step).ask, state)
+    one = jax.eval_shape(optimizer.recommend, state)
+    elements = population.active.shape[0] * trees.num_parameters(one)
+    solutions: PyTree = ()
+    if elements <= DEFAULT_ELEMENTS:
         solutions = host_evaluator.decode_stacked(optimizer, state, population.members)
-    return state, (info, stop_reasons(optimizer, state)), population, solutions
+    return _Opened(pack((state, population)), population.active, solutions)
+
+
+@jax.jit
+def _turn(
+    method: Packed, current: Packed, fitness: jax.Array, aux: PyTree
+) -> tuple[_Opened, _Told]:
+    """Tells a generation, NaN for failures, and asks for the next in one dispatch."""
+    optimizer, _ = method.tree()
+    state, population = current.tree()
+    evaluation = judged(fitness, population.active, aux)
+    state, info = optimizer.tell(state, population, evaluation)
+    named = info._asdict() if hasattr(info, "_asdict") else {}
+    reasons = stop_reasons(optimizer, state)
+    told = _Told(
+        jnp.array([jnp.asarray(value, fitness.dtype) for value in named.values()]),
+        jnp.array(list(reasons.values()), bool),
+        tuple(named),
+        tuple(reasons),
+    )
+    return _open(method, state), told
+
+
+@jax.jit
+def _tell_late(
+    method: Packed, state: State, population: Population, evaluation: Evaluation
+) -> State:
+    return method.tree()[0].tell(state, population, evaluation)[0]
 
 
 @jax.jit
@@ -52,9 +93,14 @@ def _recommend(optimizer: Optimizer, state: State) -> Solution:
     return optimizer.recommend(state)
 
 
-def run_keys(key_data: jax.Array) -> jax.Array:
+def run_keys(key_data: Any) -> jax.Array:
     """Returns the keys of ``init`` and of the steps, as ``run`` splits them."""
     return jax.random.split(jax.random.wrap_key_data(key_data, impl="threefry2x32"))
+
+
+def seed_words(seed: int) -> np.ndarray:
+    """Returns the key data of ``jax.random.key(seed)``: ``uint32[2]``."""
+    return np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
 
 
 class Search:
@@ -78,45 +124,57 @@ class Search:
     ):
         self.optimizer = optimizer
         self.x64 = x64
-        # the words of jax.random.key(seed)
-        self.key_data = np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
         self.best_x = x0
         self.best_fitness = np.inf
-        self.info: PyTree = None
-        self.reasons: dict[str, Any] = {}
+        init_key, self._run_key = np.asarray(
+            jax.random.key_data(run_keys(seed_words(seed)))
+        )
+        self._method = pack((optimizer, self._run_key))
+        self._told = _Told(np.zeros(0), np.zeros(0, bool))
         with self.precision():
-            self.state = (
-                _start(optimizer, self.key_data, x0) if state is None else state
-            )
-            self.population = _open(optimizer, self.key_data, self.state)
-            self.size = self.population.active.shape[0]
-            elements = self.size * sum(np.size(leaf) for leaf in jax.tree.leaves(x0))
-            self.stacked = elements <= DEFAULT_ELEMENTS
-            self.dtype = host_evaluator.fitness_dtype(self.state)
-            self._solutions: PyTree = ()
-            if self.stacked:
-                self._solutions = host_evaluator.decode_stacked(
-                    optimizer, self.state, self.population.members
-                )
+            if state is None:
+                self._see(_start(self._method, init_key, x0))
+            else:
+                self._see(_open(self._method, state))
+            first = self.state
+            self.dtype = host_evaluator.fitness_dtype(first)
+        self.step = int(first.step)  # tells so far
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled: NumPy arrays, which keep their precision."""
+        return self.__dict__ | {
+            "_opened": jax.tree.map(np.asarray, self._opened),
+            "_told": jax.tree.map(np.asarray, self._told),
+        }
 
     def precision(self) -> Any:
         """Returns the context in which this search's programs run."""
         return jax.enable_x64(self.x64)
 
-    @property
-    def step(self) -> int:
-        """Tells so far."""
-        return int(self.state.step)
+    def _see(self, opened: _Opened) -> None:
+        self._opened = opened
+        active = np.asarray(opened.active)
+        self.size = active.size  # rows of the open generation, active or not
+        self.active_rows = np.flatnonzero(active)
+        self._rows: list[Solution] | None = None
 
     @property
-    def active_rows(self) -> np.ndarray:
-        """The numbers of the rows that are to be evaluated."""
-        return np.flatnonzero(np.asarray(self.population.active))
+    def state(self) -> State:
+        """The method's state; its small leaves are NumPy arrays."""
+        return self._opened.packed.fetched()[0]
+
+    @property
+    def population(self) -> Population:
+        """The open generation."""
+        return self._opened.packed.fetched()[1]
 
     def solution(self, row: int) -> Solution:
-        """Returns a NumPy copy of one candidate; the caller may write into it."""
-        if self.stacked:
-            return host_evaluator.writable_row(self._solutions, row)
+        """Returns one candidate as NumPy arrays of its own."""
+        if self._rows is None and jax.tree.leaves(self._opened.solutions):
+            # one copy of all: the caller may write into it
+            self._rows = _unstacked(self._opened.solutions, self.size)
+        if self._rows is not None:
+            return self._rows[row]
         with self.precision():
             one = host_evaluator.decode_one(
                 self.optimizer, self.state, self.population.members, jnp.int32(row)
@@ -125,8 +183,15 @@ class Search:
 
     def evaluation_keys(self) -> np.ndarray:
         """Returns the rows' key data ``uint32[P, 2]``."""
-        keys = step_keys(run_keys(self.key_data)[1], self.state.step)
+        run_key = jax.random.wrap_key_data(self._run_key, impl="threefry2x32")
+        keys = step_keys(run_key, jnp.int32(self.step))
         return host_evaluator.row_keys(keys.evaluate, self.size)
+
+    def note(self, row: int, fitness: float, keep_x: bool = True) -> None:
+        """Remembers a candidate of the open generation as the best so far."""
+        self.best_fitness = fitness
+        if keep_x:
+            self.best_x = self._clean(row)
 
     def advance(self, fitness: np.ndarray, valid: np.ndarray, aux: PyTree = ()) -> None:
         """Tells the open generation and opens the next.
@@ -136,23 +201,11 @@ class Search:
             valid: ``bool[P]``.
             aux: ``[P, ...]`` or ``()``.
         """
-        if valid.any():
-            row = int(np.argmin(np.where(valid, fitness, np.inf)))
-            if fitness[row] < self.best_fitness:
-                self.best_fitness = float(fitness[row])
-                self.best_x = self.solution(row)
-        told = (fitness.astype(self.dtype), valid, aux)
+        told = np.where(valid, fitness, np.nan).astype(self.dtype)
         with self.precision():
-            self.state, (self.info, self.reasons), self.population, self._solutions = (
-                _turn(
-                    self.optimizer,
-                    self.key_data,
-                    self.state,
-                    self.population,
-                    told,
-                    self.stacked,
-                )
-            )
+            opened, self._told = _turn(self._method, self._opened.packed, told, aux)
+            self._see(opened)
+        self.step += 1
 
     def tell_late(
         self, population: Population, fitness: np.ndarray, valid: np.ndarray
@@ -162,9 +215,11 @@ class Search:
             evaluation = judged(
                 jnp.asarray(fitness, self.dtype), population.active, (), valid
             )
-            self.state, self.info = self.optimizer.tell(
-                self.state, population, evaluation
-            )
+            # the counter is the open generation's: the same keys are asked again
+            state = _tell_late(self._method, self.state, population, evaluation)
+            state = state._replace(step=np.int32(self.step))
+            packed = pack((jax.device_get(state), self.population))
+            self._opened = self._opened._replace(packed=packed)
 
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
@@ -173,14 +228,31 @@ class Search:
 
     def stop_reasons(self) -> list[str]:
         """Returns the names of the method's own reasons to stop, if any hold."""
-        return [name for name, holds in self.reasons.items() if bool(holds)]
+        told = self._told
+        holds = np.asarray(told.reasons)
+        if not holds.any():
+            return []
+        return [n for n, met in zip(told.reason_names, holds, strict=True) if met]
 
     def diagnostics(self) -> dict[str, float]:
         """Returns the method's scalars of the last step."""
-        return diagnostics(self.info)
+        values = np.asarray(self._told.info).tolist()
+        return dict(zip(self._told.info_names, values, strict=True))
+
+    def _clean(self, row: int) -> Solution:
+        """Returns one candidate from the device, whatever was done to its copy."""
+        if jax.tree.leaves(self._opened.solutions):
+            return host_evaluator.writable_row(self._opened.solutions, row)
+        return self.solution(row)
 
 
-def diagnostics(info: PyTree) -> dict[str, float]:
-    """Returns the fields of an ``Info`` as numbers."""
-    fields = info._asdict() if hasattr(info, "_asdict") else {}
-    return {name: float(value) for name, value in fields.items()}
+def _unstacked(stacked: PyTree, count: int) -> list[Solution]:
+    """Copies stacked solutions out and returns a view for each row."""
+    leaves, structure = jax.tree.flatten(stacked)
+    columns = [list(np.array(leaf)) for leaf in leaves]
+    if len(columns) == 1 and jax.tree_util.treedef_is_leaf(structure):
+        return columns[0]
+    return [
+        jax.tree.unflatten(structure, [column[row] for column in columns])
+        for row in range(count)
+    ]

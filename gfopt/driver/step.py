@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from gfopt.core import noise
 from gfopt.core.evaluate import Evaluator, best_row
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Info, Key, Optimizer, Population, State
@@ -37,8 +39,20 @@ class StepRecord(NamedTuple):
 
 
 def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
-    """Returns the keys of a step: a crash between ask and tell is asked again."""
-    return StepKeys(*jax.random.split(jax.random.fold_in(run_key, step), 3))
+    """Returns the keys of a step: a crash between ask and tell is asked again.
+
+    They are ``split(fold_in(run_key, step), 3)``. For a threefry key the cipher is
+    written out, which fuses: ``jax.random`` loops over its rounds, and in a small
+    generation those loops would be half of the time.
+    """
+    if str(jax.random.key_impl(run_key)) != "threefry2x32":
+        return StepKeys(*jax.random.split(jax.random.fold_in(run_key, step), 3))
+    words = jax.random.key_data(run_key)
+    zero = jnp.zeros(3, jnp.uint32)
+    data = jnp.full(3, step).astype(jnp.uint32)
+    folded = noise.threefry((words[0], words[1]), (zero, data))
+    keys = noise.threefry(folded, (zero, lax.iota(jnp.uint32, 3)))
+    return StepKeys(*jax.random.wrap_key_data(jnp.stack(keys, axis=1)))
 
 
 def record(objective: Objective, evaluation: Evaluation, info: Info) -> StepRecord:

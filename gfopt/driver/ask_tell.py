@@ -1,0 +1,315 @@
+"""``AskTell``: the user's own loop, in any order and in parts."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gfopt import checks, registry
+from gfopt.driver.history import History
+from gfopt.driver.result import Result, Status, reasons_with_values
+from gfopt.driver.search import Search
+from gfopt.driver.setup import check_seed, setup
+from gfopt.types import Optimizer, Population, Solution
+
+
+class Trial(NamedTuple):
+    """One candidate that waits for its value.
+
+    Attributes:
+        id: its number in this run, from 0.
+        solution: what to evaluate: NumPy arrays of its own.
+    """
+
+    id: int
+    solution: Solution
+
+
+class _Generation(NamedTuple):
+    """A closed generation to which a value may still come."""
+
+    population: Population
+    missing: dict[int, tuple[int, Solution]]  # trial id: (row, solution)
+
+
+class AskTell:
+    """A search whose evaluations are the caller's business.
+
+    ``ask`` hands out members of the open generation, ``tell`` takes their values in any
+    order and in parts; the generation closes when all have been told, or by ``close``.
+    A session can be pickled at any moment and goes on exactly where it was.
+
+    Args:
+        method: a name from ``gfopt list``, ``"auto"``, or an optimizer.
+        x0: starting solution, as for ``minimize``.
+        sigma0: first standard deviation, as for ``minimize``.
+        bounds: as for ``minimize``.
+        seed: of all randomness.
+        options: fields of the method.
+        maximize: look for the largest value.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value out of range.
+
+    Example:
+        >>> import gfopt
+        >>> search = gfopt.AskTell("cma_es", [3.0, -2.0], sigma0=1.0, seed=1)
+        >>> while not search.stop():
+        ...     trials = search.ask()
+        ...     search.tell(trials, [np.sum(trial.solution**2) for trial in trials])
+        >>> search.result.fun < 1e-9
+        True
+    """
+
+    def __init__(
+        self,
+        method: str | Optimizer,
+        x0: Any,
+        *,
+        sigma0: Any = None,
+        bounds: Any = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        maximize: bool = False,
+    ):
+        check_seed(seed)
+        checks.instance("maximize", maximize, bool, "True or False")
+        made = setup(method, x0, sigma0, bounds, options)
+        self._sign = -1.0 if maximize else 1.0
+        self._began = time.monotonic()
+        self._search = Search(made.optimizer, made.x0, seed, made.x64)
+        self._history = History(maximize, None)
+        self._failures: Counter[str] = Counter()
+        self._late: list[_Generation] = []
+        row = registry.row_of(made.optimizer)
+        self._uses_late = row is not None and "tolerates_stale" in row.flags
+        self._first_id = 0
+        self._open()
+
+    def _open(self) -> None:
+        """Starts on the search's open generation."""
+        self._rows = self._search.active_rows.tolist()
+        self._num_asked = 0  # how many of the rows were handed out
+        self._values = np.full(len(self._rows), np.nan)
+        self._told = np.zeros(len(self._rows), bool)
+
+    def ask(self, n: int | None = None) -> list[Trial]:
+        """Hands out the next members of the open generation.
+
+        Args:
+            n: how many; all that are left by default.
+
+        Returns:
+            At most ``n`` trials, fewer where fewer are left: an empty list says that
+            values must be told, or the generation closed, first.
+
+        Raises:
+            TypeError, ValueError: where ``n`` is no integer from 1 up.
+        """
+        if n is not None:
+            checks.integer("n", n, 1)
+        start = self._num_asked
+        stop = len(self._rows) if n is None else min(start + n, len(self._rows))
+        self._num_asked = stop
+        first, solution = self._first_id, self._search.solution
+        rows = self._rows[start:stop]
+        return [Trial(first + start + i, solution(row)) for i, row in enumerate(rows)]
+
+    def tell(
+        self,
+        trials: Trial | int | Sequence[Trial] | Sequence[int],
+        values: float | None | Iterable[float | None],
+    ) -> None:
+        """Takes values of trials, in any order and in parts.
+
+        Args:
+            trials: trials or their ids; or a single one.
+            values: a number for each; None or NaN (or an infinity) for one that failed.
+
+        Raises:
+            TypeError: for something that is no trial or no number.
+            ValueError: for an unknown trial, one that has its value already, or another
+                number of values than of trials. Nothing has been taken in then.
+        """
+        ids, numbers = _told(trials, values)
+        now = ids - self._first_id
+        self._check(ids, now)
+        is_late = now < 0
+        if is_late.any():
+            self._take_late(ids[is_late].tolist(), numbers[is_late])
+            now, numbers = now[~is_late], numbers[~is_late]
+        if now.size:
+            self._values[now] = numbers
+            self._told[now] = True
+            self._note(now)
+        if self._told.all():
+            self._advance()
+
+    def _check(self, ids: np.ndarray, now: np.ndarray) -> None:
+        """Refuses ids that were not handed out, or that have a value already."""
+        if not ids.size:
+            return
+        if now.max() >= self._num_asked:
+            raise ValueError(
+                f"trials must have been asked for; got id {ids[now.argmax()]}, "
+                f"asked so far: {self._first_id + self._num_asked}"
+            )
+        waiting = {i for generation in self._late for i in generation.missing}
+        repeated = ids[(now >= 0) & self._told[now]].tolist()
+        repeated += [i for i in ids[now < 0].tolist() if i not in waiting]
+        if len(set(ids.tolist())) < ids.size:
+            repeated += [i for i, n in Counter(ids.tolist()).items() if n > 1]
+        if repeated:
+            raise ValueError(
+                f"trials must not have a value yet; got {repeated[0]} a second time"
+            )
+
+    def _note(self, indices: np.ndarray) -> None:
+        """Remembers the best of some values of the open generation, and failures."""
+        fitness = self._sign * self._values[indices]
+        valid = np.isfinite(fitness)
+        if not valid.all():
+            self._failures["told as failed"] += int((~valid).sum())
+            fitness = np.where(valid, fitness, np.inf)
+        best = int(np.argmin(fitness))
+        if fitness[best] < self._search.best_fitness:
+            self._search.note(self._rows[indices[best]], float(fitness[best]))
+
+    def close(self) -> None:
+        """Closes the open generation: what has no value yet counts as failed.
+
+        The value of a trial that was handed out may still be told later. It counts for
+        the best solution; a method that can use values of an earlier generation takes
+        it in, others can't, which a warning then says.
+        """
+        missing = {
+            self._first_id + i: (self._rows[i], self._search.solution(self._rows[i]))
+            for i in np.flatnonzero(~self._told[: self._num_asked]).tolist()
+        }
+        if missing:
+            self._late.append(_Generation(self._search.population, missing))
+        self._advance()
+
+    def _advance(self) -> None:
+        search, size = self._search, self._search.size
+        fitness, valid = np.full(size, np.inf), np.zeros(size, bool)
+        fitness[self._rows] = self._sign * self._values
+        valid[self._rows] = np.isfinite(self._values)
+        told = self._values[self._told & np.isfinite(self._values)]
+        best = np.nan
+        if told.size:
+            best = told.max() if self._sign < 0 else told.min()
+        self._first_id += len(self._rows)
+        search.advance(fitness, valid)
+        columns = {
+            "fitness": best,
+            "num_evaluations": int(self._told.sum()),
+            "num_valid": told.size,
+            **search.diagnostics(),
+        }
+        named = {name: np.asarray([value]) for name, value in columns.items()}
+        self._history.add(named, True)
+        self._open()
+
+    def _take_late(self, late: list[int], numbers: np.ndarray) -> None:
+        """Takes values of closed generations in: for the best, and where it can be."""
+        values = dict(zip(late, numbers.tolist(), strict=True))
+        for generation in self._late:
+            size = len(generation.population.active)
+            fitness, valid = np.full(size, np.inf), np.zeros(size, bool)
+            for i in [i for i in late if i in generation.missing]:
+                row, solution = generation.missing.pop(i)
+                value = self._sign * values[i]
+                fitness[row], valid[row] = value, math.isfinite(value)
+                self._history.nfev += 1
+                if valid[row] and value < self._search.best_fitness:
+                    self._search.best_fitness = value
+                    self._search.best_x = jax.tree.map(np.array, solution)
+            if self._uses_late and valid.any():
+                self._search.tell_late(generation.population, fitness, valid)
+        self._late = [generation for generation in self._late if generation.missing]
+        if not self._uses_late:
+            name = type(self._search.optimizer).__name__
+            warnings.warn(
+                f"{len(late)} value(s) came after their generation was closed: {name} "
+                "cannot use them; they count for the best solution only",
+                stacklevel=3,
+            )
+
+    def stop(self) -> dict[str, Any]:
+        """Returns the method's reasons to stop with their tolerances, by name."""
+        names = self._search.stop_reasons()
+        return reasons_with_values(self._search.optimizer, names) if names else {}
+
+    @property
+    def result(self) -> Result:
+        """The outcome so far."""
+        search, reasons = self._search, self.stop()
+        listed = ", ".join(f"{name} = {value}" for name, value in reasons.items())
+        is_known = math.isfinite(search.best_fitness)
+        return Result(
+            x=jax.tree.map(np.array, search.best_x),
+            fun=self._sign * search.best_fitness if is_known else math.nan,
+            recommended=search.recommended(),
+            success=bool(reasons),
+            status=Status.CONVERGED if reasons else Status.RUNNING,
+            message=f"converged: {listed}" if reasons else "running",
+            nfev=self._history.nfev + int(self._told.sum()),
+            nit=self._history.nit,
+            failures=dict(self._failures.most_common()),
+            history=self._history.table(),
+            state=search.state,
+            optimizer=search.optimizer,
+            path="ask_tell",
+            reason="evaluations are the caller's",
+            seconds=time.monotonic() - self._began,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled; a clock has no meaning in another process."""
+        return self.__dict__ | {"_began": time.monotonic() - self._began}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._began = time.monotonic() - state["_began"]
+
+
+def _told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the arguments of ``tell``: ids and numbers, NaN for failures."""
+    if isinstance(trials, Trial | int | np.integer):
+        trials, values = [trials], [values]
+    checks.instance("trials", trials, (Sequence, np.ndarray), "trials or their ids")
+    ids = [trial.id if type(trial) is Trial else trial for trial in trials]
+    numbers = np.asarray(ids) if ids else np.zeros(0, np.int64)
+    if (
+        numbers.ndim != 1
+        or numbers.dtype.kind not in "iu"
+        or numbers.min(initial=0) < 0
+    ):
+        raise TypeError(
+            f"trials must be trials or their ids; got {checks.shown(trials)}"
+        )
+    expected = "values must be a number or None for each trial"
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{expected}; got {checks.shown(values)}")
+    listed = values if isinstance(values, np.ndarray) else list(values)
+    if len(ids) != len(listed):
+        raise ValueError(f"{expected}; got {len(listed)} for {len(ids)} trials")
+    try:
+        found = np.asarray(listed)
+        if found.dtype.kind not in "iufO":
+            raise TypeError
+        found = found.astype(np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        raise TypeError(f"{expected}; got {checks.shown(values)}") from None
+    if found.ndim != 1:
+        raise ValueError(f"{expected}; got values of shape {found.shape[1:]}")
+    return numbers, found

@@ -1,0 +1,208 @@
+"""Checkpoints of ``minimize``: the state now and then, every paid value at once.
+
+The file is a record container (``storage``): its header is the configuration, then
+come at most one ``snapshot`` and the ``value`` records of evaluations that finished
+after it. A run that goes on restores the snapshot and takes the values as paid for;
+since a step's candidates follow from the state and the step, it then makes exactly the
+evaluations that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gfopt.core.objective import Objective
+from gfopt.driver.hosted import Value
+from gfopt.driver.setup import Setup
+from gfopt.driver.storage import (
+    Record,
+    RecordWriter,
+    differences,
+    read_records,
+    record_to_tree,
+    tree_to_record,
+    write_snapshot,
+)
+from gfopt.types import PyTree
+
+
+class Checkpoint:
+    """The file of one run, held against a second writer; a context manager.
+
+    Attributes:
+        snapshot: the last snapshot in the file, None if there is none.
+        history: columns of the generations up to it.
+        known: values behind it, by step and row; whoever closes a generation deletes
+            its values.
+
+    Args:
+        path: the file, made if it is missing.
+        config: what must be the same for a run to go on, a JSON object.
+
+    Raises:
+        ValueError: the file is of another configuration; the message says how.
+        RuntimeError: another process is writing it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], config: dict[str, Any]):
+        self._path = Path(path)
+        self._header = {"kind": "minimize", "config": config}
+        self.snapshot: Record | None = None
+        self.history: dict[str, np.ndarray] = {}
+        self.known: dict[tuple[int, int], Value] = {}
+        try:
+            self._writer = RecordWriter.create(path, self._header)
+            return
+        except FileExistsError:
+            self._writer = RecordWriter.append_to(path)
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self) -> None:
+        lines = differences(self._header, self._writer.header)
+        if lines:
+            raise ValueError(
+                "\n  ".join([f"checkpoint {self._path} is of another run:", *lines])
+                + "\nUse another path, or the arguments with which it was started."
+            )
+        for record in read_records(self._path).records:
+            if record.kind == "snapshot":
+                self.snapshot = record
+            elif record.kind == "history":
+                self.history = record.arrays
+            else:
+                step, row = (int(record.arrays[name]) for name in ("step", "row"))
+                self.known[step, row] = _as_value(record)
+
+    def note(self, step: int, row: int, value: Value) -> None:
+        """Writes a finished evaluation."""
+        self._writer.write(_as_record(step, row, value), sync=False)
+
+    def save(
+        self, meta: dict[str, Any], tree: PyTree, history: dict[str, np.ndarray]
+    ) -> None:
+        """Replaces the file's contents by a snapshot and what is known beyond it.
+
+        Args:
+            meta: a JSON object.
+            tree: all that goes on, arrays only.
+            history: columns of the generations so far.
+        """
+        records = [tree_to_record("snapshot", tree, meta)]
+        records += [Record("history", {}, history)]
+        records += [_as_record(*at, value) for at, value in self.known.items()]
+        self._writer.close()
+        write_snapshot(self._path, self._header, records)
+        self._writer = RecordWriter.append_to(self._path)
+
+    def restored(self, template: PyTree) -> PyTree:
+        """Returns the snapshot's tree in the form of ``template``."""
+        if self.snapshot is None:
+            raise ValueError(f"{self._path} holds no snapshot")
+        return record_to_tree(self.snapshot, template)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def configuration(
+    setup: Setup, objective: Objective, seed: int, frozen: PyTree, args: Any
+) -> dict[str, Any]:
+    """Returns what decides a run's trajectory, as a JSON object."""
+    fun = objective.fun
+    return {
+        "method": described(setup.optimizer),
+        "x0": described(setup.x0),
+        "seed": seed,
+        "fun": getattr(fun, "__qualname__", type(fun).__qualname__),
+        "maximize": objective.maximize,
+        "frozen": described(frozen),
+        "args": described(args),
+    }
+
+
+def described(value: Any) -> Any:
+    """Describes anything in JSON: numbers as they are, large arrays by a checksum.
+
+    Example:
+        >>> import gfopt
+        >>> described({"a": np.zeros(3), "b": gfopt.rademacher()})
+        {'a': [0.0, 0.0, 0.0], 'b': {'type': 'Noise', 'kind': 'rademacher'}}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray | jax.Array | np.generic):
+        array = np.asarray(value)
+        if array.size <= 16 and array.dtype.kind in "iuf":
+            return array.tolist()
+        crc = zlib.crc32(np.ascontiguousarray(array).tobytes())
+        return f"{array.dtype}{list(array.shape)} crc32 {crc:08x}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        parts = {name: described(getattr(value, name)) for name in names}
+        return {"type": type(value).__name__, **parts}
+    if isinstance(value, dict):
+        return {str(key): described(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(part) for part in value]
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _as_record(step: int, row: int, value: Value) -> Record:
+    fitness, reason, aux = value
+    meta: dict[str, Any] = {"reason": reason} if reason else {}
+    arrays = {
+        "step": np.asarray(step, np.uint32),
+        "row": np.asarray(row, np.uint32),
+        "fitness": np.asarray(fitness, np.float64),
+    }
+    if aux is not None:
+        meta["aux"] = _skeleton(aux)
+        for number, leaf in enumerate(jax.tree.leaves(aux)):
+            arrays[f"aux{number}"] = np.asarray(leaf)
+    return Record("value", meta, arrays)
+
+
+def _as_value(record: Record) -> Value:
+    arrays = record.arrays
+    aux = None
+    if "aux" in record.meta:
+        leaves = (arrays[f"aux{number}"] for number in range(len(arrays) - 3))
+        aux = _fleshed(record.meta["aux"], leaves)
+    return float(arrays["fitness"]), record.meta.get("reason", ""), aux
+
+
+def _skeleton(tree: PyTree) -> Any:
+    """Describes a tree's containers in JSON; a named tuple becomes a plain one."""
+    if isinstance(tree, dict):
+        return {str(key): _skeleton(tree[key]) for key in sorted(tree)}
+    if isinstance(tree, list | tuple):
+        return [type(tree) is list, *map(_skeleton, tree)]
+    return None if tree is None else 0
+
+
+def _fleshed(skeleton: Any, leaves: Any) -> PyTree:
+    if isinstance(skeleton, dict):
+        return {key: _fleshed(part, leaves) for key, part in skeleton.items()}
+    if isinstance(skeleton, list):
+        is_list, *parts = skeleton
+        made = [_fleshed(part, leaves) for part in parts]
+        return made if is_list else tuple(made)
+    return None if skeleton is None else next(leaves)

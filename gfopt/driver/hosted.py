@@ -1,0 +1,202 @@
+"""A search with a Python objective: one generation at a time, value by value."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt.core.evaluate import judged
+from gfopt.core.host_evaluator import HostEvaluator, HostValues, spread
+from gfopt.core.objective import Inputs, Objective
+from gfopt.driver.search import Search
+from gfopt.driver.setup import Setup
+from gfopt.types import PyTree, Solution, State
+
+#: ``(fitness, reason, aux)`` of a finished evaluation, lower is better.
+Value = tuple[float, str, PyTree]
+#: Called as ``(step, row, value)`` as soon as an evaluation is finished.
+Journal = Callable[[int, int, Value], None]
+
+
+class _Enough(Exception):
+    """Ends a generation: its target, its budget or its time is reached."""
+
+
+class HostedSearch:
+    """The state of a search whose objective is called on the host.
+
+    Args:
+        setup: method, starting solution and precision.
+        objective: any Python callable.
+        evaluator: makes the calls.
+        inputs: what the objective needs beside the solution.
+        seed: of the run.
+        keep_x: whether the best solution is kept.
+        known: values that are not to be paid for again, by step and row.
+        journal: is told every new value.
+    """
+
+    path = "host"
+
+    def __init__(
+        self,
+        setup: Setup,
+        objective: Objective,
+        inputs: Inputs,
+        evaluator: HostEvaluator,
+        seed: int,
+        keep_x: bool,
+        known: dict[tuple[int, int], Value],
+        journal: Journal | None,
+    ):
+        self._setup, self._objective, self._seed = setup, objective, seed
+        self._evaluator, self._inputs = evaluator, inputs
+        self._keep_x, self._known, self._journal = keep_x, known, journal
+        self._context = objective.context
+        self._search = Search(setup.optimizer, setup.x0, seed, setup.x64)
+        self.failures: Counter[str] = Counter()
+        self.num_barren = 0
+        self.is_open = False  # the last generation could not be completed
+        self.is_interrupted = False
+
+    @property
+    def state(self) -> State:
+        """The method's state."""
+        return self._search.state
+
+    @property
+    def best_fitness(self) -> float:
+        """The best so far, lower is better."""
+        return self._search.best_fitness
+
+    @property
+    def best_x(self) -> Solution:
+        """The best solution so far as NumPy arrays; None where it is not kept."""
+        return jax.tree.map(np.array, self._search.best_x) if self._keep_x else None
+
+    @property
+    def reasons(self) -> list[str]:
+        """The method's own reasons to stop."""
+        return self._search.stop_reasons()
+
+    def recommended(self) -> Solution:
+        """Returns the method's answer as NumPy arrays."""
+        return self._search.recommended()
+
+    def advance(
+        self, evaluations: float, target: float, deadline: float, batch: PyTree
+    ) -> dict[str, np.ndarray]:
+        """Evaluates the open generation, tells it, and returns its record as columns.
+
+        It stays open, and can be finished by a later call, where the target, the
+        number of evaluations, the deadline or Ctrl-C ends it before all rows are done.
+        """
+        search, step = self._search, self._search.step
+        rows = search.active_rows
+        done: dict[int, Value] = {}
+
+        def settle(row: int, value: Value) -> None:
+            done[row] = value
+            fitness, reason, _ = value
+            if reason:
+                self.failures[reason] += 1
+            elif fitness < search.best_fitness:
+                search.note(row, fitness, self._keep_x)
+            if fitness <= target or len(done) >= evaluations:
+                raise _Enough
+            if time.monotonic() >= deadline:
+                raise _Enough
+
+        def paid(index: int, fitness: float, reason: str, aux: PyTree) -> None:
+            value = (fitness, reason, aux)
+            self._known[step, fresh[index]] = value
+            if self._journal is not None:
+                self._journal(step, fresh[index], value)
+            settle(fresh[index], value)
+
+        fresh: list[int] = []
+        try:
+            for row in rows.tolist():
+                if (step, row) in self._known:
+                    settle(row, self._known[step, row])
+                else:
+                    fresh.append(row)
+            fresh = fresh[: max(0, int(min(evaluations, rows.size)) - len(done))]
+            self._evaluate(fresh, batch, paid)
+        except _Enough:
+            pass
+        except KeyboardInterrupt:
+            self.is_interrupted = True
+        self.is_open = len(done) < rows.size
+        if not self.is_open:
+            self._tell(rows, done)
+            for row in done:
+                del self._known[step, row]
+        return self._columns(done)
+
+    def _evaluate(
+        self, fresh: list[int], batch: PyTree, paid: Callable[..., None]
+    ) -> None:
+        if not fresh:
+            return
+        search, keys = self._search, None
+        if self._objective.takes_key:
+            keys = search.evaluation_keys()[fresh]
+        inputs = self._inputs._replace(batch=batch, context=self._context)
+        solutions = [search.solution(row) for row in fresh]
+        self._evaluator.values(self._objective, solutions, keys, inputs, paid)
+
+    def _tell(self, rows: np.ndarray, done: dict[int, Value]) -> None:
+        values = [done[row] for row in rows.tolist()]
+        found = HostValues(
+            np.array([value[0] for value in values]),
+            np.array([not value[1] for value in values]),
+            [value[2] for value in values],
+            [value[1] for value in values],
+        )
+        told = spread(found, rows, self._search.size)
+        self.num_barren = 0 if found.valid.any() else self.num_barren + 1
+        if self._objective.update is not None:
+            active = jnp.asarray(self._search.population.active)
+            evaluation = judged(jnp.asarray(told[0]), active, told[2], told[1])
+            self._context = self._objective.update(self._context, evaluation)
+        self._search.advance(*told)
+
+    def _columns(self, done: dict[int, Value]) -> dict[str, np.ndarray]:
+        if not done:
+            return {}
+        valid = [fitness for fitness, reason, _ in done.values() if not reason]
+        best = min(valid, default=np.nan)
+        named: dict[str, Any] = {
+            "fitness": -best if self._objective.maximize else best,
+            "num_evaluations": len(done),
+            "num_valid": len(valid),
+            **self._search.diagnostics(),
+        }
+        return {name: np.asarray([value]) for name, value in named.items()}
+
+    def snapshot(self) -> PyTree:
+        """Returns all that goes on, as a tree of arrays."""
+        return {
+            "state": self._search.state,
+            "context": self._context,
+            "best_fitness": np.asarray(self._search.best_fitness),
+            "best_x": self._search.best_x if self._keep_x else (),
+            "num_barren": np.asarray(self.num_barren),
+        }
+
+    def restore(self, snapshot: PyTree) -> None:
+        """Goes on from a snapshot."""
+        setup, state = self._setup, snapshot["state"]
+        search = Search(setup.optimizer, setup.x0, self._seed, setup.x64, state)
+        search.best_fitness = float(snapshot["best_fitness"])
+        if self._keep_x:
+            search.best_x = snapshot["best_x"]
+        self._search, self._context = search, snapshot["context"]
+        self.num_barren = int(snapshot["num_barren"])

@@ -1,0 +1,321 @@
+"""The loop of ``minimize``: advance, record, save, report, until something ends it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.core import trees
+from gfopt.core.evaluate import Evaluator
+from gfopt.core.host_evaluator import HostEvaluator, host
+from gfopt.core.objective import Inputs, Objective
+from gfopt.driver.checkpoint import Checkpoint
+from gfopt.driver.compiled import ROWS, CompiledSearch
+from gfopt.driver.history import Columns, History
+from gfopt.driver.hosted import HostedSearch
+from gfopt.driver.probe import Probe, probe
+from gfopt.driver.progress import DeferredInterrupt, ProgressLine
+from gfopt.driver.result import Result, Status, reasons_with_values
+from gfopt.driver.search import run_keys, seed_words
+from gfopt.driver.setup import Setup
+from gfopt.driver.step import StepKeys, step_keys
+from gfopt.types import PyTree
+
+MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
+BARREN = 10  # generations in a row without one valid value after which it gives up
+CALL_SECONDS = 0.25  # that a compiled call should last: limits are looked at between
+SAVE_SECONDS = 1.0  # between two snapshots, at least
+SAVE_SHARE = 0.05  # of the time that may go into snapshots
+
+Callback = Callable[[Result], Any]
+
+
+class Batches:
+    """The data of each step, from a function, an iterable, or nowhere."""
+
+    def __init__(self, source: Any, seed: int):
+        self.is_empty = source is None
+        self._call = source if callable(source) else None
+        items = () if source is None or self._call is not None else source
+        self._iterator: Iterator[PyTree] = iter(items)
+        self._seed = seed
+        self._next = 0
+        self._held: PyTree = None
+
+    def at(self, step: int) -> PyTree:
+        """Returns the batch of a step; raises StopIteration at the end of the data."""
+        if self._call is not None:
+            return self._call(step, _keys(self._seed, step).batch)
+        while not self.is_empty and self._next <= step:
+            # a run that goes on skips what it has seen
+            self._held = next(self._iterator)
+            self._next += 1
+        return self._held
+
+
+class Minimisation:
+    """One search: its engine, its records, and when it ends.
+
+    Args:
+        made: method, starting solution and precision.
+        objective: what is minimised.
+        evaluator: what was asked for, or None.
+        inputs: frozen leaves and arguments.
+        seed: of the run.
+        batches: the data of each step.
+        saved: the checkpoint, or None.
+    """
+
+    def __init__(
+        self,
+        made: Setup,
+        objective: Objective,
+        evaluator: Evaluator | HostEvaluator | None,
+        inputs: Inputs,
+        seed: int,
+        batches: Batches,
+        saved: Checkpoint | None,
+    ):
+        self._began = self._last_save = time.monotonic()
+        self._before = 0.0  # seconds of the sessions before this one
+        self._save_seconds = 0.0
+        self._made, self._seed, self._batches = made, seed, batches
+        self._objective, self._saved = objective, saved
+        meta = {} if saved is None or saved.snapshot is None else saved.snapshot.meta
+        found = self._probe(evaluator, inputs, meta)
+        self._reason, first = found.reason, found.value
+        self._history = History(objective.maximize, first)
+        keep_x = trees.num_parameters(made.x0) <= MOST_KEPT
+        self._search: CompiledSearch | HostedSearch
+        if found.traceable:
+            fitness = math.inf
+            if first is not None and math.isfinite(first):
+                fitness = -first if objective.maximize else first
+            traced: Any = evaluator
+            self._search = CompiledSearch(
+                made, *_closed(objective, inputs), traced, seed, fitness, keep_x
+            )
+        else:
+            calls = evaluator if isinstance(evaluator, HostEvaluator) else host()
+            known = {} if saved is None else saved.known
+            note = None if saved is None else saved.note
+            self._search = HostedSearch(
+                made, objective, inputs, calls, seed, keep_x, known, note
+            )
+        if saved is not None and meta:
+            self._restore(saved, meta)
+
+    def _probe(self, evaluator: Any, inputs: Inputs, meta: Mapping[str, Any]) -> Probe:
+        """Decides between the paths; a run that goes on stays on its own."""
+        if meta:
+            return Probe(meta["path"] == "compiled", meta["reason"], meta["first"])
+        if isinstance(evaluator, HostEvaluator):
+            return Probe(False, "workers or a host evaluator were asked for", None)
+        with jax.enable_x64(self._made.x64):
+            batch, context = self._batches.at(0), self._objective.context
+            inputs = inputs._replace(batch=batch, context=context)
+            key = _keys(self._seed, 0).evaluate
+            found = probe(self._objective, self._made.x0, key, inputs)
+        if not found.traceable and evaluator is not None:
+            raise ValueError(
+                "evaluator must be gfopt.host(...) for a function that JAX cannot "
+                f"trace ({found.reason}); got {checks.shown(evaluator)}"
+            )
+        return found
+
+    def run(
+        self,
+        budget: float,
+        max_seconds: float,
+        target: float | None,
+        callbacks: tuple[Callback, ...],
+        progress: bool,
+    ) -> Result:
+        """Advances the search until something ends it."""
+        line = ProgressLine(budget) if progress else None
+        sign = -1.0 if self._objective.maximize else 1.0
+        goal = -math.inf if target is None else sign * target
+        deadline = self._began + max_seconds - self._before
+        one_by_one = bool(callbacks) or not self._batches.is_empty
+        pace = _Pace(1 if one_by_one else ROWS, deadline)
+        ending = self._ending(budget, deadline, goal)
+        while ending is None:
+            try:
+                batch = self._batches.at(self._history.nit)
+            except StopIteration:
+                ending = Status.BUDGET, "batches came to their end"
+                break
+            interrupted = self._advance(budget, deadline, goal, batch, pace)
+            if line is not None:
+                line.update(self._history.nit, self._history.nfev, self._fun)
+            ending = self._ending(budget, deadline, goal)
+            if ending is None and _called(callbacks, self._result):
+                ending = Status.CALLBACK, "a callback ended the search"
+            if ending is None and interrupted:
+                ending = Status.INTERRUPTED, "interrupted by Ctrl-C"
+        if line is not None:
+            line.update(self._history.nit, self._history.nfev, self._fun, True)
+        self._save()
+        return self._result(*ending)
+
+    def _advance(
+        self, budget: float, deadline: float, goal: float, batch: PyTree, pace: _Pace
+    ) -> bool:
+        """Runs one or more generations; returns whether Ctrl-C was pressed."""
+        search, left = self._search, budget - self._history.nfev
+        columns: Columns = {}
+        if isinstance(search, HostedSearch):
+            self._save_if_due()
+            try:
+                columns = search.advance(left, goal, deadline, batch)
+            except KeyboardInterrupt:
+                search.is_interrupted = True
+            self._history.add(columns, not search.is_open)
+            return search.is_interrupted
+        # a generation that the budget cuts short is not saved: with a larger budget
+        # the run goes on from before it
+        is_open = left < search.size
+        self._save() if is_open else self._save_if_due()
+        with DeferredInterrupt() as interrupt:
+            began = time.monotonic()
+            columns = search.advance(pace.generations, left, goal, BARREN, batch)
+            pace.took(time.monotonic() - began, len(columns["fitness"]))
+        self._history.add(columns, not is_open)
+        return interrupt.seen
+
+    def _ending(
+        self, budget: float, deadline: float, goal: float
+    ) -> tuple[Status, str] | None:
+        search = self._search
+        if search.best_fitness <= goal:
+            return Status.TARGET, f"target reached: {self._fun:.10g}"
+        if search.num_barren >= BARREN:
+            most = search.failures.most_common(1)
+            why = f"; most often: {most[0][0]}" if most else ""
+            message = f"no valid value in {search.num_barren} generations{why}"
+            return Status.FAILED, message
+        if search.reasons:
+            found = reasons_with_values(self._made.optimizer, search.reasons)
+            listed = ", ".join(f"{name} = {value}" for name, value in found.items())
+            return Status.CONVERGED, f"converged: {listed}"
+        if self._history.nfev >= budget:
+            return Status.BUDGET, f"budget of {budget:.0f} evaluations used"
+        if time.monotonic() >= deadline:
+            return Status.SECONDS, f"time is up after {self._seconds:.1f} s"
+        return None
+
+    @property
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    @property
+    def _fun(self) -> float:
+        best = self._search.best_fitness
+        if math.isinf(best):
+            return math.nan
+        return -best if self._objective.maximize else best
+
+    def _result(
+        self, status: Status = Status.RUNNING, message: str = "running"
+    ) -> Result:
+        search = self._search
+        return Result(
+            x=search.best_x,
+            fun=self._fun,
+            recommended=search.recommended(),
+            success=status in (Status.CONVERGED, Status.TARGET),
+            status=status,
+            message=message,
+            nfev=self._history.nfev,
+            nit=self._history.nit,
+            failures=dict(search.failures.most_common()),
+            history=self._history.table(),
+            state=search.state,
+            optimizer=self._made.optimizer,
+            path=search.path,
+            reason=self._reason,
+            seconds=self._seconds,
+        )
+
+    def _save_if_due(self) -> None:
+        pause = max(SAVE_SECONDS, self._save_seconds / SAVE_SHARE)
+        if time.monotonic() >= self._last_save + pause:
+            self._save()
+
+    def _save(self) -> None:
+        """Writes a snapshot, unless a generation is open that it must not contain."""
+        if self._saved is None or self._history.is_open:
+            return
+        began = time.monotonic()
+        meta = {
+            "path": self._search.path,
+            "reason": self._reason,
+            "first": self._history.first_value,
+            "seconds": self._seconds,
+            "failures": dict(self._search.failures),
+        }
+        self._saved.save(meta, self._search.snapshot(), self._history.complete())
+        self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - began
+
+    def _restore(self, saved: Checkpoint, meta: Mapping[str, Any]) -> None:
+        with jax.enable_x64(self._made.x64):
+            self._search.restore(saved.restored(self._search.snapshot()))
+        self._search.failures = Counter(meta["failures"])
+        self._before = meta["seconds"]
+        self._history.add(saved.history, True)
+
+
+class _Pace:
+    """How many generations a compiled call should run, from how long they take."""
+
+    def __init__(self, most: int, deadline: float):
+        self.generations = 1
+        self._most, self._deadline = most, deadline
+        self._calls = 0
+
+    def took(self, seconds: float, count: int) -> None:
+        """Takes in the time of a call; that of the first is mostly compilation."""
+        self._calls += 1
+        if self._calls == 1 or not count:
+            return
+        each = seconds / count
+        left = min(CALL_SECONDS, self._deadline - time.monotonic())
+        fitting = max(1, int(left / max(each, 1e-9)))
+        self.generations = min(2 * self.generations, fitting, self._most)
+
+
+def _keys(seed: int, step: int) -> StepKeys:
+    return step_keys(run_keys(seed_words(seed))[1], jnp.int32(step))
+
+
+def _closed(objective: Objective, inputs: Inputs) -> tuple[Objective, Inputs]:
+    """Moves arguments that are no arrays (a name, a function) into the function."""
+    plain = (int, float, np.ndarray, np.generic, jax.Array)
+    if all(isinstance(leaf, plain) for leaf in jax.tree.leaves(inputs.args)):
+        return objective, inputs
+    fun, args = objective.fun, inputs.args
+    bound = replace(objective, fun=lambda *head, **words: fun(*head, *args, **words))
+    return bound, inputs._replace(args=())
+
+
+def _called(callbacks: tuple[Callback, ...], result: Callable[[], Result]) -> bool:
+    """Calls all callbacks; returns whether one of them ends the search."""
+    if not callbacks:
+        return False
+    now, ends = result(), False
+    for callback in callbacks:
+        try:
+            ends |= bool(callback(now))
+        except StopIteration:
+            ends = True
+    return ends

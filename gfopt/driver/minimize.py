@@ -1,0 +1,162 @@
+"""``minimize``: one call for any objective, on the fastest path that it allows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Any
+
+from gfopt import checks
+from gfopt.core import trees
+from gfopt.core.evaluate import Evaluator
+from gfopt.core.host_evaluator import HostEvaluator, host
+from gfopt.core.objective import Inputs, as_objective
+from gfopt.driver.checkpoint import Checkpoint, configuration
+from gfopt.driver.minimisation import Batches, Minimisation
+from gfopt.driver.result import Result
+from gfopt.driver.setup import check_seed, setup
+from gfopt.types import Optimizer, PyTree
+
+DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
+MOST_DEFAULT_BUDGET = 100_000
+
+
+def minimize(
+    fun: Callable[..., Any],
+    x0: Any,
+    *,
+    method: str | Optimizer = "auto",
+    sigma0: Any = None,
+    bounds: Any = None,
+    budget: int | None = None,
+    max_seconds: float | None = None,
+    target: float | None = None,
+    seed: int = 0,
+    maximize: bool = False,
+    workers: int | Executor | None = None,
+    evaluator: Evaluator | HostEvaluator | None = None,
+    options: Mapping[str, Any] | None = None,
+    args: tuple[Any, ...] = (),
+    batches: Callable[[Any, Any], PyTree] | Iterable[PyTree] | None = None,
+    callbacks: Callable[[Result], Any] | Iterable[Callable[[Result], Any]] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    frozen: PyTree = None,
+) -> Result:
+    """Minimises a function of which only values are known.
+
+    A JAX function is compiled, many generations to a call; any other Python function
+    is called with NumPy arrays, here or in worker processes. Which of the two runs is
+    found out by tracing the function and calling it once; the result says why. An
+    evaluation that raises, returns NaN or infinity, or does not return in time is a
+    failed candidate with its reason in ``Result.failures``.
+
+    Args:
+        fun: the objective, called as ``fun(x, *args)``; a ``gfopt.Objective`` where
+            more is to be said about it.
+        x0: starting solution: numbers, an array, or any pytree of them. NumPy arrays
+            and numbers are searched in double precision, JAX arrays in their own.
+        method: ``"auto"``, a name from ``gfopt list``, or an optimizer.
+        sigma0: first standard deviation, a number or a tree like ``x0``; by default a
+            fifth of finite bounds, else ``0.3 max(1, rms(x0))`` (or the default of a
+            method for networks).
+        bounds: ``(low, high)`` for each number, one such pair for all, a
+            ``scipy.optimize.Bounds`` or a ``gfopt.Space``; None for an open side.
+        budget: evaluations at most; 1000 for each number, 100,000 at most, where
+            neither ``budget`` nor ``max_seconds`` is given.
+        max_seconds: wall time after which no more is begun.
+        target: stop at the first value that is as good as this.
+        seed: of all randomness; the same call gives the same result.
+        maximize: look for the largest value; all values are reported as they are.
+        workers: number of processes, or an executor, that call ``fun``.
+        evaluator: how a population is evaluated: ``vmapped()``, ``chunked(b)``,
+            ``sharded()`` or ``host(...)``; by default chosen by size.
+        options: fields of the method, such as ``{"population_size": 20}``.
+        args: further arguments of ``fun``.
+        batches: data of a generation, passed after ``x``: ``(step, key) -> batch`` or
+            an iterable, which ends the search with its end.
+        callbacks: called with a ``Result`` so far after each generation; True, or
+            raising StopIteration, ends the search.
+        checkpoint: file from which the same call goes on, also after a kill.
+        progress: show a line on standard error.
+        frozen: leaves that are not searched but merged into every solution; ``x0`` is
+            then the other half, see ``gfopt.partition``.
+
+    Returns:
+        A ``Result``. ``x, fun`` are the best that was evaluated; ``recommended`` is the
+        method's own answer, better where values are noisy. Ctrl-C ends the search, not
+        the program: it is a status of the result.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value out of range, or a checkpoint of another run.
+
+    Example:
+        >>> import gfopt
+        >>> result = gfopt.minimize(lambda x: ((x - 1) ** 2).sum(), [0.0] * 3)
+        >>> result.x.round(4), result.success, result.path
+        (array([1., 1., 1.]), True, 'compiled')
+    """
+    made = setup(method, x0, sigma0, bounds, options)
+    check_seed(seed)
+    for name, flag in (("maximize", maximize), ("progress", progress)):
+        checks.instance(name, flag, bool, "True or False")
+    if budget is not None:
+        checks.integer("budget", budget, 1)
+    for name, number in (("max_seconds", max_seconds), ("target", target)):
+        if number is not None:
+            checks.real(name, number, 0.0 if name == "max_seconds" else -math.inf)
+    checks.instance("args", args, tuple, "a tuple of further arguments")
+    listed = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    for callback in listed:
+        checks.is_callable("callbacks", callback)
+    if batches is not None and not callable(batches):
+        checks.instance("batches", batches, Iterable, "a function or an iterable")
+    if checkpoint is not None:
+        checks.instance("checkpoint", checkpoint, (str, os.PathLike), "a path")
+    objective = as_objective(fun)
+    if maximize:
+        objective = replace(objective, maximize=True)
+    if budget is None and max_seconds is None:
+        size = trees.num_parameters(made.x0)
+        budget = min(DEFAULT_BUDGET * size, MOST_DEFAULT_BUDGET)
+    with ExitStack() as stack:
+        saved = None
+        if checkpoint is not None:
+            config = configuration(made, objective, seed, frozen, args)
+            saved = stack.enter_context(Checkpoint(checkpoint, config))
+        chosen = _evaluator(evaluator, workers, stack)
+        data = Batches(batches, seed)
+        inputs = Inputs(frozen, args)
+        search = Minimisation(made, objective, chosen, inputs, seed, data, saved)
+        return search.run(
+            math.inf if budget is None else budget,
+            math.inf if max_seconds is None else max_seconds,
+            target,
+            listed,
+            progress,
+        )
+
+
+def _evaluator(
+    evaluator: Any, workers: int | Executor | None, stack: ExitStack
+) -> Evaluator | HostEvaluator | None:
+    """Returns the evaluator that was asked for; one that is made here is closed."""
+    if evaluator is not None:
+        checks.is_callable("evaluator", evaluator)
+        if workers is not None:
+            raise ValueError(
+                "workers must be None where evaluator is given: pass "
+                f"evaluator=gfopt.host(workers=...); got {checks.shown(workers)}"
+            )
+        return evaluator
+    if workers is None:
+        return None
+    if isinstance(workers, Executor):
+        return stack.enter_context(closing(host(workers)))
+    checks.integer("workers", workers, 1)
+    return stack.enter_context(closing(host(workers=workers)))

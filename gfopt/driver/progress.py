@@ -1,0 +1,77 @@
+"""A line on the terminal that says how far a search is, and Ctrl-C between steps."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class ProgressLine:
+    """Writes to standard error: one line that changes, or one now and then to a file.
+
+    Args:
+        budget: evaluations in all, or infinity.
+    """
+
+    def __init__(self, budget: float):
+        self._budget = budget
+        self._is_terminal = sys.stderr.isatty()
+        self._pause = 0.1 if self._is_terminal else 10.0
+        self._began = time.monotonic()
+        self._next = self._began
+        self._width = 0
+
+    def update(self, nit: int, nfev: int, fun: float, is_last: bool = False) -> None:
+        """Shows the numbers, if it is time."""
+        now = time.monotonic()
+        if now < self._next and not is_last:
+            return
+        self._next = now + self._pause
+        share = "" if self._budget == float("inf") else f" of {self._budget:.0f}"
+        line = f"{nfev}{share} evaluations, {nit} generations, best {fun:.6g}"
+        line += f", {now - self._began:.0f} s"
+        start, end = "", "\n"
+        if self._is_terminal:
+            start, end = "\r", "\n" if is_last else ""
+        sys.stderr.write(start + line.ljust(self._width) + end)
+        sys.stderr.flush()
+        self._width = len(line)
+
+
+class DeferredInterrupt:
+    """Keeps Ctrl-C out of a block; a second one raises at once.
+
+    A compiled call takes its arguments over: interrupted between the call and the
+    assignment of its result, a search would have neither the old state nor the new.
+
+    Attributes:
+        seen: whether Ctrl-C was pressed in the block.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._old: Any = None
+
+    def __enter__(self) -> DeferredInterrupt:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._old = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGINT, self._old)

@@ -1,0 +1,225 @@
+"""From what people pass to what a search needs: precision, method, scale, bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks, registry
+from gfopt.core import trees
+from gfopt.core.spaces import Space, bounds_of
+from gfopt.optimizers.bounded import Bounded
+from gfopt.types import Optimizer, PyTree, Solution
+
+MAX_AUTO_DENSE = 1000  # numbers up to which "auto" takes cma_es
+
+
+class Setup(NamedTuple):
+    """A search that is ready to start.
+
+    Attributes:
+        optimizer: the method, with its scale and bounds.
+        x0: the starting solution in the precision of the search.
+        x64: whether it is double precision.
+    """
+
+    optimizer: Optimizer
+    x0: Solution
+    x64: bool
+
+
+def setup(
+    method: str | Optimizer,
+    x0: Any,
+    sigma0: Any = None,
+    bounds: Any = None,
+    options: Mapping[str, Any] | None = None,
+) -> Setup:
+    """Makes a search of what ``minimize`` and ``AskTell`` are given.
+
+    ``x0`` decides the precision: what is not a JAX array, and float64, is searched in
+    double precision. The first step size is ``sigma0``; without it a fifth of finite
+    bounds, else ``0.3 max(1, rms(x0))`` for methods that hold vectors and the method's
+    own default for those that hold seeds, which are made for networks.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value out of range; the message names the argument.
+    """
+    x0, x64 = _in_precision(as_solution(x0))
+    limits = None
+    if bounds is not None:
+        limits = bounds_of(bounds, x0)
+        _check_inside(x0, *limits)
+    unit = bounds.scale if isinstance(bounds, Space) else _spread(1.0, x0)
+    if not isinstance(method, str):
+        kind = "a method's name or a gfopt optimizer"
+        checks.instance("method", method, Optimizer, kind)
+        for name, value in (("sigma0", sigma0), ("options", options)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be None where method is an optimizer, whose fields "
+                    f"are set already; got {checks.shown(value)}"
+                )
+        return Setup(_within(method, limits, unit), x0, x64)
+    if options is not None:
+        checks.instance("options", options, Mapping, "a dict of the method's fields")
+    name, given = method, dict(options or {})
+    if method == "auto":
+        name = auto_method(trees.num_parameters(x0))
+    checks.one_of("method", name, ("auto", *registry.METHODS))
+    row = registry.METHODS[name]
+    if sigma0 is not None and row.sigma is None:
+        raise ValueError(
+            f"sigma0 must be None for {name}, which has no such step size; "
+            f"got {checks.shown(sigma0)}"
+        )
+    if row.sigma is None or row.sigma in given:
+        if sigma0 is not None:
+            raise ValueError(
+                f"sigma0 must be None where options has {row.sigma!r}; "
+                f"got {checks.shown(sigma0)}"
+            )
+        optimizer = registry.method(name, given)
+        return Setup(_within(optimizer, limits, unit), x0, x64)
+    if sigma0 is None and isinstance(bounds, Space):
+        sigma0 = bounds.scale
+    scale = _scale(row, x0, sigma0, limits)
+    sizes = np.unique([np.unique(leaf) for leaf in jax.tree.leaves(scale)])
+    if limits is None and sizes.size == 1:
+        return Setup(
+            registry.method(name, given | {row.sigma: float(sizes[0])}), x0, x64
+        )
+    # one unit of the search is a standard deviation of each coordinate
+    optimizer = registry.method(name, given | {row.sigma: 1.0})
+    if limits is None:
+        limits = _spread(-np.inf, x0), _spread(np.inf, x0)
+    return Setup(_within(optimizer, limits, scale), x0, x64)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses anything but an integer that two words can hold."""
+    checks.integer("seed", seed, 0)
+    checks.within("seed", seed, 0, 2**64 - 1)
+
+
+def auto_method(dimension: int) -> str:
+    """Returns what ``method="auto"`` stands for.
+
+    ``cma_es`` up to 1,000 numbers, whose covariances it holds; above, ``open_es``.
+    """
+    return "cma_es" if dimension <= MAX_AUTO_DENSE else "open_es"
+
+
+def as_solution(x0: Any) -> Solution:
+    """Returns ``x0`` with lists of plain numbers as vectors, all leaves as arrays.
+
+    Example:
+        >>> as_solution([1, 2.5])
+        array([1. , 2.5])
+    """
+    plain = isinstance(x0, list | tuple) and all(
+        isinstance(leaf, numbers.Real) and not isinstance(leaf, bool)
+        for leaf in jax.tree.leaves(x0, is_leaf=lambda leaf: leaf is None)
+    )
+    if plain and not hasattr(x0, "_fields"):
+        try:
+            x0 = np.asarray(x0, np.float64)
+        except ValueError:  # a ragged list: a tree of numbers
+            pass
+    checks.finite_tree("x0", x0)
+    return x0
+
+
+def _in_precision(x0: Solution) -> tuple[Solution, bool]:
+    leaves = jax.tree.leaves(x0)
+    x64 = any(
+        not isinstance(leaf, jax.Array) or leaf.dtype == np.float64 for leaf in leaves
+    )
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return np.array(leaf, np.float64)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.astype(np.float64 if x64 else np.float32)
+
+    with jax.enable_x64(x64):
+        return jax.tree.map(convert, x0), x64
+
+
+def _scale(
+    row: registry.Row, x0: Solution, sigma0: Any, limits: tuple[PyTree, PyTree] | None
+) -> PyTree:
+    """Returns the first standard deviation of each coordinate, like ``x0``."""
+    if sigma0 is not None:
+        return _spread_sigma(sigma0, x0)
+    fallback = 0.3 * max(1.0, _rms(x0))
+    if "seeds" in row.flags:
+        fields = {field.name: field for field in dataclasses.fields(row.cls)}
+        default: Any = fields[str(row.sigma)].default
+        fallback = default
+    if limits is None:
+        return _spread(fallback, x0)
+
+    def leaf(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        width = np.where(np.isfinite(low) & np.isfinite(high), high - low, np.inf)
+        return np.where(np.isfinite(width), width / 5, fallback)
+
+    with np.errstate(invalid="ignore"):
+        return jax.tree.map(leaf, *limits)
+
+
+def _spread_sigma(sigma0: Any, x0: Solution) -> PyTree:
+    """Returns ``sigma0``, a number or a tree like ``x0``, as a tree like ``x0``."""
+    expected = "a finite number above 0, or such numbers in the form of x0"
+    if isinstance(sigma0, numbers.Real) and not isinstance(sigma0, bool):
+        sigma0 = _spread(float(sigma0), x0)
+    elif isinstance(sigma0, list | tuple) and not isinstance(x0, list | tuple):
+        sigma0 = np.asarray(sigma0)
+    try:
+        spread = jax.tree.map(
+            lambda x, s: np.broadcast_to(np.asarray(s, np.float64), np.shape(x)),
+            x0,
+            sigma0,
+        )
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"sigma0 must be {expected}; got {checks.shown(sigma0)}"
+        ) from None
+    for leaf in jax.tree.leaves(spread):
+        if not np.all((leaf > 0) & np.isfinite(leaf)):
+            raise ValueError(f"sigma0 must be {expected}; got {checks.shown(leaf)}")
+    return spread
+
+
+def _rms(x0: Solution) -> float:
+    """Returns the root mean square of all numbers of a solution."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(x0)]
+    total = sum(float(np.sum(leaf**2)) for leaf in leaves)
+    return math.sqrt(total / sum(leaf.size for leaf in leaves))
+
+
+def _spread(value: float, x0: Solution) -> PyTree:
+    return jax.tree.map(lambda x: np.full(np.shape(x), value), x0)
+
+
+def _within(
+    optimizer: Optimizer, limits: tuple[PyTree, PyTree] | None, scale: PyTree
+) -> Optimizer:
+    if limits is None:
+        return optimizer
+    return Bounded(optimizer, Space(*limits, scale))
+
+
+def _check_inside(x0: Solution, lower: PyTree, upper: PyTree) -> None:
+    if Space(lower, upper, _spread(1.0, x0)).contains(x0):
+        return
+    raise ValueError(f"x0 must lie within bounds; got {checks.shown(x0)}")
