@@ -135,7 +135,8 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _vector_dense(leaf: Any) -> Any:
-    return leaf.materialise() if is_lazy(leaf) and leaf.ndim < 2 else leaf
+    small = is_lazy(leaf) and (leaf.ndim < 2 or leaf.size == 0)
+    return leaf.materialise() if small else leaf
 
 
 def _stand_in(value: Any) -> Any:
