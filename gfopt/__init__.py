@@ -15,6 +15,7 @@ from gfopt.driver.ask_tell import AskTell, Trial
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
+from gfopt.driver.scipy_method import scipy_method
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.open_es import OpenES
@@ -55,6 +56,7 @@ __all__ = [
     "partition",
     "rademacher",
     "run",
+    "scipy_method",
     "sharded",
     "vmapped",
 ]
