@@ -3,10 +3,11 @@
 Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
+from gfopt import problems
 from gfopt.core.evaluate import chunked, sharded, vmapped
 from gfopt.core.host_evaluator import host
 from gfopt.core.interpret import count_materialisations
-from gfopt.core.lazy import LowRank, Perturbed
+from gfopt.core.low_rank import LowRank
 from gfopt.core.noise import Noise, gaussian, rademacher
 from gfopt.core.objective import Objective
 from gfopt.core.spaces import Space
@@ -54,6 +55,7 @@ __all__ = [
     "method",
     "minimize",
     "partition",
+    "problems",
     "rademacher",
     "run",
     "scipy_method",

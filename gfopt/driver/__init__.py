@@ -1,1 +1,1 @@
-"""."""
+"""The drivers: run, minimize, ask and tell, checkpoints."""

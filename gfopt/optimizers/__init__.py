@@ -1,1 +1,1 @@
-"""."""
+"""The methods, one family to a file."""

@@ -1,1 +1,1 @@
-"""."""
+"""Benchmarks: runs, results, statistics, reports."""
