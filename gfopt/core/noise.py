@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.random import threefry_2x32
 
 from gfopt import checks
 from gfopt.core import trees
@@ -128,11 +129,13 @@ def seeds(key: Key, count: int) -> jax.Array:
         (3,)
     """
     data = jax.random.key_data(key).reshape(-1, 2)
-    first, second = data[0, 0], data[0, 1]
+    words = data[0]
     if data.shape[0] == 2:  # an rbg key has four words; fold them into two
-        first, second = first ^ data[1, 0], second ^ data[1, 1]
+        words = words ^ data[1]
+    # the same cipher as ours, as one primitive: for so few words, XLA takes up to 2 s
+    # to compile the written-out one
     index = lax.iota(jnp.uint32, count)
-    return threefry((first, second), (index, jnp.zeros_like(index)))[0]
+    return threefry_2x32(words, jnp.concatenate([index, jnp.zeros_like(index)]))[:count]
 
 
 def standard_normal(key: Key, shape: tuple[int, int], dtype: Any) -> jax.Array:
