@@ -4,12 +4,13 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
 from gfopt import problems
+from gfopt.core.counting import count_materialisations
 from gfopt.core.evaluate import chunked, sharded, vmapped
 from gfopt.core.host_evaluator import host
-from gfopt.core.interpret import count_materialisations
 from gfopt.core.low_rank import LowRank
 from gfopt.core.noise import Noise, gaussian, rademacher
 from gfopt.core.objective import Objective
+from gfopt.core.perturbed import Perturbed
 from gfopt.core.spaces import Space
 from gfopt.core.trees import merge, partition
 from gfopt.driver.ask_tell import AskTell, Trial

@@ -15,7 +15,6 @@ from gfopt.core import lazy
 from gfopt.core.evaluate import Evaluator, best_row, default_evaluator
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
-from gfopt.driver.search import run_keys, seed_words
 from gfopt.driver.setup import Setup
 from gfopt.optimizers.bounded import stop_reasons
 from gfopt.types import Optimizer, PyTree, Solution, State
@@ -67,7 +66,7 @@ def _start(
     best_fitness: jax.Array,
     best_x: Solution,
 ) -> Carry:
-    state = optimizer.init(run_keys(key_data)[0], x0)
+    state = optimizer.init(steps.wrapped(key_data), x0)
     return Carry(state, context, best_fitness, best_x, jnp.int32(0))
 
 
@@ -86,7 +85,7 @@ def _advance(
     Returns:
         ``(carry, number of generations run, their records [ROWS], stop reasons)``.
     """
-    run_key = run_keys(key_data)[1]
+    run_key = steps.wrapped(key_data)
 
     def one(carry: Carry, evaluations: jax.Array) -> tuple[Carry, steps.StepRecord]:
         keys = steps.step_keys(run_key, carry.state.step)
@@ -163,14 +162,14 @@ class CompiledSearch:
     ):
         self._setup, self._objective = setup, objective
         self._inputs = inputs
-        self._key_data = seed_words(seed)
+        init_key, self._run_key = steps.seed_keys(seed)
         self.failures: Counter[str] = Counter()
         self.reasons: list[str] = []
         with self._precision():
             x0 = jax.tree.map(jnp.array, setup.x0)  # a copy: the carry is donated
             self._carry = _start(
                 setup.optimizer,
-                self._key_data,
+                init_key,
                 x0,
                 objective.context,
                 np.asarray(first, np.float64),
@@ -233,7 +232,7 @@ class CompiledSearch:
                 self._setup.optimizer,
                 self._objective,
                 self._evaluator,
-                self._key_data,
+                self._run_key,
                 self._carry,
                 self._inputs._replace(batch=batch),
                 limits,

@@ -25,9 +25,8 @@ from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.probe import Probe, probe
 from gfopt.driver.progress import DeferredInterrupt, ProgressLine
 from gfopt.driver.result import Result, Status, reasons_with_values
-from gfopt.driver.search import run_keys, seed_words
 from gfopt.driver.setup import Setup
-from gfopt.driver.step import StepKeys, step_keys
+from gfopt.driver.step import StepKeys, seed_keys, step_keys, wrapped
 from gfopt.types import PyTree
 
 MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
@@ -123,7 +122,7 @@ class Minimisation:
         with jax.enable_x64(self._made.x64):
             batch, context = self._batches.at(0), self._objective.context
             inputs = inputs._replace(batch=batch, context=context)
-            key = _keys(self._seed, 0).evaluate
+            key = _keys(self._seed, 0).evaluate if self._objective.takes_key else None
             found = probe(self._objective, self._made.x0, key, inputs)
         if not found.traceable and evaluator is not None:
             raise ValueError(
@@ -295,7 +294,7 @@ class _Pace:
 
 
 def _keys(seed: int, step: int) -> StepKeys:
-    return step_keys(run_keys(seed_words(seed))[1], jnp.int32(step))
+    return step_keys(wrapped(seed_keys(seed)[1]), jnp.int32(step))
 
 
 def _closed(objective: Objective, inputs: Inputs) -> tuple[Objective, Inputs]:

@@ -28,7 +28,7 @@ class Probe(NamedTuple):
     value: float | None
 
 
-def probe(objective: Objective, x0: Solution, key: Key, inputs: Inputs) -> Probe:
+def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -> Probe:
     """Finds out whether an objective can be compiled.
 
     It is traced twice, which must give the same program and leave no trace in the
@@ -38,7 +38,7 @@ def probe(objective: Objective, x0: Solution, key: Key, inputs: Inputs) -> Probe
     Args:
         objective: the objective; asked only where ``traceable="auto"``.
         x0: the starting solution in the precision of the search.
-        key: a key for the call.
+        key: a key for the call, None where it takes none.
         inputs: what it needs beside the solution.
 
     Raises:
@@ -50,10 +50,10 @@ def probe(objective: Objective, x0: Solution, key: Key, inputs: Inputs) -> Probe
     one = x0
     if objective.batched:
         one = jax.tree.map(lambda leaf: leaf[None], x0)
-    keys = key[None] if objective.batched else key
+    keys = key[None] if objective.batched and key is not None else key
 
     def value(x: Solution) -> Any:
-        return objective.value(x, keys if objective.takes_key else None, inputs)
+        return objective.value(x, keys, inputs)
 
     before = _surroundings(objective.fun)
     try:
@@ -79,12 +79,11 @@ def probe(objective: Objective, x0: Solution, key: Key, inputs: Inputs) -> Probe
 
 
 def _reraise_if_ours(
-    objective: Objective, x: Solution, key: Key, inputs: Inputs
+    objective: Objective, x: Solution, key: Key | None, inputs: Inputs
 ) -> None:
     """Raises our own complaint about the result's shape; others mean "host"."""
-    keyed = key if objective.takes_key else None
     try:
-        found, _ = jax.eval_shape(lambda x: objective.call(x, keyed, inputs), x)
+        found, _ = jax.eval_shape(lambda x: objective.call(x, key, inputs), x)
     except Exception:
         return
     check_number(found, (1,) if objective.batched else ())

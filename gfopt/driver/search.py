@@ -13,7 +13,7 @@ import numpy as np
 from gfopt.core import host_evaluator, trees
 from gfopt.core.evaluate import DEFAULT_ELEMENTS, judged
 from gfopt.driver.packing import Packed, pack
-from gfopt.driver.step import step_keys
+from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.optimizers.bounded import stop_reasons
 from gfopt.types import Evaluation, Optimizer, Population, PyTree, Solution, State
 
@@ -43,16 +43,15 @@ class _Told:
 
 @jax.jit
 def _start(method: Packed, key_data: jax.Array, x0: Solution) -> _Opened:
-    key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-    return _open(method, method.tree()[0].init(key, x0))
+    return _open(method, method.tree()[0].init(wrapped(key_data), x0))
 
 
 @jax.jit
 def _open(method: Packed, state: State) -> _Opened:
     """Asks for the generation that follows a state; decodes it if it is small."""
     optimizer, key_data = method.tree()
-    run_key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
-    population = optimizer.ask(step_keys(run_key, state.step).ask, state)
+    keys = step_keys(wrapped(key_data), state.step)
+    population = optimizer.ask(keys.ask, state)
     one = jax.eval_shape(optimizer.recommend, state)
     elements = population.active.shape[0] * trees.num_parameters(one)
     solutions: PyTree = ()
@@ -93,16 +92,6 @@ def _recommend(optimizer: Optimizer, state: State) -> Solution:
     return optimizer.recommend(state)
 
 
-def run_keys(key_data: Any) -> jax.Array:
-    """Returns the keys of ``init`` and of the steps, as ``run`` splits them."""
-    return jax.random.split(jax.random.wrap_key_data(key_data, impl="threefry2x32"))
-
-
-def seed_words(seed: int) -> np.ndarray:
-    """Returns the key data of ``jax.random.key(seed)``: ``uint32[2]``."""
-    return np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-
-
 class Search:
     """A run whose evaluations happen outside of compiled programs.
 
@@ -126,9 +115,7 @@ class Search:
         self.x64 = x64
         self.best_x = x0
         self.best_fitness = np.inf
-        init_key, self._run_key = np.asarray(
-            jax.random.key_data(run_keys(seed_words(seed)))
-        )
+        init_key, self._run_key = seed_keys(seed)
         self._method = pack((optimizer, self._run_key))
         self._told = _Told(np.zeros(0), np.zeros(0, bool))
         with self.precision():
@@ -183,8 +170,7 @@ class Search:
 
     def evaluation_keys(self) -> np.ndarray:
         """Returns the rows' key data ``uint32[P, 2]``."""
-        run_key = jax.random.wrap_key_data(self._run_key, impl="threefry2x32")
-        keys = step_keys(run_key, jnp.int32(self.step))
+        keys = step_keys(wrapped(self._run_key), jnp.int32(self.step))
         return host_evaluator.row_keys(keys.evaluate, self.size)
 
     def note(self, row: int, fitness: float, keep_x: bool = True) -> None:

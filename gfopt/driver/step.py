@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gfopt.core import noise
@@ -38,6 +40,23 @@ class StepRecord(NamedTuple):
     info: Info
 
 
+def seed_keys(seed: int) -> np.ndarray:
+    """Returns the key data of ``init`` and of the run: ``uint32[2, 2]``.
+
+    ``jax.random.split(jax.random.key(seed))``, as ``run`` splits its key, in NumPy:
+    a host driver would compile three programs for it.
+    """
+    words = np.array([[seed >> 32], [seed & 0xFFFFFFFF]], np.uint32)
+    counter = np.zeros(2, np.uint32), np.arange(2, dtype=np.uint32)
+    return np.stack(noise.threefry((words[0], words[1]), counter), axis=1)
+
+
+def wrapped(key_data: jax.Array) -> Key:
+    """Returns the key of ``uint32[..., 2]`` words, whatever the default kind of key."""
+    return jax.random.wrap_key_data(key_data, impl="threefry2x32")
+
+
+@partial(jax.jit, inline=True)  # outside of a program it would be twenty of them
 def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
     """Returns the keys of a step: a crash between ask and tell is asked again.
 
@@ -52,7 +71,7 @@ def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
     data = jnp.full(3, step).astype(jnp.uint32)
     folded = noise.threefry((words[0], words[1]), (zero, data))
     keys = noise.threefry(folded, (zero, lax.iota(jnp.uint32, 3)))
-    return StepKeys(*jax.random.wrap_key_data(jnp.stack(keys, axis=1)))
+    return StepKeys(*wrapped(jnp.stack(keys, axis=1)))
 
 
 def record(objective: Objective, evaluation: Evaluation, info: Info) -> StepRecord:
