@@ -238,11 +238,13 @@ class Sharded:
         inputs: Inputs,
     ) -> Evaluation:
         """Evaluates the active rows of a population, a share on every device."""
-        mesh = self.mesh or jax.make_mesh(
-            (jax.local_device_count(),),
-            ("population",),
-            axis_types=(jax.sharding.AxisType.Auto,),
-        )
+        mesh = self.mesh
+        if mesh is None:
+            mesh = jax.make_mesh(
+                (jax.local_device_count(),),
+                ("population",),
+                axis_types=(jax.sharding.AxisType.Auto,),
+            )
         (axis,) = mesh.axis_names
         count = population.active.shape[0]
         multiple = mesh.size * getattr(optimizer, "group_size", 1)
@@ -257,8 +259,10 @@ class Sharded:
         def share(
             data: PyTree, members: PyTree, active: jax.Array, rows: jax.Array
         ) -> tuple[jax.Array, PyTree]:
+            key, objective, optimizer, state, inputs = data
+            population = Population(members, active)
             found = self.inner.rows(
-                *data[:4], Population(members, active), rows, data[4]
+                key, objective, optimizer, state, population, rows, inputs
             )
             # every device gets all scalars, so that `tell` is the same on each
             return jax.tree.map(

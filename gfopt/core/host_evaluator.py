@@ -120,7 +120,7 @@ class HostEvaluator:
         active = np.asarray(population.active)
         stacked = decode_stacked(optimizer, state, population.members)
         rows = np.flatnonzero(active)
-        solutions = [writable_row(stacked, row) for row in rows]
+        solutions = [writable_row(stacked, int(row)) for row in rows]
         keys = row_keys(key, active.size)[rows] if objective.takes_key else None
         found = self.values(objective, solutions, keys, inputs)
         fitness, valid, aux = spread(found, rows, active.size)

@@ -3,8 +3,8 @@
 A lazy leaf has the shape and the dtype of an array, and knows how to multiply without
 ever being one:
 
-    LowRank    w + a b^T            one base for all members, a thin change for each,
-    Perturbed  w + scale * z(seed)  the noise made in the layer that uses it.
+    low_rank.LowRank     w + a b^T            one base, a thin change for each member,
+    perturbed.Perturbed  w + scale * z(seed)  noise made in the layer that uses it.
 
 ``interpret.interpret`` carries leaves through a model, ``materialise`` makes them
 dense. A new kind of leaf derives from ``RowBlocks`` if any block of its rows can be
@@ -20,85 +20,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gfopt import checks
-from gfopt.core import noise
+from gfopt.core.lazy_views import (
+    Dot,
+    Index,
+    View,
+    as_index,
+    prefix,
+    regroup,
+    slice_axis,
+)
 from gfopt.types import PyTree
 
 # Elements made dense at a time: 512 kB of float32. Smaller blocks make thin products
 # (64 rows of a matrix with 1024 columns) and more turns of the loop, larger ones leave
 # the cache and show in the peak memory of a model of 100 MB.
 BLOCK = 1 << 17
-
-Index: TypeAlias = Any  # a Python integer, known when tracing, or an integer array
-
-
-class View(NamedTuple):
-    """How the axes of a leaf lie on its storage.
-
-    Attributes:
-        dims: sizes of the storage axes, in storage order.
-        order: logical axis ``i`` is storage axis ``order[i]``.
-        dtype: the logical dtype; blocks are computed in float32 or wider.
-        rows: how many storage axes make up the rows (``RowBlocks``).
-        column: the first column that is seen (``RowBlocks``).
-    """
-
-    dims: tuple[int, ...]
-    order: tuple[int, ...]
-    dtype: Any
-    rows: int = 0
-    column: int = 0
-
-
-class Dot(NamedTuple):
-    """A product of two arrays with labelled axes: what ``dot_general`` was asked for.
-
-    A label in both operands is summed over, unless it is in ``out``: then it is a batch
-    axis.
-    """
-
-    dtype: Any
-    precision: Any = None
-
-    def wide(self) -> Dot:
-        """Returns the same product in float32 or wider, for sums of several."""
-        return self._replace(dtype=jnp.promote_types(self.dtype, jnp.float32))
-
-    def __call__(
-        self,
-        x: jax.Array,
-        x_labels: Sequence[int],
-        y: jax.Array,
-        y_labels: Sequence[int],
-        out: Sequence[int],
-    ) -> jax.Array:
-        """Returns ``einsum(x, x_labels, y, y_labels, out)`` in ``self.dtype``."""
-        shared = [label for label in x_labels if label in y_labels]
-        batch = [label for label in shared if label in out]
-        summed = [label for label in shared if label not in out]
-        common = jnp.promote_types(x.dtype, y.dtype)
-
-        def axes(labels: list[int]) -> tuple[list[int], list[int]]:
-            x_axes = [x_labels.index(label) for label in labels]
-            return x_axes, [y_labels.index(label) for label in labels]
-
-        product = lax.dot_general(
-            x.astype(common),
-            y.astype(common),
-            (axes(summed), axes(batch)),
-            precision=self.precision,
-            preferred_element_type=jnp.promote_types(common, self.dtype),
-        )
-        labels = [*batch, *(i for i in [*x_labels, *y_labels] if i not in shared)]
-        product = lax.transpose(product, [labels.index(i) for i in out])
-        return product.astype(self.dtype)
 
 
 class Lazy:
@@ -183,7 +125,7 @@ class Lazy:
         """Returns the leaf in another shape, or None if not lazily."""
         if tuple(shape) == self.shape:
             return self
-        regrouped = _regroup(self.layout, tuple(shape))
+        regrouped = regroup(self.layout, tuple(shape))
         if regrouped is None:
             return None
         dims, order = regrouped
@@ -234,10 +176,11 @@ class Lazy:
         inner = dot.wide() if is_summed and turns > 1 else dot
 
         def part(start: Index, done: Index) -> jax.Array:
-            piece, some = self.storage_slice(axis, start, step), x
+            piece: Any = self.storage_slice(axis, start, step)  # can be cut: see above
+            some = x
             if label in x_labels:
                 where = list(x_labels).index(label)
-                some = _slice(x, where, start, step)
+                some = slice_axis(x, where, start, step)
                 if is_summed and length % step:  # rows of the block before count once
                     row = lax.broadcasted_iota(jnp.int32, some.shape, where)
                     some = jnp.where(row >= done - start, some, 0)
@@ -283,7 +226,7 @@ class RowBlocks(Lazy):
         start = 0 if self.offset is None else self.offset
         block = self.block(start, math.prod(dims[:rows]))
         width = math.prod(dims[rows:])
-        return _slice(block, 1, column, width).reshape(dims)
+        return slice_axis(block, 1, column, width).reshape(dims)
 
     def storage_slice(self, axis: int, start: Index, size: int) -> Self | None:
         """Moves the window: rows by a traced index, columns by a static one."""
@@ -298,221 +241,15 @@ class RowBlocks(Lazy):
                 return None
             return self.viewed(dims=cut, column=column + start * unit)
         offset = 0 if self.offset is None else self.offset
-        offset = offset + _index(start) * (unit // math.prod(dims[rows:]))
+        offset = offset + as_index(start) * (unit // math.prod(dims[rows:]))
         leaf = self.viewed(dims=cut)
         return dataclasses.replace(leaf, offset=offset)  # type: ignore[type-var]
 
     def storage_reshape(self, dims: tuple[int, ...]) -> Self | None:
         """Splits or merges axes within the rows and within the columns."""
         old = self.layout
-        rows = _prefix(dims, math.prod(old.dims[: old.rows]))
+        rows = prefix(dims, math.prod(old.dims[: old.rows]))
         return None if rows is None else self.viewed(dims=dims, rows=rows)
-
-
-def rows_view(shape: tuple[int, ...], dtype: Any) -> View:
-    """Returns the view of a whole ``RowBlocks`` leaf: the last axis is the columns."""
-    axes = len(shape)
-    return View(shape, tuple(range(axes)), jnp.dtype(dtype), max(0, axes - 1))
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
-class Perturbed(RowBlocks):
-    """Weights plus noise that is made a block of rows at a time, where it is used.
-
-        value = w + scale * z(seed, path, row, column)
-
-    Equal, bit for bit in float32, to ``noise.Noise(kind).add`` on the whole leaf,
-    whether it is multiplied, scanned over, indexed or looked up. The noise is made
-    anew at each use: in a loop that uses the same weights in every turn (a recurrent
-    policy), a dense solution is faster.
-
-    Args:
-        w: ``float[...]``, the base, shared by all members.
-        seed: ``uint32[]``.
-        scale: ``float[]``, or ``float[...]`` of the shape of ``w``.
-        path_hash: crc32 of the leaf's path, ``trees.path_hash``.
-        kind: ``"gaussian"`` or ``"rademacher"``.
-        gain: ``float[]``, multiplies the whole value; set by ``times``.
-        offset: the first row that is seen; set by slicing.
-        view: set by the operations on the leaf.
-
-    Example:
-        >>> leaf = Perturbed(jnp.ones((3, 2)), jnp.uint32(1), 0.5, kind="rademacher")
-        >>> leaf, leaf.materialise().shape
-        (Perturbed(float32[3,2]), (3, 2))
-    """
-
-    w: jax.Array
-    seed: jax.Array
-    scale: jax.Array | float
-    path_hash: int = dataclasses.field(default=0, metadata={"static": True})
-    kind: str = dataclasses.field(default="gaussian", metadata={"static": True})
-    gain: jax.Array | None = None
-    offset: Index = None
-    view: View | None = dataclasses.field(default=None, metadata={"static": True})
-
-    def __post_init__(self) -> None:
-        checks.one_of("kind", self.kind, noise.KINDS)
-
-    def storage_view(self) -> View:
-        """Returns the view of the whole leaf."""
-        return rows_view(jnp.shape(self.w), self.w.dtype)
-
-    def block(self, start: Index, num_rows: int) -> jax.Array:
-        """Returns rows of ``(w + scale * z) * gain``, in float32 or wider."""
-        w, scale = jnp.asarray(self.w), jnp.asarray(self.scale)
-        wide = jnp.promote_types(w.dtype, jnp.float32)
-        if w.ndim < 2:  # a vector has a layout of its own, and is drawn whole
-            z = noise.noise_leaf(self.kind, self.seed, self.path_hash, w.shape)
-            columns = z.size
-            z = z.reshape(1, columns)
-        else:
-            columns = w.shape[-1]
-            z = noise.noise_rows(
-                self.kind, self.seed, self.path_hash, start, num_rows, columns
-            )
-        base = _slice(w.reshape(-1, columns), 0, start, num_rows)
-        if scale.ndim:
-            scale = _slice(scale.reshape(-1, columns), 0, start, num_rows)
-        step = noise.round_significant(scale.astype(wide)) * z.astype(wide)
-        value = base.astype(wide) + step
-        return value if self.gain is None else value * self.gain.astype(wide)
-
-    def times(self, factor: jax.Array) -> Perturbed:
-        """Multiplies each block once it is made."""
-        gain = factor if self.gain is None else factor * self.gain
-        return dataclasses.replace(self, gain=gain)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
-class LowRank(Lazy):
-    """A base matrix plus a product of two thin ones.
-
-        value[s, row, col] = w[s, row, col] + sum_r a[s, row, r] b[s, col, r]
-
-    A product costs that of the base, which all members share, plus two thin ones:
-    ``x @ value = x @ w + (x @ a) @ b^T``. Stacked (``s``), row and column axes may each
-    be any number of axes; they are told apart by the number of axes of ``w, a, b``.
-
-    Args:
-        w: ``float[..., R, C]``, the base, shared by all members.
-        a: ``float[..., R, rank]``.
-        b: ``float[..., C, rank]``.
-        view: set by the operations on the leaf.
-
-    Example:
-        >>> LowRank(jnp.ones((3, 2)), jnp.ones((3, 1)), jnp.ones((2, 1))).materialise()
-        Array([[2., 2.],
-               [2., 2.],
-               [2., 2.]], dtype=float32)
-    """
-
-    w: jax.Array
-    a: jax.Array
-    b: jax.Array
-    view: View | None = dataclasses.field(default=None, metadata={"static": True})
-
-    def storage_view(self) -> View:
-        """Returns the view of the whole leaf."""
-        shape = jnp.shape(self.w)
-        return View(shape, tuple(range(len(shape))), jnp.dtype(self.w.dtype))
-
-    def _split(self, axes: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-        """Splits what belongs to the storage axes into stack, rows and columns."""
-        stack = jnp.ndim(self.a) + jnp.ndim(self.b) - 2 - jnp.ndim(self.w)
-        rows = jnp.ndim(self.a) - 1
-        return list(axes[:stack]), list(axes[stack:rows]), list(axes[rows:])
-
-    def _replaced(self, w: jax.Array, a: jax.Array, b: jax.Array, **view: Any) -> Self:
-        leaf = dataclasses.replace(self, w=w, a=a, b=b)
-        return leaf.viewed(dims=self.layout.dims, order=self.layout.order, **view)
-
-    def storage_dense(self) -> jax.Array:
-        """Returns ``w + a b^T``, in float32 or wider."""
-        stack, rows, columns = self._split(range(jnp.ndim(self.w)))
-        dot = Dot(jnp.promote_types(self.dtype, jnp.float32))
-        a, b = [*stack, *rows, -1], [*stack, *columns, -1]
-        change = dot(self.a, a, self.b, b, [*stack, *rows, *columns])
-        return self.w.astype(change.dtype) + change
-
-    def storage_slice(self, axis: int, start: Index, size: int) -> Self:
-        """Cuts ``w``, and the factors that have this axis."""
-        stack, rows, columns = self._split(range(jnp.ndim(self.w)))
-        w, a, b = _slice(self.w, axis, start, size), self.a, self.b
-        if axis not in columns:
-            a = _slice(a, axis, start, size)
-        if axis not in rows:
-            b = _slice(b, [*stack, *columns].index(axis), start, size)
-        return dataclasses.replace(self, w=w, a=a, b=b).viewed(dims=w.shape)
-
-    def storage_reshape(self, dims: tuple[int, ...]) -> Self | None:
-        """Splits or merges axes within the stack, the rows and the columns."""
-        stack, rows, _ = (math.prod(part) for part in self._split(self.layout.dims))
-        i = _prefix(dims, stack)
-        j = None if i is None else _prefix(dims[i:], rows)
-        if i is None or j is None:
-            return None
-        a = self.a.reshape(*dims[: i + j], self.a.shape[-1])
-        b = self.b.reshape(*dims[:i], *dims[i + j :], self.b.shape[-1])
-        leaf = dataclasses.replace(self, w=self.w.reshape(dims), a=a, b=b)
-        return leaf.viewed(dims=dims)
-
-    def astype(self, dtype: Any) -> Self:
-        """Casts the base, once for all members; the factors keep their precision."""
-        leaf = dataclasses.replace(self, w=self.w.astype(dtype))
-        return leaf.viewed(dtype=jnp.dtype(dtype))
-
-    def times(self, factor: jax.Array) -> Self:
-        """Scales the base and one factor."""
-        return dataclasses.replace(self, w=self.w * factor, a=self.a * factor)
-
-    def contract(
-        self,
-        x: jax.Array,
-        x_labels: Sequence[int],
-        labels: Sequence[int],
-        out: Sequence[int],
-        dot: Dot,
-    ) -> jax.Array:
-        """Returns ``x w + (x a) b^T``, or ``x w^T + (x b) a^T``, or any such."""
-        rank = -1
-        stack, rows, columns = self._split(labels)
-        factors = [
-            (self.a, [*stack, *rows, rank], rows),
-            (self.b, [*stack, *columns, rank], columns),
-        ]
-        # The factor with more to sum over goes first, and leaves a thin product.
-        size = dict(zip(labels, self.layout.dims, strict=True))
-
-        def summed(labels: list[int]) -> int:
-            return math.prod(size[i] for i in labels if i in x_labels and i not in out)
-
-        factors.sort(key=lambda factor: -summed(factor[2]))
-        (p, p_labels, _), (q, q_labels, _) = factors
-        kept = [i for i in x_labels if i in out or i in q_labels or i not in p_labels]
-        kept += [i for i in p_labels if i not in x_labels]
-        wide = dot.wide()
-        thin = wide(x, x_labels, p, p_labels, kept)
-        change = wide(thin, kept, q, q_labels, out)
-        return (wide(x, x_labels, self.w, labels, out) + change).astype(dot.dtype)
-
-    def convolve(self, x: jax.Array, eqn: Any) -> jax.Array | None:
-        """Returns ``conv(x, w) + conv(x, a) b^T``, if ``b`` has the output features."""
-        numbers, order = eqn.params["dimension_numbers"], self.layout.order
-        groups = eqn.params["feature_group_count"] * eqn.params["batch_group_count"]
-        stack, _, columns = self._split(range(jnp.ndim(self.w)))
-        if groups != 1 or stack or columns != [order[numbers.rhs_spec[0]]]:
-            return None
-        kernel, params = lax.transpose(self.w, order), dict(eqn.params)
-        base = eqn.primitive.bind(x, kernel.astype(self.dtype), **params)
-        # the rank stands where the output features stood
-        thin = lax.transpose(self.a, order).astype(self.dtype)
-        thin = eqn.primitive.bind(x, thin, **params)
-        axis = numbers.out_spec[1]
-        change = jnp.moveaxis(jnp.tensordot(thin, self.b, ((axis,), (1,))), -1, axis)
-        return (base + change).astype(base.dtype)
 
 
 def is_lazy(x: Any) -> bool:
@@ -543,8 +280,8 @@ def _zero_after(*arrays: jax.Array) -> jax.Array:
     the memory of the weights). Noise for rows from *this* 0 on waits for its layer. It
     is one number also for a batch of arrays, or each member would index for itself.
     """
-    firsts = (array[(0,) * array.ndim].astype(jnp.float32) for array in arrays)
-    return (sum(firsts) > jnp.inf).astype(jnp.int32)
+    firsts = (a[(0,) * a.ndim].astype(jnp.float32) for a in arrays if a.size)
+    return (sum(firsts, jnp.float32(0)) > jnp.inf).astype(jnp.int32)
 
 
 @_zero_after.def_vmap
@@ -556,57 +293,3 @@ def _zero_after_batch(
     return _zero_after(
         *(array[0] if batched else array for array, batched in pairs)
     ), False
-
-
-def _index(start: Index) -> Index:
-    """Returns an index as a Python integer or as int32."""
-    return start if isinstance(start, int) else jnp.asarray(start).astype(jnp.int32)
-
-
-def _slice(array: jax.Array, axis: int, start: Index, size: int) -> jax.Array:
-    """Returns part of an axis; what is known when tracing costs nothing later."""
-    if isinstance(start, int):
-        if size == array.shape[axis]:
-            return array
-        return lax.slice_in_dim(array, start, start + size, axis=axis)
-    return lax.dynamic_slice_in_dim(array, _index(start), size, axis)
-
-
-def _prefix(dims: tuple[int, ...], size: int) -> int | None:
-    """Returns how many leading ``dims`` make up ``size`` elements, if any do."""
-    fits = (n for n in range(len(dims) + 1) if math.prod(dims[:n]) == size)
-    return next(fits, None)
-
-
-def _regroup(
-    view: View, shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Returns the storage dims and order that show as ``shape``, if there are any.
-
-    Runs of old and of new axes with equal products are matched; the old axes of a run
-    must follow each other in storage. Axes of size 1 go to the front of storage.
-    """
-    if 0 in shape:
-        return None
-    old = [axis for axis in view.order if view.dims[axis] > 1]
-    in_storage = sorted(old)
-    new = [axis for axis, size in enumerate(shape) if size > 1]
-    runs: list[tuple[int, list[int]]] = []  # (first storage axis, new logical axes)
-    while old and new:
-        olds, news = [old.pop(0)], [new.pop(0)]
-        left, right = view.dims[olds[0]], shape[news[0]]
-        while left != right:
-            if left < right:
-                olds.append(old.pop(0))
-                left *= view.dims[olds[-1]]
-            else:
-                news.append(new.pop(0))
-                right *= shape[news[-1]]
-        at = in_storage.index(olds[0])
-        if olds != in_storage[at : at + len(olds)]:
-            return None
-        runs.append((olds[0], news))
-    ones = [axis for axis, size in enumerate(shape) if size == 1]
-    logical = ones + [axis for _, news in sorted(runs) for axis in news]
-    order = tuple(logical.index(axis) for axis in range(len(shape)))
-    return tuple(shape[axis] for axis in logical), order

@@ -32,11 +32,9 @@ from jax import lax
 from jax.extend.random import threefry_2x32
 
 from gfopt import checks
-from gfopt.core import trees
+from gfopt.core import noise_sums, trees
 from gfopt.types import Key, PyTree
 
-# Elements drawn at a time by the streamed sums: 256 kB of float32 stays in cache.
-BLOCK = 1 << 16
 # A long vector is laid out in rows of this width, so that it has blocks too.
 VECTOR_COLUMNS = 4096
 
@@ -199,83 +197,6 @@ def noise_leaf(
     return noise.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-def _accumulate(
-    kind: str,
-    path_hash: int,
-    leaf: jax.Array,
-    seeds: jax.Array,
-    weights: jax.Array,
-    power: int,
-) -> jax.Array:
-    """Returns ``leaf + sum_p weights[p] * z_p ** power``, block by block in place."""
-    if leaf.size == 0 or seeds.shape[0] == 0:
-        return leaf
-    rows, columns = layout(leaf.shape)
-    block_rows = max(1, min(rows, BLOCK // columns))
-    # members of a small leaf are drawn together, since a loop's turn costs as much as
-    # a few thousand draws; those of a large one alone, so that the draw fuses
-    block = block_rows * columns
-    group = 1 if block >= 4096 else min(seeds.shape[0], BLOCK // block)
-    num_groups = -(-seeds.shape[0] // group)
-    pad = num_groups * group - seeds.shape[0]
-    seeds = jnp.pad(seeds, (0, pad)).reshape(num_groups, group)
-    weights = jnp.pad(weights, (0, pad)).reshape(num_groups, group)
-
-    def block_sum(start: jax.Array, count: int) -> jax.Array:
-        """sum_p w_p z_p ** power over the rows of one block, ``[count, columns]``."""
-
-        def draw(seed: jax.Array) -> jax.Array:
-            z = noise_rows(kind, seed, path_hash, start, count, columns)
-            return z if power == 1 else z**power
-
-        def add_group(index: jax.Array, total: jax.Array) -> jax.Array:
-            z = jax.vmap(draw)(seeds[index]).astype(weights.dtype)
-            if group == 1:  # fuses with the draw: the noise is never in memory
-                return total + weights[index, 0] * z[0]
-            return total + jnp.tensordot(weights[index], z, 1)
-
-        zero = jnp.zeros((count, columns), weights.dtype)
-        if num_groups == 1:
-            return add_group(jnp.int32(0), zero)
-        return lax.fori_loop(0, num_groups, add_group, zero)
-
-    matrix_like = leaf.ndim >= 2 or rows * columns == leaf.size
-    if rows == block_rows:
-        total = block_sum(jnp.int32(0), rows).reshape(-1)[: leaf.size]
-        return (leaf + total.reshape(leaf.shape)).astype(leaf.dtype)
-
-    flat = leaf.reshape(rows, columns) if matrix_like else leaf
-
-    def add_block(start: jax.Array, count: int, whole: jax.Array) -> jax.Array:
-        total = block_sum(start, count)
-        if whole.ndim == 1:
-            at, change = (start * columns,), total.reshape(-1)
-        else:
-            at, change = (start, jnp.int32(0)), total
-        old = lax.dynamic_slice(whole, at, change.shape)
-        return lax.dynamic_update_slice(whole, (old + change).astype(whole.dtype), at)
-
-    # whole blocks in a loop, what is left in a last, smaller one; a vector whose
-    # length is no multiple of the row width ends in a part of a row
-    full = (leaf.size // columns) // block_rows
-    flat = lax.fori_loop(
-        0,
-        full,
-        lambda i, whole: add_block(i * block_rows, block_rows, whole),
-        flat,
-    )
-    done = full * block_rows
-    if matrix_like:
-        if done < rows:
-            flat = add_block(jnp.int32(done), rows - done, flat)
-    else:
-        tail = leaf.size - done * columns
-        total = block_sum(jnp.int32(done), rows - done).reshape(-1)[:tail]
-        change = (flat[done * columns :] + total).astype(flat.dtype)
-        flat = lax.dynamic_update_slice(flat, change, (done * columns,))
-    return flat.reshape(leaf.shape)
-
-
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["kind"])
 @dataclass(frozen=True)
 class Noise:
@@ -357,7 +278,12 @@ class Noise:
 
         def add_leaf(path: int, leaf: jax.Array) -> jax.Array:
             wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-            return _accumulate(self.kind, path, leaf, seeds, wide, power)
+
+            def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
+                return noise_rows(self.kind, seed, path, start, num_rows, columns)
+
+            rows, columns = layout(leaf.shape)
+            return noise_sums.add(draw, rows, columns, leaf, seeds, wide, power)
 
         return trees.map_with_hash(add_leaf, tree)
 
@@ -375,7 +301,8 @@ def add_scaled(tree: PyTree, z: PyTree, scale: jax.Array | PyTree) -> PyTree:
 
 def _as_tree(scale: jax.Array | PyTree, tree: PyTree) -> PyTree:
     """Spreads one number over the leaves of ``tree``; a tree stays as it is."""
-    if jax.tree.structure(scale) == jax.tree.structure(tree):
+    structure: Any = jax.tree.structure(tree)
+    if jax.tree.structure(scale) == structure:
         return scale
     return jax.tree.map(lambda _: scale, tree)
 

@@ -52,9 +52,9 @@ class Space:
     scale: PyTree
 
     def __post_init__(self) -> None:
-        structure = jax.tree.structure(self.lower)
+        structure: Any = jax.tree.structure(self.lower)
         for name in ("upper", "scale"):
-            came = jax.tree.structure(getattr(self, name))
+            came: Any = jax.tree.structure(getattr(self, name))
             if came != structure:
                 raise ValueError(
                     f"{name} must have the structure of lower, {structure}; got {came}"
@@ -85,7 +85,7 @@ class Space:
         Raises:
             ValueError: names what does not fit.
         """
-        structure = jax.tree.structure(solution)
+        structure: Any = jax.tree.structure(solution)
         if jax.tree.structure(self.lower) != structure:
             raise ValueError(
                 f"space must have the structure of the solution, {structure}; "
@@ -173,7 +173,7 @@ def bounds_of(bounds: Any, x0: Solution) -> tuple[PyTree, PyTree]:
             "bounds must be (low, high) pairs, a scipy.optimize.Bounds or a "
             f"gfopt.Space; got {checks.shown(bounds)}"
         )
-    return _spread("lower", lower, upper, x0), _spread("upper", upper, lower, x0)
+    return _ordered(_spread("lower", lower, x0), _spread("upper", upper, x0))
 
 
 def _pairs(bounds: Any, x0: Solution) -> tuple[Any, Any]:
@@ -199,40 +199,40 @@ def _side(value: Any, infinite: float) -> float:
     return infinite if value is None else float(value)
 
 
-def _spread(name: str, side: PyTree, other: PyTree, x0: Solution) -> PyTree:
-    """Broadcasts one side of the bounds to the shapes of ``x0`` and checks it."""
-    structure = jax.tree.structure(x0)
-    if jax.tree.structure(side) != structure:
-        if jax.tree.structure(side).num_leaves != 1:
+def _spread(name: str, side: PyTree, x0: Solution) -> PyTree:
+    """Broadcasts one side of the bounds to the shapes of ``x0``, in float64."""
+    structure: Any = jax.tree.structure(x0)
+    leaves, came = jax.tree.flatten(side)
+    if came != structure:
+        if len(leaves) != 1:
             raise ValueError(
                 f"bounds must have the structure of x0, {structure}; "
-                f"got {jax.tree.structure(side)} for the {name} side"
+                f"got {came} for the {name} side"
             )
-        side = jax.tree.unflatten(
-            structure, jax.tree.leaves(side) * structure.num_leaves
-        )
-    if jax.tree.structure(other) != structure:
-        other = jax.tree.unflatten(
-            structure, jax.tree.leaves(other)[:1] * structure.num_leaves
-        )
+        leaves = leaves * structure.num_leaves
 
-    def leaf(x: Any, a: Any, b: Any) -> np.ndarray:
+    def spread(x: Any, bound: Any) -> np.ndarray:
         try:
-            array = np.broadcast_to(np.asarray(a, np.float64), np.shape(x)).copy()
-        except ValueError:
+            return np.broadcast_to(np.asarray(bound, np.float64), np.shape(x)).copy()
+        except (TypeError, ValueError):
             raise ValueError(
                 f"bounds must broadcast to a leaf of shape {np.shape(x)}; "
-                f"got shape {np.shape(a)} for the {name} side"
+                f"got {checks.shown(bound)} for the {name} side"
             ) from None
-        low, high = (
-            (array, np.asarray(b)) if name == "lower" else (np.asarray(b), array)
-        )
-        if np.any(np.isnan(array)) or not np.all(low < high):
+
+    return jax.tree.map(spread, x0, jax.tree.unflatten(structure, leaves))
+
+
+def _ordered(lower: PyTree, upper: PyTree) -> tuple[PyTree, PyTree]:
+    """Refuses bounds unless every lower number is below its upper one."""
+
+    def check(low: np.ndarray, high: np.ndarray) -> None:
+        if not np.all(low < high):  # NaN is below nothing
             raise ValueError(
                 "bounds must have every lower number below its upper one, and no NaN; "
                 f"got lower {checks.shown(low.tolist())}, "
                 f"upper {checks.shown(high.tolist())}"
             )
-        return array
 
-    return jax.tree.map(leaf, x0, side, other)
+    jax.tree.map(check, lower, upper)
+    return lower, upper

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import lazy, noise, schedules, trees
+from gfopt.core import noise, schedules, trees
+from gfopt.core.perturbed import Perturbed
 from gfopt.optimizers.open_es import SignedSeed
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -111,7 +112,7 @@ class MeZO:
         """Returns ``theta + sign * eps * z`` as lazy leaves."""
         scale = member.sign * member.sigma
         return trees.map_with_hash(
-            lambda path, leaf: lazy.Perturbed(
+            lambda path, leaf: Perturbed(
                 leaf, member.seed, scale, path_hash=path, kind=self.noise.kind
             ),
             state.mean,

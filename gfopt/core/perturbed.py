@@ -1,0 +1,84 @@
+"""Perturbed lazy leaves: the noise is made in the layer that uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import noise
+from gfopt.core.lazy import RowBlocks
+from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class Perturbed(RowBlocks):
+    """Weights plus noise that is made a block of rows at a time, where it is used.
+
+        value = w + scale * z(seed, path, row, column)
+
+    Equal, bit for bit in float32, to ``noise.Noise(kind).add`` on the whole leaf,
+    whether it is multiplied, scanned over, indexed or looked up. The noise is made
+    anew at each use: in a loop that uses the same weights in every turn (a recurrent
+    policy), a dense solution is faster.
+
+    Args:
+        w: ``float[...]``, the base, shared by all members.
+        seed: ``uint32[]``.
+        scale: ``float[]``, or ``float[...]`` of the shape of ``w``.
+        path_hash: crc32 of the leaf's path, ``trees.path_hash``.
+        kind: ``"gaussian"`` or ``"rademacher"``.
+        gain: ``float[]``, multiplies the whole value; set by ``times``.
+        offset: the first row that is seen; set by slicing.
+        view: set by the operations on the leaf.
+
+    Example:
+        >>> leaf = Perturbed(jnp.ones((3, 2)), jnp.uint32(1), 0.5, kind="rademacher")
+        >>> leaf, leaf.materialise().shape
+        (Perturbed(float32[3,2]), (3, 2))
+    """
+
+    w: jax.Array
+    seed: jax.Array
+    scale: jax.Array | float
+    path_hash: int = dataclasses.field(default=0, metadata={"static": True})
+    kind: str = dataclasses.field(default="gaussian", metadata={"static": True})
+    gain: jax.Array | None = None
+    offset: Index = None
+    view: View | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        checks.one_of("kind", self.kind, noise.KINDS)
+
+    def storage_view(self) -> View:
+        """Returns the view of the whole leaf."""
+        return rows_view(jnp.shape(self.w), self.w.dtype)
+
+    def block(self, start: Index, num_rows: int) -> jax.Array:
+        """Returns rows of ``(w + scale * z) * gain``, in float32 or wider."""
+        w, scale = jnp.asarray(self.w), jnp.asarray(self.scale)
+        wide = jnp.promote_types(w.dtype, jnp.float32)
+        if w.ndim < 2:  # a vector has a layout of its own, and is drawn whole
+            z = noise.noise_leaf(self.kind, self.seed, self.path_hash, w.shape)
+            columns = z.size
+            z = z.reshape(1, columns)
+        else:
+            columns = w.shape[-1]
+            z = noise.noise_rows(
+                self.kind, self.seed, self.path_hash, start, num_rows, columns
+            )
+        base = slice_axis(w.reshape(-1, columns), 0, start, num_rows)
+        if scale.ndim:
+            scale = slice_axis(scale.reshape(-1, columns), 0, start, num_rows)
+        step = noise.round_significant(scale.astype(wide)) * z.astype(wide)
+        value = base.astype(wide) + step
+        return value if self.gain is None else value * self.gain.astype(wide)
+
+    def times(self, factor: jax.Array) -> Perturbed:
+        """Multiplies each block once it is made."""
+        gain = factor if self.gain is None else factor * self.gain
+        return dataclasses.replace(self, gain=gain)
