@@ -266,7 +266,7 @@ class AskTell:
             nit=self._history.nit,
             failures=dict(self._failures.most_common()),
             history=self._history.table(),
-            state=search.state,
+            state=jax.tree.map(np.asarray, search.state),
             optimizer=search.optimizer,
             path="ask_tell",
             reason="evaluations are the caller's",

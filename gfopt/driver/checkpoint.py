@@ -168,7 +168,7 @@ def described(value: Any) -> Any:
 def _as_record(step: int, row: int, value: Value) -> Record:
     fitness, reason, aux = value
     meta: dict[str, Any] = {"reason": reason} if reason else {}
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "step": np.asarray(step, np.uint32),
         "row": np.asarray(row, np.uint32),
         "fitness": np.asarray(fitness, np.float64),

@@ -15,6 +15,7 @@ from gfopt.core import lazy
 from gfopt.core.evaluate import Evaluator, best_row, default_evaluator
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
+from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
 from gfopt.optimizers.bounded import stop_reasons
 from gfopt.types import Optimizer, PyTree, Solution, State
@@ -203,10 +204,16 @@ class CompiledSearch:
         """Generations in a row without one valid evaluation."""
         return int(self._carry.num_barren)
 
+    def rounded(self, target: float) -> float:
+        """Returns a target in the precision in which the values are compared."""
+        dtype = self._carry.best_fitness.dtype
+        limit = float(np.finfo(dtype).max)
+        return float(np.asarray(np.clip(target, -limit, limit), dtype))
+
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
         with self._precision():
-            found = self._setup.optimizer.recommend(self._carry.state)
+            found = recommend(self._setup.optimizer, self._carry.state)
         return jax.tree.map(np.asarray, found)
 
     def advance(
@@ -221,6 +228,8 @@ class CompiledSearch:
         # whole generations first: one that is cut short is a call of its own, which
         # no snapshot follows, so that a longer run goes on from before it
         whole = min(evaluations, _MOST) // self.size * self.size
+        # and which is not told: few values are a bad generation
+        before = jax.tree.map(np.array, self._carry.state) if whole == 0 else None
         with self._precision():
             limits = Limits(
                 np.int32(min(generations, ROWS)),
@@ -241,7 +250,10 @@ class CompiledSearch:
         failed = int((columns["num_evaluations"] - columns["num_valid"]).sum())
         if failed:
             self.failures["returned NaN or an infinity"] += failed
-        self.reasons = [name for name, holds in reasons.items() if bool(holds)]
+        if before is None:
+            self.reasons = [name for name, holds in reasons.items() if bool(holds)]
+        else:
+            self._carry = self._carry._replace(state=before)
         return columns
 
     def snapshot(self) -> PyTree:

@@ -43,13 +43,14 @@ class History:
             self._open.append(columns)
 
     def complete(self) -> Columns:
-        """Returns the complete generations, for a checkpoint."""
+        """Returns the complete generations, joined once and for all."""
         self._parts = [_joined(self._parts)] if self._parts else []
         return self._parts[0] if self._parts else {}
 
     def table(self) -> Columns:
         """Returns the columns of ``Result.history``."""
-        columns = _joined([*self._parts, *self._open])
+        complete = self.complete()
+        columns = _joined([*([complete] if complete else []), *self._open])
         fitness = columns.pop("fitness", np.zeros(0))
         counts = columns.pop("num_evaluations", np.zeros(0, np.int64))
         better = np.fmax if self._maximize else np.fmin

@@ -14,6 +14,7 @@ import numpy as np
 from gfopt.core.evaluate import judged
 from gfopt.core.host_evaluator import HostEvaluator, HostValues, spread
 from gfopt.core.objective import Inputs, Objective
+from gfopt.driver.progress import Interrupt
 from gfopt.driver.search import Search
 from gfopt.driver.setup import Setup
 from gfopt.types import PyTree, Solution, State
@@ -37,6 +38,7 @@ class HostedSearch:
         evaluator: makes the calls.
         inputs: what the objective needs beside the solution.
         seed: of the run.
+        first: ``f(x0)``, lower is better; infinity if it is not known.
         keep_x: whether the best solution is kept.
         known: values that are not to be paid for again, by step and row.
         journal: is told every new value.
@@ -51,6 +53,7 @@ class HostedSearch:
         inputs: Inputs,
         evaluator: HostEvaluator,
         seed: int,
+        first: float,
         keep_x: bool,
         known: dict[tuple[int, int], Value],
         journal: Journal | None,
@@ -59,11 +62,12 @@ class HostedSearch:
         self._evaluator, self._inputs = evaluator, inputs
         self._keep_x, self._known, self._journal = keep_x, known, journal
         self._context = objective.context
+        self._aux: PyTree = None  # of some valid row: what it looks like
         self._search = Search(setup.optimizer, setup.x0, seed, setup.x64)
+        self._search.best_fitness = first
         self.failures: Counter[str] = Counter()
         self.num_barren = 0
         self.is_open = False  # the last generation could not be completed
-        self.is_interrupted = False
 
     @property
     def state(self) -> State:
@@ -85,12 +89,21 @@ class HostedSearch:
         """The method's own reasons to stop."""
         return self._search.stop_reasons()
 
+    def rounded(self, target: float) -> float:
+        """Returns a target in the precision in which the values are compared."""
+        return target
+
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
         return self._search.recommended()
 
     def advance(
-        self, evaluations: float, target: float, deadline: float, batch: PyTree
+        self,
+        evaluations: float,
+        target: float,
+        deadline: float,
+        batch: PyTree,
+        interrupt: Interrupt,
     ) -> dict[str, np.ndarray]:
         """Evaluates the open generation, tells it, and returns its record as columns.
 
@@ -108,17 +121,21 @@ class HostedSearch:
                 self.failures[reason] += 1
             elif fitness < search.best_fitness:
                 search.note(row, fitness, self._keep_x)
+            if self._objective.batched:  # all of them are paid for already
+                return
             if fitness <= target or len(done) >= evaluations:
                 raise _Enough
             if time.monotonic() >= deadline:
                 raise _Enough
 
         def paid(index: int, fitness: float, reason: str, aux: PyTree) -> None:
+            interrupt.passes = False  # what was paid for is not lost to Ctrl-C
             value = (fitness, reason, aux)
             self._known[step, fresh[index]] = value
             if self._journal is not None:
                 self._journal(step, fresh[index], value)
             settle(fresh[index], value)
+            interrupt.let_pass()
 
         fresh: list[int] = []
         try:
@@ -128,11 +145,13 @@ class HostedSearch:
                 else:
                     fresh.append(row)
             fresh = fresh[: max(0, int(min(evaluations, rows.size)) - len(done))]
-            self._evaluate(fresh, batch, paid)
+            self._evaluate(fresh, batch, paid, interrupt)
         except _Enough:
             pass
         except KeyboardInterrupt:
-            self.is_interrupted = True
+            interrupt.seen = True
+        finally:
+            interrupt.passes = False
         self.is_open = len(done) < rows.size
         if not self.is_open:
             self._tell(rows, done)
@@ -141,7 +160,11 @@ class HostedSearch:
         return self._columns(done)
 
     def _evaluate(
-        self, fresh: list[int], batch: PyTree, paid: Callable[..., None]
+        self,
+        fresh: list[int],
+        batch: PyTree,
+        paid: Callable[..., None],
+        interrupt: Interrupt,
     ) -> None:
         if not fresh:
             return
@@ -150,23 +173,35 @@ class HostedSearch:
             keys = search.evaluation_keys()[fresh]
         inputs = self._inputs._replace(batch=batch, context=self._context)
         solutions = [search.solution(row) for row in fresh]
+        interrupt.let_pass()
         self._evaluator.values(self._objective, solutions, keys, inputs, paid)
 
     def _tell(self, rows: np.ndarray, done: dict[int, Value]) -> None:
         values = [done[row] for row in rows.tolist()]
+        aux = [value[2] for value in values]
+        self._aux = next((one for one in aux if one is not None), self._aux)
+        if self._aux is not None and aux.count(None) == len(aux):
+            aux[0] = jax.tree.map(np.zeros_like, self._aux)  # all of them failed
         found = HostValues(
             np.array([value[0] for value in values]),
             np.array([not value[1] for value in values]),
-            [value[2] for value in values],
+            aux,
             [value[1] for value in values],
         )
         told = spread(found, rows, self._search.size)
         self.num_barren = 0 if found.valid.any() else self.num_barren + 1
-        if self._objective.update is not None:
-            active = jnp.asarray(self._search.population.active)
-            evaluation = judged(jnp.asarray(told[0]), active, told[2], told[1])
-            self._context = self._objective.update(self._context, evaluation)
+        self._update(*told)
         self._search.advance(*told)
+
+    def _update(self, fitness: np.ndarray, valid: np.ndarray, aux: PyTree) -> None:
+        search, update = self._search, self._objective.update
+        if update is None or (self._objective.has_aux and self._aux is None):
+            return  # or nothing came back yet: nobody knows what aux looks like
+        with search.precision():
+            active = jnp.asarray(search.population.active)
+            told = jnp.asarray(fitness, search.dtype)
+            evaluation = judged(told, active, aux, valid)
+            self._context = update(self._context, evaluation)
 
     def _columns(self, done: dict[int, Value]) -> dict[str, np.ndarray]:
         if not done:

@@ -20,10 +20,10 @@ from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
-from gfopt.driver.history import Columns, History
+from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.probe import Probe, probe
-from gfopt.driver.progress import DeferredInterrupt, ProgressLine
+from gfopt.driver.progress import Interrupt, ProgressLine
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import StepKeys, seed_keys, step_keys, wrapped
@@ -94,11 +94,11 @@ class Minimisation:
         self._reason, first = found.reason, found.value
         self._history = History(objective.maximize, first)
         keep_x = trees.num_parameters(made.x0) <= MOST_KEPT
+        fitness = math.inf
+        if first is not None and math.isfinite(first):
+            fitness = -first if objective.maximize else first
         self._search: CompiledSearch | HostedSearch
         if found.traceable:
-            fitness = math.inf
-            if first is not None and math.isfinite(first):
-                fitness = -first if objective.maximize else first
             traced: Any = evaluator
             self._search = CompiledSearch(
                 made, *_closed(objective, inputs), traced, seed, fitness, keep_x
@@ -108,23 +108,40 @@ class Minimisation:
             known = {} if saved is None else saved.known
             note = None if saved is None else saved.note
             self._search = HostedSearch(
-                made, objective, inputs, calls, seed, keep_x, known, note
+                made, objective, inputs, calls, seed, fitness, keep_x, known, note
             )
+        if first is not None and not math.isfinite(first):
+            self._search.failures["returned NaN or an infinity"] += 1
         if saved is not None and meta:
             self._restore(saved, meta)
 
     def _probe(self, evaluator: Any, inputs: Inputs, meta: Mapping[str, Any]) -> Probe:
         """Decides between the paths; a run that goes on stays on its own."""
+        is_host = isinstance(evaluator, HostEvaluator)
         if meta:
-            return Probe(meta["path"] == "compiled", meta["reason"], meta["first"])
-        if isinstance(evaluator, HostEvaluator):
+            found = Probe(meta["path"] == "compiled", meta["reason"], meta["first"])
+            if found.traceable and is_host:
+                raise ValueError(
+                    "workers and evaluator must not ask for Python calls where the "
+                    "checkpoint is of a compiled run, whose values differ in the last "
+                    f"bits; got {checks.shown(evaluator)}"
+                )
+        elif is_host:
             return Probe(False, "workers or a host evaluator were asked for", None)
-        with jax.enable_x64(self._made.x64):
-            batch, context = self._batches.at(0), self._objective.context
-            inputs = inputs._replace(batch=batch, context=context)
-            key = _keys(self._seed, 0).evaluate if self._objective.takes_key else None
-            found = probe(self._objective, self._made.x0, key, inputs)
-        if not found.traceable and evaluator is not None:
+        else:
+            with jax.enable_x64(self._made.x64):
+                try:
+                    batch = self._batches.at(0)
+                except StopIteration:
+                    raise ValueError(
+                        "batches must hold at least one batch; got none"
+                    ) from None
+                inputs = inputs._replace(batch=batch, context=self._objective.context)
+                key = None
+                if self._objective.takes_key:
+                    key = _keys(self._seed, 0).evaluate
+                found = probe(self._objective, self._made.x0, key, inputs)
+        if not found.traceable and evaluator is not None and not is_host:
             raise ValueError(
                 "evaluator must be gfopt.host(...) for a function that JAX cannot "
                 f"trace ({found.reason}); got {checks.shown(evaluator)}"
@@ -142,54 +159,58 @@ class Minimisation:
         """Advances the search until something ends it."""
         line = ProgressLine(budget) if progress else None
         sign = -1.0 if self._objective.maximize else 1.0
-        goal = -math.inf if target is None else sign * target
+        goal = -math.inf if target is None else self._search.rounded(sign * target)
         deadline = self._began + max_seconds - self._before
         one_by_one = bool(callbacks) or not self._batches.is_empty
         pace = _Pace(1 if one_by_one else ROWS, deadline)
         ending = self._ending(budget, deadline, goal)
-        while ending is None:
-            try:
-                batch = self._batches.at(self._history.nit)
-            except StopIteration:
-                ending = Status.BUDGET, "batches came to their end"
-                break
-            interrupted = self._advance(budget, deadline, goal, batch, pace)
+        with Interrupt() as interrupt:
+            if self._saved is not None and self._saved.snapshot is None:
+                self._save()  # what the probe found is not to be paid for again
+            while ending is None:
+                try:
+                    with jax.enable_x64(self._made.x64):
+                        batch = self._batches.at(self._history.nit)
+                except StopIteration:
+                    ending = Status.BUDGET, "batches came to their end"
+                    break
+                self._advance(budget, deadline, goal, batch, pace, interrupt)
+                if line is not None:
+                    line.update(self._history.nit, self._history.nfev, self._fun)
+                ending = self._ending(budget, deadline, goal)
+                if ending is None and _called(callbacks, self._result):
+                    ending = Status.CALLBACK, "a callback ended the search"
+                if ending is None and interrupt.seen:
+                    ending = Status.INTERRUPTED, "interrupted by Ctrl-C"
             if line is not None:
-                line.update(self._history.nit, self._history.nfev, self._fun)
-            ending = self._ending(budget, deadline, goal)
-            if ending is None and _called(callbacks, self._result):
-                ending = Status.CALLBACK, "a callback ended the search"
-            if ending is None and interrupted:
-                ending = Status.INTERRUPTED, "interrupted by Ctrl-C"
-        if line is not None:
-            line.update(self._history.nit, self._history.nfev, self._fun, True)
-        self._save()
-        return self._result(*ending)
+                line.update(self._history.nit, self._history.nfev, self._fun, True)
+            self._save()
+            return self._result(*ending)
 
     def _advance(
-        self, budget: float, deadline: float, goal: float, batch: PyTree, pace: _Pace
-    ) -> bool:
-        """Runs one or more generations; returns whether Ctrl-C was pressed."""
+        self,
+        budget: float,
+        deadline: float,
+        goal: float,
+        batch: PyTree,
+        pace: _Pace,
+        interrupt: Interrupt,
+    ) -> None:
+        """Runs one or more generations."""
         search, left = self._search, budget - self._history.nfev
-        columns: Columns = {}
         if isinstance(search, HostedSearch):
             self._save_if_due()
-            try:
-                columns = search.advance(left, goal, deadline, batch)
-            except KeyboardInterrupt:
-                search.is_interrupted = True
+            columns = search.advance(left, goal, deadline, batch, interrupt)
             self._history.add(columns, not search.is_open)
-            return search.is_interrupted
+            return
         # a generation that the budget cuts short is not saved: with a larger budget
         # the run goes on from before it
         is_open = left < search.size
         self._save() if is_open else self._save_if_due()
-        with DeferredInterrupt() as interrupt:
-            began = time.monotonic()
-            columns = search.advance(pace.generations, left, goal, BARREN, batch)
-            pace.took(time.monotonic() - began, len(columns["fitness"]))
+        began = time.monotonic()
+        columns = search.advance(pace.generations, left, goal, BARREN, batch)
+        pace.took(time.monotonic() - began, len(columns["fitness"]))
         self._history.add(columns, not is_open)
-        return interrupt.seen
 
     def _ending(
         self, budget: float, deadline: float, goal: float
@@ -238,7 +259,7 @@ class Minimisation:
             nit=self._history.nit,
             failures=dict(search.failures.most_common()),
             history=self._history.table(),
-            state=search.state,
+            state=jax.tree.map(np.asarray, search.state),
             optimizer=self._made.optimizer,
             path=search.path,
             reason=self._reason,

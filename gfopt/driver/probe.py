@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import collections
 import functools
+import itertools
+import math
 import random
-from collections.abc import Callable
+import sys
+import types
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from gfopt.core.host_worker import reason_of
 from gfopt.core.objective import Inputs, Objective, check_number
 from gfopt.types import Key, Solution
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), itertools.count)
+_MOST = 1024  # elements of an array or a container that are looked at
+_LIBRARIES = {"gfopt", "jax", "jaxlib", "numpy", "optax", "scipy"}
+_LIBRARIES |= sys.stdlib_module_names - {"__main__"}
 
 
 class Probe(NamedTuple):
@@ -33,7 +44,8 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
 
     It is traced twice, which must give the same program and leave no trace in the
     variables it refers to (a call counter, a list it appends to, a global random
-    generator); then it is called once for real, which must give the same number.
+    generator); then it is called once for real, which must give the same number. A
+    variable that only the first call changes is a cache, which is fine.
 
     Args:
         objective: the objective; asked only where ``traceable="auto"``.
@@ -55,27 +67,33 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
     def value(x: Solution) -> Any:
         return objective.value(x, keys, inputs)
 
-    before = _surroundings(objective.fun)
+    def program() -> Any:
+        # a function of its own each time: JAX would not trace one again that it knows
+        return jax.make_jaxpr(lambda x: value(x))(one)
+
     try:
-        first = jax.make_jaxpr(value)(one)
+        first = program()
+        before = _surroundings(objective.fun)  # the first call may fill some cache
+        second = program()
     except Exception as error:  # whatever a user's function does with a tracer
         _reraise_if_ours(objective, one, keys, inputs)
         line = (str(error).strip() or "no message").splitlines()[0]
         return Probe(False, f"tracing it raised {type(error).__name__}: {line}", None)
     if _surroundings(objective.fun) != before:
         return Probe(False, "calling it changes variables outside of it", None)
-    second = jax.make_jaxpr(value)(one)
     if not _same_program(first, second):
         return Probe(False, "tracing it twice gave two programs: it is not pure", None)
-    real = np.asarray(value(one)[0], np.float64).reshape(())
-    compiled = np.asarray(jax.jit(value)(one)[0], np.float64).reshape(())
-    if not np.allclose(real, compiled, rtol=1e-3, atol=1e-6, equal_nan=True):
-        return Probe(
-            False,
-            f"a real call gave {real:.6g}, the compiled one {compiled:.6g}",
-            None,
-        )
-    return Probe(True, "a JAX function", float(-real if objective.maximize else real))
+    try:
+        real = float(np.asarray(value(one)[0], np.float64).reshape(()))
+    except Exception as error:
+        why = f"it can be traced, but a real call raised {reason_of(error)}"
+        return Probe(False, why, math.nan)
+    found = float(np.asarray(jax.jit(value)(one)[0], np.float64).reshape(()))
+    paid = -real if objective.maximize else real
+    if not np.allclose(real, found, rtol=1e-3, atol=1e-6, equal_nan=True):
+        why = f"a real call gave {real:.6g}, the compiled one {found:.6g}"
+        return Probe(False, why, paid)
+    return Probe(True, "a JAX function", paid)
 
 
 def _reraise_if_ours(
@@ -97,32 +115,55 @@ def _same_program(first: Any, second: Any) -> bool:
 
 
 def _surroundings(fun: Callable[..., Any]) -> list[Any]:
-    """Describes the plain variables that a function can reach, and random states."""
-    while isinstance(fun, functools.partial):
-        fun = fun.func
-    seen: list[Any] = [str(np.random.get_state()), hash(random.getstate())]
-    owner = getattr(fun, "__self__", None)
-    if owner is None and not hasattr(fun, "__code__"):
-        owner = fun
-    variables: dict[str, Any] = dict(getattr(owner, "__dict__", {}))
-    function = getattr(fun, "__func__", fun)
-    code = getattr(function, "__code__", None)
-    if code is not None:
-        names = code.co_names
-        space = function.__globals__
-        variables |= {name: space[name] for name in names if name in space}
-        cells = zip(code.co_freevars, function.__closure__ or (), strict=False)
-        for name, cell in cells:
-            try:
-                variables[name] = cell.cell_contents
-            except ValueError:  # an empty cell
-                continue
-    for name, variable in sorted(variables.items()):
-        if isinstance(variable, bool | int | float | str | None):
-            seen.append((name, repr(variable)))
-        elif isinstance(variable, list | dict | set | tuple):
-            plain = repr(variable) if len(variable) <= 16 else ""
-            seen.append((name, len(variable), plain if "Tracer" not in plain else ""))
-        elif isinstance(variable, np.ndarray) and variable.size <= 1024:
-            seen.append((name, variable.tobytes()))
-    return seen
+    """Describes what a function can change: random states, plain variables it knows."""
+    found: list[Any] = [str(np.random.get_state()), hash(random.getstate())]
+    _describe(fun, found, set(), 4)
+    return found
+
+
+def _describe(variable: Any, found: list[Any], seen: set[int], depth: int) -> None:
+    """Adds to ``found`` what is plain in a variable and in those it refers to."""
+    if isinstance(variable, _PLAIN):
+        found.append(repr(variable))
+    elif isinstance(variable, np.ndarray):
+        if variable.size <= _MOST:
+            found.append(variable.tobytes())
+    elif depth > 0 and id(variable) not in seen:
+        seen.add(id(variable))
+        for part in _parts(variable, found):
+            _describe(part, found, seen, depth - 1)
+
+
+def _parts(variable: Any, found: list[Any]) -> Iterable[Any]:
+    """Returns what a variable refers to, as far as it may be the user's own."""
+    if isinstance(variable, list | dict | set | tuple | collections.deque):
+        found.append(len(variable))
+        if len(variable) > _MOST:
+            return ()
+        return tuple(variable.values() if isinstance(variable, dict) else variable)
+    if isinstance(variable, functools.partial):
+        return (variable.func, variable.args, variable.keywords)
+    if isinstance(variable, types.MethodType):
+        return (variable.__self__, variable.__func__)
+    is_named = isinstance(variable, type | types.FunctionType)
+    owner = variable if is_named else type(variable)
+    root = str(getattr(owner, "__module__", "")).partition(".")[0]
+    if root in _LIBRARIES or isinstance(variable, types.ModuleType):
+        return ()
+    if isinstance(variable, types.FunctionType):
+        names, space = variable.__code__.co_names, variable.__globals__
+        cells = [cell for cell in variable.__closure__ or () if _is_filled(cell)]
+        return (
+            *(space[name] for name in names if name in space),
+            *(cell.cell_contents for cell in cells),
+            variable.__defaults__,
+        )
+    named = getattr(variable, "__dict__", {})
+    return tuple(part for name, part in named.items() if not name.startswith("__"))
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False

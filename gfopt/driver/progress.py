@@ -42,30 +42,41 @@ class ProgressLine:
         self._width = len(line)
 
 
-class DeferredInterrupt:
-    """Keeps Ctrl-C out of a block; a second one raises at once.
+class Interrupt:
+    """Ctrl-C as a wish to end: seen between steps, or at once where it ``passes``.
 
-    A compiled call takes its arguments over: interrupted between the call and the
-    assignment of its result, a search would have neither the old state nor the new.
+    A step that Ctrl-C tore apart would leave a search with neither its old state nor
+    the new one (a compiled call takes its arguments over). A second Ctrl-C raises
+    wherever it comes. Where Ctrl-C means something else than ``KeyboardInterrupt``, or
+    outside of the main thread, nothing is changed.
 
     Attributes:
-        seen: whether Ctrl-C was pressed in the block.
+        seen: whether Ctrl-C was pressed.
+        passes: whether it raises ``KeyboardInterrupt``: in code of the user's.
     """
 
     def __init__(self) -> None:
         self.seen = False
+        self.passes = False
         self._old: Any = None
 
-    def __enter__(self) -> DeferredInterrupt:
+    def __enter__(self) -> Interrupt:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._old = signal.signal(signal.SIGINT, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
+        if self.seen or self.passes:
+            self.seen = True
             raise KeyboardInterrupt
         self.seen = True
+
+    def let_pass(self) -> None:
+        """Raises what was held back, and from now on raises at once."""
+        self.passes = True
+        if self.seen:
+            raise KeyboardInterrupt
 
     def __exit__(
         self,

@@ -41,7 +41,7 @@ class Result:
         failures: failed evaluations by reason.
         history: for each generation ``nfev``, ``fitness`` (its best), ``best`` (so
             far) and the method's diagnostics, as arrays ``[nit]``.
-        state: the method's last state.
+        state: the method's last state, NumPy arrays.
         optimizer: the method.
         path: ``"compiled"`` or ``"host"``.
         reason: why that path ran.

@@ -158,11 +158,12 @@ def _scanned(
     ) -> tuple[Any, steps.StepRecord]:
         state, context, status, stopped_at = carry
         keys = steps.step_keys(run_key, state.step)
-        batch = None if batches is None else batches(state.step, keys.batch)
+        batch: PyTree = None if batches is None else batches(state.step, keys.batch)
         inputs = Inputs(frozen, args, batch, context)
-        new, new_context, row, *_ = steps.generation(
+        new, new_context, row, *rest = steps.generation(
             optimizer, objective, evaluator, keys, state, inputs
         )
+        del rest
         if stop is None:
             return (new, new_context, status, stopped_at), row
         # A stopped run keeps all but its step counter, which a batch of runs shares:

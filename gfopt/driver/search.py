@@ -88,7 +88,8 @@ def _tell_late(
 
 
 @jax.jit
-def _recommend(optimizer: Optimizer, state: State) -> Solution:
+def recommend(optimizer: Optimizer, state: State) -> Solution:
+    """Returns the method's answer, as one program."""
     return optimizer.recommend(state)
 
 
@@ -123,6 +124,9 @@ class Search:
                 self._see(_start(self._method, init_key, x0))
             else:
                 self._see(_open(self._method, state))
+                found = stop_reasons(optimizer, state)
+                holds = np.array([bool(value) for value in found.values()], bool)
+                self._told = _Told(np.zeros(0), holds, (), tuple(found))
             first = self.state
             self.dtype = host_evaluator.fitness_dtype(first)
         self.step = int(first.step)  # tells so far
@@ -210,7 +214,7 @@ class Search:
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
         with self.precision():
-            return jax.tree.map(np.asarray, _recommend(self.optimizer, self.state))
+            return jax.tree.map(np.asarray, recommend(self.optimizer, self.state))
 
     def stop_reasons(self) -> list[str]:
         """Returns the names of the method's own reasons to stop, if any hold."""
