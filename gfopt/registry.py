@@ -42,6 +42,7 @@ class Row:
         domain: what it is for, in a few words.
         flags: capabilities, keys of ``FLAGS``.
         sigma: name of the field that ``sigma0`` sets, or None.
+        schedules: fields that may be a function of the step.
         test: options for the conformance suite.
         generations: steps the suite gives it on the shifted quadratic.
         bound: fitness it must reach there, from 5.
@@ -52,6 +53,7 @@ class Row:
     domain: str
     flags: frozenset[str]
     sigma: str | None
+    schedules: tuple[str, ...]
     test: Mapping[str, Any]
     generations: int
     bound: float
@@ -64,6 +66,7 @@ _ROWS = (
         "baseline, any size",
         frozenset({"rank_based", "seeds", "population_size"}),
         "sigma",
+        ("sigma",),
         {"population_size": 16, "sigma": 0.5},
         60,
         3.0,
@@ -74,6 +77,7 @@ _ROWS = (
         "networks, any size",
         frozenset({"rank_based", "seeds", "population_size", "pairs"}),
         "sigma",
+        ("sigma", "learning_rate", "weight_decay"),
         {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
         150,
         1e-2,
@@ -86,6 +90,7 @@ _ROWS = (
             {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
         ),
         "sigma",
+        (),
         {"sigma": 0.5},
         120,
         1e-6,
@@ -96,6 +101,7 @@ _ROWS = (
         "fine-tuning at the memory of inference",
         frozenset({"seeds", "lazy"}),
         None,
+        ("learning_rate", "eps"),
         {"learning_rate": 0.03, "eps": 1e-3},
         300,
         1e-2,

@@ -107,8 +107,8 @@ def constants(dimension: int, population_size: int) -> Constants:
     positive, negative = np.maximum(raw, 0), np.minimum(raw, 0)
     if lam == 2:  # the formula above leaves one positive weight, as it should
         positive = np.array([1.0, 0.0])
-    mu_eff = positive.sum() ** 2 / (positive**2).sum()
-    mu_eff_minus = negative.sum() ** 2 / max((negative**2).sum(), 1e-300)
+    mu_eff = float(positive.sum() ** 2 / (positive**2).sum())
+    mu_eff_minus = float(negative.sum() ** 2 / max((negative**2).sum(), 1e-300))
     c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
     c_1 = min(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
     c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
@@ -178,7 +178,7 @@ class CMAES:
 
     def init(self, key: Key, solution: Solution) -> CMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""
-        mean = trees.as_inexact(solution)
+        mean = trees.starting_point(solution)
         flat, _ = ravel_pytree(mean)
         dimension, dtype = flat.size, trees.wide_dtype(mean)
         if dimension > MAX_DIMENSION:

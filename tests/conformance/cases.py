@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,14 +14,15 @@ import pytest
 
 import gfopt
 from gfopt import registry
-from gfopt.core.evaluate import judged, vmapped
-from gfopt.core.lazy import materialise
-from gfopt.core.objective import Inputs, as_objective
-from gfopt.driver.step import step_keys
+from gfopt.core.evaluate import Evaluator, vmapped
+from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Optimizer, Population
 
 LOW, HIGH = -2.5, 3.0  # bounds of every number, where there are some
 SCALE = 1.25
+VMAPPED = vmapped()
+X0 = jnp.array([1.0, -0.5, 0.25, 2.0, -1.5])
+KEY = jax.random.key(1)
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,7 @@ class Case:
 
 
 ALL = [
-    Case(row, bounded)
-    for row in registry.METHODS.values()
-    for bounded in (False, True)
+    Case(row, bounded) for row in registry.METHODS.values() for bounded in (False, True)
 ]
 
 
@@ -88,59 +88,64 @@ def methods_with(flag: str) -> pytest.MarkDecorator:
 
 def sphere(x: Any) -> jax.Array:
     """A quadratic over any tree; its terms are added in float32 or wider."""
-    return sum(
-        jnp.sum((leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) - 0.5) ** 2)
+    wide = [
+        leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
         for leaf in jax.tree.leaves(x)
-    )
+    ]
+    return sum(jnp.sum((leaf - 0.5) ** 2) for leaf in wide)
 
 
-def evaluate(optimizer: Optimizer, state: Any, population: Population) -> Evaluation:
-    """Evaluates a population on ``sphere`` with the default evaluator."""
-    objective = as_objective(sphere)
-    key = jax.random.key(0)
-    return vmapped()(key, objective, optimizer, state, population, Inputs())
+def seen_sphere(x: Any) -> tuple[jax.Array, Any]:
+    """Returns the sphere and the solution itself."""
+    return sphere(x), x
 
 
-def told(
-    optimizer: Optimizer, state: Any, population: Population, fitness: Any
+@jax.jit
+def init(optimizer: Optimizer, key: jax.Array, x0: Any) -> Any:
+    """``optimizer.init``, compiled once for all tests of a shape."""
+    return optimizer.init(key, x0)
+
+
+@jax.jit
+def ask(optimizer: Optimizer, key: jax.Array, state: Any) -> Population:
+    """``optimizer.ask``, compiled."""
+    return optimizer.ask(key, state)
+
+
+@jax.jit
+def tell(
+    optimizer: Optimizer, state: Any, population: Population, evaluation: Evaluation
 ) -> tuple[Any, Any]:
-    """Tells a fitness by hand; NaN and infinities are failures, as in the core."""
-    wide = jnp.result_type(jnp.float32, *jax.tree.leaves(optimizer.recommend(state)))
-    evaluation = judged(jnp.asarray(fitness, wide), population.active, ())
+    """``optimizer.tell``, compiled."""
     return optimizer.tell(state, population, evaluation)
 
 
-@dataclasses.dataclass
-class Counter:
-    """A compiled generation that counts how often it is traced."""
-
-    objective: Any = sphere
-    traces: int = 0
-
-    def __post_init__(self) -> None:
-        objective = as_objective(self.objective)
-
-        @jax.jit
-        def step(optimizer: Optimizer, key: jax.Array, state: Any) -> tuple[Any, Any]:
-            self.traces += 1
-            keys = step_keys(key, state.step)
-            population = optimizer.ask(keys.ask, state)
-            evaluation = vmapped()(
-                keys.evaluate, objective, optimizer, state, population, Inputs()
-            )
-            return optimizer.tell(state, population, evaluation)
-
-        self.step = step
+@jax.jit
+def recommend(optimizer: Optimizer, state: Any) -> Any:
+    """``optimizer.recommend``, compiled."""
+    return optimizer.recommend(state)
 
 
-def solutions(optimizer: Optimizer, state: Any, population: Population) -> list[Any]:
-    """Decodes a population one member at a time, as dense solutions."""
-    count = population.active.shape[0]
-    members = [
-        jax.tree.map(lambda leaf, row=row: leaf[row], population.members)
-        for row in range(count)
-    ]
-    return [materialise(optimizer.decode(state, member)) for member in members]
+@partial(jax.jit, static_argnames=("objective", "evaluator"))
+def evaluate(
+    optimizer: Optimizer,
+    state: Any,
+    population: Population,
+    objective: Callable[[Any], Any] = seen_sphere,
+    evaluator: Evaluator = VMAPPED,
+) -> Evaluation:
+    """Evaluates a population; ``aux`` are the solutions that the objective saw."""
+    problem, key = Objective(objective, has_aux=True), jax.random.key(0)
+    return evaluator(key, problem, optimizer, state, population, Inputs())
+
+
+def first_step(case: Case, x0: Any = None) -> tuple[Optimizer, Any, Any, Any]:
+    """Returns an optimizer, its first state, population and evaluation."""
+    x0 = X0 if x0 is None else x0
+    optimizer = case.make(x0)
+    state = init(optimizer, KEY, x0)
+    population = ask(optimizer, KEY, state)
+    return optimizer, state, population, evaluate(optimizer, state, population)
 
 
 def same_bits(a: Any, b: Any) -> None:
@@ -169,8 +174,8 @@ def close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
 def no_nan(tree: Any) -> None:
     """Asserts that no number in a tree is NaN."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        assert not np.any(np.isnan(np.asarray(leaf, np.float64))), (
-            jax.tree_util.keystr(path)
+        assert not np.any(np.isnan(np.asarray(leaf, np.float64))), jax.tree_util.keystr(
+            path
         )
 
 
@@ -180,4 +185,3 @@ def types_of(tree: Any) -> Any:
         (jnp.shape(leaf), leaf.dtype, getattr(leaf, "weak_type", False))
         for leaf in jax.tree.leaves(tree)
     ]
-

@@ -1,0 +1,177 @@
+"""Compilation, batching, chunks, devices, resuming: what design.md calls equalities."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance import cases
+from conformance.cases import KEY, X0, Case
+
+import gfopt
+from gfopt.core import schedules
+from gfopt.types import Optimizer
+
+GENERATIONS = 4
+
+
+@partial(jax.jit, static_argnames="generations")
+def run(
+    optimizer: Optimizer, key: jax.Array, state: Any, generations: int = GENERATIONS
+) -> tuple[Any, Any]:
+    """Runs a method on the sphere: its last state and what the history says."""
+    result = gfopt.run(
+        optimizer, cases.sphere, X0, key=key, generations=generations, state=state
+    )
+    return result.state, result.history.best_fitness
+
+
+@cases.each_case
+def test_ten_steps_are_one_trace(case: Case) -> None:
+    traces = 0
+
+    @jax.jit
+    def step(optimizer: Optimizer, key: jax.Array, state: Any) -> Any:
+        nonlocal traces
+        traces += 1
+        population = optimizer.ask(jax.random.fold_in(key, state.step), state)
+        evaluation = cases.evaluate(optimizer, state, population)
+        return optimizer.tell(state, population, evaluation)[0]
+
+    optimizer = case.make()
+    state = optimizer.init(KEY, X0)
+    for _ in range(10):
+        state = step(optimizer, KEY, state)
+    assert state.step == 10
+    equal = case.make()
+    assert equal is not optimizer
+    step(equal, KEY, equal.init(KEY, X0))
+    numbers, structure = jax.tree.flatten(optimizer)
+    assert numbers  # every method has a hyperparameter
+    other = jax.tree.unflatten(structure, [0.9 * number for number in numbers])
+    step(other, KEY, other.init(KEY, X0))
+    assert traces == 1
+
+
+@cases.each_method
+def test_run_compiles_once(case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    traces = 0
+
+    def objective(x: jax.Array) -> jax.Array:
+        nonlocal traces
+        traces += 1
+        return cases.sphere(x)
+
+    def go(optimizer: Optimizer, key: jax.Array) -> None:
+        gfopt.run(optimizer, objective, X0, key=key, generations=3)
+
+    go(case.make(), KEY)
+    first = traces
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        go(case.make(), jax.random.key(8))
+        numbers = {k: v for k, v in case.row.test.items() if isinstance(v, float)}
+        go(case.make(**{name: 0.7 * v for name, v in numbers.items()}), KEY)
+    assert traces == first
+    assert not [line for line in caplog.messages if "Compiling" in line]
+
+
+@cases.each_method
+def test_eager_equals_compiled(case: Case) -> None:
+    optimizer, state, population, evaluation = cases.first_step(case)
+    cases.same_bits(optimizer.init(KEY, X0), state)
+    agree(case, optimizer.ask(KEY, state), population)
+    # the update has sums, which a compiled program may fuse: up to rounding
+    told = optimizer.tell(state, population, evaluation)
+    cases.close(told, cases.tell(optimizer, state, population, evaluation))
+
+
+def agree(case: Case, a: Any, b: Any) -> None:
+    """Bitwise for methods whose members are seeds; up to rounding for matrices."""
+    if case.has("seeds"):
+        cases.same_bits(a, b)
+    else:
+        cases.close(a, b)
+
+
+@cases.each_method
+def test_seeds_and_hyperparameters_are_batch_axes(case: Case) -> None:
+    numbers, structure = jax.tree.flatten(case.make())
+    keys = jax.random.split(KEY, len(numbers) + 1)
+    # one run as it is, and one with each hyperparameter changed
+    table = np.tile(np.array(numbers, np.float32), (len(keys), 1))
+    for leaf in range(len(numbers)):
+        table[leaf + 1, leaf] = 0.5 * table[leaf + 1, leaf] + 0.01
+
+    def whole(optimizer: Optimizer, key: jax.Array) -> tuple[Any, Any]:
+        return run(optimizer, key, cases.init(optimizer, key, X0))
+
+    batch = jax.tree.unflatten(structure, [jnp.asarray(column) for column in table.T])
+    together = jax.jit(jax.vmap(whole))(batch, keys)
+    for row, key in enumerate(keys):
+        alone = whole(jax.tree.unflatten(structure, [*map(float, table[row])]), key)
+        one = jax.tree.map(lambda leaf, row=row: leaf[row], together)
+        cases.close(alone, one, rtol=1e-3, atol=1e-5)
+
+
+@cases.each_method
+def test_hyperparameters_come_in_any_form(case: Case) -> None:
+    _, state, population, evaluation = cases.first_step(case)
+
+    def step(optimizer: Optimizer) -> Any:
+        first = cases.init(optimizer, KEY, X0)
+        return first, optimizer.tell(
+            first, cases.ask(optimizer, KEY, first), evaluation
+        )
+
+    expected = step(case.make())
+    numbers = {k: v for k, v in case.row.test.items() if isinstance(v, float)}
+    for name, value in numbers.items():
+        forms: list[Any] = [np.float32(value), np.float64(value), jnp.float32(value)]
+        if name in case.row.schedules:
+            forms.append(lambda step, value=value: value)
+        for form in forms:
+            cases.close(step(case.make(**{name: form})), expected, 1e-5)
+        assert case.make(**{name: np.int64(1)}) == case.make(**{name: 1.0})
+
+
+def exact_sphere(x: jax.Array) -> tuple[jax.Array, tuple[()]]:
+    """A quadratic whose sums are exact, so that no program can round them its way."""
+    return jnp.sum((jnp.round(x * 64) / 64) ** 2), ()
+
+
+@cases.each_method
+def test_chunks_and_devices_change_nothing(case: Case) -> None:
+    assert jax.local_device_count() == 4
+    optimizer, state, population, _ = cases.first_step(case)
+    expected, *others = (
+        cases.evaluate(optimizer, state, population, exact_sphere, evaluator)
+        for evaluator in (gfopt.vmapped(), gfopt.chunked(3), gfopt.sharded())
+    )
+    for other in others:
+        agree(case, other, expected)
+
+
+@cases.each_method
+def test_a_resumed_run_is_the_straight_run(case: Case) -> None:
+    optimizer, state, _, _ = cases.first_step(case)
+    straight, history = run(optimizer, KEY, state, 2 * GENERATIONS)
+    middle, first = run(optimizer, KEY, state)
+    resumed, second = run(optimizer, KEY, middle)
+    cases.same_bits(resumed, straight)
+    cases.same_bits(jnp.concatenate([first, second]), history)
+
+
+def test_a_schedule_is_part_of_the_configuration() -> None:
+    def decay(step: jax.Array) -> jax.Array:
+        return 0.5 * 0.9**step
+
+    optimizer = gfopt.RandomSearch(sigma=decay)
+    assert optimizer == gfopt.RandomSearch(sigma=schedules.Schedule(decay))
+    assert jax.tree.leaves(optimizer) == []
+    state = optimizer.init(KEY, X0)._replace(step=jnp.int32(3))
+    sigma = optimizer.ask(KEY, state).members.sigma
+    np.testing.assert_allclose(sigma, 0.5 * 0.9**3, rtol=1e-6)
