@@ -103,8 +103,11 @@ def real(name: str, value: Any, minimum: float = -math.inf) -> None:
 
 
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
-    """Refuses anything that is not of ``kinds``, described by ``what``."""
-    if not isinstance(value, kinds):
+    """Refuses anything that is not of ``kinds``, described by ``what``.
+
+    A class is no instance, although it has all methods of a protocol.
+    """
+    if isinstance(value, type) or not isinstance(value, kinds):
         raise TypeError(f"{name} must be {what}; got {shown(value)}")
 
 

@@ -9,6 +9,7 @@ so a point is never outside, whatever the method proposes.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,8 +183,8 @@ def _pairs(bounds: Any, x0: Solution) -> tuple[Any, Any]:
         pairs_array = np.array(pairs, float)
     except (TypeError, ValueError):
         pairs_array = np.zeros((0, 0))
-    if len(bounds) == 2 and all(np.ndim(side) == 0 for side in bounds):
-        return float(bounds[0]), float(bounds[1])
+    if len(bounds) == 2 and all(_is_number(side) for side in bounds):
+        return _side(bounds[0], -np.inf), _side(bounds[1], np.inf)
     shape = np.shape(x0) if not isinstance(x0, dict | list | tuple) else None
     flat = np.shape(x0) if shape is not None else np.shape(np.asarray(x0, object))
     if pairs_array.ndim != 2 or flat != (pairs_array.shape[0],):
@@ -193,6 +194,10 @@ def _pairs(bounds: Any, x0: Solution) -> tuple[Any, Any]:
             f"got {checks.shown(bounds)}"
         )
     return pairs_array[:, 0], pairs_array[:, 1]
+
+
+def _is_number(side: Any) -> bool:
+    return side is None or (isinstance(side, numbers.Real) and type(side) is not bool)
 
 
 def _side(value: Any, infinite: float) -> float:

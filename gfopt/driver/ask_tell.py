@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -89,7 +89,7 @@ class AskTell:
         self._history = History(maximize, None)
         self._failures: Counter[str] = Counter()
         self._late: list[_Generation] = []
-        row = registry.row_of(made.optimizer)
+        row = registry.row_of(getattr(made.optimizer, "inner", made.optimizer))
         self._uses_late = row is not None and "tolerates_stale" in row.flags
         self._first_id = 0
         self._open()
@@ -143,8 +143,9 @@ class AskTell:
         now = ids - self._first_id
         self._check(ids, now)
         is_late = now < 0
-        if is_late.any():
-            self._take_late(ids[is_late].tolist(), numbers[is_late])
+        late = ids[is_late].tolist()
+        if late:
+            self._take_late(late, numbers[is_late])
             now, numbers = now[~is_late], numbers[~is_late]
         if now.size:
             self._values[now] = numbers
@@ -152,6 +153,13 @@ class AskTell:
             self._note(now)
         if self._told.all():
             self._advance()
+        if late and not self._uses_late:
+            name = type(self._search.optimizer).__name__
+            warnings.warn(
+                f"{len(late)} value(s) came after their generation was closed: {name} "
+                "cannot use them; they count for the best solution only",
+                stacklevel=2,
+            )
 
     def _check(self, ids: np.ndarray, now: np.ndarray) -> None:
         """Refuses ids that were not handed out, or that have a value already."""
@@ -163,13 +171,15 @@ class AskTell:
                 f"asked so far: {self._first_id + self._num_asked}"
             )
         waiting = {i for generation in self._late for i in generation.missing}
-        repeated = ids[(now >= 0) & self._told[now]].tolist()
-        repeated += [i for i in ids[now < 0].tolist() if i not in waiting]
+        is_open = now >= 0
+        wrong = ids[is_open][self._told[now[is_open]]].tolist()
+        wrong += [i for i in ids[~is_open].tolist() if i not in waiting]
         if len(set(ids.tolist())) < ids.size:
-            repeated += [i for i, n in Counter(ids.tolist()).items() if n > 1]
-        if repeated:
+            wrong += [i for i, n in Counter(ids.tolist()).items() if n > 1]
+        if wrong:
             raise ValueError(
-                f"trials must not have a value yet; got {repeated[0]} a second time"
+                "trials must be waiting for their value, and be named once; got id "
+                f"{wrong[0]}, which is named twice, has a value, or was never asked for"
             )
 
     def _note(self, indices: np.ndarray) -> None:
@@ -191,7 +201,7 @@ class AskTell:
         it in, others can't, which a warning then says.
         """
         missing = {
-            self._first_id + i: (self._rows[i], self._search.solution(self._rows[i]))
+            self._first_id + i: (self._rows[i], self._search.clean(self._rows[i]))
             for i in np.flatnonzero(~self._told[: self._num_asked]).tolist()
         }
         if missing:
@@ -230,19 +240,14 @@ class AskTell:
                 value = self._sign * values[i]
                 fitness[row], valid[row] = value, math.isfinite(value)
                 self._history.nfev += 1
-                if valid[row] and value < self._search.best_fitness:
+                if not valid[row]:
+                    self._failures["told as failed"] += 1
+                elif value < self._search.best_fitness:
                     self._search.best_fitness = value
                     self._search.best_x = jax.tree.map(np.array, solution)
             if self._uses_late and valid.any():
                 self._search.tell_late(generation.population, fitness, valid)
         self._late = [generation for generation in self._late if generation.missing]
-        if not self._uses_late:
-            name = type(self._search.optimizer).__name__
-            warnings.warn(
-                f"{len(late)} value(s) came after their generation was closed: {name} "
-                "cannot use them; they count for the best solution only",
-                stacklevel=3,
-            )
 
     def stop(self) -> dict[str, Any]:
         """Returns the method's reasons to stop with their tolerances, by name."""
@@ -289,27 +294,28 @@ def _told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
     checks.instance("trials", trials, (Sequence, np.ndarray), "trials or their ids")
     ids = [trial.id if type(trial) is Trial else trial for trial in trials]
     numbers = np.asarray(ids) if ids else np.zeros(0, np.int64)
-    if (
-        numbers.ndim != 1
-        or numbers.dtype.kind not in "iu"
-        or numbers.min(initial=0) < 0
-    ):
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise TypeError(
             f"trials must be trials or their ids; got {checks.shown(trials)}"
         )
     expected = "values must be a number or None for each trial"
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    unordered = str | bytes | Mapping | Set
+    if isinstance(values, unordered) or not isinstance(values, Iterable):
         raise TypeError(f"{expected}; got {checks.shown(values)}")
     listed = values if isinstance(values, np.ndarray) else list(values)
     if len(ids) != len(listed):
         raise ValueError(f"{expected}; got {len(listed)} for {len(ids)} trials")
     try:
         found = np.asarray(listed)
-        if found.dtype.kind not in "iufO":
+        plain = (float, int, np.number, np.ndarray, jax.Array, type(None))
+        if found.dtype.kind not in "iufO" or (
+            found.dtype.hasobject
+            and not all(isinstance(value, plain) for value in listed)
+        ):
             raise TypeError
         found = found.astype(np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         raise TypeError(f"{expected}; got {checks.shown(values)}") from None
     if found.ndim != 1:
         raise ValueError(f"{expected}; got values of shape {found.shape[1:]}")
-    return numbers, found
+    return numbers.astype(np.int64), found

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gfopt import checks
 from gfopt.core.objective import Objective
 from gfopt.driver.hosted import Value
 from gfopt.driver.setup import Setup
@@ -31,6 +32,8 @@ from gfopt.driver.storage import (
     write_snapshot,
 )
 from gfopt.types import PyTree
+
+_FLAGS = ("takes_key", "has_aux", "batched", "maximize")  # of the objective
 
 
 class Checkpoint:
@@ -101,8 +104,10 @@ class Checkpoint:
         records = [tree_to_record("snapshot", tree, meta)]
         records += [Record("history", {}, history)]
         records += [_as_record(*at, value) for at, value in self.known.items()]
-        self._writer.close()
+        if os.name == "nt":
+            self._writer.close()  # Windows replaces no open file
         write_snapshot(self._path, self._header, records)
+        self._writer.close()  # only now: no second writer gets in between
         self._writer = RecordWriter.append_to(self._path)
 
     def restored(self, template: PyTree) -> PyTree:
@@ -130,9 +135,11 @@ def configuration(
     return {
         "method": described(setup.optimizer),
         "x0": described(setup.x0),
+        "precision": [str(leaf.dtype) for leaf in jax.tree.leaves(setup.x0)],
         "seed": seed,
         "fun": getattr(fun, "__qualname__", type(fun).__qualname__),
-        "maximize": objective.maximize,
+        **{name: getattr(objective, name) for name in _FLAGS},
+        "context": described(objective.context),
         "frozen": described(frozen),
         "args": described(args),
     }
@@ -149,7 +156,12 @@ def described(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray | jax.Array | np.generic):
+        is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+        if is_key and isinstance(value, jax.Array):
+            value = jax.random.key_data(value)
         array = np.asarray(value)
+        if array.dtype.hasobject:  # its bytes are addresses
+            return described(array.tolist())
         if array.size <= 16 and array.dtype.kind in "iuf":
             return array.tolist()
         crc = zlib.crc32(np.ascontiguousarray(array).tobytes())
@@ -190,19 +202,29 @@ def _as_value(record: Record) -> Value:
 
 
 def _skeleton(tree: PyTree) -> Any:
-    """Describes a tree's containers in JSON; a named tuple becomes a plain one."""
-    if isinstance(tree, dict):
-        return {str(key): _skeleton(tree[key]) for key in sorted(tree)}
-    if isinstance(tree, list | tuple):
-        return [type(tree) is list, *map(_skeleton, tree)]
-    return None if tree is None else 0
+    """Describes a tree's containers in JSON: ``[type, [keys,] parts]``, 0 for a leaf.
+
+    Raises:
+        TypeError: for a container that JSON cannot bring back.
+    """
+    if type(tree) is dict:
+        keys = sorted(tree)
+        return ["dict", keys, [_skeleton(tree[key]) for key in keys]]
+    if type(tree) in (list, tuple):
+        return [type(tree).__name__, None, [_skeleton(part) for part in tree]]
+    if tree is None or jax.tree_util.all_leaves([tree]):
+        return None if tree is None else 0
+    raise TypeError(
+        "aux must be made of dicts, lists, tuples and arrays where there is a "
+        f"checkpoint; got {checks.shown(tree)}"
+    )
 
 
 def _fleshed(skeleton: Any, leaves: Any) -> PyTree:
-    if isinstance(skeleton, dict):
-        return {key: _fleshed(part, leaves) for key, part in skeleton.items()}
-    if isinstance(skeleton, list):
-        is_list, *parts = skeleton
-        made = [_fleshed(part, leaves) for part in parts]
-        return made if is_list else tuple(made)
-    return None if skeleton is None else next(leaves)
+    if not skeleton:
+        return next(leaves) if skeleton == 0 else None
+    kind, keys, parts = skeleton
+    made = [_fleshed(part, leaves) for part in parts]
+    if kind == "dict":
+        return dict(zip(keys, made, strict=True))
+    return made if kind == "list" else tuple(made)

@@ -18,7 +18,7 @@ from gfopt.core.objective import Inputs, as_objective
 from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.minimisation import Batches, Minimisation
 from gfopt.driver.result import Result
-from gfopt.driver.setup import check_seed, setup
+from gfopt.driver.setup import check_evaluator, check_frozen, check_seed, setup
 from gfopt.types import Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
@@ -107,15 +107,25 @@ def minimize(
         checks.instance(name, flag, bool, "True or False")
     if budget is not None:
         checks.integer("budget", budget, 1)
-    for name, number in (("max_seconds", max_seconds), ("target", target)):
-        if number is not None:
-            checks.real(name, number, 0.0 if name == "max_seconds" else -math.inf)
+    if max_seconds is not None:
+        checks.real("max_seconds", max_seconds, 0.0)
+    if target is not None:
+        checks.real("target", target)
+        checks.finite("target", target)
     checks.instance("args", args, tuple, "a tuple of further arguments")
+    check_frozen(made.x0, frozen)
+    if not callable(callbacks):
+        checks.instance("callbacks", callbacks, Iterable, "a function or several")
     listed = (callbacks,) if callable(callbacks) else tuple(callbacks)
     for callback in listed:
         checks.is_callable("callbacks", callback)
     if batches is not None and not callable(batches):
         checks.instance("batches", batches, Iterable, "a function or an iterable")
+        if isinstance(batches, str | bytes):
+            raise TypeError(
+                "batches must be a function or an iterable of pytrees; "
+                f"got {checks.shown(batches)}"
+            )
     if checkpoint is not None:
         checks.instance("checkpoint", checkpoint, (str, os.PathLike), "a path")
     objective = as_objective(fun)
@@ -147,7 +157,7 @@ def _evaluator(
 ) -> Evaluator | HostEvaluator | None:
     """Returns the evaluator that was asked for; one that is made here is closed."""
     if evaluator is not None:
-        checks.is_callable("evaluator", evaluator)
+        check_evaluator(evaluator)
         if workers is not None:
             raise ValueError(
                 "workers must be None where evaluator is given: pass "

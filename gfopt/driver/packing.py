@@ -38,6 +38,10 @@ class Layout:
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> Any:
+        # anew: another process hashes text differently
+        return Layout, (self.structure, self.leaves)
+
     def __eq__(self, other: object) -> bool:
         return self is other or (
             isinstance(other, Layout)

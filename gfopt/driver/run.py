@@ -14,7 +14,15 @@ from gfopt import checks
 from gfopt.core.evaluate import Evaluator, default_evaluator
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver import step as steps
+from gfopt.driver.setup import check_evaluator, check_frozen
 from gfopt.types import Key, Optimizer, PyTree, Solution, State
+
+_NOT_TRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 @partial(
@@ -106,31 +114,59 @@ def run(
         if value is not None:
             checks.is_callable(name, value)
     checks.key("key", key)
+    if not isinstance(objective, Objective):
+        checks.is_callable("objective", objective)
     objective = as_objective(objective)
+    if evaluator is not None:
+        check_evaluator(evaluator)
     if objective.traceable is False or getattr(evaluator, "host", False):
         raise TypeError(
             "objective must be a JAX function in run, which is one compiled program; "
             "got one marked as not traceable. Use gfopt.minimize or gfopt.AskTell."
         )
+    check_frozen(x0, frozen)
     init_key, run_key = jax.random.split(key)
     if state is None:
         checks.finite_tree("x0", x0)
         state = optimizer.init(init_key, x0)
+    else:
+        _check_state(optimizer, state, init_key, x0)
     if evaluator is None:
         evaluator = default_evaluator(x0, steps.population_size(optimizer, state))
-    state, history, status, context = _scanned(
-        optimizer,
-        objective,
-        run_key,
-        state,
-        args,
-        frozen,
-        evaluator=evaluator,
-        batches=batches,
-        stop=stop,
-        generations=generations,
-    )
+    try:
+        state, history, status, context = _scanned(
+            optimizer,
+            objective,
+            run_key,
+            state,
+            args,
+            frozen,
+            evaluator=evaluator,
+            batches=batches,
+            stop=stop,
+            generations=generations,
+        )
+    except _NOT_TRACEABLE as error:
+        raise TypeError(
+            "objective, batches and stop must be JAX functions in run, which is one "
+            "compiled program; got one that needs numbers (gfopt.minimize and "
+            f"gfopt.AskTell take any function): {str(error).splitlines()[0]}"
+        ) from error
     return RunResult(optimizer, state, history, status, context)
+
+
+def _check_state(optimizer: Optimizer, state: State, key: Key, x0: Solution) -> None:
+    """Refuses a state that is not one of this method for such an ``x0``."""
+    wanted = jax.eval_shape(optimizer.init, key, x0)
+    given = jax.eval_shape(lambda tree: tree, state)
+    expected, came = jax.tree.map(
+        lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (wanted, given)
+    )
+    if came != expected:
+        raise ValueError(
+            f"state must be one of {type(optimizer).__name__} for this x0, {expected}; "
+            f"got {came}"
+        )
 
 
 @partial(jax.jit, static_argnames=("evaluator", "batches", "stop", "generations"))
@@ -160,10 +196,8 @@ def _scanned(
         keys = steps.step_keys(run_key, state.step)
         batch: PyTree = None if batches is None else batches(state.step, keys.batch)
         inputs = Inputs(frozen, args, batch, context)
-        new, new_context, row, *rest = steps.generation(
-            optimizer, objective, evaluator, keys, state, inputs
-        )
-        del rest
+        outcome = steps.generation(optimizer, objective, evaluator, keys, state, inputs)
+        new, new_context, row = outcome[:3]
         if stop is None:
             return (new, new_context, status, stopped_at), row
         # A stopped run keeps all but its step counter, which a batch of runs shares:

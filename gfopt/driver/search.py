@@ -133,9 +133,9 @@ class Search:
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled: NumPy arrays, which keep their precision."""
+        names = ("_opened", "_told", "_asked_from")
         return self.__dict__ | {
-            "_opened": jax.tree.map(np.asarray, self._opened),
-            "_told": jax.tree.map(np.asarray, self._told),
+            name: jax.tree.map(np.asarray, getattr(self, name)) for name in names
         }
 
     def precision(self) -> Any:
@@ -144,6 +144,7 @@ class Search:
 
     def _see(self, opened: _Opened) -> None:
         self._opened = opened
+        self._asked_from: State | None = None  # where the state is not what was asked
         active = np.asarray(opened.active)
         self.size = active.size  # rows of the open generation, active or not
         self.active_rows = np.flatnonzero(active)
@@ -166,9 +167,10 @@ class Search:
             self._rows = _unstacked(self._opened.solutions, self.size)
         if self._rows is not None:
             return self._rows[row]
+        state = self.state if self._asked_from is None else self._asked_from
         with self.precision():
             one = host_evaluator.decode_one(
-                self.optimizer, self.state, self.population.members, jnp.int32(row)
+                self.optimizer, state, self.population.members, jnp.int32(row)
             )
         return jax.tree.map(np.array, one)
 
@@ -181,7 +183,7 @@ class Search:
         """Remembers a candidate of the open generation as the best so far."""
         self.best_fitness = fitness
         if keep_x:
-            self.best_x = self._clean(row)
+            self.best_x = self.clean(row)
 
     def advance(self, fitness: np.ndarray, valid: np.ndarray, aux: PyTree = ()) -> None:
         """Tells the open generation and opens the next.
@@ -205,6 +207,8 @@ class Search:
             evaluation = judged(
                 jnp.asarray(fitness, self.dtype), population.active, (), valid
             )
+            if self._asked_from is None:
+                self._asked_from = self.state  # what the open rows are decoded with
             # the counter is the open generation's: the same keys are asked again
             state = _tell_late(self._method, self.state, population, evaluation)
             state = state._replace(step=np.int32(self.step))
@@ -229,7 +233,7 @@ class Search:
         values = np.asarray(self._told.info).tolist()
         return dict(zip(self._told.info_names, values, strict=True))
 
-    def _clean(self, row: int) -> Solution:
+    def clean(self, row: int) -> Solution:
         """Returns one candidate from the device, whatever was done to its copy."""
         if jax.tree.leaves(self._opened.solutions):
             return host_evaluator.writable_row(self._opened.solutions, row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import numbers
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ def setup(
     if sigma0 is None and isinstance(bounds, Space):
         sigma0 = bounds.scale
     scale = _scale(row, x0, sigma0, limits)
-    sizes = np.unique([np.unique(leaf) for leaf in jax.tree.leaves(scale)])
+    sizes = np.unique(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scale)]))
     if limits is None and sizes.size == 1:
         return Setup(
             registry.method(name, given | {row.sigma: float(sizes[0])}), x0, x64
@@ -107,7 +108,42 @@ def setup(
 def check_seed(seed: Any) -> None:
     """Refuses anything but an integer that two words can hold."""
     checks.integer("seed", seed, 0)
-    checks.within("seed", seed, 0, 2**64 - 1)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be below 2**64; got {checks.shown(seed)}")
+
+
+def check_evaluator(evaluator: Any) -> None:
+    """Refuses what is no evaluator, also the function that makes one."""
+    is_one = callable(evaluator) and not isinstance(evaluator, type)
+    try:
+        inspect.signature(evaluator).bind(*range(6))
+    except TypeError:
+        is_one = False
+    if not is_one:
+        raise TypeError(
+            "evaluator must be an evaluator such as gfopt.vmapped(); "
+            f"got {checks.shown(evaluator)}"
+        )
+
+
+def check_frozen(x0: Any, frozen: PyTree) -> None:
+    """Refuses frozen leaves that are not the other half of ``x0``."""
+    if frozen is None:
+        return
+
+    def is_free(kept: Any, taken: Any) -> bool:
+        return kept is None or taken is None
+
+    try:
+        free = jax.tree.map(is_free, frozen, x0, is_leaf=lambda leaf: leaf is None)
+    except ValueError:
+        free = False
+    if not all(jax.tree.leaves(free)):
+        raise ValueError(
+            "frozen must be the other half of x0, of its structure and with None where "
+            f"x0 has a leaf (see gfopt.partition); got {checks.shown(frozen)} "
+            f"for x0 {checks.shown(x0)}"
+        )
 
 
 def auto_method(dimension: int) -> str:
@@ -180,7 +216,9 @@ def _scale(
 def _spread_sigma(sigma0: Any, x0: Solution) -> PyTree:
     """Returns ``sigma0``, a number or a tree like ``x0``, as a tree like ``x0``."""
     expected = "a finite number above 0, or such numbers in the form of x0"
-    if isinstance(sigma0, numbers.Real) and not isinstance(sigma0, bool):
+    if any(np.asarray(s).dtype.kind == "b" for s in jax.tree.leaves(sigma0)):
+        raise TypeError(f"sigma0 must be {expected}; got {checks.shown(sigma0)}")
+    if isinstance(sigma0, numbers.Real):
         sigma0 = _spread(float(sigma0), x0)
     elif isinstance(sigma0, list | tuple) and not isinstance(x0, list | tuple):
         sigma0 = np.asarray(sigma0)

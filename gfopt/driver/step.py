@@ -46,8 +46,8 @@ def seed_keys(seed: int) -> np.ndarray:
     ``jax.random.split(jax.random.key(seed))``, as ``run`` splits its key, in NumPy:
     a host driver would compile three programs for it.
     """
-    words = np.array([[seed >> 32], [seed & 0xFFFFFFFF]], np.uint32)
-    counter = np.zeros(2, np.uint32), np.arange(2, dtype=np.uint32)
+    words: Any = np.array([[seed >> 32], [seed & 0xFFFFFFFF]], np.uint32)
+    counter: Any = np.zeros(2, np.uint32), np.arange(2, dtype=np.uint32)
     return np.stack(noise.threefry((words[0], words[1]), counter), axis=1)
 
 
