@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+_NO_NUMBERS = (bool, np.bool_, str, bytes, complex, dict, set)
+
 
 def shown(value: object, limit: int = 80) -> str:
     """Returns a short ``repr`` with the type, for an error message."""
@@ -27,9 +29,7 @@ def concrete(value: Any) -> np.ndarray | None:
     """Returns ``value`` as a real NumPy array, or None where it cannot be read yet."""
     if isinstance(value, jax.core.Tracer):
         return None
-    if isinstance(value, bool | np.bool_ | str | bytes) or value is None:
-        return np.asarray(None)
-    if callable(value):
+    if isinstance(value, _NO_NUMBERS) or value is None or callable(value):
         return np.asarray(None)
     if isinstance(value, numbers.Real | np.ndarray | jax.Array | list | tuple):
         try:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gfopt import checks
+from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.random_search import RandomSearch
@@ -23,7 +24,7 @@ FLAGS = MappingProxyType(
         "seeds": "a member is a seed: no population is ever held",
         "lazy": "candidates are lazy leaves: the memory of inference",
         "population_size": "the number of candidates can be chosen",
-        "pairs": "candidates come in antithetic pairs: the population is even",
+        "pairs": "candidates come in antithetic pairs, by default: rows 2i and 2i + 1",
         "rotation_invariant": "a rotated problem is the same problem",
         "stops": "knows when it has converged",
         "tolerates_stale": "can use a tell that comes a generation late",
@@ -64,7 +65,7 @@ _ROWS = (
         "random_search",
         RandomSearch,
         "baseline, any size",
-        frozenset({"rank_based", "seeds", "population_size"}),
+        frozenset({"rank_based", "seeds", "population_size", "tolerates_stale"}),
         "sigma",
         ("sigma",),
         {"population_size": 16, "sigma": 0.5},
@@ -99,7 +100,7 @@ _ROWS = (
         "mezo",
         MeZO,
         "fine-tuning at the memory of inference",
-        frozenset({"seeds", "lazy"}),
+        frozenset({"seeds", "lazy", "pairs"}),
         None,
         ("learning_rate", "eps"),
         {"learning_rate": 0.03, "eps": 1e-3},
@@ -134,7 +135,12 @@ def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
 
 
 def row_of(optimizer: Optimizer) -> Row | None:
-    """Returns the row of an optimizer's class, or None for one of the user's own."""
+    """Returns the row of an optimizer's class, or None for one of the user's own.
+
+    That of a bounded optimizer is its method's.
+    """
+    while isinstance(optimizer, Bounded):
+        optimizer = optimizer.inner
     for row in _ROWS:
         if type(optimizer) is row.cls:
             return row

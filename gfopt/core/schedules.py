@@ -23,7 +23,7 @@ class Schedule:
         fun: ``step (i32[]) -> number``, traceable; any optax schedule will do.
     """
 
-    fun: Callable[[jax.Array], Any]
+    fun: Callable[[Any], Any]
 
 
 Hyperparameter: TypeAlias = Any  # a number, an array, a tracer or a Schedule
@@ -32,20 +32,25 @@ Hyperparameter: TypeAlias = Any  # a number, an array, a tracer or a Schedule
 def field(
     name: str, value: Any, check: Callable[[str, Any], None] = checks.positive
 ) -> Hyperparameter:
-    """Returns a hyperparameter as a dataclass stores it: checked, callables wrapped.
+    """Returns a hyperparameter as a dataclass stores it: checked, callables wrapped."""
+    if isinstance(value, Schedule):
+        return value
+    return Schedule(value) if callable(value) else number(name, value, check)
+
+
+def number(
+    name: str, value: Any, check: Callable[[str, Any], None] = checks.positive
+) -> Hyperparameter:
+    """Returns a hyperparameter that takes no schedule, checked.
 
     A number of any Python or NumPy type becomes a float, so that all of them share
     one compiled program.
     """
-    if isinstance(value, Schedule):
-        return value
-    if callable(value):
-        return Schedule(value)
     check(name, value)
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def at(name: str, value: Hyperparameter, step: jax.Array) -> Any:
+def at(name: str, value: Hyperparameter, step: Any) -> Any:
     """Returns the hyperparameter's value at ``step``.
 
     Raises:

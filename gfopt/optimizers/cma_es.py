@@ -166,11 +166,15 @@ class CMAES:
     def __post_init__(self) -> None:
         if self.population_size is not None:
             checks.integer("population_size", self.population_size, 2)
-        checks.positive("sigma", self.sigma)
         checks.instance("active", self.active, bool, "True or False")
-        checks.non_negative("tol_x", self.tol_x)
-        checks.non_negative("tol_fun", self.tol_fun)
-        checks.positive("tol_condition", self.tol_condition)
+        number = schedules.number
+        schedules.set_fields(
+            self,
+            sigma=number("sigma", self.sigma),
+            tol_x=number("tol_x", self.tol_x, checks.non_negative),
+            tol_fun=number("tol_fun", self.tol_fun, checks.non_negative),
+            tol_condition=number("tol_condition", self.tol_condition),
+        )
 
     def _constants(self, dimension: int) -> Constants:
         size = self.population_size or 4 + int(3 * math.log(dimension))
@@ -192,7 +196,7 @@ class CMAES:
         return CMAESState(
             step=jnp.int32(0),
             mean=mean,
-            sigma=jnp.asarray(self.sigma, dtype),
+            sigma=jnp.asarray(schedules.at("sigma", self.sigma, 0), dtype),
             covariance=identity,
             root=identity + 0,
             path_sigma=zero,

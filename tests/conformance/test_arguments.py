@@ -1,0 +1,212 @@
+"""The rows, the objects, and what they say to a wrong argument."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance import cases
+from conformance.cases import KEY, X0, Case
+
+import gfopt
+from gfopt import registry
+from gfopt.core import lazy
+
+WRONG = object()
+
+
+def names_of(optimizer: Any) -> set[str]:
+    """Returns the names of an optimizer's hyperparameters: its leaves."""
+    paths = jax.tree_util.tree_leaves_with_path(optimizer)
+    return {path[0].name for path, _ in paths}
+
+
+def says(error: pytest.ExceptionInfo[Exception], name: str, came: Any) -> bool:
+    """Tells whether a message names the argument, what was expected and what came."""
+    text = str(error.value)
+    return text.startswith(name) and " must " in text and repr(came)[:20] in text
+
+
+@cases.each_method
+def test_a_row_is_consistent(case: Case) -> None:
+    row = case.row
+    fields = {field.name for field in dataclasses.fields(row.cls)}
+    assert registry.METHODS[row.name] is row
+    assert row.flags <= set(registry.FLAGS)
+    assert set(row.test) <= fields and set(row.schedules) <= fields
+    assert row.sigma is None or row.sigma in fields
+    assert case.has("population_size") == ("population_size" in fields)
+    assert case.has("stops") == hasattr(row.cls, "stop")
+    assert getattr(gfopt, row.cls.__name__) is row.cls
+    assert registry.row_of(case.make()) is row
+
+
+@cases.each_case
+def test_flags_are_true(case: Case) -> None:
+    optimizer, state, population, _ = cases.first_step(case)
+    dimension, size = X0.size, population.active.shape[0]
+    # "seeds": the population holds numbers per member, "dense": the state a matrix
+    leaves = jax.tree.leaves(population.members)
+    assert case.has("seeds") == all(leaf.shape == (size,) for leaf in leaves)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    assert case.has("dense") == ((dimension, dimension) in shapes)
+    member = jax.tree.map(lambda leaf: leaf[0], population.members)
+    parts = jax.tree.leaves(optimizer.decode(state, member), is_leaf=lazy.is_lazy)
+    is_lazy = case.has("lazy") and not case.bounded  # a fold needs the numbers
+    assert is_lazy == any(map(lazy.is_lazy, parts))
+    if case.has("stops"):
+        for name, holds in optimizer.stop(state).items():
+            assert (holds.shape, holds.dtype) == ((), bool), name
+            assert not holds, name
+
+
+@cases.methods_with("pairs")
+def test_pairs_lie_on_both_sides(case: Case) -> None:
+    _, _, _, evaluation = cases.first_step(case)
+    center = np.asarray(X0)
+    sides = np.asarray(evaluation.aux - center).reshape(-1, 2, center.size)
+    np.testing.assert_allclose(sides[:, 0], -sides[:, 1], rtol=1e-3, atol=1e-6)
+
+
+@cases.each_case
+def test_an_optimizer_is_a_value(case: Case) -> None:
+    optimizer = case.make()
+    inner = optimizer.inner if case.bounded else optimizer
+    assert inner == case.row.cls(**case.row.test)
+    assert type(inner).__name__ in repr(optimizer)
+    copy = pickle.loads(pickle.dumps(optimizer))
+    assert jax.tree.structure(copy) == jax.tree.structure(optimizer)
+    cases.same_bits(copy, optimizer)
+    if not case.bounded:  # hashes where its fields do: bounds are arrays
+        assert copy == optimizer and hash(copy) == hash(optimizer)
+    for name, value in case.row.test.items():
+        other = 2 * value
+        changed = dataclasses.replace(inner, **{name: other})
+        assert getattr(changed, name) == other
+        assert changed != inner
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        optimizer.anything = 1
+
+
+@cases.each_method
+def test_a_wrong_hyperparameter_is_named(case: Case) -> None:
+    for name in names_of(case.make()):
+        for wrong in ("0.1", True, [None], {"a": 1.0}, 1j):
+            with pytest.raises(TypeError) as error:
+                case.make(**{name: wrong})
+            assert says(error, name, wrong)
+        for wrong in (-1.0, np.nan, np.inf, jnp.array([0.1, -0.1])):
+            with pytest.raises(ValueError) as error:
+                case.make(**{name: wrong})
+            assert says(error, name, wrong)
+
+
+@cases.each_method
+def test_an_array_of_a_hyperparameter_is_for_vmap(case: Case) -> None:
+    for name in case.row.test:
+        if name == "population_size":
+            continue
+        several = case.make(**{name: jnp.full(3, 0.1)})
+
+        def step(optimizer: Any) -> Any:
+            state = optimizer.init(KEY, X0)
+            population = optimizer.ask(KEY, state)
+            evaluation = cases.evaluate(optimizer, state, population)
+            return optimizer.tell(state, population, evaluation)[0]
+
+        with pytest.raises(ValueError, match=rf"^{name} must be one number.*\(3,\)"):
+            jax.eval_shape(step, several)
+        jax.eval_shape(jax.vmap(step, axis_size=3), batched(several, name))
+
+
+def batched(optimizer: Any, name: str) -> Any:
+    """Returns an optimizer with every other hyperparameter repeated, too."""
+    numbers = {
+        other: jnp.full(3, getattr(optimizer, other))
+        for other in names_of(optimizer) - {name}
+    }
+    return dataclasses.replace(optimizer, **numbers)
+
+
+@cases.each_method
+def test_a_wrong_configuration_is_named(case: Case) -> None:
+    hyperparameters = names_of(case.make())
+    for field in dataclasses.fields(case.row.cls):
+        if field.name not in hyperparameters:
+            with pytest.raises(TypeError) as error:
+                case.make(**{field.name: WRONG})
+            assert says(error, field.name, WRONG)
+
+
+@cases.methods_with("population_size")
+def test_a_wrong_population_size_is_named(case: Case) -> None:
+    odd = [7] if case.has("pairs") else []
+    for wrong in (0, -2, *odd):
+        with pytest.raises(ValueError) as error:
+            case.make(population_size=wrong)
+        assert says(error, "population_size", wrong)
+    for wrong in (2.0, True, "16"):
+        with pytest.raises(TypeError) as error:
+            case.make(population_size=wrong)
+        assert says(error, "population_size", wrong)
+
+
+@cases.each_case
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (ValueError, np.array([1.0, np.nan, 0.0, 0.0, 0.0])),
+        (ValueError, np.array([1.0, np.inf, 0.0, 0.0, 0.0])),
+        (ValueError, np.zeros(0)),
+        (ValueError, {}),
+        (TypeError, np.array(["a"] * 5)),
+        (TypeError, np.zeros(5, complex)),
+        (TypeError, np.zeros(5, bool)),
+    ],
+    ids=str,
+)
+def test_a_wrong_starting_point_is_named(case: Case, kind: Any, wrong: Any) -> None:
+    with pytest.raises(kind, match="^solution.* must "):
+        case.make().init(KEY, wrong)
+
+
+def test_a_start_that_does_not_fit_its_space_is_named() -> None:
+    sides = -np.ones(3), np.ones(3), np.ones(3)
+    optimizer = gfopt.Bounded(gfopt.RandomSearch(), gfopt.Space(*sides))
+    optimizer.init(KEY, jnp.ones(3))  # a corner is inside
+    with pytest.raises(ValueError, match="^solution must lie within the bounds.*1.5"):
+        optimizer.init(KEY, jnp.array([0.0, 0.0, 1.5]))
+    with pytest.raises(
+        ValueError, match=r"^space.lower must broadcast.*\(2,\).*\(3,\)"
+    ):
+        optimizer.init(KEY, jnp.zeros(2))
+    with pytest.raises(ValueError, match="^space must have the structure"):
+        optimizer.init(KEY, {"a": jnp.zeros(3)})
+
+
+def test_a_wrong_space_is_named() -> None:
+    zero, one = np.zeros(2), np.ones(2)
+    with pytest.raises(ValueError, match="^lower must be below upper"):
+        gfopt.Space(one, zero, one)
+    with pytest.raises(ValueError, match="^upper must be numbers that are not NaN"):
+        gfopt.Space(zero, np.array([1.0, np.nan]), one)
+    with pytest.raises(ValueError, match="^scale must be a finite number above 0"):
+        gfopt.Space(zero, one, zero)
+    with pytest.raises(ValueError, match="^scale must have the structure of lower"):
+        gfopt.Space(zero, one, {"a": one})
+    with pytest.raises(TypeError, match="^inner must be a gfopt optimizer"):
+        gfopt.Bounded("cma_es", gfopt.Space(zero, one, one))
+    with pytest.raises(TypeError, match="^space must be a gfopt.Space"):
+        gfopt.Bounded(gfopt.CMAES(), (0, 1))
+
+
+def test_a_wrong_name_gets_a_suggestion() -> None:
+    with pytest.raises(ValueError, match="method.*'cma-es'.*did you mean 'cma_es'"):
+        gfopt.method("cma-es")
+    with pytest.raises(ValueError, match="'populationsize'.*'population_size'"):
+        gfopt.method("cma_es", {"populationsize": 3})

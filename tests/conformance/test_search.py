@@ -1,0 +1,117 @@
+"""Searching: the registered bound, bounds on solutions, and all shapes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance import cases
+from conformance.cases import KEY, Case
+
+import gfopt
+from gfopt.types import Optimizer
+
+SEEDS = 5
+DIMENSIONS = (1, 2, 3, 5, 50)
+
+
+@cases.each_case
+def test_reaches_its_bound_on_a_shifted_quadratic(case: Case) -> None:
+    optimizer = case.make(jnp.zeros(5))
+
+    @jax.jit
+    @jax.vmap
+    def final(key: jax.Array) -> jax.Array:
+        result = gfopt.run(
+            optimizer,
+            lambda x: jnp.sum((x - 1) ** 2),
+            jnp.zeros(5),
+            key=key,
+            generations=case.row.generations,
+        )
+        return jnp.sum((result.x - 1) ** 2)
+
+    found = final(jax.random.split(jax.random.key(0), SEEDS))
+    assert np.all(found <= case.row.bound), found
+
+
+@cases.each_method
+def test_bounds_are_respected(case: Case) -> None:
+    """The minimum is far outside, the start in a corner, and sigma wider than both."""
+    low, high = jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, jnp.inf, 2.5])
+    space = gfopt.Space(low, high, jnp.full(3, 2.0))
+    optimizer = gfopt.Bounded(case.make(), space)
+    x0 = jnp.array([-1.0, 3.0, 2.5])
+
+    def objective(x: jax.Array, context: Any) -> tuple[jax.Array, jax.Array]:
+        return jnp.sum((x - 9) ** 2), x
+
+    result = jax.jit(
+        lambda key: gfopt.run(
+            optimizer,
+            gfopt.Objective(
+                objective, has_aux=True, context=jnp.zeros((2, 3)), update=extremes
+            ),
+            x0,
+            key=key,
+            generations=20,
+        )
+    )(jax.random.key(0))
+    least, most = result.context
+    for x in (least, most, result.x):
+        assert np.all((x >= low) & (x <= high)), x
+    assert np.all(least < most)  # it moved, in every coordinate
+
+
+def extremes(context: Any, evaluation: Any) -> jax.Array:
+    """Keeps the least and the largest value of each coordinate so far."""
+    seen = evaluation.aux
+    first = jnp.all(context == 0)
+    least = jnp.where(first, jnp.inf, context[0])
+    most = jnp.where(first, -jnp.inf, context[1])
+    return jnp.stack(
+        [jnp.minimum(least, seen.min(axis=0)), jnp.maximum(most, seen.max(axis=0))]
+    )
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+@cases.each_method
+def test_every_shape_has_its_types(case: Case, dimension: int) -> None:
+    for options in case.sizes(2, 3, 7, 2 * dimension + 1):
+        optimizer = case.make(**options)
+        x0 = jnp.ones(dimension)
+        first, population, new = jax.eval_shape(partial(one_step, optimizer), x0)
+        assert cases.types_of(new) == cases.types_of(first)
+        if options:
+            assert population.active.shape == (options["population_size"],)
+
+
+def one_step(optimizer: Optimizer, x0: Any) -> tuple[Any, Any, Any]:
+    """Returns first state, population and next state."""
+    state = optimizer.init(KEY, x0)
+    population = optimizer.ask(KEY, state)
+    evaluation = cases.evaluate(optimizer, state, population)
+    return state, population, optimizer.tell(state, population, evaluation)[0]
+
+
+@cases.each_method
+def test_every_shape_runs(case: Case) -> None:
+    """Each dimension and each kind of population, not every pair of them."""
+    wanted = dict(zip(DIMENSIONS, (3, 2, 7, 11, 101), strict=True))
+    for dimension, size in wanted.items():
+        (options,) = case.sizes(size)
+        optimizer, x0 = case.make(**options), jnp.ones(dimension)
+        state = cases.init(optimizer, KEY, x0)
+        for step in range(3):
+            population = cases.ask(optimizer, jax.random.key(step), state)
+            evaluation = cases.evaluate(optimizer, state, population)
+            assert np.all(np.isfinite(evaluation.aux))
+            state, _ = cases.tell(optimizer, state, population, evaluation)
+        cases.no_nan(state)
+        recommended = cases.recommend(optimizer, state)
+        assert recommended.shape == (dimension,)
+        assert np.all(np.isfinite(recommended))
