@@ -160,8 +160,7 @@ def check_number(found: Any, expected: tuple[int, ...]) -> None:
     dtype = getattr(found, "dtype", None)
     if dtype is None:
         try:
-            found = np.asarray(found)
-            dtype = found.dtype
+            dtype = np.asarray(found).dtype
         except (TypeError, ValueError):
             dtype = np.dtype(object)
     is_real = dtype.kind in "biuf" or jax.dtypes.issubdtype(dtype, np.floating)

@@ -1,0 +1,145 @@
+"""From what people pass to a method, a starting point and its precision."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+import gfopt
+from gfopt.driver.setup import as_solution, auto_method, check_frozen, setup
+
+
+@pytest.mark.parametrize(
+    ("x0", "x64", "dtypes"),
+    [
+        (1.5, True, ["float64"]),
+        (2, True, ["float64"]),
+        ([1, 2], True, ["float64"]),
+        ((1.0, 2), True, ["float64"]),
+        (np.float32([1, 2]), True, ["float64"]),
+        (np.arange(3), True, ["float64"]),
+        (jnp.ones(2), False, ["float32"]),
+        (jnp.arange(3), False, ["float32"]),
+        (jnp.ones(2, jnp.bfloat16), False, ["bfloat16"]),
+        ({"a": jnp.ones(2), "b": np.ones(1)}, True, ["float32", "float64"]),
+        (
+            {"a": jnp.ones(2), "b": jnp.ones(1, jnp.bfloat16)},
+            False,
+            ["float32", "bfloat16"],
+        ),
+        ([np.ones(2), 3.0], True, ["float64", "float64"]),
+    ],
+)
+def test_the_starting_point_decides_the_precision(x0, x64, dtypes):
+    made = setup("open_es", x0)
+    assert made.x64 is x64
+    assert [str(leaf.dtype) for leaf in jax.tree.leaves(made.x0)] == dtypes
+    assert not jax.config.jax_enable_x64
+
+
+def test_double_precision_jax_arrays_are_searched_in_it():
+    with jax.enable_x64(True):
+        x0 = jnp.ones(2)
+    made = setup("open_es", x0)
+    assert made.x64 and made.x0.dtype == np.float64
+
+
+def test_the_starting_point_is_not_the_callers_array():
+    x0 = np.ones(2)
+    made = setup("open_es", x0)
+    x0[:] = 5
+    assert made.x0.tolist() == [1, 1]
+
+
+def test_lists_of_numbers_are_vectors_and_other_trees_stay():
+    assert as_solution([1, 2.5]).tolist() == [1, 2.5]
+    assert as_solution([[1, 2], [3, 4]]).shape == (2, 2)
+    ragged = as_solution([[1, 2], [3]])
+    assert ragged == [[1, 2], [3]]
+    assert isinstance(as_solution({"a": [1, 2]})["a"], list)
+
+
+def test_auto():
+    assert auto_method(2) == "cma_es" and auto_method(10**5) == "open_es"
+    assert isinstance(setup("auto", np.ones(3)).optimizer, gfopt.CMAES)
+    assert isinstance(setup("auto", jnp.ones(2000)).optimizer, gfopt.OpenES)
+
+
+def sigmas(made):
+    """The first standard deviation of each coordinate."""
+    optimizer = made.optimizer
+    if not isinstance(optimizer, gfopt.Bounded):
+        return optimizer.sigma
+    assert optimizer.inner.sigma == 1
+    return jax.tree.map(np.asarray, optimizer.space.scale)
+
+
+@pytest.mark.parametrize(
+    ("x0", "words", "expected"),
+    [
+        (np.zeros(2), {}, 0.3),  # 0.3 max(1, rms(x0))
+        (np.array([10.0, -10.0]), {}, 3.0),
+        (np.array([10.0, -10.0]), {"sigma0": 0.5}, 0.5),
+        (np.zeros(2), {"bounds": [(-5, 5), (0, 1)]}, [2.0, 0.2]),  # a fifth
+        (np.zeros(2), {"bounds": (-5, 5)}, [2.0, 2.0]),
+        (np.zeros(2), {"bounds": (None, 5)}, [0.3, 0.3]),
+        (np.zeros(2), {"bounds": [(-5, 5), (None, 1)]}, [2.0, 0.3]),
+        (np.zeros(2), {"bounds": [(-np.inf, 5), (-1, 1)]}, [0.3, 0.4]),
+        (np.zeros(2), {"bounds": scipy.optimize.Bounds(-1, [1, 4])}, [0.4, 1.0]),
+        (np.zeros(2), {"bounds": (-5, 5), "sigma0": 0.25}, [0.25, 0.25]),
+        (np.zeros(2), {"sigma0": [0.1, 0.2]}, [0.1, 0.2]),
+        (np.zeros(2), {"sigma0": np.array([0.2, 0.2])}, 0.2),
+    ],
+)
+def test_the_first_step_size(x0, words, expected):
+    np.testing.assert_allclose(sigmas(setup("cma_es", x0, **words)), expected)
+
+
+def test_a_step_size_for_every_leaf():
+    x0 = {"a": np.zeros(2), "b": np.zeros((1, 3))}
+    found = sigmas(setup("cma_es", x0, {"a": [0.1, 0.2], "b": 0.5}))
+    assert found["a"].tolist() == [0.1, 0.2] and found["b"].tolist() == [[0.5] * 3]
+    made = setup("cma_es", x0, {"a": 0.5, "b": np.full(3, 0.5)})
+    assert made.optimizer.sigma == 0.5
+
+
+def test_a_space_brings_its_scale():
+    space = gfopt.Space(np.zeros(2), np.ones(2), np.array([0.1, 0.4]))
+    assert sigmas(setup("cma_es", np.full(2, 0.5), bounds=space)).tolist() == [0.1, 0.4]
+    made = setup("cma_es", np.full(2, 0.5), 0.3, space)
+    assert sigmas(made).tolist() == [0.3, 0.3]
+
+
+def test_methods_for_networks_keep_their_own_step_size():
+    default = gfopt.OpenES().sigma
+    assert setup("open_es", np.full(3, 100.0)).optimizer.sigma == default
+    made = setup("open_es", np.zeros(2), bounds=[(0, 10), (None, None)])
+    np.testing.assert_allclose(sigmas(made), [2.0, default])
+
+
+def test_options_may_set_the_step_size_themselves():
+    made = setup("cma_es", np.zeros(2), options={"sigma": 0.7, "population_size": 9})
+    assert made.optimizer == gfopt.CMAES(population_size=9, sigma=0.7)
+    bounded = setup("cma_es", np.zeros(2), bounds=(-1, 1), options={"sigma": 0.7})
+    assert bounded.optimizer.inner.sigma == 0.7
+    assert np.asarray(bounded.optimizer.space.scale).tolist() == [1, 1]
+
+
+def test_an_optimizer_is_taken_as_it_is():
+    optimizer = gfopt.CMAES(sigma=0.4)
+    assert setup(optimizer, np.zeros(2)).optimizer is optimizer
+    bounded = setup(optimizer, np.zeros(2), bounds=(-1, 1)).optimizer
+    assert bounded.inner is optimizer
+
+
+def test_frozen_leaves_are_the_other_half():
+    x = {"w": np.ones(2), "b": np.ones(1), "c": [np.ones(1), np.ones(2)]}
+    chosen, frozen = gfopt.partition(x, lambda path, leaf: path in ("w", "c/1"))
+    check_frozen(chosen, frozen)
+    check_frozen(x, None)
+    for wrong in (x, {"w": None}, frozen | {"w": 1.0}, 3.0, frozen | {"d": None}):
+        with pytest.raises(ValueError, match="frozen must be the other half of x0"):
+            check_frozen(chosen, wrong)
