@@ -17,6 +17,7 @@ lazy leaves are there to avoid.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ from gfopt.types import PyTree
 BLOCK = 1 << 17
 
 
-class Lazy:
+class Lazy(abc.ABC):
     """An array-like leaf that is multiplied without being made.
 
     A subclass is a frozen dataclass, registered as a pytree, with a static field
@@ -55,21 +56,21 @@ class Lazy:
 
     view: View | None
 
+    @abc.abstractmethod
     def storage_view(self) -> View:
         """Returns the view of a leaf as constructed."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def storage_dense(self) -> jax.Array:
         """Returns the whole leaf: ``float[*view.dims]``, float32 or wider."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def storage_slice(self, axis: int, start: Index, size: int) -> Self | None:
         """Returns a part of one storage axis, or None if that needs a dense leaf."""
-        raise NotImplementedError
 
     def storage_reshape(self, dims: tuple[int, ...]) -> Self | None:
         """Returns the leaf with storage axes ``dims``, or None if it has no such."""
-        raise NotImplementedError
+        return None
 
     @property
     def layout(self) -> View:
@@ -216,9 +217,9 @@ class RowBlocks(Lazy):
 
     offset: Index
 
+    @abc.abstractmethod
     def block(self, start: Index, num_rows: int) -> jax.Array:
         """Returns rows from ``start`` on, all columns: ``float[num_rows, columns]``."""
-        raise NotImplementedError
 
     def storage_dense(self) -> jax.Array:
         """Returns the rows and columns that are seen."""
