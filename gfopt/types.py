@@ -25,6 +25,14 @@ class Population(NamedTuple):
     Attributes:
         members: pytree, every leaf ``[P, ...]``.
         active: ``bool[P]``, rows that are to be evaluated; active rows stand first.
+
+    Example:
+        >>> import gfopt
+        >>> optimizer = gfopt.OpenES(population_size=4)
+        >>> state = optimizer.init(jax.random.key(0), jax.numpy.zeros(1_000_000))
+        >>> population = optimizer.ask(jax.random.key(1), state)
+        >>> population.members.sign  # with a seed and a scale: all there is of it
+        Array([ 1., -1.,  1., -1.], dtype=float32)
     """
 
     members: PyTree
@@ -40,6 +48,12 @@ class Evaluation(NamedTuple):
             came back as NaN or infinite.
         aux: pytree ``[P, ...]`` of what the objective returned beside the fitness;
             ``()`` if nothing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> fitness = jnp.array([0.5, jnp.inf])
+        >>> Evaluation(fitness, valid=jnp.isfinite(fitness)).valid
+        Array([ True, False], dtype=bool)
     """
 
     fitness: jax.Array
@@ -53,6 +67,11 @@ class Optimizer(Protocol):
 
     Hyperparameters are leaves (numbers, arrays or tracers), configuration is static.
     Randomness enters through ``init`` and ``ask`` only.
+
+    Example:
+        >>> import gfopt
+        >>> isinstance(gfopt.CMAES(), Optimizer)
+        True
     """
 
     def init(self, key: Key, solution: Solution) -> State:

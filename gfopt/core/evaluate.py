@@ -284,12 +284,22 @@ class Sharded:
 
 
 def vmapped() -> Vmapped:
-    """Returns the evaluator that runs all members at once."""
+    """Returns the evaluator that runs all members at once.
+
+    Example:
+        >>> vmapped()
+        Vmapped()
+    """
     return Vmapped()
 
 
 def chunked(size: int) -> Chunked:
-    """Returns the evaluator that holds ``size`` solutions in memory at a time."""
+    """Returns the evaluator that holds ``size`` solutions in memory at a time.
+
+    Example:
+        >>> chunked(8)
+        Chunked(size=8)
+    """
     return Chunked(size)
 
 
@@ -299,6 +309,10 @@ def sharded(mesh: Mesh | None = None, inner: Vmapped | None = None) -> Sharded:
     Args:
         mesh: a mesh with one axis; all local devices by default.
         inner: evaluator on each device; ``vmapped()`` by default.
+
+    Example:
+        >>> sharded(inner=chunked(8))
+        Sharded(inner=Chunked(size=8), mesh=None)
     """
     return Sharded(Vmapped() if inner is None else inner, mesh)
 

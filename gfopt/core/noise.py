@@ -88,13 +88,16 @@ def _words(
     return threefry(key, (row, column))[0]
 
 
-def _normal(bits: jax.Array) -> jax.Array:
-    # 23 random bits in [1, 2), then u in (-1, 1): every step is exact in float32
+def _uniform(bits: jax.Array) -> jax.Array:
+    # 23 random bits in [1, 2), then u in [0, 1): every step is exact in float32
     one_to_two = (bits >> np.uint32(9)) | np.uint32(0x3F800000)
-    uniform = lax.bitcast_convert_type(one_to_two, jnp.float32) - np.float32(1)
-    uniform = uniform * np.float32(2) - np.float32(1 - 2**-23)
-    # z = sqrt(2) erfinv(u)
-    return np.float32(math.sqrt(2)) * lax.erf_inv(uniform)
+    return lax.bitcast_convert_type(one_to_two, jnp.float32) - np.float32(1)
+
+
+def _normal(bits: jax.Array) -> jax.Array:
+    # z = sqrt(2) erfinv(u), u in (-1, 1)
+    u = _uniform(bits) * np.float32(2) - np.float32(1 - 2**-23)
+    return np.float32(math.sqrt(2)) * lax.erf_inv(u)
 
 
 def _gaussian(
@@ -140,6 +143,21 @@ def standard_normal(key: Key, shape: tuple[int, int], dtype: Any) -> jax.Array:
     """Draws ``[P, D]`` standard normals for the methods that hold dense matrices."""
     (seed,) = seeds(key, 1)
     return _normal(_words(seed, 0, jnp.int32(0), *shape)).astype(dtype)
+
+
+def normal_and_uniform(
+    key: Key, size: int, normals: int, uniforms: int, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Draws for the rows of a population, each with a word of its own.
+
+    Returns:
+        ``[size, normals]`` standard normals and ``[size, uniforms]`` numbers in
+        [0, 1), multiples of ``2**-23``.
+    """
+    (seed,) = seeds(key, 1)
+    words = _words(seed, 0, jnp.int32(0), size, normals + uniforms)
+    z, u = _normal(words[:, :normals]), _uniform(words[:, normals:])
+    return z.astype(dtype), u.astype(dtype)
 
 
 KINDS: dict[str, Callable[..., jax.Array]] = {
@@ -308,10 +326,21 @@ def _as_tree(scale: jax.Array | PyTree, tree: PyTree) -> PyTree:
 
 
 def gaussian() -> Noise:
-    """Returns standard normal noise."""
+    """Returns standard normal noise.
+
+    Example:
+        >>> gaussian()
+        Noise(kind='gaussian')
+    """
     return Noise("gaussian")
 
 
 def rademacher() -> Noise:
-    """Returns random signs, packed 32 to a draw: the cheapest noise there is."""
+    """Returns random signs, packed 32 to a draw: the cheapest noise there is.
+
+    Example:
+        >>> z = rademacher().sample(jnp.zeros(100), np.uint32(1))
+        >>> sorted(set(z.tolist()))
+        [-1.0, 1.0]
+    """
     return Noise("rademacher")

@@ -63,7 +63,12 @@ def partition(
 
 
 def merge(chosen: PyTree, frozen: PyTree) -> PyTree:
-    """Puts the two halves of ``partition`` together again."""
+    """Puts the two halves of ``partition`` together again.
+
+    Example:
+        >>> merge({"b": None, "w": 1.0}, {"b": 2.0, "w": None})
+        {'b': 2.0, 'w': 1.0}
+    """
     # the frozen half leads: where it has None, whatever the other has is taken whole,
     # also a lazy leaf, which is itself a small tree
     return jax.tree.map(

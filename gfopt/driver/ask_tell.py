@@ -26,6 +26,13 @@ class Trial(NamedTuple):
     Attributes:
         id: its number in this run, from 0.
         solution: what to evaluate: NumPy arrays of its own.
+
+    Example:
+        >>> import gfopt
+        >>> search = gfopt.AskTell("cma_es", [0.0, 0.0], sigma0=1.0)
+        >>> trials = search.ask(2)
+        >>> [trial.id for trial in trials], trials[0].solution.shape
+        ([0, 1], (2,))
     """
 
     id: int

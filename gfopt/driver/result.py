@@ -13,7 +13,12 @@ from gfopt.types import Optimizer, Solution, State
 
 
 class Status(enum.IntEnum):
-    """Why a search ended."""
+    """Why a search ended.
+
+    Example:
+        >>> Status.TARGET.name, int(Status.CONVERGED)
+        ('TARGET', 0)
+    """
 
     RUNNING = -1
     CONVERGED = 0
@@ -46,6 +51,13 @@ class Result:
         path: ``"compiled"`` or ``"host"``.
         reason: why that path ran.
         seconds: wall time.
+
+    Example:
+        >>> import gfopt
+        >>> result = gfopt.minimize(lambda x: ((x - 1) ** 2).sum(), [3.0, 0.0],
+        ...                         target=1e-6)
+        >>> result.success, result.status.name, bool(result.fun <= 1e-6)
+        (True, 'TARGET', True)
     """
 
     x: Solution | None

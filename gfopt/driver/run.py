@@ -41,6 +41,13 @@ class RunResult:
             early stop have 0 evaluations and NaN as fitness.
         status: ``i32[]``, 0 if all generations ran, else what ``stop`` returned.
         context: the objective's last context.
+
+    Example:
+        >>> import gfopt
+        >>> result = run(gfopt.RandomSearch(), lambda x: jnp.sum(x**2), jnp.ones(2),
+        ...              key=jax.random.key(0), generations=3)
+        >>> result.history.best_fitness.shape, int(result.state.step)
+        ((3,), 3)
     """
 
     optimizer: Optimizer
