@@ -78,7 +78,9 @@ def _transpose(eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def _reshape(eqn: Any, values: list[Any]) -> list[Any] | None:
-    if not is_lazy(values[0]) or eqn.params.get("dimensions") is not None:
+    if not is_lazy(values[0]):
+        return None
+    if eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None:
         return None
     if math.prod(eqn.outvars[0].aval.shape) != values[0].size:
         return None  # a broadcast that repeats
@@ -146,38 +148,43 @@ def _split(eqn: Any, values: list[Any]) -> list[Any] | None:
 
 
 def _gather(eqn: Any, values: list[Any]) -> list[Any] | None:
-    """Looks up whole slices of one axis, as ``table[tokens]`` and ``stack[i]`` do.
+    """Looks up slices of one axis, as ``table[tokens]`` and ``stack[i]`` do.
 
     An index out of range that should give NaN does so for an array of tokens; a scalar
     index is clamped, since a lazy slice has no NaN.
     """
     leaf, indices = values
-    numbers, mode = eqn.params["dimension_numbers"], eqn.params["mode"]
-    if is_lazy(indices) or len(numbers.start_index_map) != 1:
+    numbers, mode = eqn.params["dimension_numbers"], eqn.params["mode"].name
+    sizes = tuple(eqn.params["slice_sizes"])
+    if is_lazy(indices) or numbers.operand_batching_dims:
         return None
-    axis = numbers.start_index_map[0]
-    shape = (*leaf.shape[:axis], 1, *leaf.shape[axis + 1 :])
-    known = ("CLIP", "FILL_OR_DROP", "PROMISE_IN_BOUNDS")
-    if (
-        numbers.collapsed_slice_dims != (axis,)
-        or eqn.params["slice_sizes"] != shape
-        or mode.name not in known
-    ):
+    # where indices are clipped, one into an axis that is taken whole says nothing
+    mapped = [*enumerate(numbers.start_index_map)]
+    cut = [(i, axis) for i, axis in mapped if sizes[axis] != leaf.shape[axis]]
+    cut = cut or mapped[:1]
+    if len(cut) != 1 or mode not in ("CLIP", "FILL_OR_DROP", "PROMISE_IN_BOUNDS"):
         return None
-    wanted = indices[..., 0]
-    bounded = jnp.clip(wanted, 0, leaf.shape[axis] - 1)
-    rest = (*shape[:axis], *shape[axis + 1 :])
+    ((i, axis),) = cut
+    size, limit = sizes[axis], leaf.shape[axis]
+    is_whole = sizes == (*leaf.shape[:axis], size, *leaf.shape[axis + 1 :])
+    if not is_whole or (mode == "FILL_OR_DROP" and len(mapped) > 1):
+        return None
+    wanted = indices[..., i]
+    bounded = jnp.clip(wanted, 0, limit - size)
+    kept = [j for j in range(leaf.ndim) if j not in numbers.collapsed_slice_dims]
+    rest = tuple(sizes[j] for j in kept)
     if not wanted.ndim:
-        part = leaf.slice(axis, bounded, 1)
+        part = leaf.slice(axis, bounded, size)
         return None if part is None else _one(part.reshape(rest))
-    if leaf.slice(axis, jnp.int32(0), 1) is None:
+    if leaf.slice(axis, jnp.int32(0), size) is None:
         return None
 
     def one(index: jax.Array) -> jax.Array:
-        return leaf.slice(axis, index, 1).materialise().reshape(rest)
+        # rows of a table are what was asked for; matrices of a stack are made dense
+        return dense(leaf.slice(axis, index, size).reshape(rest), "gather")
 
     found = jax.vmap(one)(bounded.reshape(-1))
-    if mode.name == "FILL_OR_DROP":
+    if mode == "FILL_OR_DROP":
         fill = eqn.params["fill_value"]
         inside = (wanted == bounded).reshape(-1, *[1] * len(rest))
         found = jnp.where(inside, found, jnp.nan if fill is None else fill)
