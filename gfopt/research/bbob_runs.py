@@ -8,7 +8,6 @@ itself or has used its budget. What a run did beyond its end is cut off.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,10 +42,8 @@ def start_of(batch: Batch, instance: int) -> tuple[np.ndarray, int]:
     return rng.uniform(-4, 4, batch.dimension), int(rng.integers(2**31))
 
 
-def run_bbob(batch: Batch) -> Iterator[Run]:
-    """Runs a batch; yields its runs, all at the end."""
-    if not batch.instances:
-        return
+def run_bbob(batch: Batch) -> list[Run]:
+    """Runs a batch of one instance or more."""
     optimizer = optimizer_for("bbob", batch.method, batch.dimension, batch.budget)
     problems = bbob_batch(batch.function, batch.dimension, batch.instances)
     starts = [start_of(batch, instance) for instance in batch.instances]
@@ -65,12 +62,15 @@ def run_bbob(batch: Batch) -> Iterator[Run]:
             step += GENERATIONS
         ended = time.perf_counter()
     count = len(batch.instances)
-    yield from log.runs((ended - compiled) / count, (compiled - began) / count)
+    return log.runs((ended - compiled) / count, (compiled - began) / count)
 
 
 @jax.jit
 def _init(optimizer: Optimizer, keys: Key, x0: jax.Array) -> State:
-    return jax.vmap(optimizer.init)(keys, x0)
+    # the first half of the run's key, as the drivers split it
+    return jax.vmap(lambda key, x: optimizer.init(jax.random.split(key)[0], x))(
+        keys, x0
+    )
 
 
 @jax.jit
@@ -124,12 +124,12 @@ class _Log:
         self._reasons = reasons
         self._values: list[np.ndarray] = []
         self._evaluations: list[np.ndarray] = []
-        self._best = np.full(count, np.inf)
         self._used = np.zeros(count, int)
         self._status = [""] * count
 
     @property
     def is_finished(self) -> bool:
+        """Whether every run has ended."""
         return all(self._status)
 
     def append(
@@ -139,30 +139,32 @@ class _Log:
         for row, status in enumerate(self._status):
             counts = self._used[row] + np.cumsum(evaluations[row])
             # what goes on after the end is nobody's; the first generation always counts
-            cut = (counts > self._batch.budget) & (counts > evaluations[row][0])
-            cut |= (evaluations[row] == 0) | bool(status)
+            over = (counts > self._batch.budget) & (counts > evaluations[row][0])
+            cut = over | (evaluations[row] == 0) | bool(status)
             hits = (values[row] <= TARGETS[-1]) & ~cut
             if hits.any():
                 cut[np.argmax(hits) + 1 :] = True
             if not status:
-                self._status[row] = self._ending(counts[-1], hits.any(), codes[row])
+                is_over = over.any() or counts[-1] >= self._batch.budget
+                self._status[row] = self._ending(hits.any(), is_over, codes[row])
             values[row, cut], evaluations[row, cut] = np.nan, 0
             self._used[row] += evaluations[row].sum()
         self._values.append(values)
         self._evaluations.append(evaluations)
 
-    def _ending(self, count: int, is_hit: bool, code: int) -> str:
+    def _ending(self, is_hit: bool, is_over: bool, code: int) -> str:
         if is_hit:
             return "target"
-        if code:
-            return self._reasons[code - 1]
-        return "budget" if count >= self._batch.budget else ""
+        if is_over:
+            return "budget"
+        return self._reasons[code - 1] if code else ""
 
-    def runs(self, seconds: float, compile_seconds: float) -> Iterator[Run]:
+    def runs(self, seconds: float, compile_seconds: float) -> list[Run]:
+        """Returns the runs, each with its share of the times."""
         values = np.concatenate(self._values, axis=1)
         counts = np.cumsum(np.concatenate(self._evaluations, axis=1), axis=1)
-        for row, instance in enumerate(self._batch.instances):
-            yield Run(
+        return [
+            Run(
                 key=self._batch.key(instance),
                 options=self._batch.options,
                 evaluations=int(self._used[row]),
@@ -171,3 +173,5 @@ class _Log:
                 compile_seconds=compile_seconds,
                 trajectory=improvements(counts[row], values[row]),
             )
+            for row, instance in enumerate(self._batch.instances)
+        ]

@@ -7,10 +7,9 @@ files. A run ends with the evaluation that hits the last target.
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,101 +21,110 @@ from gfopt.research.plan import Batch
 from gfopt.research.results import Run, improvements
 from gfopt.research.settings import optimizer_for
 from gfopt.research.statistics import TARGETS
+from gfopt.types import Optimizer
+
+_FOLDER = "exdata"  # as in COCO's own examples
+_UNFINISHED = ".unfinished"
 
 
-class CocoRunner:
-    """COCO's suite and one observer for each method; a context manager.
+def run_coco(batch: Batch, directory: Path) -> list[Run]:
+    """Runs a batch of one instance or more.
+
+    COCO's files of a finished batch stand in ``directory/exdata/<algorithm>``, which
+    is what ``cocopp`` takes; those of an interrupted one are removed, so that no
+    problem is in them twice.
 
     Args:
-        directory: where the folder ``exdata`` with COCO's files will stand. A second
-            session writes into a new folder beside that of the first.
+        batch: of BBOB, in a dimension that COCO has.
+        directory: where the folder ``exdata`` stands or will stand.
 
     Raises:
         ImportError: without coco-experiment; it says what to install.
     """
-
-    def __init__(self, directory: Path):
-        try:
-            import cocoex
-        except ImportError:
-            raise ImportError(
-                "--evaluator coco needs coco-experiment: pip install 'gfopt[bench]'"
-            ) from None
-        self._cocoex = cocoex
-        cocoex.log_level("warning")  # it would print into the progress bar
-        self._exdata = (directory / "exdata").resolve()
-        self._observers: dict[str, Any] = {}
-        self._suites: dict[tuple[int, tuple[int, ...]], Any] = {}
-
-    def run(self, batch: Batch) -> Iterator[Run]:
-        """Runs a batch; yields each run when it is done."""
+    cocoex = _cocoex()
+    algorithm = f"{batch.method}_{batch.budget // batch.dimension}D_seed{batch.seed}"
+    exdata = (directory / _FOLDER).resolve()
+    discard_unfinished(directory)
+    suite = cocoex.Suite(
+        "bbob",
+        "instances: " + ",".join(map(str, batch.instances)),
+        f"dimensions: {batch.dimension} function_indices: {batch.function}",
+    )
+    observer = cocoex.Observer(
+        "bbob",
+        f'outer_folder: "{exdata}" result_folder: {_UNFINISHED} '
+        f"algorithm_name: gfopt_{algorithm}",
+    )
+    optimizer = optimizer_for("bbob", batch.method, batch.dimension, batch.budget)
+    began = time.perf_counter()
+    _compile(optimizer, start_of(batch, batch.instances[0])[0])
+    compile_seconds = (time.perf_counter() - began) / len(batch.instances)
+    try:
+        runs = []
         for instance in batch.instances:
-            problem = self._problem(batch, instance)
+            place = (batch.function, batch.dimension, instance)
+            problem = suite.get_problem_by_function_dimension_instance(*place, observer)
             try:
-                yield _run_one(batch, instance, problem)
+                run = _run_one(batch, instance, optimizer, problem)
             finally:
                 problem.free()  # which completes its files
-
-    def close(self) -> None:
-        """Completes the observers' files."""
-        self._observers.clear()
-        self._suites.clear()
-
-    def __enter__(self) -> CocoRunner:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _problem(self, batch: Batch, instance: int) -> Any:
-        name = f"{batch.method}_{batch.budget // batch.dimension}D"
-        if name not in self._observers:
-            self._observers[name] = self._cocoex.Observer(
-                "bbob",
-                f'outer_folder: "{self._exdata}" result_folder: {name} '
-                f"algorithm_name: gfopt_{name}",
-            )
-        place = (batch.dimension, (instance,))
-        if place not in self._suites:
-            self._suites[place] = self._cocoex.Suite(
-                "bbob", f"instances: {instance}", f"dimensions: {batch.dimension}"
-            )
-        return self._suites[place].get_problem_by_function_dimension_instance(
-            batch.function, batch.dimension, instance, self._observers[name]
-        )
+            runs.append(run._replace(compile_seconds=compile_seconds))
+        # no two batches of an algorithm share an instance: the first one is a name
+        name = "f{:03}_d{:02}_i{:02}".format(*place[:2], batch.instances[0])
+        finished = exdata / algorithm / name
+        shutil.rmtree(finished, ignore_errors=True)  # its runs were never recorded
+        finished.parent.mkdir(exist_ok=True)
+        (exdata / _UNFINISHED).rename(finished)
+    finally:
+        discard_unfinished(directory)
+    return runs
 
 
-def _run_one(batch: Batch, instance: int, problem: Any) -> Run:
+def discard_unfinished(directory: Path) -> None:
+    """Removes the files of a batch that was interrupted, if there are any."""
+    shutil.rmtree(directory / _FOLDER / _UNFINISHED, ignore_errors=True)
+
+
+def _cocoex() -> Any:
+    try:
+        import cocoex
+    except ImportError:
+        raise ImportError(
+            "the evaluator coco needs coco-experiment: pip install 'gfopt[bench]'"
+        ) from None
+    cocoex.log_level("warning")  # it would print into the progress bar
+    return cocoex
+
+
+def _compile(optimizer: Optimizer, x0: np.ndarray) -> None:
+    search = Search(optimizer, x0, 0, x64=True)
+    search.advance(np.zeros(search.size), np.ones(search.size, bool))
+
+
+def _run_one(batch: Batch, instance: int, optimizer: Optimizer, problem: Any) -> Run:
     x0, seed = start_of(batch, instance)
-    optimizer = optimizer_for("bbob", batch.method, batch.dimension, batch.budget)
     f_opt = float(bbob(batch.function, batch.dimension, instance).f_opt)
     began = time.perf_counter()
     search = Search(optimizer, x0, seed, x64=True)
-    compiled = time.perf_counter()
     values: list[float] = []
     status = ""
     while not status:
         fitness = np.full(search.size, np.inf)
         for row in search.active_rows:
-            fitness[row] = problem(search.solution(row))
+            fitness[row] = problem(search.solution(int(row)))
             values.append(fitness[row] - f_opt)
             if values[-1] <= TARGETS[-1] or len(values) >= batch.budget:
                 status = "target" if values[-1] <= TARGETS[-1] else "budget"
                 break
         else:
             search.advance(fitness, np.isfinite(fitness))
-            status = ", ".join(search.stop_reasons())
+            status = min(search.stop_reasons(), default="")
     return Run(
         key=batch.key(instance),
         options=batch.options,
         evaluations=len(values),
         status=status,
-        seconds=time.perf_counter() - compiled,
-        compile_seconds=compiled - began,
+        seconds=time.perf_counter() - began,
+        compile_seconds=0.0,
         trajectory=improvements(np.arange(1, len(values) + 1), np.asarray(values)),
     )

@@ -31,10 +31,10 @@ def run_digits(batch: Batch) -> Iterator[Run]:
     call, compile_seconds = None, 0.0
     for instance in batch.instances:
         # the start and the noise differ from run to run, and so does the split
-        key = jax.random.key(batch.seed)
-        start_key, key = jax.random.split(jax.random.fold_in(key, instance))
+        key = jax.random.fold_in(jax.random.key(batch.seed), instance)
+        start_key, init_key, key = jax.random.split(key, 3)
         task, network = digits(instance), mlp(start_key, DIGITS_SIZES)
-        state = optimizer.init(key, network)
+        state = optimizer.init(init_key, network)
         size = population_size(optimizer, state)
         generations = max(1, batch.budget // (size * NUM_TESTS))
         arguments = (optimizer, task, network, key)
@@ -43,7 +43,8 @@ def run_digits(batch: Batch) -> Iterator[Run]:
             lowered = _segment.lower(*arguments, state, generations=generations)
             call = lowered.compile()
             compile_seconds = time.perf_counter() - began
-        began, evaluations, trajectory = time.perf_counter(), 0, []
+        began, evaluations = time.perf_counter(), 0
+        trajectory: list[tuple[int, float]] = []
         while not trajectory or evaluations + generations * size <= batch.budget:
             state, accuracy, count = call(*arguments, state)
             evaluations += int(count)

@@ -87,21 +87,18 @@ def bbob_batches(
         evaluator: ``"jax"``, or ``"coco"`` for the C code of coco-experiment.
 
     Returns:
-        The batches. With ``"jax"`` the methods take turns on each function; with
-        ``"coco"`` each method has all its problems in one go, for COCO's log files.
+        The batches. The methods take turns on each function, so that an interrupted
+        benchmark compares them on what it got done.
 
     Example:
         >>> len(bbob_batches(functions=[1, 8], dimensions=[2, 5]))
         12
     """
-    problems = [(d, f) for d in dimensions for f in functions]
-    if evaluator == "coco":
-        order = [(d, f, m) for m in methods for d, f in problems]
-    else:
-        order = [(d, f, m) for d, f in problems for m in methods]
     return [
         Batch("bbob", f, d, tuple(instances), m, budget * d, seed, evaluator)
-        for d, f, m in order
+        for d in dimensions
+        for f in functions
+        for m in methods
     ]
 
 

@@ -15,7 +15,8 @@ import json
 import os
 import platform
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +30,14 @@ FILE_NAME = "results.sqlite"
 _APPLICATION_ID = 0x67666F70  # "gfop", in the header of the file
 _VERSION = 1
 _SCHEMA = """
-CREATE TABLE sessions (
+CREATE TABLE IF NOT EXISTS sessions (
     id INTEGER PRIMARY KEY,
     started TEXT NOT NULL,       -- UTC
     command TEXT NOT NULL,
     versions TEXT NOT NULL,      -- JSON: gfopt, jax, jaxlib, numpy, python
     machine TEXT NOT NULL        -- JSON: platform, processor cores, JAX device
 );
-CREATE TABLE runs (
+CREATE TABLE IF NOT EXISTS runs (
     suite TEXT NOT NULL,
     function INTEGER NOT NULL,
     dimension INTEGER NOT NULL,
@@ -145,29 +146,51 @@ class ResultStore:
 
     Raises:
         FileNotFoundError: the file is missing and is not to be made.
-        ValueError: the file is not ours, or of a newer version.
-        OSError: the directory cannot be made or written.
+        ValueError: the file is not ours, damaged, or of a newer version; later
+            calls, too, may find that it is damaged.
+        OSError: the directory cannot be made, or the file not be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     with ResultStore(place, create=True) as store:
+        ...         len(store.finished())
+        0
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, create: bool = False):
         self.path = Path(directory) / FILE_NAME
         self._session: int | None = None
         if create:
+            if self.path.parent.exists() and not self.path.parent.is_dir():
+                raise NotADirectoryError(f"{directory} is not a directory")
             self.path.parent.mkdir(parents=True, exist_ok=True)
         elif not self.path.is_file():
-            raise FileNotFoundError(f"{directory} holds no {FILE_NAME}")
-        try:
+            raise FileNotFoundError(
+                f"{directory} holds no {FILE_NAME}, which gfopt bench --out makes"
+            )
+        with self._errors():
             self._connection = sqlite3.connect(self.path, timeout=30)
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path}: {error}") from None
         try:
             self._check()
         except BaseException:
             self.close()
             raise
 
-    def _check(self) -> None:
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns SQLite's errors into those that the class documents."""
         try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"{self.path} is not a gfopt results file, or damaged: {error}"
+            ) from None
+
+    def _check(self) -> None:
+        with self._errors():
             (identity,) = self._connection.execute("PRAGMA application_id").fetchone()
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             (tables,) = self._connection.execute(
@@ -175,16 +198,10 @@ class ResultStore:
             ).fetchone()
             if tables == 0:
                 self._connection.executescript(
-                    f"BEGIN; PRAGMA application_id = {_APPLICATION_ID};"
+                    f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID};"
                     f"PRAGMA user_version = {_VERSION}; {_SCHEMA} COMMIT;"
                 )
                 return
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path}: {error}") from None
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"{self.path} is not a gfopt results file: {error}"
-            ) from None
         if identity != _APPLICATION_ID:
             raise ValueError(f"{self.path} is not a gfopt results file")
         if version > _VERSION:
@@ -202,7 +219,7 @@ class ResultStore:
             "device": f"{device.platform} {device.device_kind}",
         }
         row = (_now(), command, json.dumps(versions()), json.dumps(machine))
-        with self._connection:
+        with self._errors(), self._connection:
             cursor = self._connection.execute(
                 "INSERT INTO sessions (started, command, versions, machine)"
                 " VALUES (?, ?, ?, ?)",
@@ -233,7 +250,7 @@ class ResultStore:
             for run in runs
         ]
         marks = ", ".join("?" * 16)
-        with self._connection:
+        with self._errors(), self._connection:
             self._connection.executemany(
                 f"INSERT OR IGNORE INTO runs VALUES ({marks})", rows
             )
@@ -241,13 +258,13 @@ class ResultStore:
     def finished(self) -> dict[RunKey, dict[str, Any]]:
         """Returns the keys of all runs, each with the method's settings."""
         columns = ", ".join(RunKey._fields)
-        rows = self._connection.execute(f"SELECT {columns}, options FROM runs")
+        rows = self._rows(f"SELECT {columns}, options FROM runs")
         return {RunKey(*row[:-1]): json.loads(row[-1]) for row in rows}
 
     def runs(self) -> list[Run]:
         """Returns all runs, ordered by their keys."""
         columns = ", ".join((*RunKey._fields, "options, evaluations, status, seconds"))
-        rows = self._connection.execute(
+        rows = self._rows(
             f"SELECT {columns}, compile_seconds, trajectory FROM runs"
             f" ORDER BY {', '.join(RunKey._fields)}"
         )
@@ -266,7 +283,7 @@ class ResultStore:
 
     def sessions(self) -> list[dict[str, Any]]:
         """Returns when, how and where the runs were made, oldest first."""
-        rows = self._connection.execute(
+        rows = self._rows(
             "SELECT started, command, versions, machine FROM sessions ORDER BY id"
         )
         return [
@@ -278,6 +295,10 @@ class ResultStore:
             }
             for started, command, found, machine in rows
         ]
+
+    def _rows(self, query: str) -> list[Any]:
+        with self._errors():
+            return self._connection.execute(query).fetchall()
 
     def close(self) -> None:
         """Closes the file."""
@@ -310,4 +331,4 @@ def settings_conflict(
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"

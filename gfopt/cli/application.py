@@ -1,0 +1,44 @@
+"""The sub-commands put together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from gfopt import __version__
+from gfopt.cli.arguments import USAGE_ERROR
+from gfopt.cli.bench_command import bench
+from gfopt.cli.list_command import list_methods
+from gfopt.cli.report_command import report
+
+__all__ = ["USAGE_ERROR", "command"]
+
+
+def command() -> Any:
+    """Makes the command ``gfopt``."""
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_start)
+    app.command("list")(list_methods)
+    app.command("bench")(bench)
+    app.command("report")(report)
+    return get_command(app)
+
+
+def _start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Gradient-free optimization in JAX: list the methods, compare them."""
+    if version:
+        typer.echo(f"gfopt {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())

@@ -1,0 +1,271 @@
+"""``gfopt bench``: methods on problems, results as they come, a table, a report."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from gfopt import checks, registry
+from gfopt.cli import terminal
+from gfopt.cli.arguments import USAGE_ERROR, integers, number, refusals, words
+from gfopt.problems.bbob_suite import BBOB_NAMES
+from gfopt.research import plan
+from gfopt.research.benchmark import pending, run_batch, runs_of
+from gfopt.research.coco_runs import discard_unfinished
+from gfopt.research.plan import Batch
+from gfopt.research.report import write_report
+from gfopt.research.results import ResultStore
+from gfopt.research.tables import tables
+
+_MAX_DIMENSION = 1000
+_MAX_INSTANCE = 200_000
+_MAX_BUDGET = 10**9
+
+
+def bench(
+    context: typer.Context,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bbob|digits",
+            help="What to run; both, or bbob where an option of BBOB is given.",
+            show_default=False,
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Methods, as in cma_es,open_es; see gfopt list.",
+            show_default="three for each suite",
+        ),
+    ] = None,
+    functions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="BBOB functions, as in 1,8,10-14.",
+            show_default="two of each group",
+        ),
+    ] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Dimensions on BBOB, as in 2,5,10.", show_default="5"
+        ),
+    ] = None,
+    instances: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Instances of each function, or splits of the digits.",
+            show_default="1-15, digits 1-3",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Evaluations: per dimension on BBOB, in all on the digits.",
+            show_default="1000, digits 19200",
+        ),
+    ] = None,
+    seed: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Of starts and methods.")
+    ] = "0",
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            metavar="jax|coco",
+            help="Who evaluates BBOB: one compiled program, or COCO's C code with its "
+            "log files for cocopp.",
+        ),
+    ] = "jax",
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Where results and report go.")
+    ] = "gfopt-bench",
+) -> None:
+    """Compare methods on BBOB and on training a network to read digits.
+
+    Without options: about three minutes. Results are kept as they come; after Ctrl-C
+    the same command goes on, and a larger one adds what is missing.
+    """
+    with refusals(ValueError, TypeError, context=context):
+        batches = planned(
+            suite=suite,
+            methods=methods,
+            functions=functions,
+            dimensions=dimensions,
+            instances=instances,
+            budget=budget,
+            seed=seed,
+            evaluator=evaluator,
+        )
+        if not out.strip():
+            raise ValueError("--out must be a directory; got ''")
+    _require(context, batches)
+    with refusals(ValueError, OSError, context=context):
+        store = ResultStore(out, create=True)
+    with store:
+        with refusals(ValueError, OSError, context=context):
+            left = pending(batches, store)
+        if left:
+            with refusals(OSError, context=context):
+                _run(context.obj, batches, left, store)
+        else:
+            terminal.note("all runs are there already", stderr=True)
+        with refusals(ValueError, OSError, context=context):
+            runs = runs_of(batches, store)
+        terminal.show_all(tables(runs))
+        with refusals(OSError, context=context):
+            path = write_report(store)
+    terminal.note(f"results: {store.path}\nreport:  {path}")
+
+
+def _run(
+    command: str, batches: Sequence[Batch], left: Sequence[Batch], store: ResultStore
+) -> None:
+    store.start_session(command)
+    directory = store.path.parent
+    display = terminal.ProgressDisplay(batches, left)
+
+    def farewell() -> None:
+        display.stop()
+        discard_unfinished(directory)
+        terminal.note(
+            f"stopped: {display.done} of {display.total} runs are kept in "
+            f"{store.path}; to go on: {command}",
+            stderr=True,
+        )
+
+    with display, _leaving_at_once(farewell):
+        for batch in left:
+            display.begin(batch)
+            for runs in run_batch(batch, directory):
+                store.add(runs)
+                display.finished(runs)
+
+
+@contextmanager
+def _leaving_at_once(farewell: Callable[[], None]) -> Iterator[None]:
+    """Makes Ctrl-C call ``farewell`` and end the process with exit code 130.
+
+    A KeyboardInterrupt would be raised somewhere in JAX, which crashes when it is left
+    half-way through a trace (seen: in 8 of 12 trials). To leave loses nothing: what
+    is finished is in the file, and SQLite undoes what is half written.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            farewell()
+        finally:
+            os._exit(130)
+
+    old = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def planned(
+    *,
+    suite: str | None = None,
+    methods: str | None = None,
+    functions: str | None = None,
+    dimensions: str | None = None,
+    instances: str | None = None,
+    budget: str | None = None,
+    seed: str = "0",
+    evaluator: str = "jax",
+) -> list[Batch]:
+    """Turns options as typed into a plan.
+
+    Args:
+        suite: ``"bbob"``, ``"digits"`` or None: both, or BBOB alone where one of its
+            options is given.
+        methods: names.
+        functions: numbers and ranges.
+        dimensions: numbers and ranges.
+        instances: numbers and ranges.
+        budget: evaluations, per dimension on BBOB.
+        seed: of starts and methods.
+        evaluator: ``"jax"`` or ``"coco"``.
+
+    Raises:
+        ValueError: for an option that is not understood or does not fit the suite.
+
+    Example:
+        >>> [batch.method for batch in planned(suite="digits", methods="mezo,open_es")]
+        ['mezo', 'open_es']
+    """
+    if suite is not None:
+        checks.one_of("--suite", suite, plan.SUITES)
+    checks.one_of("--evaluator", evaluator, plan.EVALUATORS)
+    only_bbob = {
+        "--functions": functions,
+        "--dimensions": dimensions,
+        "--evaluator": None if evaluator == "jax" else evaluator,
+    }
+    given = [name for name, value in only_bbob.items() if value is not None]
+    if suite == "digits" and given:
+        raise ValueError(f"{given[0]} is an option of --suite bbob; got --suite digits")
+    if suite is None and (given or budget is not None):
+        suite = "bbob"
+    common: dict[str, Any] = {"seed": number("--seed", seed, 0, 2**31 - 1)}
+    if budget is not None:
+        common["budget"] = number("--budget", budget, 1, _MAX_BUDGET)
+    if instances is not None:
+        common["instances"] = integers("--instances", instances, 1, _MAX_INSTANCE)
+    if methods is not None:
+        common["methods"] = words("--methods", methods, registry.METHODS)
+    batches: list[Batch] = []
+    if suite != "digits":
+        chosen: dict[str, Any] = dict(common)
+        if functions is not None:
+            chosen["functions"] = integers("--functions", functions, 1, 24, BBOB_NAMES)
+        if dimensions is not None:
+            chosen["dimensions"] = _dimensions(dimensions, evaluator)
+        batches += plan.bbob_batches(**chosen, evaluator=evaluator)
+    if suite != "bbob":
+        batches += plan.digits_batches(**_trainable(common, suite))
+    return batches
+
+
+def _dimensions(text: str, evaluator: str) -> tuple[int, ...]:
+    found = integers("--dimensions", text, 2, _MAX_DIMENSION)
+    if evaluator == "coco":
+        for dimension in found:
+            checks.one_of("--dimensions of COCO", dimension, plan.COCO_DIMENSIONS)
+    return found
+
+
+def _trainable(options: dict[str, Any], suite: str | None) -> dict[str, Any]:
+    """Leaves out, or refuses, methods that cannot train the digits' network."""
+    if "methods" not in options:
+        return options
+    able = tuple(m for m in options["methods"] if plan.trains_networks(m))
+    if suite == "digits" and able != options["methods"]:
+        (name, *_) = (m for m in options["methods"] if m not in able)
+        raise ValueError(
+            f"--methods of --suite digits must not hold D x D matrices, for D = "
+            f"{plan.DIGITS_DIMENSION}; got {name!r}"
+        )
+    return options | {"methods": able}
+
+
+def _require(context: typer.Context, batches: Sequence[Batch]) -> None:
+    needed = {"coco": "cocoex", "digits": "sklearn"}
+    for name in {batch.evaluator for batch in batches} | {b.suite for b in batches}:
+        if name in needed and find_spec(needed[name]) is None:
+            raise USAGE_ERROR(
+                f"{name} needs {needed[name]}: pip install 'gfopt[bench]'", ctx=context
+            )

@@ -1,0 +1,158 @@
+"""What the command line shows: tables on standard output, progress on the other."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from gfopt.research.plan import Batch
+from gfopt.research.results import Run
+from gfopt.research.tables import Table
+
+_WIDTH_OF_A_FILE = 160
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_A_FILE
+    return console
+
+
+def note(text: str, *, stderr: bool = False) -> None:
+    """Writes a line, however long."""
+    _console(stderr=stderr).print(Text(text), soft_wrap=True)
+
+
+def show(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: bool = True,
+) -> None:
+    """Writes a table, with numbers in all columns but the first, or in none."""
+    table = RichTable(
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if numbers and place else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _console().print(table)
+
+
+def show_all(tables: Iterable[Table]) -> None:
+    """Writes the tables of a benchmark."""
+    for table in tables:
+        show(table.title, table.columns, table.rows)
+        _console().print(Text(f"{table.note}\n", style="dim"))
+
+
+class ProgressDisplay:
+    """A bar for each suite, or a line for each batch where there is no terminal.
+
+    Args:
+        batches: the whole plan.
+        left: what of it is not done yet.
+
+    Attributes:
+        total: runs in the plan.
+        done: how many of them are finished.
+    """
+
+    def __init__(self, batches: Sequence[Batch], left: Sequence[Batch]):
+        self._console = _console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[suite]:6}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("runs"),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", style="dim"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        for suite in dict.fromkeys(batch.suite for batch in batches):
+            total = _count(batches, suite)
+            self._tasks[suite] = self._progress.add_task(
+                "",
+                start=False,
+                total=total,
+                completed=total - _count(left, suite),
+                suite=suite,
+            )
+        self.total = sum(len(batch.instances) for batch in batches)
+        self.done = self.total - sum(len(batch.instances) for batch in left)
+        self._batch: Batch | None = None
+        self._began = 0.0
+
+    def begin(self, batch: Batch) -> None:
+        """Says what runs now."""
+        self._batch, self._began = batch, time.monotonic()
+        self._progress.start_task(self._tasks[batch.suite])
+        self._progress.update(self._tasks[batch.suite], description=_name(batch))
+
+    def finished(self, runs: Sequence[Run]) -> None:
+        """Counts runs of the batch that runs now."""
+        suite = runs[0].key.suite
+        task = self._tasks[suite]
+        self._progress.advance(task, len(runs))
+        self.done += len(runs)
+        if self._progress.tasks[list(self._tasks).index(suite)].finished:
+            self._progress.update(task, description="")
+        if self._progress.disable and self._batch is not None:
+            seconds = time.monotonic() - self._began
+            self._began = time.monotonic()
+            note(
+                f"{_name(self._batch)}: {len(runs)} runs in {seconds:.1f} s, "
+                f"{self.done} of {self.total} done",
+                stderr=True,
+            )
+
+    def stop(self) -> None:
+        """Leaves the bars as they are."""
+        self._progress.stop()
+
+    def __enter__(self) -> ProgressDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _count(batches: Iterable[Batch], suite: str) -> int:
+    return sum(len(batch.instances) for batch in batches if batch.suite == suite)
+
+
+def _name(batch: Batch) -> str:
+    if batch.suite == "digits":
+        return f"digits {batch.method}"
+    return f"f{batch.function} {batch.dimension}-D {batch.method}"

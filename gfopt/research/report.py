@@ -1,0 +1,273 @@
+"""The report of a benchmark: one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfopt.research.figures import Axis, Line, chart, colour_class
+from gfopt.research.results import ResultStore, Run
+from gfopt.research.statistics import TARGETS
+from gfopt.research.summary import (
+    BBOB_GROUPS,
+    Section,
+    convergence,
+    ecdf_curve,
+    name_of,
+    sections,
+)
+from gfopt.research.tables import Table, tables_of, title_of
+
+FILE_NAME = "report.html"
+
+
+def write_report(store: ResultStore) -> Path:
+    """Writes the report of all runs of a store, beside its file.
+
+    Args:
+        store: with one run or more.
+
+    Returns:
+        Where it stands.
+
+    Raises:
+        ValueError: for a store without runs.
+        OSError: where it cannot be written.
+    """
+    runs = store.runs()
+    if not runs:
+        raise ValueError(f"{store.path} holds no runs yet")
+    path = store.path.with_name(FILE_NAME)
+    # a page that is open in a browser is never half a page
+    partial = path.with_suffix(".partial")
+    partial.write_text(page(runs, store.sessions()), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def page(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
+    """Returns the page.
+
+    Args:
+        runs: one or more.
+        sessions_: when, how and where they were made, as a store holds them.
+    """
+    everything = Section("", 0, 0, "", tuple(runs))
+    colours = {method: number for number, method in enumerate(everything.methods)}
+    body = "\n".join(_section(section, colours) for section in sections(runs))
+    style = resources.files("gfopt.research").joinpath("report.css").read_text("utf-8")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>gfopt benchmark</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<h1>gfopt benchmark</h1>
+<p class="lead">{_lead(runs, sessions_)}</p>
+{body}
+{_settings(runs)}
+{_sessions(sessions_)}
+</main>
+</body>
+</html>
+"""
+
+
+def _lead(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
+    methods = {run.key.method for run in runs}
+    evaluations = sum(run.evaluations for run in runs)
+    text = f"{len(runs):,} runs of {len(methods)} methods, {evaluations:,} evaluations"
+    when = f", last added to {sessions_[-1]['started']} UTC" if sessions_ else ""
+    return escape(f"{text}{when}.")
+
+
+def _section(section: Section, colours: Mapping[str, int]) -> str:
+    first, *others = tables_of(section)
+    draw = _digits_charts if section.suite == "digits" else _bbob_charts
+    return "\n".join(
+        [
+            f"<section>\n<h2>{escape(title_of(section))}</h2>",
+            _table(first, colours),
+            draw(section, colours),
+            *(f"<h3>Each function</h3>\n{_table(other, {})}" for other in others),
+            "</section>",
+        ]
+    )
+
+
+def _bbob_charts(section: Section, colours: Mapping[str, int]) -> str:
+    whole = _ecdf(section, colours, "all functions", section.functions, 520, 400)
+    groups = [
+        _ecdf(section, colours, name, numbers)
+        for name, numbers in BBOB_GROUPS.items()
+        if set(numbers) & set(section.functions)
+    ]
+    legend = _legend(section, colours)
+    curves = [_convergence(section, colours, f) for f in section.functions]
+    return "\n".join(
+        [
+            "<h3>Share of targets reached over evaluations per dimension</h3>",
+            '<p class="note">The ECDF of running times to the 51 targets of every '
+            "problem: higher and further left is better.</p>",
+            legend,
+            _grid([whole, *groups], "grid with-big"),
+            "<h3>Best f - f_opt over evaluations per dimension</h3>",
+            '<p class="note">Median over instances, in a band from quartile to '
+            "quartile.</p>",
+            legend,
+            _grid(curves),
+        ]
+    )
+
+
+def _ecdf(
+    section: Section,
+    colours: Mapping[str, int],
+    title: str,
+    functions: Sequence[int] | range,
+    width: int = 300,
+    height: int = 220,
+) -> str:
+    lines = []
+    for method in section.methods:
+        runs = section.of(method, functions)
+        if runs:
+            lines.append(Line(method, colours[method], *ecdf_curve(runs)))
+    x = Axis("evaluations / D", 1, _top_budget(section), is_log=True)
+    y = Axis("share of targets", 0, 1)
+    return chart(title, lines, x, y, width=width, height=height)
+
+
+def _convergence(section: Section, colours: Mapping[str, int], function: int) -> str:
+    lines = []
+    for method in section.methods:
+        runs = section.of(method, [function])
+        curve = convergence(runs) if runs else None
+        if curve is not None:
+            count, *values = curve
+            # what is at the target or beyond lies on the axis
+            low, median, high = (np.maximum(v, TARGETS[-1]) for v in values)
+            x = count / section.dimension
+            lines.append(Line(method, colours[method], x, median, low, high))
+    top = max(
+        (float(line.high.max()) for line in lines if line.high is not None), default=1
+    )
+    decade = 10.0 ** np.ceil(np.log10(max(top, 1.0)))
+    x_axis = Axis("evaluations / D", 1, _top_budget(section), is_log=True)
+    y_axis = Axis("best f - f_opt", TARGETS[-1], float(decade), is_log=True)
+    return chart(name_of(function), lines, x_axis, y_axis)
+
+
+def _digits_charts(section: Section, colours: Mapping[str, int]) -> str:
+    lines = []
+    for method in section.methods:
+        curve = convergence(section.of(method), is_best=False)
+        if curve is not None:
+            count, low, median, high = curve
+            lines.append(
+                Line(method, colours[method], count, 1 - median, 1 - high, 1 - low)
+            )
+    x = Axis("evaluations", 0, max(float(line.x[-1]) for line in lines))
+    y = Axis("held-out accuracy", 0, 1)
+    drawn = chart("accuracy as it learns", lines, x, y, width=560, height=320)
+    note = "Median over runs, in a band from quartile to quartile."
+    return (
+        f'<p class="note">{note}</p>\n{_legend(section, colours)}\n'
+        f'<figure class="single">{drawn}</figure>'
+    )
+
+
+def _legend(section: Section, colours: Mapping[str, int]) -> str:
+    keys = "\n".join(
+        f'<span><svg class="key" viewBox="0 0 24 8"><path class="line '
+        f'{colour_class(colours[method])}" d="M1 4H23"/></svg> {escape(method)}</span>'
+        for method in section.methods
+    )
+    return f'<p class="legend">{keys}</p>'
+
+
+def _top_budget(section: Section) -> float:
+    return max(section.budget / section.dimension, 10)
+
+
+def _grid(charts: Sequence[str], name: str = "grid") -> str:
+    figures = "\n".join(f"<figure>{drawn}</figure>" for drawn in charts)
+    return f'<div class="{name}">\n{figures}\n</div>'
+
+
+def _table(table: Table, colours: Mapping[str, int]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
+    rows = []
+    for first, *cells in table.rows:
+        mark = ""
+        if first in colours:
+            mark = f'<i class="{colour_class(colours[first])}"></i> '
+        filled = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{mark}{escape(first)}</th>{filled}</tr>')
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n'
+        + "\n".join(rows)
+        + f'\n</tbody></table></div>\n<p class="note">{escape(table.note)}</p>'
+    )
+
+
+def _settings(runs: Sequence[Run]) -> str:
+    found = {
+        (
+            run.key.suite,
+            str(run.key.dimension),
+            run.key.method,
+            ", ".join(f"{name} = {value}" for name, value in run.options.items()),
+        )
+        for run in runs
+    }
+    rows = sorted(found, key=lambda row: (row[0], int(row[1]), row[2], row[3]))
+    columns = ("suite", "D", "method", "settings")
+    note = "Chosen once for a suite, never for a problem; the rest are defaults."
+    return f"<h2>Settings</h2>\n{_text_table(columns, rows)}\n" + (
+        f'<p class="note">{note}</p>'
+    )
+
+
+def _sessions(sessions_: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (
+            session["started"],
+            session["command"],
+            _pairs(session["versions"]),
+            _pairs(session["machine"]),
+        )
+        for session in sessions_
+    ]
+    columns = ("started, UTC", "command", "versions", "machine")
+    return f"<h2>How it was made</h2>\n{_text_table(columns, rows)}"
+
+
+def _pairs(found: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items()
+    )
+
+
+def _text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll"><table class="text"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
