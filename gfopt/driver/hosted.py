@@ -174,7 +174,8 @@ class HostedSearch:
         inputs = self._inputs._replace(batch=batch, context=self._context)
         solutions = [search.solution(row) for row in fresh]
         interrupt.let_pass()
-        self._evaluator.values(self._objective, solutions, keys, inputs, paid)
+        with search.precision():  # what of JAX a function uses, if it is called here
+            self._evaluator.values(self._objective, solutions, keys, inputs, paid)
 
     def _tell(self, rows: np.ndarray, done: dict[int, Value]) -> None:
         values = [done[row] for row in rows.tolist()]

@@ -90,7 +90,8 @@ class Minimisation:
         self._made, self._seed, self._batches = made, seed, batches
         self._objective, self._saved = objective, saved
         meta = {} if saved is None or saved.snapshot is None else saved.snapshot.meta
-        found = self._probe(evaluator, inputs, meta)
+        objective, inputs = _closed(objective, inputs)
+        found = self._probe(objective, evaluator, inputs, meta)
         self._reason, first = found.reason, found.value
         self._history = History(objective.maximize, first)
         keep_x = trees.num_parameters(made.x0) <= MOST_KEPT
@@ -101,7 +102,7 @@ class Minimisation:
         if found.traceable:
             traced: Any = evaluator
             self._search = CompiledSearch(
-                made, *_closed(objective, inputs), traced, seed, fitness, keep_x
+                made, objective, inputs, traced, seed, fitness, keep_x
             )
         else:
             calls = evaluator if isinstance(evaluator, HostEvaluator) else host()
@@ -115,7 +116,13 @@ class Minimisation:
         if saved is not None and meta:
             self._restore(saved, meta)
 
-    def _probe(self, evaluator: Any, inputs: Inputs, meta: Mapping[str, Any]) -> Probe:
+    def _probe(
+        self,
+        objective: Objective,
+        evaluator: Any,
+        inputs: Inputs,
+        meta: Mapping[str, Any],
+    ) -> Probe:
         """Decides between the paths; a run that goes on stays on its own."""
         is_host = isinstance(evaluator, HostEvaluator)
         if meta:
@@ -136,11 +143,11 @@ class Minimisation:
                     raise ValueError(
                         "batches must hold at least one batch; got none"
                     ) from None
-                inputs = inputs._replace(batch=batch, context=self._objective.context)
+                inputs = inputs._replace(batch=batch, context=objective.context)
                 key = None
-                if self._objective.takes_key:
+                if objective.takes_key:
                     key = _keys(self._seed, 0).evaluate
-                found = probe(self._objective, self._made.x0, key, inputs)
+                found = probe(objective, self._made.x0, key, inputs)
         if not found.traceable and evaluator is not None and not is_host:
             raise ValueError(
                 "evaluator must be gfopt.host(...) for a function that JAX cannot "
@@ -178,7 +185,7 @@ class Minimisation:
                 if line is not None:
                     line.update(self._history.nit, self._history.nfev, self._fun)
                 ending = self._ending(budget, deadline, goal)
-                if ending is None and _called(callbacks, self._result):
+                if _called(callbacks, self._result) and ending is None:
                     ending = Status.CALLBACK, "a callback ended the search"
                 if ending is None and interrupt.seen:
                     ending = Status.INTERRUPTED, "interrupted by Ctrl-C"

@@ -89,12 +89,20 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
     except Exception as error:
         why = f"it can be traced, but a real call raised {reason_of(error)}"
         return Probe(False, why, math.nan)
-    found = float(np.asarray(jax.jit(value)(one)[0], np.float64).reshape(()))
+    jitted = _value(objective, one, keys, inputs)
+    found = float(np.asarray(jitted, np.float64).reshape(()))
     paid = -real if objective.maximize else real
     if not np.allclose(real, found, rtol=1e-3, atol=1e-6, equal_nan=True):
         why = f"a real call gave {real:.6g}, the compiled one {found:.6g}"
         return Probe(False, why, paid)
     return Probe(True, "a JAX function", paid)
+
+
+@jax.jit  # here, so that a second search of the same function compiles nothing
+def _value(
+    objective: Objective, x: Solution, key: Key | None, inputs: Inputs
+) -> jax.Array:
+    return objective.value(x, key, inputs)[0]
 
 
 def _reraise_if_ours(

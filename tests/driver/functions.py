@@ -1,0 +1,28 @@
+"""Objectives for worker processes: to import them loads NumPy and nothing else."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+
+def highest(x: Any) -> float:
+    """The largest absolute value: bitwise the same everywhere."""
+    return float(np.max(np.abs(x)))
+
+
+def slow_on_the_right(x: Any) -> float:
+    """Does not come back in time where the first number is large."""
+    if x[0] > 1.5:
+        time.sleep(60)
+    return highest(x)
+
+
+def deadly_on_the_right(x: Any) -> float:
+    """Takes its process along where the first number is large."""
+    if x[0] > 1.5:
+        os._exit(3)
+    return highest(x)
