@@ -131,8 +131,8 @@ def seeds(key: Key, count: int) -> jax.Array:
     """
     data = jax.random.key_data(key).reshape(-1, 2)
     words = data[0]
-    if data.shape[0] == 2:  # an rbg key has four words; fold them into two
-        words = words ^ data[1]
+    if data.shape[0] == 2:  # an rbg key has four words, as a rule two equal pairs
+        words = threefry_2x32(words, data[1])
     # the same cipher as ours, as one primitive: for so few words, XLA takes up to 2 s
     # to compile the written-out one
     index = lax.iota(jnp.uint32, count)
