@@ -66,7 +66,7 @@ def bench(
         typer.Option(
             metavar="LIST",
             help="Instances of each function, or splits of the digits.",
-            show_default="1-15, digits 1-3",
+            show_default="1-15, digits 1-5",
         ),
     ] = None,
     budget: Annotated[

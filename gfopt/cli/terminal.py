@@ -126,8 +126,8 @@ class ProgressDisplay:
             seconds = time.monotonic() - self._began
             self._began = time.monotonic()
             note(
-                f"{_name(self._batch)}: {len(runs)} runs in {seconds:.1f} s, "
-                f"{self.done} of {self.total} done",
+                f"{_name(self._batch)}: {len(runs)} done in {seconds:.1f} s, "
+                f"{self.done} of {self.total} runs",
                 stderr=True,
             )
 

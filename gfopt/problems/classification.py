@@ -141,12 +141,15 @@ def mlp(key: Key, sizes: tuple[int, ...] = (64, 32, NUM_CLASSES)) -> PyTree:
         ``b = 0``.
 
     Raises:
+        TypeError: for an argument of the wrong type.
         ValueError: for fewer than two sizes, or one below 1.
 
     Example:
         >>> [layer["w"].shape for layer in mlp(jax.random.key(0))]
         [(64, 32), (32, 10)]
     """
+    checks.key("key", key)
+    checks.instance("sizes", sizes, (tuple, list), "a tuple of integers")
     if len(sizes) < 2:
         raise ValueError(
             f"sizes must have two entries or more, inputs and outputs; got {sizes!r}"

@@ -27,7 +27,7 @@ BBOB_BUDGET = 1000  # evaluations per dimension
 
 DIGITS_SIZES = (64, 32, 10)
 DIGITS_DIMENSION = 64 * 32 + 32 + 32 * 10 + 10
-DIGITS_INSTANCES = (1, 2, 3)
+DIGITS_INSTANCES = (1, 2, 3, 4, 5)
 DIGITS_METHODS = ("random_search", "open_es", "mezo")
 DIGITS_BUDGET = 19_200  # evaluations in all: 300 generations of 64
 

@@ -179,7 +179,7 @@ def _digits_charts(section: Section, colours: Mapping[str, int]) -> str:
             lines.append(
                 Line(method, colours[method], count, 1 - median, 1 - high, 1 - low)
             )
-    x = Axis("evaluations", 0, max(float(line.x[-1]) for line in lines))
+    x = Axis("evaluations", 0, section.budget)
     y = Axis("held-out accuracy", 0, 1)
     drawn = chart("accuracy as it learns", lines, x, y, width=560, height=320)
     note = "Median over runs, in a band from quartile to quartile."

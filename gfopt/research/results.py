@@ -182,6 +182,8 @@ class ResultStore:
         """Turns SQLite's errors into those that the class documents."""
         try:
             yield
+        except sqlite3.IntegrityError:
+            raise  # an impossible row: our own mistake
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path}: {error}") from None
         except sqlite3.DatabaseError as error:
@@ -252,7 +254,7 @@ class ResultStore:
         marks = ", ".join("?" * 16)
         with self._errors(), self._connection:
             self._connection.executemany(
-                f"INSERT OR IGNORE INTO runs VALUES ({marks})", rows
+                f"INSERT INTO runs VALUES ({marks}) ON CONFLICT DO NOTHING", rows
             )
 
     def finished(self) -> dict[RunKey, dict[str, Any]]:

@@ -155,16 +155,19 @@ def running_times(evaluations: Any, values: Any, targets: Any = TARGETS) -> np.n
     Returns:
         ``float64[T]``, infinity where a target was not reached.
 
+    Raises:
+        ValueError: where the first two are not equally long.
+
     Example:
         >>> running_times([10, 20, 30], [5.0, 0.5, 0.7], targets=[1.0, 0.1])
         array([20., inf])
     """
-    counts = np.asarray(evaluations, np.float64)
+    counts = np.append(np.asarray(evaluations, np.float64), np.inf)
     best = np.minimum.accumulate(np.asarray(values, np.float64))
+    _equally_long(counts[:-1], best, "evaluations", "values")
     reached = best[None, :] <= np.asarray(targets, np.float64)[:, None]
-    first = np.argmax(reached, axis=1) if best.size else np.zeros(len(reached), int)
-    hit = reached.any(axis=1)
-    return np.where(hit, counts[first] if best.size else np.inf, np.inf)
+    first = np.argmax(reached, axis=1) if best.size else 0
+    return counts[np.where(reached.any(axis=1), first, -1)]
 
 
 def expected_running_time(evaluations: Any, success: Any) -> float:

@@ -1,0 +1,231 @@
+"""Runs of a benchmark: the compiled ones, COCO's, and the digits'."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gfopt.problems import bbob
+from gfopt.research.bbob_runs import _Log, run_bbob, start_of
+from gfopt.research.benchmark import pending, run_batch, runs_of
+from gfopt.research.coco_runs import discard_unfinished, run_coco
+from gfopt.research.digits_runs import NUM_TESTS, run_digits
+from gfopt.research.plan import bbob_batches, digits_batches
+from gfopt.research.results import ResultStore, Run
+from gfopt.research.statistics import TARGETS, running_times
+
+FUNCTIONS, METHODS, BUDGET = [1, 8], ["cma_es", "open_es"], 100
+PLANS = {
+    evaluator: bbob_batches(
+        functions=FUNCTIONS,
+        dimensions=[3],
+        instances=[1, 4],
+        methods=METHODS,
+        budget=BUDGET,
+        seed=7,
+        evaluator=evaluator,
+    )
+    for evaluator in ("jax", "coco")
+}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[tuple, Run]:
+    runs = [run for batch in PLANS["jax"] for run in run_bbob(batch)]
+    return {run.key[1:5]: run for run in runs}
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple, Run]]:
+    directory = tmp_path_factory.mktemp("coco")
+    with ResultStore(directory, create=True) as store:
+        store.start_session("test")
+        for batch in PLANS["coco"]:
+            for runs in run_batch(batch, directory):
+                store.add(runs)
+        assert pending(PLANS["coco"], store) == []
+        return directory, {run.key[1:5]: run for run in runs_of(PLANS["coco"], store)}
+
+
+def test_coco_and_jax_agree_on_every_run(compiled, coco) -> None:
+    assert compiled.keys() == coco[1].keys() and len(compiled) == 8
+    for key, ours in compiled.items():
+        theirs = coco[1][key]
+        assert ours.options == theirs.options
+        assert ours.status == theirs.status
+        counts, values = np.array(theirs.trajectory).T
+        # ours are known at the ends of generations, COCO's at every evaluation; what
+        # rounding does to a mean grows with the generations: 1e-4 in fifty of them
+        for number, value in ours.trajectory:
+            row = np.searchsorted(counts, number, side="right") - 1
+            np.testing.assert_allclose(values[row], value, rtol=1e-3, err_msg=str(key))
+        first = ours.trajectory[0]
+        row = np.searchsorted(counts, first[0], side="right") - 1
+        np.testing.assert_allclose(values[row], first[1], rtol=2e-6)
+
+
+def test_a_run_stays_within_its_budget(compiled, coco) -> None:
+    for key, run in compiled.items():
+        size = {"cma_es": 7, "open_es": 8}[key[3]]
+        assert run.status == "budget"
+        assert run.evaluations == BUDGET * 3 // size * size
+        assert coco[1][key].evaluations == BUDGET * 3
+        counts = [n for n, _ in run.trajectory]
+        assert counts[0] == size and counts[-1] <= run.evaluations
+
+
+def test_the_first_value_is_one_of_the_first_generation(compiled) -> None:
+    # all methods start at one point, uniform in [-4, 4], whatever they are
+    for key in compiled:
+        batch = next(b for b in PLANS["jax"] if b.function == key[0])
+        x0, _ = start_of(batch, key[2])
+        assert x0.shape == (3,) and np.all(np.abs(x0) <= 4)
+        other = start_of(batch._replace(method="mezo", budget=1), key[2])[0]
+        np.testing.assert_array_equal(x0, other)
+        again = start_of(batch._replace(seed=8), key[2])[0]
+        assert np.all(x0 != again)
+
+
+def test_cocopp_reads_what_the_observer_wrote(coco) -> None:
+    directory, runs = coco
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cocopp's own
+        from cocopp.pproc import DataSetList
+
+        folders = sorted((directory / "exdata").iterdir())
+        assert [f.name for f in folders] == [f"{m}_100D_seed7" for m in METHODS]
+        for folder, method in zip(folders, METHODS, strict=True):
+            found = DataSetList([str(folder)])
+            assert [(d.funcId, d.dim) for d in found] == [(1, 3), (8, 3)]
+            for data in found:
+                assert list(data.instancenumbers) == [1, 4]
+                assert data.algId == folder.name
+                _same(data, [runs[data.funcId, 3, i, method] for i in (1, 4)])
+
+
+def _same(data, runs: list[Run]) -> None:
+    np.testing.assert_array_equal(data.maxevals, [run.evaluations for run in runs])
+    best = [run.value for run in runs]
+    np.testing.assert_allclose(data.finalfunvals, best, rtol=1e-5, atol=1e-12)
+    for target in (1e1, 1e-1, 1e-3):
+        columns = (zip(*run.trajectory, strict=True) for run in runs)
+        expected = [running_times(*pair, [target])[0] for pair in columns]
+        (found,) = data.detEvals([target])
+        np.testing.assert_array_equal(np.nan_to_num(found, nan=np.inf), expected)
+
+
+def test_an_interrupted_coco_batch_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = PLANS["coco"][1]._replace(budget=24, instances=(2, 3))
+    from gfopt.research import coco_runs
+
+    whole, seen = coco_runs._run_one, []
+
+    def stopped(*arguments) -> Run:
+        seen.append(whole(*arguments))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return seen[-1]
+
+    monkeypatch.setattr(coco_runs, "_run_one", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_coco(batch, tmp_path)
+    assert list((tmp_path / "exdata").iterdir()) == []
+    # as after a kill: what is left is not taken for a result
+    (tmp_path / "exdata" / ".unfinished").mkdir()
+    again = run_coco(batch, tmp_path)
+    assert [run.evaluations for run in again] == [24, 24]
+    assert again[0].trajectory == seen[0].trajectory
+    (folder,) = (tmp_path / "exdata").rglob("*.info")
+    lines = folder.read_text().splitlines()
+    assert sum(line.startswith("data_f") for line in lines) == 1
+    assert "2:24|" in lines[-1] and "3:24|" in lines[-1]
+    discard_unfinished(tmp_path)  # nothing to do is no error
+
+
+def test_runs_end_at_the_target_or_when_the_method_says_so() -> None:
+    (batch,) = bbob_batches(
+        functions=[22], dimensions=[2], instances=range(1, 7), methods=["cma_es"]
+    )
+    runs = run_bbob(batch)
+    by_status = {run.status: run for run in runs}
+    assert {"target", "tol_fun"} <= set(by_status)
+    for run in runs:
+        assert run.evaluations < batch.budget
+        assert (run.status == "target") == (run.value <= TARGETS[-1])
+        # nothing is counted after the end
+        assert run.evaluations >= run.trajectory[-1][0]
+        if run.status == "target":
+            assert run.evaluations == run.trajectory[-1][0]
+    # another selection of instances makes the same runs
+    (one,) = run_bbob(batch._replace(instances=(5,)))
+    assert one.status == runs[4].status
+    for ours, theirs in zip(one.trajectory[:20], runs[4].trajectory, strict=False):
+        assert ours[0] == theirs[0]
+        np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4)
+
+
+def test_the_log_cuts_what_is_beyond_the_end() -> None:
+    (batch,) = bbob_batches(
+        functions=[1], dimensions=[2], instances=range(1, 7), methods=["cma_es"]
+    )
+    log = _Log(batch._replace(budget=14), ["flat", "small"])
+    size = np.full((6, 3), 4)
+    size[3] = [4, 0, 0]  # stopped by itself after one generation
+    values = np.tile([3.0, 2.0, 1.0], (6, 1))
+    values[0] = [3.0, 1e-9, 5.0]
+    values[1] = np.nan
+    codes = np.array([0, 0, 0, 2, 0, 0])
+    log.append(values.copy(), size.copy(), codes)
+    assert not log.is_finished  # twelve evaluations: one more would be too many
+    values = np.full((6, 3), 0.5)
+    values[4] = [1e-9, 1.0, 1.0]  # hit beyond the budget: too late
+    log.append(values, size, np.array([0, 0, 1, 0, 0, 0]))
+    assert log.is_finished
+    runs = log.runs(0.5, 1.0)
+    assert [run.evaluations for run in runs] == [8, 12, 12, 4, 12, 12]
+    assert [run.status for run in runs] == [
+        "target", "budget", "budget", "small", "budget", "budget",
+    ]  # fmt: skip
+    assert runs[0].trajectory == ((4, 3.0), (8, 1e-9))
+    assert runs[1].trajectory == () and runs[1].value == np.inf
+    assert runs[3].trajectory == ((4, 3.0),)
+    assert runs[4].trajectory == ((4, 3.0), (8, 2.0), (12, 1.0))
+
+
+def test_a_population_above_the_budget_is_evaluated_once() -> None:
+    (batch,) = bbob_batches(
+        functions=[1],
+        dimensions=[2],
+        instances=[1],
+        methods=["random_search"],
+        budget=2,
+    )
+    (run,) = run_bbob(batch)
+    assert run.status == "budget" and run.evaluations > 4
+    assert len(run.trajectory) == 1
+    x0, _ = start_of(batch, 1)
+    problem = bbob(1, 2, 1)
+    assert run.value <= 100 + np.sum((x0 - problem.x_opt) ** 2)
+
+
+def test_digits_are_learned_and_tested_at_regular_times() -> None:
+    (batch,) = digits_batches(methods=["open_es"], instances=[1, 2], budget=3840)
+    runs = list(run_digits(batch))
+    for run in runs:
+        assert run.status == "budget" and run.evaluations == 3840
+        assert [n for n, _ in run.trajectory] == list(range(128, 3841, 128))
+        assert len(run.trajectory) == NUM_TESTS
+        errors = [error for _, error in run.trajectory]
+        assert all(0 <= error <= 1 for error in errors)
+        # a held-out set of 360 images
+        images = 360 * np.array(errors)
+        np.testing.assert_allclose(images, images.round(), atol=1e-3)
+        assert errors[-1] < 0.4 < errors[0]
+    assert runs[0].trajectory != runs[1].trajectory
+    (again,) = run_digits(batch._replace(instances=(2,)))
+    assert again.trajectory == runs[1].trajectory
