@@ -159,13 +159,10 @@ def test_a_streamed_gradient_is_the_materialised_one() -> None:
 def test_a_transform_of_ones_own_makes_the_whole_step() -> None:
     """The default learning rate is 1 beside it; it is 0.01 beside our Adam."""
 
-    def moved(optimizer: gfopt.OpenES) -> jax.Array:
-        state = optimizer.init(jax.random.key(0), jnp.asarray(X0))
-        population = optimizer.ask(jax.random.key(1), state)
-        found = judged(jnp.arange(4.0), population.active, ())
-        return optimizer.tell(state, population, found)[0].mean
+    def moved(optimizer: gfopt.OpenES) -> np.ndarray:
+        return gradient(optimizer, lambda x: jnp.sum(x**2))
 
     plain = gfopt.OpenES(population_size=4)
     swapped = dataclasses.replace(plain, transform=optax.adam(0.01))
     np.testing.assert_allclose(moved(plain), moved(swapped), rtol=1e-6)
-    assert jnp.max(jnp.abs(moved(plain) - X0)) > 0.009
+    assert np.max(np.abs(moved(plain))) > 0.009
