@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt import checks
 from gfopt.core import lazy, trees
 from gfopt.core.evaluate import decode_rows, judged
 from gfopt.core.host import HostPool, Outcome
@@ -214,7 +215,17 @@ def spread(
     whole = [template] * size
     for row, value in zip(rows, found.aux, strict=True):
         whole[row] = template if value is None else value
-    return fitness, valid, jax.tree.map(lambda *leaves: np.stack(leaves), *whole)
+    try:
+        aux = jax.tree.map(lambda *leaves: np.stack(leaves), *whole)
+        kinds = {leaf.dtype.kind for leaf in jax.tree.leaves(aux)}
+    except (TypeError, ValueError):
+        kinds = {"O"}
+    if kinds & set("OSUM"):
+        raise ValueError(
+            "aux must be numbers, in one structure and of the same shapes for every "
+            f"solution; got {checks.shown(known[0])} and {checks.shown(known[-1])}"
+        )
+    return fitness, valid, aux
 
 
 def _read(objective: Objective, outcome: Outcome) -> tuple[float, str, Any]:

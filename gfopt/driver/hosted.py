@@ -181,7 +181,7 @@ class HostedSearch:
         values = [done[row] for row in rows.tolist()]
         aux = [value[2] for value in values]
         self._aux = next((one for one in aux if one is not None), self._aux)
-        if self._aux is not None and aux.count(None) == len(aux):
+        if self._aux is not None and all(one is None for one in aux):
             aux[0] = jax.tree.map(np.zeros_like, self._aux)  # all of them failed
         found = HostValues(
             np.array([value[0] for value in values]),

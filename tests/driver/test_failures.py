@@ -1,0 +1,275 @@
+"""Objectives that raise, hang, crash, return nonsense, or are not what they seem."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import loky
+import numpy as np
+import pytest
+from driver import functions
+from driver.shared import SMALL, X0, Recorded, host_plateau, plateau, same
+
+import gfopt
+from gfopt import Status
+
+
+def minimize(fun: Any, x0: Any = X0, **words: Any) -> gfopt.Result:
+    return gfopt.minimize(fun, x0, **(SMALL | {"budget": 20} | words))
+
+
+def sometimes(outcome: Any) -> Any:
+    """An objective that misbehaves where the first number is large: in some calls."""
+
+    def fun(x: Any) -> Any:
+        if float(x[0]) > 1.55:
+            return outcome(x) if callable(outcome) else outcome
+        return host_plateau(x)
+
+    return fun
+
+
+def raises(x: Any) -> Any:
+    raise OSError("no disk")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (raises, "OSError: no disk"),
+        (lambda x: [][1], "IndexError: list index out of range"),
+        (lambda x: exec("raise SystemError()"), "SystemError"),
+        (np.nan, "returned NaN"),
+        (-np.inf, "returned an infinity"),
+        (np.float32(np.inf), "returned an infinity"),
+        (None, "returned None"),
+        (np.ones(2), "got shape (2,), dtype float64"),
+        (np.ones((1, 1)), "got shape (1, 1), dtype float64"),
+        ([1.0, [2.0]], "got [1.0, [2.0]] (list)"),
+        (1j, "got 1j (complex)"),
+        ("1.0", "got '1.0' (str)"),
+        ((1.0, {}), "(tuple)"),
+    ],
+)
+def test_a_failed_evaluation_is_a_failed_candidate_with_its_reason(outcome, reason):
+    fun = Recorded(sometimes(outcome))
+    found = minimize(fun)
+    failed = sum(x[0] > 1.55 for x in fun.seen)
+    assert 0 < failed < 20 and found.nfev == 20
+    ((said, count),) = found.failures.items()
+    assert count == failed and reason in said
+    assert np.isfinite(found.fun) and found.fun == host_plateau(found.x)
+    assert (20 - found.history["num_valid"].sum()) == failed
+    assert f"{failed} x " in str(found)
+
+
+def test_all_that_fails_ends_early_and_says_why():
+    found = minimize(sometimes(raises), [5.0, 0.0], budget=1000)
+    assert found.status == Status.FAILED and not found.success
+    assert (found.nfev, found.nit) == (40, 10)
+    assert found.message == (
+        "no valid value in 10 generations; most often: OSError: no disk"
+    )
+    assert np.isnan(found.fun) and found.x.tolist() == [5.0, 0.0]
+    assert found.recommended.tolist() == [5.0, 0.0]
+    assert np.isnan(found.history["best"]).all()
+
+
+def test_all_that_is_nan_ends_early_when_compiled_too():
+    found = minimize(lambda x: jnp.nan * x[0], budget=1000)
+    assert (found.path, found.status, found.nfev) == ("compiled", Status.FAILED, 41)
+    assert found.failures == {"returned NaN or an infinity": 41}  # the probe's, too
+    assert np.isnan(found.fun) and found.x.tolist() == X0
+
+
+def test_the_first_value_of_a_search_counts_as_the_best():
+    """What the probe paid for: also where the host path runs after it."""
+
+    def fun(x: Any) -> Any:
+        if isinstance(x, jax.core.Tracer):
+            return jnp.sum(x) * 0.0
+        return -100.0 if x.tolist() == X0 else host_plateau(x)
+
+    found = minimize(fun, budget=9)
+    assert found.path == "host" and "a real call gave -100" in found.reason
+    assert (found.fun, found.nfev) == (-100.0, 9) and found.x.tolist() == X0
+    assert found.history["best"].tolist() == [-100.0] * 2
+    ended = minimize(fun, target=-100.0)
+    assert (ended.status, ended.nfev) == (Status.TARGET, 1)
+
+
+def test_an_objective_may_write_into_its_argument():
+    def vandal(x: Any) -> float:
+        value = host_plateau(x)
+        x[:] = 1e9
+        return value
+
+    found = minimize(vandal)
+    same(found.x, minimize(host_plateau).x)
+    x0 = {"a": np.array(X0)}
+    tree = minimize(lambda x: [host_plateau(x["a"]), x["a"].fill(7)][0], x0)
+    same(tree.x, minimize(lambda x: host_plateau(x["a"]), x0).x)
+
+
+class Impure:
+    """Counts its calls: traceable, and yet to be called for real each time."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Any) -> Any:
+        if not isinstance(x, jax.core.Tracer):
+            self.calls += 1
+            return plateau(x)
+        self.calls += 0.5  # a trace, which is no evaluation
+        return plateau(x)
+
+
+def test_a_function_that_counts_is_called_for_real():
+    fun = Impure()
+    found = minimize(fun)
+    assert found.path == "host" and "changes variables" in found.reason
+    assert fun.calls == found.nfev + 1  # two traces
+
+
+def test_numpy_randomness_is_drawn_anew_each_time():
+    generator = np.random.default_rng(0)
+    found = minimize(lambda x: plateau(x) * 0 + generator.normal())
+    assert found.path == "host" and "two programs" in found.reason
+    assert len(np.unique(found.history["fitness"])) == 5
+
+
+# ---- aux
+
+
+def with_aux(aux: Any) -> Any:
+    return gfopt.Objective(lambda x: (host_plateau(x), aux(x)), has_aux=True)
+
+
+def test_a_failure_has_no_aux_and_the_others_keep_theirs():
+    seen = []
+
+    def update(context: Any, evaluation: Any) -> Any:
+        seen.append((np.asarray(evaluation.valid), evaluation.aux))
+        return context + 1
+
+    def fun(x: Any, context: Any) -> Any:
+        if float(x[0]) > 1.6 or 1 <= context <= 2:
+            raise OSError
+        return host_plateau(x), {"x": x, "n": 3}
+
+    objective = gfopt.Objective(fun, has_aux=True, context=0, update=update)
+    found = minimize(objective)
+    assert found.nit == len(seen) == 5
+    for valid, aux in seen:  # also of a generation without one valid row
+        assert aux["x"].shape == (4, 2) and aux["n"].tolist() == (3 * valid).tolist()
+    assert [valid.sum() for valid, _ in seen[1:3]] == [0, 0] and seen[0][0].any()
+
+
+def test_aux_before_anything_was_valid():
+    calls = []
+
+    def update(context: Any, evaluation: Any) -> Any:
+        calls.append(evaluation.aux["x"].shape)
+        return context
+
+    objective = gfopt.Objective(
+        lambda x, context: float(x[0]) * [][0],
+        has_aux=True,
+        context=0,
+        update=update,
+    )
+    found = minimize(objective)
+    assert found.status == Status.BUDGET and calls == []  # nobody knows its form
+
+
+@pytest.mark.parametrize(
+    "aux",
+    [
+        lambda x: np.zeros(1 if x[0] > 1.5 else 2),
+        lambda x: {"a": 1} if x[0] > 1.5 else {"b": 1},
+        lambda x: "a word",
+        lambda x: object(),
+    ],
+    ids=["shape", "structure", "text", "object"],
+)
+def test_aux_must_be_of_one_form(aux):
+    with pytest.raises((TypeError, ValueError), match="aux must be"):
+        minimize(with_aux(aux))
+
+
+def test_what_is_no_pair_is_a_failure():
+    found = minimize(gfopt.Objective(host_plateau, has_aux=True), budget=4)
+    assert found.failures == {"returned no (number, aux) pair": 4}
+
+
+def test_a_call_for_many_rows_fails_as_a_whole():
+    calls: list[int] = []
+
+    def fun(x: Any) -> Any:
+        x = np.asarray(x)
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise OSError("no disk")
+        return np.where(x[:, 0] > 1.55, np.nan, np.max(np.abs(x), axis=1))
+
+    found = minimize(gfopt.Objective(fun, batched=True))
+    assert found.nfev == 20 and found.failures["OSError: no disk"] == 4
+    assert set(found.failures) == {"OSError: no disk", "returned NaN"}
+    wrong = minimize(
+        gfopt.Objective(lambda x: np.zeros(len(np.asarray(x)) + 1), batched=True)
+    )
+    ((reason, count),) = wrong.failures.items()
+    assert count == 20 and "shape (4,) for a batch; got shape (5,)" in reason
+
+
+# ---- workers and executors
+
+
+@pytest.fixture(scope="module")
+def inline():
+    return minimize(functions.highest, budget=12)
+
+
+def test_workers_make_the_same_search(inline):
+    found = minimize(functions.highest, budget=12, workers=2)
+    same(
+        (found.x, found.recommended, found.state),
+        (inline.x, inline.recommended, inline.state),
+    )
+    assert "were asked for" in found.reason
+
+
+def test_calls_that_hang_or_die_cost_themselves_only():
+    evaluator = gfopt.host(workers=2, timeout=1.0)
+    words = {"budget": 4, "evaluator": evaluator, "seed": 3}
+    hung = minimize(functions.slow_on_the_right, **words)
+    dead = minimize(functions.deadly_on_the_right, **words)
+    evaluator.close()
+    fun = Recorded()
+    minimize(fun, budget=4, seed=3)
+    large = sum(x[0] > 1.5 for x in fun.seen)
+    assert 0 < large < 4
+    assert hung.failures == {"no result within 1 s": large}
+    ((reason, count),) = dead.failures.items()
+    assert count == large and "ended with exit code 3" in reason
+    same(hung.x, dead.x)
+
+
+def test_executors(inline):
+    with ThreadPoolExecutor(2) as threads:
+        found = minimize(functions.highest, budget=12, workers=threads)
+        same(found.recommended, inline.recommended)
+        assert threads.submit(int).result() == 0  # it is the caller's to shut down
+    executor = loky.get_reusable_executor(max_workers=2, timeout=20)
+    shipped = minimize(lambda x: host_plateau(x), budget=12, workers=executor)
+    same(shipped.recommended, inline.recommended)
+    executor.shutdown(wait=True, kill_workers=True)
+
+
+def test_a_function_that_workers_cannot_load_is_refused():
+    with pytest.raises(ValueError, match="fun must be picklable"):
+        minimize(lambda x: 0.0, workers=2)
