@@ -20,7 +20,12 @@ from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.cross_entropy import CrossEntropy
+from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.nelder_mead import NelderMead
+from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
+from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.registry import METHODS, method
@@ -33,13 +38,18 @@ __all__ = [
     "CMAES",
     "METHODS",
     "Bounded",
+    "CrossEntropy",
+    "DifferentialEvolution",
     "Evaluation",
     "LowRank",
     "MeZO",
+    "NelderMead",
     "Noise",
     "Objective",
+    "OnePlusOneES",
     "OpenES",
     "Optimizer",
+    "ParticleSwarm",
     "Perturbed",
     "Population",
     "RandomSearch",

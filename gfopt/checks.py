@@ -70,6 +70,11 @@ def within(name: str, value: Any, low: float, high: float) -> None:
     _number(name, value, expected, lambda v: (v >= low) & (v <= high))
 
 
+def share(name: str, value: Any) -> None:
+    """Refuses anything but numbers from 0 to 1."""
+    within(name, value, 0, 1)
+
+
 def below(name: str, value: Any, other_name: str, other: Any) -> None:
     """Refuses anything but numbers below those of another argument; no NaN."""
     expected = f"below {other_name} everywhere, and not NaN"

@@ -13,7 +13,12 @@ from typing import Any
 from gfopt import checks
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.cross_entropy import CrossEntropy
+from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.nelder_mead import NelderMead
+from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
+from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.types import Optimizer
@@ -29,6 +34,7 @@ FLAGS = MappingProxyType(
         "stops": "knows when it has converged",
         "tolerates_stale": "can use a tell that comes a generation late",
         "dense": "holds D x D matrices: for up to about 1,000 numbers",
+        "deterministic": "draws nothing: the seed does not matter",
     }
 )
 
@@ -47,6 +53,7 @@ class Row:
         test: options for the conformance suite.
         generations: steps the suite gives it on the shifted quadratic.
         bound: fitness it must reach there, from 5.
+        smallest: population size that it takes, where it can be chosen.
     """
 
     name: str
@@ -58,6 +65,7 @@ class Row:
     test: Mapping[str, Any]
     generations: int
     bound: float
+    smallest: int = 2
 
 
 _ROWS = (
@@ -106,6 +114,62 @@ _ROWS = (
         {"learning_rate": 0.03, "eps": 1e-3},
         300,
         1e-2,
+    ),
+    Row(
+        "differential_evolution",
+        DifferentialEvolution,
+        "black box, 1 to 100 numbers, many minima",
+        frozenset({"rank_based", "population_size", "stops", "tolerates_stale"}),
+        "sigma",
+        ("mutation", "dither", "crossover_rate"),
+        {"population_size": 16, "sigma": 0.5, "crossover_rate": 0.5},
+        120,
+        1e-2,
+        smallest=4,
+    ),
+    Row(
+        "particle_swarm",
+        ParticleSwarm,
+        "black box, 1 to 100 numbers, many minima",
+        frozenset({"rank_based", "population_size", "stops"}),
+        "sigma",
+        ("inertia", "cognitive", "social"),
+        {"population_size": 16, "sigma": 0.5, "inertia": 0.7},
+        120,
+        1e-2,
+    ),
+    Row(
+        "cross_entropy",
+        CrossEntropy,
+        "black box, 1 to some 1,000 numbers, many candidates a step",
+        frozenset({"rank_based", "population_size", "stops"}),
+        "sigma",
+        ("elite_fraction", "learning_rate", "std_learning_rate", "min_std"),
+        {"population_size": 16, "sigma": 0.5, "std_learning_rate": 0.2},
+        120,
+        1e-2,
+    ),
+    Row(
+        "one_plus_one",
+        OnePlusOneES,
+        "baseline, any size",
+        frozenset({"rank_based", "seeds", "rotation_invariant", "stops"}),
+        "sigma",
+        (),
+        {"sigma": 0.5, "damping": 2.0},
+        400,
+        1e-4,
+    ),
+    Row(
+        "nelder_mead",
+        NelderMead,
+        "smooth black box, 1 to 10 numbers, few evaluations",
+        frozenset({"rank_based", "stops", "dense", "deterministic"}),
+        "sigma",
+        (),
+        {"sigma": 0.3},
+        250,
+        1e-4,
     ),
 )
 

@@ -200,3 +200,117 @@ class CMAES:
             values, basis = np.linalg.eigh(self.covariance)
             self.root = basis @ np.diag(np.sqrt(values)) @ basis.T
             self.inverse_root = basis @ np.diag(1 / np.sqrt(values)) @ basis.T
+
+
+class DifferentialEvolution:
+    """Storn & Price (1997), generation by generation, from uniform draws.
+
+    Args:
+        start: the first generation, ``[P, D]``.
+        strategy: ``"best1bin"`` or ``"rand1bin"``.
+        rate: the crossover rate.
+    """
+
+    def __init__(self, start: Array, strategy: str, rate: float) -> None:
+        self.x, self.strategy, self.rate = start.copy(), strategy, rate
+        self.fitness = np.full(len(start), np.inf)
+
+    def candidates(
+        self, coins: Array, picks: Array, fill: Array, factor: float
+    ) -> Array:
+        """Returns the trial vectors.
+
+        Args:
+            coins: ``[P, D]``, below the rate where a coordinate is crossed.
+            picks: ``[P, 3]``, which of the rows that are left: first, second, base.
+            fill: ``[P]``, which coordinate is crossed in any case.
+            factor: ``F``.
+        """
+        size, dimension = self.x.shape
+        best = min(range(size), key=lambda p: self.fitness[p])
+        trials = self.x.copy()
+        for p in range(size):
+            others = [(p + i) % size for i in range(1, size)]
+            q, r, base = (others.pop(int(u * len(others))) for u in picks[p])
+            base = best if self.strategy == "best1bin" else base
+            for j in range(dimension):
+                if coins[p, j] < self.rate or j == int(fill[p] * dimension):
+                    trials[p, j] = self.x[base, j] + factor * (
+                        self.x[q, j] - self.x[r, j]
+                    )
+        return trials
+
+    def tell(self, trials: Array, fitness: Array) -> None:
+        """Selects, member by member; NaN is a failure."""
+        for p, value in enumerate(fitness):
+            if value <= self.fitness[p]:
+                self.x[p], self.fitness[p] = trials[p], value
+
+
+class ParticleSwarm:
+    """Clerc & Kennedy (2002) with the factors ``w, c_1, c_2``, particle by particle."""
+
+    def __init__(self, start: Array, factors: tuple[float, float, float]) -> None:
+        self.x, self.v = start.copy(), np.zeros_like(start)
+        self.w, self.c_1, self.c_2 = factors
+        self.best = start.copy()
+        self.best_fitness = np.full(len(start), np.inf)
+
+    def move(self, first: Array, second: Array) -> None:
+        """Moves the swarm; the arguments are uniform draws, ``[P, D]`` each."""
+        leader = self.best[int(np.argmin(self.best_fitness))].copy()
+        for p, j in np.ndindex(*self.x.shape):
+            x = self.x[p, j]
+            self.v[p, j] = (
+                self.w * self.v[p, j]
+                + self.c_1 * first[p, j] * (self.best[p, j] - x)
+                + self.c_2 * second[p, j] * (leader[j] - x)
+            )
+            self.x[p, j] = x + self.v[p, j]
+
+    def tell(self, fitness: Array) -> None:
+        """Updates what the particles have seen; NaN is a failure."""
+        for p, value in enumerate(fitness):
+            if value < self.best_fitness[p]:
+                self.best[p], self.best_fitness[p] = self.x[p], value
+            elif np.isinf(self.best_fitness[p]):
+                self.best[p] = self.x[p]
+
+
+class CrossEntropy:
+    """de Boer et al. (2005), with smoothing and a floor of the deviations."""
+
+    def __init__(self, mean: Array, sigma: float, num_elites: int) -> None:
+        self.mean, self.std = mean.copy(), np.full(len(mean), sigma)
+        self.num_elites = num_elites
+
+    def candidates(self, z: Array) -> Array:
+        """Returns the samples, ``[P, D]``."""
+        return np.array([self.mean + self.std * row for row in z])
+
+    def tell(
+        self, x: Array, fitness: Array, rate: float, std_rate: float, floor: float
+    ) -> None:
+        """Fits the Gaussian to the elites."""
+        elites = x[np.argsort(fitness, kind="stable")[: self.num_elites]]
+        self.mean = rate * elites.mean(axis=0) + (1 - rate) * self.mean
+        std = std_rate * elites.std(axis=0) + (1 - std_rate) * self.std
+        self.std = np.maximum(std, floor)
+
+
+class OnePlusOneES:
+    """Hansen, Arnold & Auger (2015): the (1+1)-ES with the 1/5 success rule."""
+
+    def __init__(self, x: Array, fitness: float, sigma: float, damping: float) -> None:
+        self.x, self.fitness = x.copy(), fitness
+        self.sigma, self.damping = sigma, damping
+
+    def tell(self, x: Array, fitness: float) -> None:
+        """Takes a candidate's value in; NaN is a failure, which changes nothing."""
+        if np.isnan(fitness):
+            return
+        if fitness <= self.fitness:
+            self.x, self.fitness = x, fitness
+            self.sigma *= math.exp(0.8 / self.damping)
+        else:
+            self.sigma *= math.exp(-0.2 / self.damping)

@@ -58,9 +58,10 @@ class Case:
         if not self.has("population_size"):
             return [{}]
         even = self.has("pairs")
+        possible = [max(size, self.row.smallest) for size in wanted]
         return [
             {"population_size": size}
-            for size in dict.fromkeys(n + n % 2 if even else n for n in wanted)
+            for size in dict.fromkeys(n + n % 2 if even else n for n in possible)
         ]
 
 

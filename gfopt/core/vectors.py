@@ -1,0 +1,54 @@
+"""Candidates as vectors: what the methods that hold matrices of them share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from gfopt.core import trees
+from gfopt.types import PyTree, Solution
+
+LIMIT = 1e30  # of a coordinate: sums and differences of such are still finite
+
+
+def flat(solution: Solution) -> jax.Array:
+    """Returns all numbers of a solution, ``[D]``, in float32 or wider."""
+    return ravel_pytree(solution)[0].astype(trees.wide_dtype(solution))
+
+
+def unflat(vector: jax.Array, like: Solution) -> Solution:
+    """Returns ``[D]`` numbers as a solution, with the types of ``like``."""
+    numbers, unravel = ravel_pytree(like)
+    return unravel(vector.astype(numbers.dtype))
+
+
+def limited(x: jax.Array) -> jax.Array:
+    """Keeps a search that runs away from overflow, after which there is only NaN."""
+    return jnp.clip(x, -LIMIT, LIMIT)
+
+
+def size(points: jax.Array) -> jax.Array:
+    """Returns the longest edge of the box around points ``[N, D]``."""
+    return jnp.max(points.max(axis=0) - points.min(axis=0))
+
+
+def is_small(points: jax.Array, tol_x: Any) -> jax.Array:
+    """Tells whether points ``[N, D]`` are one, up to ``tol_x`` or to rounding."""
+    resolution = 4 * jnp.finfo(points.dtype).eps * jnp.abs(points[0])
+    edges = points.max(axis=0) - points.min(axis=0)
+    return jnp.all(edges <= jnp.maximum(resolution, tol_x))
+
+
+def is_level(fitness: jax.Array, tol_fun: Any) -> jax.Array:
+    """Tells whether the values ``[N]`` are finite and within ``tol_fun``."""
+    worst = jnp.max(fitness)
+    return jnp.isfinite(worst) & (worst <= jnp.min(fitness) + tol_fun)
+
+
+def best(points: PyTree, fitness: jax.Array) -> PyTree:
+    """Returns the row of ``points`` with the lowest fitness."""
+    index = jnp.argmin(fitness)
+    return jax.tree.map(lambda leaf: leaf[index], points)

@@ -1,0 +1,163 @@
+"""The cross-entropy method with a Gaussian of independent coordinates.
+
+    x_p = m + s z_p,   z_p ~ N(0, I)
+    m <- m + learning_rate (mean of the elites - m)
+    s <- s + std_learning_rate (standard deviation of the elites - s)
+    s <- max(s, min_std)
+
+The elites are the best share ``elite_fraction`` of a generation. Rates below 1 smooth
+the updates; that of ``s`` and the floor ``min_std`` may be schedules, which is how
+dynamic smoothing and decaying extra noise are written.
+
+Sources: Rubinstein (1999), Methodology and Computing in Applied Probability 1, 127-190;
+de Boer, Kroese, Mannor, Rubinstein (2005), Annals of Operations Research 134, 19-67.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import noise, schedules, shaping, trees, vectors
+from gfopt.core.evaluate import best_row
+from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+
+class CrossEntropyState(NamedTuple):
+    """``step``, the mean, and the standard deviations ``float[D]``."""
+
+    step: jax.Array
+    mean: Solution
+    std: jax.Array
+
+
+class CrossEntropyInfo(NamedTuple):
+    """Diagnostics of one step."""
+
+    best_fitness: jax.Array
+    max_std: jax.Array
+    min_std: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "sigma",
+        "elite_fraction",
+        "learning_rate",
+        "std_learning_rate",
+        "min_std",
+        "tol_x",
+    ],
+    meta_fields=["population_size"],
+)
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The cross-entropy method on any pytree.
+
+    Args:
+        population_size: candidates a step, ``P``.
+        sigma: first standard deviation of every coordinate.
+        elite_fraction: share of the candidates that the next step learns from, or a
+            schedule; one candidate at least.
+        learning_rate: weight of the elites' mean against the old one, or a schedule.
+        std_learning_rate: the same for the standard deviations.
+        min_std: floor of the standard deviations, or a schedule.
+        tol_x: stop where all standard deviations are below this.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> method = CrossEntropy(population_size=50, min_std=lambda step: 0.9**step)
+        >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=80)
+        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        True
+    """
+
+    population_size: int = 100
+    sigma: schedules.Hyperparameter = 1.0
+    elite_fraction: schedules.Hyperparameter = 0.1
+    learning_rate: schedules.Hyperparameter = 0.7
+    std_learning_rate: schedules.Hyperparameter = 0.7
+    min_std: schedules.Hyperparameter = 0.0
+    tol_x: schedules.Hyperparameter = 1e-11
+
+    def __post_init__(self) -> None:
+        checks.integer("population_size", self.population_size, 2)
+        number, field = schedules.number, schedules.field
+        rate = self.std_learning_rate
+        schedules.set_fields(
+            self,
+            sigma=number("sigma", self.sigma),
+            elite_fraction=field("elite_fraction", self.elite_fraction, checks.share),
+            learning_rate=field("learning_rate", self.learning_rate, checks.share),
+            std_learning_rate=field("std_learning_rate", rate, checks.share),
+            min_std=field("min_std", self.min_std, checks.non_negative),
+            tol_x=number("tol_x", self.tol_x, checks.non_negative),
+        )
+
+    def init(self, key: Key, solution: Solution) -> CrossEntropyState:
+        """Starts with ``N(solution, sigma^2 I)``."""
+        mean = trees.starting_point(solution)
+        flat = vectors.flat(mean)
+        sigma = schedules.at("sigma", self.sigma, 0)
+        return CrossEntropyState(
+            jnp.int32(0), mean, jnp.full(flat.shape, sigma, flat.dtype)
+        )
+
+    def ask(self, key: Key, state: CrossEntropyState) -> Population:
+        """Draws standard normals, ``[P, D]``."""
+        shape = self.population_size, state.std.size
+        z = noise.standard_normal(key, shape, state.std.dtype)
+        return Population(z, jnp.ones(self.population_size, bool))
+
+    def decode(self, state: CrossEntropyState, member: Member) -> Solution:
+        """Returns ``m + s z``."""
+        x = vectors.flat(state.mean) + state.std * member
+        return vectors.unflat(x, state.mean)
+
+    def tell(
+        self, state: CrossEntropyState, population: Population, evaluation: Evaluation
+    ) -> tuple[CrossEntropyState, CrossEntropyInfo]:
+        """Moves mean and standard deviations towards those of the elites."""
+        z, step, dtype = population.members, state.step, state.std.dtype
+        share = schedules.at("elite_fraction", self.elite_fraction, step)
+        fitness = evaluation.fitness.astype(dtype)
+        weights = shaping.truncation(share)(fitness, evaluation.valid)
+        mean_z = weights @ z
+        std_z = jnp.sqrt(weights @ (z - mean_z) ** 2)
+        # m <- m + a (m_e - m),   m_e = m + s mean_z
+        rate = schedules.at("learning_rate", self.learning_rate, step)
+        flat = vectors.flat(state.mean)
+        mean = vectors.limited(flat + rate * state.std * mean_z)
+        # s <- s + b (s_e - s),   s_e = s std_z
+        rate = schedules.at("std_learning_rate", self.std_learning_rate, step)
+        std = state.std * (1 + rate * (std_z - 1))
+        floor = schedules.at("min_std", self.min_std, step)
+        std = jnp.clip(std, floor, vectors.LIMIT)
+        # without one valid row nothing was learnt
+        learnt = jnp.any(evaluation.valid)
+        new = CrossEntropyState(
+            step=step + 1,
+            mean=vectors.unflat(jnp.where(learnt, mean, flat), state.mean),
+            std=jnp.where(learnt, std, state.std).astype(dtype),
+        )
+        _, best = best_row(evaluation)
+        return new, CrossEntropyInfo(best, new.std.max(), new.std.min())
+
+    def recommend(self, state: CrossEntropyState) -> Solution:
+        """Returns the mean."""
+        return state.mean
+
+    def stop(self, state: CrossEntropyState) -> dict[str, jax.Array]:
+        """Returns ``tol_x``: all standard deviations are tiny."""
+        return {"tol_x": jnp.all(state.std < self.tol_x)}

@@ -1,0 +1,229 @@
+"""Differential evolution: steps are differences of the population's members.
+
+    v_p = x_base + F (x_q - x_r),   F ~ U[mutation, mutation + dither), one a step
+    u_p = v_p where U[0, 1) < crossover_rate, and at one random index; else x_p
+    x_p <- u_p if f(u_p) <= f(x_p)
+
+``x_base`` is the best member ("best1bin") or a random one ("rand1bin"); base, q and r
+are drawn without repetition from the members other than p. All of a generation see the
+population before it, as with scipy's ``updating="deferred"``. The first generation is
+``x0 + sigma z``, ``z ~ N(0, I)``.
+
+Source: Storn, Price (1997), J. Global Optimization 11, 341-359. The defaults are those
+of scipy's ``differential_evolution`` but for the start, which there fills the bounds,
+and the population size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import noise, schedules, trees, vectors
+from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+STRATEGIES = ("best1bin", "rand1bin")
+
+
+class DifferentialEvolutionState(NamedTuple):
+    """The members and their values.
+
+    Attributes:
+        step: ``i32[]``.
+        center: the starting solution.
+        positions: ``float[P, D]``.
+        fitness: ``float[P]``, infinite where a member has no value yet.
+    """
+
+    step: jax.Array
+    center: Solution
+    positions: jax.Array
+    fitness: jax.Array
+
+
+class DifferentialEvolutionInfo(NamedTuple):
+    """Diagnostics of one step.
+
+    Attributes:
+        best_fitness: of all members.
+        spread: longest edge of the box around them.
+        success_rate: share of the candidates that became members.
+    """
+
+    best_fitness: jax.Array
+    spread: jax.Array
+    success_rate: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "sigma",
+        "mutation",
+        "dither",
+        "crossover_rate",
+        "tol_x",
+        "tol_fun",
+    ],
+    meta_fields=["population_size", "strategy"],
+)
+@dataclass(frozen=True)
+class DifferentialEvolution:
+    """Differential evolution on any pytree.
+
+    Args:
+        population_size: ``P``, 4 or above; None for ``5 D``, at least 20 and at most
+            200.
+        strategy: ``"best1bin"``, or ``"rand1bin"``, slower and harder to mislead.
+        sigma: standard deviation of the first generation.
+        mutation: least factor ``F`` of a difference, or a schedule.
+        dither: width of the interval that ``F`` is drawn from; 0 for a constant.
+        crossover_rate: share of the coordinates that are changed, or a schedule.
+        tol_x: stop where the members differ by less in every coordinate.
+        tol_fun: stop where their values differ by less.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> method = DifferentialEvolution(population_size=20, sigma=1.0)
+        >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=60)
+        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        True
+    """
+
+    population_size: int | None = None
+    strategy: str = "best1bin"
+    sigma: schedules.Hyperparameter = 1.0
+    mutation: schedules.Hyperparameter = 0.5
+    dither: schedules.Hyperparameter = 0.5
+    crossover_rate: schedules.Hyperparameter = 0.7
+    tol_x: schedules.Hyperparameter = 1e-11
+    tol_fun: schedules.Hyperparameter = 1e-12
+
+    def __post_init__(self) -> None:
+        if self.population_size is not None:
+            checks.integer("population_size", self.population_size, 4)
+        checks.instance("strategy", self.strategy, str, "a strategy's name")
+        checks.one_of("strategy", self.strategy, STRATEGIES)
+        number, field = schedules.number, schedules.field
+        positive = checks.non_negative
+        schedules.set_fields(
+            self,
+            sigma=number("sigma", self.sigma),
+            mutation=field("mutation", self.mutation, positive),
+            dither=field("dither", self.dither, positive),
+            crossover_rate=field("crossover_rate", self.crossover_rate, checks.share),
+            tol_x=number("tol_x", self.tol_x, positive),
+            tol_fun=number("tol_fun", self.tol_fun, positive),
+        )
+
+    def init(self, key: Key, solution: Solution) -> DifferentialEvolutionState:
+        """Starts without a member: the first generation makes all of them."""
+        center = trees.starting_point(solution)
+        flat = vectors.flat(center)
+        size = self.population_size or min(max(20, 5 * flat.size), 200)
+        return DifferentialEvolutionState(
+            step=jnp.int32(0),
+            center=center,
+            positions=jnp.tile(flat, (size, 1)),
+            fitness=jnp.full(size, jnp.inf, flat.dtype),
+        )
+
+    def ask(self, key: Key, state: DifferentialEvolutionState) -> Population:
+        """Mutates and crosses every member, ``[P, D]``."""
+        x, dtype = state.positions, state.positions.dtype
+        size, dimension = x.shape
+        z, draws = noise.normal_and_uniform(key, size, dimension, dimension + 5, dtype)
+        coins, draws = draws[:, :dimension], draws[:, dimension:]
+        start = x + schedules.at("sigma", self.sigma, state.step) * z
+        first, second, base = _others(draws[:, :3])
+        x_base = x[base]
+        if self.strategy == "best1bin":
+            x_base = vectors.best(x, state.fitness)
+        # v = x_base + F (x_q - x_r)
+        factor = schedules.at("mutation", self.mutation, state.step)
+        factor += schedules.at("dither", self.dither, state.step) * draws[0, 4]
+        mutant = x_base + factor * (x[first] - x[second])
+        # u = v where a coin says so, and at one index at least
+        rate = schedules.at("crossover_rate", self.crossover_rate, state.step)
+        fill = jnp.floor(draws[:, 3:4] * dimension)
+        crossed = (coins < rate) | (jnp.arange(dimension) == fill)
+        trial = jnp.where(crossed, mutant, x)
+        has_started = jnp.any(jnp.isfinite(state.fitness))
+        vector = jnp.where(has_started, trial, start).astype(dtype)
+        return Population(vectors.limited(vector), jnp.ones(size, bool))
+
+    def decode(self, state: DifferentialEvolutionState, member: Member) -> Solution:
+        """Returns the vector as a solution."""
+        return vectors.unflat(member, state.center)
+
+    def tell(
+        self,
+        state: DifferentialEvolutionState,
+        population: Population,
+        evaluation: Evaluation,
+    ) -> tuple[DifferentialEvolutionState, DifferentialEvolutionInfo]:
+        """Lets every candidate take its member's place unless it is worse."""
+        fitness = evaluation.fitness.astype(state.fitness.dtype)
+        wins = evaluation.valid & (fitness <= state.fitness)
+        # in the first generation a failure has a place, too, which anything may take
+        is_first = jnp.all(jnp.isinf(state.fitness)) & jnp.any(wins)
+        positions = jnp.where(
+            (wins | is_first)[:, None], population.members, state.positions
+        )
+        new = DifferentialEvolutionState(
+            step=state.step + 1,
+            center=state.center,
+            positions=positions,
+            fitness=jnp.where(wins, fitness, state.fitness),
+        )
+        info = DifferentialEvolutionInfo(
+            jnp.min(new.fitness), vectors.size(positions), jnp.mean(wins)
+        )
+        return new, info
+
+    def recommend(self, state: DifferentialEvolutionState) -> Solution:
+        """Returns the best member."""
+        return vectors.unflat(
+            vectors.best(state.positions, state.fitness), state.center
+        )
+
+    def stop(self, state: DifferentialEvolutionState) -> dict[str, jax.Array]:
+        """Returns the reasons to stop, each ``bool[]``.
+
+        ``tol_x``: all members are one point; ``tol_fun``: all have one value.
+        """
+        has_started = jnp.any(jnp.isfinite(state.fitness))
+        return {
+            "tol_x": has_started & vectors.is_small(state.positions, self.tol_x),
+            "tol_fun": vectors.is_level(state.fitness, self.tol_fun),
+        }
+
+
+def _others(draws: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws three rows for each row, all different and none of them itself.
+
+    Args:
+        draws: ``float[P, 3]``, uniform in [0, 1).
+
+    Returns:
+        Three arrays ``i32[P]``.
+    """
+    size = draws.shape[0]
+    # distances from the row, without those that are taken: 1 .. P-1, P-2, P-3 of them
+    count = jnp.arange(size - 1, size - 4, -1)
+    a, b, c = (1 + jnp.floor(draws * count).astype(jnp.int32)).T
+    b += b >= a
+    c += c >= jnp.minimum(a, b)
+    c += c >= jnp.maximum(a, b)
+    row = jnp.arange(size)
+    return (row + a) % size, (row + b) % size, (row + c) % size

@@ -1,0 +1,228 @@
+"""The downhill simplex method of Nelder and Mead, one evaluation a step.
+
+With vertices ``x_0 .. x_D``, best first, and ``c`` the mean of all but the worst,
+
+    x(t) = c + t (c - x_D):  reflection t = rho, expansion t = rho chi,
+                             contraction t = psi rho outside, t = -psi inside,
+    shrink                   x_i <- x_0 + shrinkage (x_i - x_0),  D evaluations
+
+The first step evaluates all vertices, ``x0`` and ``x0 + sigma e_i``. A failure counts
+as worse than any value: nothing is drawn, so asking again would ask the same for ever.
+
+Sources: Nelder, Mead (1965), The Computer Journal 7, 308-313, with the comparisons of
+Lagarias, Reeds, Wright, Wright (1998), SIAM J. Optimization 9, 112-147, as in scipy;
+for ``adaptive`` Gao, Han (2012), Comp. Optimization and Applications 51, 259-277.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import schedules, trees, vectors
+from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+# what a step evaluates
+START, REFLECTION, EXPANSION, OUTSIDE, INSIDE, SHRINK = range(6)
+MAX_DIMENSION = 20_000  # a simplex of it takes 1.6 GB in float32
+
+
+class NelderMeadState(NamedTuple):
+    """The simplex and what it waits for.
+
+    Attributes:
+        step: ``i32[]``.
+        center: the starting solution.
+        simplex: ``float[D + 1, D]``, the best vertex first.
+        fitness: ``float[D + 1]``, infinite for a vertex that failed.
+        stage: ``i32[]``, what the next step evaluates.
+        reflected: ``float[D]``, the reflected point, while it waits for another.
+        reflected_fitness: ``float[]``.
+    """
+
+    step: jax.Array
+    center: Solution
+    simplex: jax.Array
+    fitness: jax.Array
+    stage: jax.Array
+    reflected: jax.Array
+    reflected_fitness: jax.Array
+
+
+class NelderMeadInfo(NamedTuple):
+    """Diagnostics of one step.
+
+    Attributes:
+        best_fitness: of the vertices.
+        spread: longest edge of the box around them.
+        stage: what was evaluated, from 0: start, reflection, expansion, contraction
+            outside and inside, shrink.
+    """
+
+    best_fitness: jax.Array
+    spread: jax.Array
+    stage: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["sigma", "tol_x"],
+    meta_fields=["adaptive"],
+)
+@dataclass(frozen=True)
+class NelderMead:
+    """The downhill simplex method on any pytree, for up to some tens of numbers.
+
+    Args:
+        sigma: length of the edges from ``x0`` in the first simplex.
+        adaptive: coefficients that depend on the dimension, better for many numbers.
+        tol_x: stop where the vertices differ by less in every coordinate.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> result = gfopt.run(NelderMead(sigma=0.5), lambda x: jnp.sum(x**2),
+        ...                    jnp.ones(3), key=jax.random.key(0), generations=150)
+        >>> bool(jnp.sum(result.x**2) < 1e-6)
+        True
+    """
+
+    sigma: schedules.Hyperparameter = 0.3
+    adaptive: bool = False
+    tol_x: schedules.Hyperparameter = 1e-11
+
+    def __post_init__(self) -> None:
+        checks.instance("adaptive", self.adaptive, bool, "True or False")
+        schedules.set_fields(
+            self,
+            sigma=schedules.number("sigma", self.sigma),
+            tol_x=schedules.number("tol_x", self.tol_x, checks.non_negative),
+        )
+
+    def init(self, key: Key, solution: Solution) -> NelderMeadState:
+        """Starts with the simplex ``x0, x0 + sigma e_i``."""
+        center = trees.starting_point(solution)
+        x0 = vectors.flat(center)
+        if x0.size > MAX_DIMENSION:
+            raise ValueError(
+                f"nelder_mead holds D + 1 vertices and takes at most {MAX_DIMENSION} "
+                f"parameters; got a solution with {x0.size}. Try open_es."
+            )
+        edges = schedules.at("sigma", self.sigma, 0) * jnp.eye(x0.size, dtype=x0.dtype)
+        return NelderMeadState(
+            step=jnp.int32(0),
+            center=center,
+            simplex=jnp.concatenate([x0[None], x0 + edges]).astype(x0.dtype),
+            fitness=jnp.full(x0.size + 1, jnp.inf, x0.dtype),
+            stage=jnp.int32(START),
+            reflected=x0 + 0,
+            reflected_fitness=jnp.full((), jnp.inf, x0.dtype),
+        )
+
+    def ask(self, key: Key, state: NelderMeadState) -> Population:
+        """Proposes one point, or all vertices of a new simplex, ``[D + 1, D]``."""
+        simplex, stage = state.simplex, state.stage
+        dimension = simplex.shape[1]
+        rho, chi, psi, shrinkage = _coefficients(dimension, self.adaptive)
+        best, worst = simplex[0], simplex[-1]
+        # x(t) = (1 + t) c - t x_D
+        t = jnp.array([0, rho, rho * chi, psi * rho, -psi, 0], simplex.dtype)[stage]
+        point = (1 + t) * (jnp.sum(simplex[:-1], axis=0) / dimension) - t * worst
+        # x_i <- x_0 + shrinkage (x_i - x_0), before the one that stays
+        shrunk = jnp.roll(best + shrinkage * (simplex - best), -1, axis=0)
+        points = jnp.where(
+            stage == START, simplex, jnp.where(stage == SHRINK, shrunk, point)
+        )
+        count = jnp.array([dimension + 1, 1, 1, 1, 1, dimension])[stage]
+        return Population(vectors.limited(points), jnp.arange(dimension + 1) < count)
+
+    def decode(self, state: NelderMeadState, member: Member) -> Solution:
+        """Returns the point as a solution."""
+        return vectors.unflat(member, state.center)
+
+    def tell(
+        self, state: NelderMeadState, population: Population, evaluation: Evaluation
+    ) -> tuple[NelderMeadState, NelderMeadInfo]:
+        """Replaces the worst vertex, or asks for another point first."""
+        stage, points = state.stage, population.members
+        values = jnp.where(evaluation.valid, evaluation.fitness, jnp.inf)
+        values = values.astype(state.fitness.dtype)
+        point, value = points[0], values[0]
+        best, second, worst = state.fitness[jnp.array([0, -2, -1])]
+        waiting = state.reflected_fitness
+
+        after_reflection = jnp.where(
+            value < best,
+            EXPANSION,
+            jnp.where(
+                value < second, REFLECTION, jnp.where(value < worst, OUTSIDE, INSIDE)
+            ),
+        )
+        is_better = jnp.array(
+            [
+                jnp.any(evaluation.valid),  # START: no simplex without a value
+                after_reflection == REFLECTION,
+                value < waiting,  # EXPANSION
+                value <= waiting,  # OUTSIDE
+                value < worst,  # INSIDE
+                True,  # SHRINK
+            ]
+        )[stage]
+        turn_back = jnp.array(
+            [START, REFLECTION, REFLECTION, SHRINK, SHRINK, REFLECTION]
+        )[stage]
+        following = jnp.where(is_better, REFLECTION, turn_back)
+        following = jnp.where(stage == REFLECTION, after_reflection, following)
+
+        # an expansion that is no better than the reflection leaves the reflection
+        is_kept = (stage == EXPANSION) & ~is_better
+        vertex = jnp.where(is_kept, state.reflected, point)
+        new_worst = jnp.where(is_kept, waiting, value)
+        replaced = state.simplex.at[-1].set(vertex), state.fitness.at[-1].set(new_worst)
+        # a shrink's points stand before the best vertex, which has its value
+        is_whole = (stage == START) | (stage == SHRINK)
+        last = jnp.where(stage == SHRINK, best, values[-1])
+        rebuilt = points, values.at[-1].set(last)
+        takes = is_better | is_kept
+        simplex, fitness = jax.tree.map(
+            lambda old, one, all: jnp.where(takes, jnp.where(is_whole, all, one), old),
+            (state.simplex, state.fitness),
+            replaced,
+            rebuilt,
+        )
+        order = jnp.argsort(fitness)
+        is_reflection = stage == REFLECTION
+        new = NelderMeadState(
+            step=state.step + 1,
+            center=state.center,
+            simplex=simplex[order],
+            fitness=fitness[order],
+            stage=following.astype(jnp.int32),
+            reflected=jnp.where(is_reflection, point, state.reflected),
+            reflected_fitness=jnp.where(is_reflection, value, waiting),
+        )
+        spread = vectors.size(new.simplex)
+        return new, NelderMeadInfo(new.fitness[0], spread, stage)
+
+    def recommend(self, state: NelderMeadState) -> Solution:
+        """Returns the best vertex."""
+        return vectors.unflat(state.simplex[0], state.center)
+
+    def stop(self, state: NelderMeadState) -> dict[str, jax.Array]:
+        """Returns ``tol_x``: all vertices are one point."""
+        return {"tol_x": vectors.is_small(state.simplex, self.tol_x)}
+
+
+def _coefficients(dimension: int, adaptive: bool) -> tuple[float, float, float, float]:
+    """Returns ``rho, chi, psi`` and the shrinkage."""
+    if not adaptive:
+        return 1.0, 2.0, 0.5, 0.5
+    return 1.0, 1 + 2 / dimension, 0.75 - 1 / (2 * dimension), 1 - 1 / dimension

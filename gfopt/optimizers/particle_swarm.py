@@ -1,0 +1,199 @@
+"""Particle swarm optimization with constriction and a global best.
+
+    v <- w v + c_1 r_1 (b - x) + c_2 r_2 (g - x),   r_1, r_2 ~ U[0, 1)^D
+    x <- x + v
+
+``b`` is the best point that the particle has seen, ``g`` the best that the swarm has;
+every coordinate draws its own random numbers. The first generation is ``x0 + sigma z``,
+``z ~ N(0, I)``, at rest.
+
+Source: Clerc, Kennedy (2002), IEEE Trans. Evolutionary Computation 6(1), 58-73: with
+``c = 2.05`` for both and the constriction 0.7298 the factors are ``w = 0.7298`` and
+``c_1 = c_2 = 1.49618``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import noise, schedules, trees, vectors
+from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+
+class Particle(NamedTuple):
+    """Where a particle is, ``[D]``, and the step that brought it there, ``[D]``."""
+
+    position: jax.Array
+    velocity: jax.Array
+
+
+class ParticleSwarmState(NamedTuple):
+    """The swarm.
+
+    Attributes:
+        step: ``i32[]``.
+        center: the starting solution.
+        particles: positions and velocities, ``float[P, D]`` each.
+        best_positions: ``float[P, D]``, the best that each particle has seen.
+        best_fitness: ``float[P]``, infinite where it has seen nothing.
+    """
+
+    step: jax.Array
+    center: Solution
+    particles: Particle
+    best_positions: jax.Array
+    best_fitness: jax.Array
+
+
+class ParticleSwarmInfo(NamedTuple):
+    """Diagnostics of one step.
+
+    Attributes:
+        best_fitness: the best that the swarm has seen.
+        spread: longest edge of the box around the particles' bests.
+        speed: root mean square of the velocities' coordinates.
+    """
+
+    best_fitness: jax.Array
+    spread: jax.Array
+    speed: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["sigma", "inertia", "cognitive", "social", "tol_x", "tol_fun"],
+    meta_fields=["population_size"],
+)
+@dataclass(frozen=True)
+class ParticleSwarm:
+    """Particle swarm optimization on any pytree.
+
+    Args:
+        population_size: number of particles, ``P``.
+        sigma: standard deviation of the first generation.
+        inertia: ``w``, or a schedule.
+        cognitive: ``c_1``, the pull of a particle's own best, or a schedule.
+        social: ``c_2``, the pull of the swarm's best, or a schedule.
+        tol_x: stop where the particles' bests differ by less in every coordinate.
+        tol_fun: stop where their values differ by less.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> method = ParticleSwarm(population_size=20, sigma=1.0)
+        >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=80)
+        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        True
+    """
+
+    population_size: int = 40
+    sigma: schedules.Hyperparameter = 1.0
+    inertia: schedules.Hyperparameter = 0.7298
+    cognitive: schedules.Hyperparameter = 1.49618
+    social: schedules.Hyperparameter = 1.49618
+    tol_x: schedules.Hyperparameter = 1e-11
+    tol_fun: schedules.Hyperparameter = 1e-12
+
+    def __post_init__(self) -> None:
+        checks.integer("population_size", self.population_size, 1)
+        number, field = schedules.number, schedules.field
+        positive = checks.non_negative
+        schedules.set_fields(
+            self,
+            sigma=number("sigma", self.sigma),
+            inertia=field("inertia", self.inertia, positive),
+            cognitive=field("cognitive", self.cognitive, positive),
+            social=field("social", self.social, positive),
+            tol_x=number("tol_x", self.tol_x, positive),
+            tol_fun=number("tol_fun", self.tol_fun, positive),
+        )
+
+    def init(self, key: Key, solution: Solution) -> ParticleSwarmState:
+        """Starts with all particles at ``solution``; ``ask`` spreads them."""
+        center = trees.starting_point(solution)
+        positions = jnp.tile(vectors.flat(center), (self.population_size, 1))
+        return ParticleSwarmState(
+            step=jnp.int32(0),
+            center=center,
+            particles=Particle(positions, jnp.zeros_like(positions)),
+            best_positions=positions + 0,
+            best_fitness=jnp.full(self.population_size, jnp.inf, positions.dtype),
+        )
+
+    def ask(self, key: Key, state: ParticleSwarmState) -> Population:
+        """Moves every particle, ``[P, D]``."""
+        (x, v), b = state.particles, state.best_positions
+        size, dimension = x.shape
+        z, draws = noise.normal_and_uniform(
+            key, size, dimension, 2 * dimension, x.dtype
+        )
+        g = vectors.best(b, state.best_fitness)
+        # v <- w v + c_1 r_1 (b - x) + c_2 r_2 (g - x)
+        velocity = schedules.at("inertia", self.inertia, state.step) * v
+        pull = schedules.at("cognitive", self.cognitive, state.step)
+        velocity += pull * draws[:, :dimension] * (b - x)
+        pull = schedules.at("social", self.social, state.step)
+        velocity += pull * draws[:, dimension:] * (g - x)
+        has_started = jnp.any(jnp.isfinite(state.best_fitness))
+        velocity = jnp.where(has_started, velocity, 0)
+        start = schedules.at("sigma", self.sigma, state.step) * z
+        position = x + jnp.where(has_started, velocity, start)
+        moved = Particle(position.astype(x.dtype), velocity.astype(x.dtype))
+        return Population(jax.tree.map(vectors.limited, moved), jnp.ones(size, bool))
+
+    def decode(self, state: ParticleSwarmState, member: Member) -> Solution:
+        """Returns the particle's position as a solution."""
+        return vectors.unflat(member.position, state.center)
+
+    def tell(
+        self, state: ParticleSwarmState, population: Population, evaluation: Evaluation
+    ) -> tuple[ParticleSwarmState, ParticleSwarmInfo]:
+        """Takes the swarm where it moved, and updates the particles' bests."""
+        fitness = evaluation.fitness.astype(state.best_fitness.dtype)
+        improved = evaluation.valid & (fitness < state.best_fitness)
+        # a particle that has seen nothing is not pulled back to where it came from
+        takes = improved | jnp.isinf(state.best_fitness)
+        position, _ = population.members
+        new = ParticleSwarmState(
+            step=state.step,
+            center=state.center,
+            particles=population.members,
+            best_positions=jnp.where(takes[:, None], position, state.best_positions),
+            best_fitness=jnp.where(improved, fitness, state.best_fitness),
+        )
+        # without one valid row nothing was learnt: the swarm moves another way
+        learnt = jnp.any(evaluation.valid)
+        new = jax.tree.map(lambda a, b: jnp.where(learnt, a, b), new, state)
+        info = ParticleSwarmInfo(
+            jnp.min(new.best_fitness),
+            vectors.size(new.best_positions),
+            jnp.sqrt(jnp.mean(new.particles.velocity**2)),
+        )
+        return new._replace(step=state.step + 1), info
+
+    def recommend(self, state: ParticleSwarmState) -> Solution:
+        """Returns the best that the swarm has seen."""
+        best = vectors.best(state.best_positions, state.best_fitness)
+        return vectors.unflat(best, state.center)
+
+    def stop(self, state: ParticleSwarmState) -> dict[str, jax.Array]:
+        """Returns the reasons to stop, each ``bool[]``.
+
+        ``tol_x``: the particles' bests are one point; ``tol_fun``: they are one value.
+        """
+        has_started = jnp.any(jnp.isfinite(state.best_fitness))
+        is_small = vectors.is_small(state.best_positions, self.tol_x)
+        return {
+            "tol_x": has_started & is_small,
+            "tol_fun": vectors.is_level(state.best_fitness, self.tol_fun),
+        }

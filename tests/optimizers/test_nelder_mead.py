@@ -1,0 +1,130 @@
+"""Nelder-Mead is scipy's, evaluation by evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from optimizers.peers import falling, turns
+
+import gfopt
+from gfopt.optimizers import nelder_mead
+
+EVALUATIONS = 150
+
+
+def valley(x: np.ndarray) -> float:
+    """Rosenbrock's function and a bowl, so that it works in one dimension, too."""
+    return float(scipy.optimize.rosen(x) + np.sum((x - 0.3) ** 2))
+
+
+def ripples(x: np.ndarray) -> float:
+    """Smooth with many minima: a simplex has to shrink."""
+    return float(np.sum(x**2 - 3 * np.cos(5 * x)))
+
+
+def half(x: np.ndarray) -> float:
+    """The first, defined where the first coordinate is below 0.4."""
+    return valley(x) if x[0] < 0.4 else np.inf
+
+
+def ours(
+    optimizer: gfopt.NelderMead, x0: np.ndarray, fun: Callable[[np.ndarray], float]
+) -> tuple[np.ndarray, set[int]]:
+    """Returns the points in the order in which they were evaluated, and all stages."""
+    seen: list[np.ndarray] = []
+    stages = set()
+
+    def value(step: int, row: int, x: np.ndarray) -> float:
+        seen.append(x)
+        return fun(x)
+
+    for turn in turns(optimizer, x0, EVALUATIONS, value):
+        stages.add(int(turn.before.stage))
+        active = np.asarray(turn.population.active)
+        if turn.before.stage == nelder_mead.START:
+            assert active.all()
+        elif turn.before.stage == nelder_mead.SHRINK:
+            assert active.sum() == len(x0) and not active[-1]
+        else:
+            assert active.sum() == 1
+        if len(seen) >= EVALUATIONS:
+            break
+    return np.array(seen[:EVALUATIONS]), stages
+
+
+def peers(
+    optimizer: gfopt.NelderMead, x0: np.ndarray, fun: Callable[[np.ndarray], float]
+) -> np.ndarray:
+    """Returns scipy's points from the same simplex."""
+    seen: list[np.ndarray] = []
+
+    def value(x: np.ndarray) -> float:
+        seen.append(x.copy())
+        return fun(x)
+
+    edges = optimizer.sigma * np.eye(len(x0))
+    options = {
+        "initial_simplex": np.concatenate([x0[None], x0 + edges]),
+        "adaptive": optimizer.adaptive,
+        "maxfev": EVALUATIONS,
+        "xatol": 0,
+        "fatol": 0,
+    }
+    scipy.optimize.minimize(value, x0, method="Nelder-Mead", options=options)
+    return np.array(seen)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+@pytest.mark.parametrize("adaptive", [False, True], ids=["classic", "adaptive"])
+def test_is_scipy_evaluation_by_evaluation(dimension: int, adaptive: bool) -> None:
+    optimizer = gfopt.NelderMead(sigma=0.5, adaptive=adaptive)
+    x0 = np.linspace(-1.0, 0.25, dimension)
+    stages: set[int] = set()
+    for fun in (valley, ripples, half):
+        found, of_this = ours(optimizer, x0, fun)
+        expected = peers(optimizer, x0, fun)
+        # at a minimum, values are equal to rounding before the points are
+        found, expected = found[: len(expected)], expected[: len(found)]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+        stages |= of_this
+    assert stages == set(range(6 if dimension < 5 else 5))
+
+
+def test_without_a_value_it_asks_for_the_same_simplex() -> None:
+    def value(step: int, row: int, x: np.ndarray) -> float:
+        return np.nan if step < 2 else valley(x)
+
+    first, second, third, fourth = turns(gfopt.NelderMead(), np.ones(3), 4, value)
+    for turn in (second, third):
+        np.testing.assert_array_equal(turn.solutions, first.solutions)
+    assert fourth.population.active.sum() == 1
+
+
+@pytest.mark.parametrize("x0", [[0.5], [300.0, -200.0, 1.0]])
+def test_stops_where_its_vertices_are_one(x0: list[float]) -> None:
+    """In single precision, too, where numbers cannot be closer than their spacing."""
+    result = gfopt.minimize(
+        lambda x: jnp.sum((x - 301.0) ** 2),
+        jnp.array(x0, jnp.float32),
+        method="nelder_mead",
+        sigma0=10.0,
+        budget=3_000,
+    )
+    assert result.success and "tol_x" in result.message, result.message
+    np.testing.assert_allclose(result.x, 301.0, rtol=1e-3)
+
+
+def test_too_many_numbers_are_refused() -> None:
+    x0 = jax.ShapeDtypeStruct((20_001,), jnp.float32)
+    with pytest.raises(ValueError, match="at most 20000 parameters; got .* 20001"):
+        jax.eval_shape(gfopt.NelderMead().init, jax.random.key(0), x0)
+
+
+def test_a_search_that_runs_away_stays_finite() -> None:
+    state = falling(gfopt.NelderMead(sigma=1e29), 60)
+    assert np.all(np.isfinite(state.simplex)) and state.simplex.max() == 1e30
