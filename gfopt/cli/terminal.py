@@ -62,10 +62,31 @@ def show(
 
 
 def show_all(tables: Iterable[Table]) -> None:
-    """Writes the tables of a benchmark."""
+    """Writes the tables of a benchmark, a wide one in parts below each other."""
     for table in tables:
-        show(table.title, table.columns, table.rows)
+        title = table.title
+        for part in _fitting(table, _console().width):
+            rows = [[row[place] for place in part] for row in table.rows]
+            show(title, [table.columns[place] for place in part], rows)
+            title = ""
         _console().print(Text(f"{table.note}\n", style="dim"))
+
+
+def _fitting(table: Table, width: int) -> list[list[int]]:
+    """Deals the columns out to tables of a width, the first one to each of them."""
+    first, *widths = (
+        max(map(len, column)) + 3
+        for column in zip(table.columns, *table.rows, strict=True)
+    )
+    parts: list[list[int]] = []
+    used = width
+    for place, needed in enumerate(widths, 1):
+        if used + needed > width:
+            parts.append([0])
+            used = first
+        parts[-1].append(place)
+        used += needed
+    return parts
 
 
 class ProgressDisplay:

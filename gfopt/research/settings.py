@@ -16,8 +16,8 @@ without a step size of its own gets a schedule that spans the budget. What was c
 | digits | any other | its defaults with sigma 0.05, P = 64 where it can be chosen |
 
 open_es on BBOB is the best of 576 such settings (4 sigmas, 3 rates, 16 pairs of decays,
-3 population sizes) on ten functions in 5-D: it solves .36 of the targets within 1000 D
-evaluations; with a constant sigma the best one solves .19.
+3 population sizes) on ten functions in 5-D; on the default slice it reaches .39 of the
+targets within 1000 D evaluations, where cma_es without restarts reaches .62.
 """  # noqa: E501
 
 from __future__ import annotations
