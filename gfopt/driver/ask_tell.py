@@ -15,7 +15,7 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.driver.history import History
 from gfopt.driver.result import Result, Status, reasons_with_values
-from gfopt.driver.search import Search
+from gfopt.driver.search import Search, fetched
 from gfopt.driver.setup import check_seed, setup
 from gfopt.types import Optimizer, Population, Solution
 
@@ -287,7 +287,10 @@ class AskTell:
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled; a clock has no meaning in another process."""
-        return self.__dict__ | {"_began": time.monotonic() - self._began}
+        return self.__dict__ | {
+            "_began": time.monotonic() - self._began,
+            "_late": fetched(self._late),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

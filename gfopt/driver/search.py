@@ -133,10 +133,7 @@ class Search:
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled: NumPy arrays, which keep their precision."""
-        names = ("_opened", "_told", "_asked_from")
-        return self.__dict__ | {
-            name: jax.tree.map(np.asarray, getattr(self, name)) for name in names
-        }
+        return {name: fetched(value) for name, value in self.__dict__.items()}
 
     def precision(self) -> Any:
         """Returns the context in which this search's programs run."""
@@ -238,6 +235,16 @@ class Search:
         if jax.tree.leaves(self._opened.solutions):
             return host_evaluator.writable_row(self._opened.solutions, row)
         return self.solution(row)
+
+
+def fetched(tree: PyTree) -> PyTree:
+    """Returns a tree with its JAX arrays as NumPy arrays.
+
+    A pickled JAX array of float64 comes back as float32 where that is the default.
+    """
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf, tree
+    )
 
 
 def _unstacked(stacked: PyTree, count: int) -> list[Solution]:

@@ -1,0 +1,434 @@
+"""``AskTell``: any order, parts, late values, wrong calls, pickles, a model of it."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from driver.shared import SMALL, X0, host_plateau, same, same_result
+from hypothesis import stateful
+from hypothesis import strategies as st
+
+import gfopt
+from gfopt import Status
+from gfopt.driver import ask_tell
+
+
+def session(method: Any = None, x0: Any = X0, **words: Any) -> gfopt.AskTell:
+    if method is None:
+        method, words = SMALL["method"], {"options": SMALL["options"]} | words
+    return gfopt.AskTell(method, x0, **words)
+
+
+def told(search: gfopt.AskTell, generations: int, fun: Any = host_plateau) -> Any:
+    for _ in range(generations):
+        trials = search.ask()
+        search.tell(trials, [fun(trial.solution) for trial in trials])
+    return search
+
+
+def snapshot(search: gfopt.AskTell) -> bytes:
+    """All of a session but its clock."""
+    state = search.__getstate__() | {"_began": 0}
+    return pickle.dumps(jax.tree.map(lambda leaf: leaf, state))
+
+
+# ---- the same search
+
+
+@pytest.mark.parametrize("x0", [X0, jnp.array(X0)], ids=["float64", "float32"])
+def test_it_makes_the_search_of_minimize(x0):
+    ours = told(session(x0=x0), 6).result
+    theirs = gfopt.minimize(host_plateau, x0, budget=24, **SMALL)
+    for name in ("x", "recommended", "state", "history"):
+        same(getattr(ours, name), getattr(theirs, name))
+    assert (ours.fun, ours.nfev, ours.nit) == (theirs.fun, 24, 6)
+    assert (ours.path, ours.status, ours.success) == ("ask_tell", Status.RUNNING, False)
+
+
+def test_any_order_in_parts_by_id_or_one_by_one():
+    straight = told(session(), 3)
+    parts = session()
+    trials = [*parts.ask(1), *parts.ask(2), *parts.ask()]
+    assert [trial.id for trial in trials] == [0, 1, 2, 3] and parts.ask() == []
+    values = [host_plateau(trial.solution) for trial in trials]
+    parts.tell([3, 1], [values[3], values[1]])
+    parts.tell(trials[2], values[2])
+    parts.tell([], [])
+    assert parts.result.nfev == 3 and parts.result.nit == 0
+    assert parts.result.fun == min(values[1:])
+    parts.tell(np.int64(0), np.float32(values[0]))
+    trials = parts.ask(99)
+    assert [trial.id for trial in trials] == [4, 5, 6, 7]
+    for trial in reversed(trials):
+        parts.tell(trial.id, host_plateau(trial.solution))
+    trials = parts.ask(3) + parts.ask(3)
+    parts.tell(tuple(trials), (host_plateau(trial.solution) for trial in trials))
+    found, expected = parts.result, straight.result
+    same(found.x, expected.x)  # the float32 changed a value, not the order
+    same(found.recommended, expected.recommended)
+
+
+def test_maximize():
+    search = told(session(maximize=True), 3)
+    other = told(session(), 3, lambda x: -host_plateau(x))
+    assert search.result.fun == -other.result.fun > 0
+    same(search.result.x, other.result.x)
+    best = search.result.history["best"]
+    assert (np.diff(best) >= 0).all() and best[-1] == search.result.fun
+
+
+@pytest.mark.parametrize(
+    "failed", [None, math.nan, math.inf, -math.inf, np.float32("nan")]
+)
+def test_failures(failed):
+    search = session()
+    trials = search.ask()
+    search.tell(trials, [failed, 2.0, failed, 3.0])
+    found = search.result
+    assert (found.fun, found.nfev, found.nit) == (2.0, 4, 1)
+    assert found.failures == {"told as failed": 2}
+    assert found.history["num_valid"].tolist() == [2]
+    same(found.x, trials[1].solution)
+
+
+def test_a_generation_of_failures():
+    search = session()
+    search.tell(search.ask(), [None] * 4)
+    found = search.result
+    assert math.isnan(found.fun) and found.x.tolist() == X0
+    assert found.recommended.tolist() == X0 and len(search.ask()) == 4
+
+
+def test_a_solution_is_the_callers():
+    search = session()
+    (trial, *rest) = search.ask()
+    kept = trial.solution.copy()
+    trial.solution[:] = 1e9
+    search.tell([trial, *rest], [-1.0, 2.0, 3.0, 4.0])
+    same(search.result.x, kept)
+    search.result.x[:] = 5
+    same(search.result.x, kept)
+
+
+def test_stop_says_why():
+    search = session("cma_es", [0.5], sigma0=0.1, options={"tol_fun": 1e-3})
+    assert search.stop() == {}
+    while not search.stop():
+        search.tell(trials := search.ask(), [0.0] * len(trials))
+    assert search.stop()["tol_fun"] == 1e-3
+    found = search.result
+    assert found.success and found.status == Status.CONVERGED
+    assert (
+        found.message.startswith("converged: ") and "tol_fun = 0.001" in found.message
+    )
+    again = pickle.loads(pickle.dumps(search))
+    assert again.stop() == search.stop()
+    assert len(search.ask()) > 0  # it is the caller's to end
+
+
+# ---- wrong calls change nothing
+
+
+@pytest.mark.parametrize(
+    ("trials", "values", "error", "words"),
+    [
+        ([0, 0], [1, 2], ValueError, "named once; got id 0"),
+        ([0, 1], [1, 2], ValueError, "got id 1"),  # 1 has its value
+        ([3], [1], ValueError, "must have been asked for; got id 3, asked so far: 3"),
+        ([99], [1], ValueError, "must have been asked for"),
+        ([-1], [1], ValueError, "got id -1"),
+        ([0, 2], [1], ValueError, "got 1 for 2 trials"),
+        ([0], [1, 2], ValueError, "got 2 for 1 trials"),
+        ([0], [[1.0, 2.0]], ValueError, "got values of shape"),
+        ([0], 1.0, TypeError, "a number or None for each trial"),
+        ([0], "1", TypeError, "values must be"),
+        ([0], ["1"], TypeError, "values must be"),
+        ([0, 2], [None, "1"], TypeError, "values must be"),
+        ([0], [1j], TypeError, "values must be"),
+        ([0], [[1.0, [2.0]]], (TypeError, ValueError), "values must be"),
+        ([0], {0: 1.0}, TypeError, "values must be"),
+        ([0], {1.0}, TypeError, "values must be"),
+        ([0.0], [1], TypeError, "trials must be trials or their ids"),
+        (["a"], [1], TypeError, "trials must be trials or their ids"),
+        ("ab", [1, 2], TypeError, "trials must be trials or their ids"),
+        ([None], [1], TypeError, "trials must be trials or their ids"),
+        ([True], [1], TypeError, "trials must be trials or their ids"),
+        (None, None, TypeError, "trials must be"),
+        (0, None, None, ""),
+        (0, [1.0], (TypeError, ValueError), "values must be"),
+        ([[0]], [1], TypeError, "trials must be trials or their ids"),
+    ],
+)
+def test_a_wrong_tell_changes_nothing(trials, values, error, words):
+    search = session()
+    search.ask(3)
+    search.tell(1, 5.0)
+    before = snapshot(search)
+    if error is None:
+        search.tell(trials, values)
+        assert search.result.failures == {"told as failed": 1}
+        return
+    with pytest.raises(error, match=words):
+        search.tell(trials, values)
+    assert snapshot(search) == before
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", True, np.nan])
+def test_a_wrong_ask_changes_nothing(n):
+    search = session()
+    before = snapshot(search)
+    with pytest.raises(
+        (TypeError, ValueError), match="n must be an integer, 1 or above"
+    ):
+        search.ask(n)
+    assert snapshot(search) == before
+
+
+# ---- closed generations
+
+
+def test_close_counts_what_is_missing_as_failed():
+    search = session()
+    first = search.ask(3)
+    search.tell(first[0], 7.0)
+    search.close()
+    found = search.result
+    assert (found.nfev, found.nit) == (1, 1) and found.history[
+        "num_valid"
+    ].tolist() == [1]
+    assert [trial.id for trial in search.ask()] == [4, 5, 6, 7]
+    closed = session()
+    closed.tell(closed.ask(), [7.0, None, None, None])
+    same(closed.result.state, found.state)
+
+
+def test_a_late_value_counts_for_the_best_only_and_says_so():
+    search = session()
+    first = search.ask(3)
+    kept = first[1].solution.copy()
+    search.tell(first[0], 7.0)
+    search.close()
+    for _ in range(5):  # long ago
+        told(search, 1)
+    state = search.result.state
+    first[1].solution[:] = 1e9
+    with pytest.warns(UserWarning, match="1 value.* came after .* OpenES cannot use"):
+        search.tell(first[1], -5.0)
+    with pytest.warns(UserWarning, match="closed"):
+        search.tell(first[2].id, None)
+    found = search.result
+    assert (found.fun, found.nfev) == (-5.0, 1 + 20 + 2)
+    assert found.failures == {"told as failed": 1}
+    same(found.x, kept)
+    same(found.state, state)
+    for again in (first[1], first[2], first[0], 3):  # told before, or never handed out
+        with pytest.raises(ValueError, match="trials must be waiting"):
+            search.tell(again, 1.0)
+
+
+def test_late_and_timely_values_in_one_call():
+    search = session()
+    late = search.ask(1)
+    search.close()
+    now = search.ask()
+    straight = session()
+    straight.close()
+    straight.tell(straight.ask(), [4.0, 3.0, 2.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning):  # as an error: after all was taken in
+            search.tell([*now, *late], [4.0, 3.0, 2.0, 1.0, 9.0])
+    same(search.result.state, straight.result.state)
+    assert search.result.nfev == 5
+
+
+class Stale:
+    """What the registry would say of a method that can use late values."""
+
+    flags = frozenset({"tolerates_stale"})
+
+
+@pytest.mark.parametrize("bounds", [None, (-9, 9)])
+def test_a_method_that_tolerates_it_gets_late_values(monkeypatch, bounds):
+    def row_of(optimizer: Any) -> Any:
+        return Stale if type(optimizer) is gfopt.RandomSearch else None
+
+    monkeypatch.setattr(ask_tell.registry, "row_of", row_of)
+    search = session("random_search", options={"population_size": 4}, bounds=bounds)
+    late = search.ask()
+    search.close()
+    now = search.ask(2)
+    search.tell(late[2:3], [-5.0])  # no warning
+    found = search.result
+    assert (found.fun, found.nfev, found.state.step) == (-5.0, 1, 1)
+    same(found.recommended, late[2].solution)  # its best is what came late
+    rest = search.ask()
+    again = session("random_search", options={"population_size": 4}, bounds=bounds)
+    again.close()
+    for one, other in zip([*now, *rest], again.ask(), strict=True):
+        same(one.solution, other.solution)  # the open generation is as it was
+    search.tell([*now, *rest], [1.0, 2.0, 3.0, 4.0])
+    assert search.result.state.step == 2 and search.result.fun == -5.0
+
+
+def test_large_open_rows_are_decoded_as_they_were_asked(monkeypatch):
+    """Where solutions are decoded one by one, a late tell must not move them."""
+    monkeypatch.setattr(ask_tell.registry, "row_of", lambda optimizer: Stale)
+    monkeypatch.setattr("gfopt.driver.search.DEFAULT_ELEMENTS", 1)
+    jax.clear_caches()
+    try:
+        search = session()
+        late = search.ask()
+        search.close()
+        now = search.ask(2)
+        kept = [trial.solution.copy() for trial in now]
+        search.tell(late, [1.0, 2.0, 3.0, 4.0])
+        assert search.result.recommended.tolist() != X0  # the mean has moved
+        search = pickle.loads(pickle.dumps(search))
+        search.tell(now[1], -9.0)
+        same(search.result.x, kept[1])
+    finally:
+        jax.clear_caches()
+
+
+# ---- pickles
+
+
+@pytest.mark.parametrize("x0", [X0, jnp.array(X0)], ids=["float64", "float32"])
+def test_a_pickle_in_the_middle_goes_on_bit_for_bit(x0):
+    straight = told(session(x0=x0), 4).result
+    search = told(session(x0=x0), 1)
+    seen = {}
+    for k in range(12):
+        search = pickle.loads(pickle.dumps(search))
+        if k % 4 == 0:
+            late = search.ask(3)
+        elif k % 4 == 1:
+            late += search.ask()
+        for trial in late[k % 4 : k % 4 + 1]:
+            seen[trial.id] = trial.solution
+            search.tell(trial, host_plateau(trial.solution))
+    same_result(search.result, straight)
+    assert sorted(seen) == list(range(4, 16))
+
+
+def test_large_arrays_keep_their_precision(monkeypatch):
+    """JAX makes float32 of a float64 array that is unpickled elsewhere."""
+    monkeypatch.setattr("gfopt.driver.packing.LARGE", 1)  # all arrays are large now
+    options = {"population_size": 4}
+    search, straight = (session("random_search", options=options) for _ in range(2))
+    for one in (search, straight):
+        one.ask(1)
+        one.close()
+        one.tell(one.ask(1), [1.0])
+    for _ in range(2):
+        search = pickle.loads(pickle.dumps(search))
+    same(
+        (search._search._opened, search._late),
+        (straight._search._opened, straight._late),
+    )
+    for one in (search, straight):
+        one.tell(one.ask(), [2.0, 0.5, 3.0])
+    same_result(search.result, straight.result)
+
+
+# ---- a model
+
+
+class Model(stateful.RuleBasedStateMachine):
+    """Random calls against a few lines of plain Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.search = session()
+        self.first, self.asked, self.closed = 0, 0, 0
+        self.told: dict[int, float | None] = {}
+        self.late: set[int] = set()
+        self.handed: dict[int, Any] = {}
+        self.nfev = 0
+
+    def end(self) -> None:
+        self.first, self.asked, self.told = self.first + 4, 0, {}
+        self.closed += 1
+
+    @stateful.rule(n=st.none() | st.integers(1, 6))
+    def ask(self, n: int | None) -> None:
+        trials = self.search.ask(n)
+        count = min(4 - self.asked, 4 if n is None else n)
+        start = self.first + self.asked
+        assert [trial.id for trial in trials] == list(range(start, start + count))
+        self.asked += count
+        self.handed |= {trial.id: trial.solution.copy() for trial in trials}
+
+    @stateful.rule(
+        data=st.data(), value=st.none() | st.floats(-5, 5) | st.just(math.nan)
+    )
+    def tell(self, data: Any, value: float | None) -> None:
+        open_ids = [i for i in range(self.first, self.first + self.asked)]
+        known = sorted({*open_ids, *self.late, 0, self.first + 3})
+        chosen = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=3))
+        right = len(set(chosen)) == len(chosen) and all(
+            i in self.late or (i in open_ids and i not in self.told) for i in chosen
+        )
+        values = [value] * len(chosen)
+        if not right:
+            with pytest.raises(ValueError, match="trials must"):
+                self.search.tell(chosen, values)
+            return
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.search.tell(chosen, values)
+        late = self.late & set(chosen)
+        assert len(caught) == bool(late)
+        self.late -= late
+        self.told |= {i: value for i in chosen if i not in late}
+        self.nfev += len(chosen)
+        self.best(value, chosen)
+        if len(self.told) == 4:
+            self.end()
+
+    best_value = math.inf
+    best_id = -1
+
+    def best(self, value: float | None, chosen: list[int]) -> None:
+        if value is not None and math.isfinite(value) and value < self.best_value:
+            late = [i for i in chosen if i < self.first]
+            self.best_value, self.best_id = (
+                value,
+                (late or sorted(chosen, key=chosen.index))[0],
+            )
+
+    @stateful.rule()
+    def close(self) -> None:
+        asked = range(self.first, self.first + self.asked)
+        self.late |= {i for i in asked if i not in self.told}
+        self.search.close()
+        self.end()
+
+    @stateful.rule()
+    def pickle(self) -> None:
+        self.search = pickle.loads(pickle.dumps(self.search))
+
+    @stateful.invariant()
+    def agrees(self) -> None:
+        found = self.search.result
+        assert (found.nfev, found.nit) == (self.nfev, self.closed)
+        if self.best_id < 0:
+            assert math.isnan(found.fun) and found.x.tolist() == X0
+        else:
+            assert found.fun == self.best_value
+            same(found.x, self.handed[self.best_id])
+
+
+Model.TestCase.settings = hypothesis.settings(
+    max_examples=25, stateful_step_count=25, deadline=None
+)
+TestModel = Model.TestCase
