@@ -46,6 +46,16 @@ def by_rank(
     return jnp.zeros_like(weight).at[order].set(jnp.where(rank < count, shared, 0))
 
 
+def _differs(fitness: jax.Array, valid: jax.Array) -> jax.Array:
+    """Tells whether any two valid rows differ.
+
+    Where none do, weights that sum to 0 are 0, and not what rounding left of them: an
+    optimizer that normalises its steps, such as Adam, would make that a whole step.
+    """
+    lowest = jnp.min(jnp.where(valid, fitness, jnp.inf))
+    return lowest < jnp.max(jnp.where(valid, fitness, -jnp.inf))
+
+
 def centered_rank(fitness: jax.Array, valid: jax.Array) -> jax.Array:
     """Ranks spread evenly from 1/2 (best) to -1/2 (worst), summing to 0.
 
@@ -58,10 +68,9 @@ def centered_rank(fitness: jax.Array, valid: jax.Array) -> jax.Array:
     """
 
     def table(rank: jax.Array, count: jax.Array) -> jax.Array:
-        spread = 0.5 - rank / jnp.maximum(count - 1, 1)
-        return jnp.where(count > 1, spread, 0.0)
+        return 0.5 - rank / jnp.maximum(count - 1, 1)
 
-    return by_rank(fitness, valid, table)
+    return jnp.where(_differs(fitness, valid), by_rank(fitness, valid, table), 0)
 
 
 def nes_utilities(fitness: jax.Array, valid: jax.Array) -> jax.Array:
@@ -77,7 +86,7 @@ def nes_utilities(fitness: jax.Array, valid: jax.Array) -> jax.Array:
         raw = jnp.where(rank < count, jnp.maximum(raw, 0), 0)
         return raw / jnp.sum(raw) - 1 / jnp.maximum(count, 1)
 
-    return by_rank(fitness, valid, table)
+    return jnp.where(_differs(fitness, valid), by_rank(fitness, valid, table), 0)
 
 
 def standardised(fitness: jax.Array, valid: jax.Array) -> jax.Array:
@@ -86,7 +95,8 @@ def standardised(fitness: jax.Array, valid: jax.Array) -> jax.Array:
     safe = jnp.where(valid, fitness, 0)
     centered = jnp.where(valid, jnp.sum(safe) / count - fitness, 0)
     std = jnp.sqrt(jnp.sum(centered**2) / count)
-    return jnp.where(std > 0, centered / jnp.where(std > 0, std, 1), 0)
+    usable = _differs(fitness, valid) & (std > 0)
+    return jnp.where(usable, centered / jnp.where(usable, std, 1), 0)
 
 
 def raw(fitness: jax.Array, valid: jax.Array) -> jax.Array:

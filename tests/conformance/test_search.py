@@ -100,9 +100,8 @@ def one_step(optimizer: Optimizer, x0: Any) -> tuple[Any, Any, Any]:
 
 @cases.each_method
 def test_every_shape_runs(case: Case) -> None:
-    """Each dimension and each kind of population, not every pair of them."""
-    wanted = dict(zip(DIMENSIONS, (3, 2, 7, 11, 101), strict=True))
-    for dimension, size in wanted.items():
+    """The corners are compiled; dimension 5 runs in all other tests."""
+    for dimension, size in ((1, 3), (2, 2), (50, 101)):
         (options,) = case.sizes(size)
         optimizer, x0 = case.make(**options), jnp.ones(dimension)
         state = cases.init(optimizer, KEY, x0)

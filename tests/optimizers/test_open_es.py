@@ -145,6 +145,16 @@ def test_even_and_constant_objectives_move_nothing(shape: Any) -> None:
             np.testing.assert_array_equal(found, 0)
 
 
+@pytest.mark.parametrize(
+    "shape", [shaping.centered_rank, shaping.nes_utilities, shaping.standardised]
+)
+def test_one_sided_samples_of_a_constant_move_nothing(shape: Any) -> None:
+    """Not even by what rounding leaves: Adam would make it a whole step."""
+    optimizer = gfopt.OpenES(population_size=7, antithetic=False, shaping=shape)
+    found = gradient(optimizer, lambda x: jnp.float32(0.1))
+    np.testing.assert_array_equal(found, 0)
+
+
 def test_a_streamed_gradient_is_the_materialised_one() -> None:
     # E5: sum_p w_p z_p, never held, equals the matrix product to summation order
     optimizer = raw_es(64, sigma=0.1)
