@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gfopt.core.late import zero_after
 from gfopt.core.lazy_views import (
     Dot,
     Index,
@@ -166,7 +167,7 @@ class Lazy(abc.ABC):
             dot: the product that is wanted.
         """
         dims = self.layout.dims
-        zero = _zero_after(x, *jax.tree.leaves(self))
+        zero = zero_after(x, *jax.tree.leaves(self))
         axis = next((i for i, size in enumerate(dims) if size > 1), None)
         if axis is None or self.storage_slice(axis, zero, 1) is None:
             return dot(x, x_labels, self.storage_dense(), labels, out)
@@ -270,27 +271,3 @@ def materialise(tree: PyTree) -> PyTree:
         tree,
         is_leaf=is_lazy,
     )
-
-
-@jax.custom_batching.custom_vmap
-def _zero_after(*arrays: jax.Array) -> jax.Array:
-    """Returns the ``int32`` 0, though the compiler can't know it before ``arrays``.
-
-    XLA makes whatever does not depend on the activations as early as it likes: noise
-    for all layers at once (measured on CPU, where it drops optimization barriers: twice
-    the memory of the weights). Noise for rows from *this* 0 on waits for its layer. It
-    is one number also for a batch of arrays, or each member would index for itself.
-    """
-    firsts = (a[(0,) * a.ndim].astype(jnp.float32) for a in arrays if a.size)
-    return (sum(firsts, jnp.float32(0)) > jnp.inf).astype(jnp.int32)
-
-
-@_zero_after.def_vmap
-def _zero_after_batch(
-    size: int, is_batched: Sequence[bool], *arrays: jax.Array
-) -> tuple[jax.Array, bool]:
-    del size
-    pairs = zip(arrays, is_batched, strict=True)
-    return _zero_after(
-        *(array[0] if batched else array for array, batched in pairs)
-    ), False

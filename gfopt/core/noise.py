@@ -33,6 +33,7 @@ from jax.extend.random import threefry_2x32
 
 from gfopt import checks
 from gfopt.core import noise_sums, trees
+from gfopt.core.late import zero_after
 from gfopt.types import Key, PyTree
 
 # A long vector is laid out in rows of this width, so that it has blocks too.
@@ -267,10 +268,11 @@ class Noise:
         Returns:
             A tree like ``like`` in float32 (float64 for float64 leaves).
         """
+        zero = zero_after(seeds, weights) if seeds.shape[0] else 0
 
         def zeros(leaf: jax.Array) -> jax.Array:
             wide = jnp.promote_types(jnp.result_type(leaf), jnp.float32)
-            return jnp.zeros(jnp.shape(leaf), wide)
+            return jnp.full(jnp.shape(leaf), zero, wide)
 
         return self.add_weighted(jax.tree.map(zeros, like), seeds, weights, power)
 

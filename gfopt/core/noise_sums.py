@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,8 @@ def add(
     """
     if leaf.size == 0 or seeds.shape[0] == 0:
         return leaf
-    block_rows = max(1, min(rows, BLOCK // columns))
+    turns = -(-rows // max(1, min(rows, BLOCK // columns)))
+    block_rows = -(-rows // turns)
     seeds, weights = _grouped(seeds, weights, block_rows * columns)
 
     def block_sum(start: jax.Array, count: int) -> jax.Array:
@@ -62,37 +63,34 @@ def add(
             return add_group(jnp.int32(0), zero)
         return lax.fori_loop(0, seeds.shape[0], add_group, zero)
 
-    if rows == block_rows:
+    if turns == 1:
         total = block_sum(jnp.int32(0), rows).reshape(-1)[: leaf.size]
         return (leaf + total.reshape(leaf.shape)).astype(leaf.dtype)
 
-    is_ragged = rows * columns != leaf.size  # a vector's last row is cut short
-    whole = leaf if is_ragged else leaf.reshape(rows, columns)
+    # The last block is moved back to be as large as the others; what the block before
+    # did is done. One block alone, and nothing after the loop, keeps the sum in place.
+    def add_rows(turn: jax.Array, whole: jax.Array) -> jax.Array:
+        start = jnp.minimum(turn * block_rows, rows - block_rows)
+        old = lax.dynamic_slice_in_dim(whole, start, block_rows)
+        new = (old + block_sum(start, block_rows)).astype(whole.dtype)
+        row = start + lax.broadcasted_iota(jnp.int32, old.shape, 0)
+        new = jnp.where(row >= turn * block_rows, new, old)
+        return lax.dynamic_update_slice_in_dim(whole, new, start, 0)
 
-    def add_block(start: jax.Array, count: int, whole: jax.Array) -> jax.Array:
-        change = block_sum(start, count)
-        at: tuple[Any, ...] = (start, jnp.int32(0))
-        if is_ragged:
-            at, change = (start * columns,), change.reshape(-1)
-        old = lax.dynamic_slice(whole, at, change.shape)
-        return lax.dynamic_update_slice(whole, (old + change).astype(whole.dtype), at)
+    def add_elements(turn: jax.Array, whole: jax.Array) -> jax.Array:
+        size = block_rows * columns
+        start = jnp.minimum(turn * size, whole.size - size)
+        row = start // columns
+        change = block_sum(row, block_rows + 1).reshape(-1)
+        change = lax.dynamic_slice_in_dim(change, start - row * columns, size)
+        old = lax.dynamic_slice_in_dim(whole, start, size)
+        element = start + lax.iota(jnp.int32, size)
+        new = jnp.where(element >= turn * size, (old + change).astype(old.dtype), old)
+        return lax.dynamic_update_slice_in_dim(whole, new, start, 0)
 
-    # whole blocks in a loop, what is left in a last, smaller one
-    num_blocks = leaf.size // columns // block_rows
-    whole = lax.fori_loop(
-        0,
-        num_blocks,
-        lambda i, whole: add_block(i * block_rows, block_rows, whole),
-        whole,
-    )
-    done = num_blocks * block_rows
-    if is_ragged:
-        change = block_sum(jnp.int32(done), rows - done).reshape(-1)
-        tail = whole[done * columns :]
-        tail = (tail + change[: tail.size]).astype(whole.dtype)
-        whole = lax.dynamic_update_slice(whole, tail, (done * columns,))
-    elif done < rows:
-        whole = add_block(jnp.int32(done), rows - done, whole)
+    if rows * columns != leaf.size:  # a vector, whose last row is cut short
+        return lax.fori_loop(0, turns, add_elements, leaf)
+    whole = lax.fori_loop(0, turns, add_rows, leaf.reshape(rows, columns))
     return whole.reshape(leaf.shape)
 
 

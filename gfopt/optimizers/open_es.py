@@ -22,9 +22,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
+from gfopt.core.late import zero_after
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 # one object, so that two default optimizers are equal and share a program
@@ -165,27 +167,31 @@ class OpenES:
         utility = utility.reshape(-1, size).sum(axis=1)
         # g = -1 / (P sigma) sum_p u_p s_p z_p, one weight for the pair's one z
         weights = -utility / (self.population_size * members.sigma[::size])
-        gradient = self.noise.weighted_sum(state.mean, members.seed[::size], weights)
         decay = schedules.at("weight_decay", self.weight_decay, state.step)
-        gradient = jax.tree.map(lambda g, m: g + decay * m, gradient, state.mean)
+        # the sum goes into the L2 term in place, which is not made before its weights
+        decay = decay + zero_after(weights)
+        penalty = jax.tree.map(lambda m: decay * m.astype(weights.dtype), state.mean)
+        gradient = self.noise.add_weighted(penalty, members.seed[::size], weights)
         gradient = trees.cast_like(gradient, state.mean)
         norm = optax.tree.norm(gradient)
-        updates, transform = (self.transform or _DESCENT).update(
-            gradient, state.transform, state.mean
-        )
         rate = self.learning_rate
         if rate is None:
             rate = 0.01 if self.transform is None else 1.0
         rate = schedules.at("learning_rate", rate, state.step)
-        mean = jax.tree.map(lambda m, u: m + rate * u, state.mean, updates)
+        old = (state.mean, state.transform)
+
+        def step() -> tuple[Solution, PyTree]:
+            updates, transform = (self.transform or _DESCENT).update(
+                gradient, state.transform, state.mean
+            )
+            mean = jax.tree.map(lambda m, u: m + rate * u, state.mean, updates)
+            return trees.cast_like((mean, transform), old)
+
         # a step in which nothing counted, or whose raw fitness was too large a number
-        # for a gradient, leaves the momentum alone, too
+        # for a gradient, leaves the momentum alone, too; a select between old and new
+        # would take a copy of both moments
         usable = jnp.any(valid) & jnp.isfinite(norm)
-        mean, transform = jax.tree.map(
-            lambda new, old: jnp.where(usable, new, old).astype(old.dtype),
-            (mean, transform),
-            (state.mean, state.transform),
-        )
+        mean, transform = lax.cond(usable, step, lambda: old)
         info = OpenESInfo(members.sigma[0], norm, jnp.sum(evaluation.valid))
         return OpenESState(state.step + 1, mean, transform), info
 
