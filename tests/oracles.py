@@ -134,7 +134,10 @@ class CMAES:
     """Hansen, "The CMA evolution strategy: a tutorial", arXiv 1604.00772, figure 6.
 
     The strategy parameters are arguments (the tutorial's table 1 gives defaults). The
-    root of C is renewed every ``gap`` steps, and the candidates are made with it.
+    root of C is renewed every ``gap`` steps, and the candidates are made with it. Any
+    root will do, ``C^{1/2} = root Q`` with a rotation Q; this is the triangular one.
+    ``path_sigma`` is in its coordinates. When it changes, they turn, and the path with
+    them, by the linear part of the rotation.
     """
 
     mean: Array
@@ -197,9 +200,13 @@ class CMAES:
 
         self.step += 1
         if self.step % self.gap == 0:
-            values, basis = np.linalg.eigh(self.covariance)
-            self.root = basis @ np.diag(np.sqrt(values)) @ basis.T
-            self.inverse_root = basis @ np.diag(1 / np.sqrt(values)) @ basis.T
+            # the mean of a vector's image and a gradient's: root p and C root^-T p
+            image = self.root @ self.path_sigma
+            image = image + self.covariance @ self.inverse_root.T @ self.path_sigma
+            self.root = np.linalg.cholesky(self.covariance)
+            self.inverse_root = np.linalg.inv(self.root)
+            turned = self.inverse_root @ image
+            self.path_sigma = turned * length / math.sqrt(sum(v**2 for v in turned))
 
 
 class DifferentialEvolution:

@@ -1,14 +1,20 @@
 """CMA-ES: covariance matrix adaptation, dense, with the active update.
 
-    x_k = m + sigma y_k,   y_k = C^{1/2} z_k,   z_k ~ N(0, I)
+    x_k = m + sigma y_k,   y_k = A z_k,   z_k ~ N(0, I),   C = A A^T
 
-``C^{1/2}`` is the symmetric root, so the paths need no inverse: ``C^{-1/2} y = z``.
-The state keeps ``C`` and its root; the root is renewed every few steps, on the step
-counter that a batch of runs shares, so that it stays one branch under vmap.
+The state keeps the root ``A`` and, in its coordinates, what has been learnt since it
+was made: ``C = A W A^T``. Every few steps ``A <- A L`` with ``L L^T = W``, and ``W``
+starts from I again. ``W`` stays near I, so that this takes no eigendecomposition, which
+would be most of the time, and single precision bears condition numbers far above 1e7,
+with which it can't hold ``C``. The schedule goes by the step counter that a batch of
+runs shares: it stays a branch under vmap.
 
-Source: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.00772;
-equation numbers below are the tutorial's. Deviations: ``c_mu`` has 1/4 more in its
-numerator and ``c_1`` the factor ``min(1, P / 6)``, as pycma sets them.
+Sources: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.00772,
+whose equation numbers are given below; Krause, Arbones and Igel, "CMA-ES with optimal
+covariance update and storage complexity" (NeurIPS 2016) for the triangular root.
+Deviations: ``c_mu`` has 1/4 more in its numerator, ``c_1`` the factor ``min(1, P / 6)``
+and ``c_sigma`` 3 for 5 in its denominator, as pycma 4.5 sets them; the root may be ten
+times as old as in the tutorial; ``p_sigma`` turns with the root, see ``_renewed``.
 """
 
 from __future__ import annotations
@@ -16,19 +22,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import solve_triangular
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
-MAX_DIMENSION = 20_000  # C and its root take 2 D^2 numbers: 3.2 GB in float32
+CONDITION_GAP = 10  # roots between two looks at the condition number
+MAX_DIMENSION = 20_000  # A and W take 2 D^2 numbers: 3.2 GB in float32
 
 
 class CMAESState(NamedTuple):
@@ -36,14 +44,13 @@ class CMAESState(NamedTuple):
 
     Attributes:
         step: ``i32[]``.
-        seed: ``uint32[]``, for what ``tell`` may have to draw.
         mean: the solution's tree.
         sigma: ``float[]``.
-        covariance: ``float[D, D]``.
-        root: ``float[D, D]``, the symmetric root of a recent covariance.
-        path_sigma: ``float[D]``.
-        path_c: ``float[D]``.
-        condition: ``float[]``, the condition number at the last decomposition.
+        root: ``A``, ``float[D, D]``, lower triangular.
+        learnt: ``W``, ``float[D, D]``, the covariance in the coordinates of the root.
+        path_sigma: ``float[D]``, in the coordinates of the root.
+        path_c: ``float[D]``, in the coordinates of the root.
+        condition: ``float[]``, the condition number of ``C`` at the last look.
         recent: ``float[H]``, the best fitness of the last H steps, newest first.
         spread: ``float[]``, the fitness range of the last step.
     """
@@ -51,13 +58,18 @@ class CMAESState(NamedTuple):
     step: jax.Array
     mean: Solution
     sigma: jax.Array
-    covariance: jax.Array
     root: jax.Array
+    learnt: jax.Array
     path_sigma: jax.Array
     path_c: jax.Array
     condition: jax.Array
     recent: jax.Array
     spread: jax.Array
+
+    @property
+    def covariance(self) -> jax.Array:
+        """``C``, ``float[D, D]``."""
+        return self.root @ self.learnt @ self.root.T
 
 
 class CMAESInfo(NamedTuple):
@@ -70,7 +82,7 @@ class CMAESInfo(NamedTuple):
 
 
 class CMAESMember(NamedTuple):
-    """A standard normal vector ``z`` and the step ``y = C^{1/2} z``, each ``[D]``."""
+    """A standard normal vector ``z`` and the step ``y = A z``, each ``[D]``."""
 
     z: jax.Array
     y: jax.Array
@@ -90,12 +102,16 @@ class Constants(NamedTuple):
     root_gap: int
 
 
-def constants(dimension: int, population_size: int) -> Constants:
+def constants(
+    dimension: int, population_size: int, diagonal: bool = False
+) -> Constants:
     """Computes the default strategy parameters, tutorial table 1.
 
     Args:
         dimension: ``D``.
         population_size: ``P``.
+        diagonal: those of the separable variant: covariance learnt ``(D + 2) / 3``
+            times as fast, negative weights without the limit of eq. 50.
 
     Example:
         >>> c = constants(10, 10)
@@ -105,24 +121,27 @@ def constants(dimension: int, population_size: int) -> Constants:
     n, lam = dimension, population_size
     raw = math.log((lam + 1) / 2) - np.log(np.arange(1, lam + 1))  # eq. 49
     positive, negative = np.maximum(raw, 0), np.minimum(raw, 0)
-    if lam == 2:  # the formula above leaves one positive weight, as it should
-        positive = np.array([1.0, 0.0])
     mu_eff = float(positive.sum() ** 2 / (positive**2).sum())
     mu_eff_minus = float(negative.sum() ** 2 / max((negative**2).sum(), 1e-300))
     c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
     c_1 = min(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
     c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
+    if diagonal:  # Ros and Hansen (2008), eq. 9
+        c_1, c_mu = c_1 * (n + 2) / 3, c_mu * (n + 2) / 3
     c_mu = min(1 - c_1, max(c_mu, 0))
     c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
     d_sigma = 1 + 2 * max(0, math.sqrt((mu_eff - 1) / (n + 1)) - 1) + c_sigma  # 55
     # eq. 50-53: the negative weights' sum keeps C positive definite
     limits = [1 + 2 * mu_eff_minus / (mu_eff + 2)]
     if c_mu > 0:
-        limits += [1 + c_1 / c_mu, (1 - c_1 - c_mu) / (n * c_mu)]
+        limits += [1 + c_1 / c_mu]
+        limits += [] if diagonal else [(1 - c_1 - c_mu) / (n * c_mu)]
     scale = min(limits) / max(-negative.sum(), 1e-300)
     weights = positive / positive.sum() + negative * scale
-    # the tutorial's rate, section B.2, with the root allowed to be a little older
-    gap = max(1, int(0.5 / (n * (c_1 + c_mu))))
+    # Section B.2 renews ten times as often. So long as the root is not older than this,
+    # eq. 50 keeps C positive definite: each step takes at most n c_mu sum |w-| <=
+    # n (c_1 + c_mu) of it away, measured in the root that made the candidates.
+    gap = max(1, int(1 / (n * (c_1 + c_mu))))
     chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
     return Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi, gap)
 
@@ -197,8 +216,8 @@ class CMAES:
             step=jnp.int32(0),
             mean=mean,
             sigma=jnp.asarray(schedules.at("sigma", self.sigma, 0), dtype),
-            covariance=identity,
-            root=identity + 0,
+            root=identity,
+            learnt=identity + 0,
             path_sigma=zero,
             path_c=zero + 0,
             condition=jnp.ones((), dtype),
@@ -207,11 +226,11 @@ class CMAES:
         )
 
     def ask(self, key: Key, state: CMAESState) -> Population:
-        """Samples ``y_k = C^{1/2} z_k``, eq. 38-39."""
+        """Samples ``y_k = A z_k``, eq. 38-39."""
         dimension = state.path_c.size
         size = self._constants(dimension).weights.size
         z = noise.standard_normal(key, (size, dimension), state.root.dtype)
-        return Population(CMAESMember(z, z @ state.root), jnp.ones(size, bool))
+        return Population(CMAESMember(z, z @ state.root.T), jnp.ones(size, bool))
 
     def decode(self, state: CMAESState, member: Member) -> Solution:
         """Returns ``m + sigma y``, eq. 40."""
@@ -226,84 +245,65 @@ class CMAES:
         dimension, dtype = flat.size, state.sigma.dtype
         c = self._constants(dimension)
         z, y = population.members
-        weights, share = self._weights(c, evaluation, dtype)
+        table = c.weights if self.active else np.maximum(c.weights, 0)
+        weights, share = recombination_weights(table, evaluation, dtype)
         positive = jnp.maximum(weights, 0)
         z_w, y_w = positive @ z, positive @ y
         mean = flat + state.sigma * y_w  # eq. 41-42
 
-        # eq. 43: p_s <- (1 - c_s) p_s + sqrt(c_s (2 - c_s) mu_eff) C^{-1/2} y_w
-        path_sigma = (1 - c.c_sigma) * state.path_sigma
-        path_sigma += math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * z_w
-        length = jnp.linalg.norm(path_sigma)
-        # eq. 44, with pycma's limit of one e-fold a step
-        change = c.c_sigma / c.d_sigma * (length / c.chi - 1) * share
-        sigma = state.sigma * jnp.exp(jnp.minimum(change, 1.0))
-
-        # eq. 45, with h_s stalling the path while p_s is long
-        bias = 1 - (1 - c.c_sigma) ** (2 * (state.step.astype(dtype) + 1))
-        stall = length / jnp.sqrt(bias) < (1.4 + 2 / (dimension + 1)) * c.chi
-        path_c = (1 - c.c_c) * state.path_c
-        path_c += stall * math.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * y_w
-
-        # eq. 46-47: negative weights times D / |C^{-1/2} y|^2
-        norms = jnp.sum(z * z, axis=1)
-        signed = jnp.where(
-            weights < 0, weights * dimension / jnp.maximum(norms, 1e-300), weights
-        )
+        # In the coordinates of the root, C^{-1/2} is I and y is z.
+        sigma, path_sigma, path_c, stall = cumulated(c, state, z_w, z_w, share)
+        # eq. 46-47: W <- (1 - c_1 - c_mu sum w) W + c_1 p p^T + c_mu sum w_k z_k z_k^T
         missing = c.c_1 * (1 - stall) * c.c_c * (2 - c.c_c)
         keep = 1 + missing - c.c_1 - c.c_mu * jnp.sum(weights)
-        covariance = keep * state.covariance + c.c_mu * (y.T * signed) @ y
-        covariance += c.c_1 * jnp.outer(path_c, path_c)
+        learnt = keep * state.learnt + c.c_mu * (z.T * scaled_negative(weights, z)) @ z
+        learnt += c.c_1 * jnp.outer(path_c, path_c)
 
-        root, condition = lax.cond(
+        root, learnt, path_sigma, path_c = lax.cond(
             (state.step + 1) % c.root_gap == 0,
-            _symmetric_root,
-            lambda covariance, root, condition: (root, condition),
-            covariance,
+            _renewed,
+            lambda *old: old,
             state.root,
-            state.condition,
+            learnt,
+            path_sigma,
+            path_c,
         )
-        best = jnp.min(jnp.where(evaluation.valid, evaluation.fitness, jnp.inf))
-        worst = jnp.max(jnp.where(evaluation.valid, evaluation.fitness, -jnp.inf))
+        condition = lax.cond(
+            (state.step + 1) % (CONDITION_GAP * c.root_gap) == 0,
+            _condition,
+            lambda root: state.condition,
+            root,
+        )
+        valid, fitness = evaluation.valid, evaluation.fitness.astype(dtype)
+        best = jnp.min(jnp.where(valid, fitness, jnp.inf))
+        worst = jnp.max(jnp.where(valid, fitness, -jnp.inf))
+        seen = jnp.any(valid)
         new = CMAESState(
             step=state.step + 1,
             mean=state.mean,
             sigma=sigma,
-            covariance=covariance,
             root=root,
+            learnt=learnt,
             path_sigma=path_sigma,
             path_c=path_c,
             condition=condition,
-            recent=jnp.concatenate([best[None], state.recent[:-1]]),
-            spread=worst - best,
+            recent=jnp.where(
+                seen, jnp.concatenate([best[None], state.recent[:-1]]), state.recent
+            ),
+            spread=jnp.where(seen, worst - best, state.spread),
         )
-        # without one valid row nothing was learnt: only the counter moves
-        learnt = jnp.any(evaluation.valid)
-        new = jax.tree.map(
-            lambda a, b: jnp.where(learnt, a, b).astype(b.dtype), new, state
+        # nothing is learnt where no row is valid or all are equal
+        ranked = share > 0
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(ranked, a, b).astype(b.dtype), new, state
         )
-        mean = jnp.where(learnt, mean, flat).astype(flat.dtype)
-        new = new._replace(step=state.step + 1, mean=unravel(mean))
-        std = sigma * jnp.sqrt(jnp.diag(covariance))
-        return new, CMAESInfo(sigma, jnp.sqrt(condition), std.max(), std.min())
-
-    def _weights(
-        self, c: Constants, evaluation: Evaluation, dtype: jnp.dtype
-    ) -> tuple[jax.Array, jax.Array]:
-        """Recombination weights by rank, failures at 0; and the share that is valid.
-
-        Failed rows stand last in the ranking but are left out of the sums: with k
-        valid rows the best k positive weights count, brought to sum 1 again.
-        """
-        table = jnp.asarray(c.weights if self.active else np.maximum(c.weights, 0))
-        weights = shaping.by_rank(
-            evaluation.fitness.astype(dtype), evaluation.valid, lambda rank, _: table
+        mean = jnp.where(ranked, mean, flat).astype(flat.dtype)
+        new = kept._replace(
+            step=new.step, mean=unravel(mean), recent=new.recent, spread=new.spread
         )
-        positive = jnp.maximum(weights, 0)
-        total = jnp.sum(positive)
-        # ties can smear negative weight over the best: then it is simply smaller
-        positive = positive / jnp.where(total > 0, total, 1)
-        return positive + jnp.minimum(weights, 0), jnp.minimum(total, 1)
+        std = new.sigma * jnp.linalg.norm(new.root, axis=1)
+        axis_ratio = jnp.sqrt(new.condition)
+        return new, CMAESInfo(new.sigma, axis_ratio, std.max(), std.min())
 
     def recommend(self, state: CMAESState) -> Solution:
         """Returns the mean."""
@@ -317,8 +317,9 @@ class CMAES:
         ``tol_condition``: the covariance is degenerate; ``diverged``: sigma is not a
         finite number any more.
         """
-        std = state.sigma * jnp.sqrt(jnp.diag(state.covariance))
-        reach = jnp.maximum(std, state.sigma * jnp.abs(state.path_c))
+        path = jnp.abs(state.root @ state.path_c)
+        std = jnp.linalg.norm(state.root, axis=1)
+        reach = state.sigma * jnp.maximum(std, path)
         full = jnp.all(jnp.isfinite(state.recent))
         spread = jnp.maximum(state.recent.max() - state.recent.min(), state.spread)
         return {
@@ -329,16 +330,87 @@ class CMAES:
         }
 
 
-def _symmetric_root(
-    covariance: jax.Array, root: jax.Array, condition: jax.Array
+def recombination_weights(
+    table: np.ndarray, evaluation: Evaluation, dtype: jnp.dtype
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns ``C^{1/2} = B D B^T`` and the condition number of ``C``."""
-    values, basis = jnp.linalg.eigh(covariance)
-    # rounding can push the smallest eigenvalue of a cigar below 0
-    floor = jnp.finfo(covariance.dtype).eps * values[-1]
-    safe = jnp.maximum(values, floor)
-    fresh = (basis * jnp.sqrt(safe)) @ basis.T
-    # a decomposition that failed leaves the old root in place
-    fine = jnp.all(jnp.isfinite(fresh))
-    ratio = values[-1] / jnp.maximum(values[0], jnp.finfo(covariance.dtype).tiny)
-    return jnp.where(fine, fresh, root), jnp.where(fine, ratio, condition)
+    """Recombination weights by rank, failures at 0; and the share that is valid.
+
+    Failed rows stand last in the ranking but are left out of the sums: with k
+    valid rows the best k positive weights count, brought to sum 1 again.
+    """
+    weights = shaping.by_rank(
+        evaluation.fitness.astype(dtype),
+        evaluation.valid,
+        lambda rank, _: jnp.asarray(table),
+    )
+    positive = jnp.maximum(weights, 0)
+    total = jnp.sum(positive)
+    # ties can smear negative weight over the best: then it is simply smaller
+    positive = positive / jnp.where(total > 0, total, 1)
+    return positive + jnp.minimum(weights, 0), jnp.minimum(total, 1)
+
+
+def cumulated(
+    c: Constants, state: Any, z_w: jax.Array, y_w: jax.Array, share: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Updates step size and paths, eq. 43-45.
+
+    Args:
+        c: strategy parameters.
+        state: with ``step``, ``sigma``, ``path_sigma`` and ``path_c``.
+        z_w: ``float[D]``, the weighted mean of ``z``.
+        y_w: ``float[D]``, the weighted mean of ``y``.
+        share: ``float[]``, of the weights that count.
+
+    Returns:
+        ``(sigma, path_sigma, path_c, h_sigma)``.
+    """
+    # eq. 43: p_s <- (1 - c_s) p_s + sqrt(c_s (2 - c_s) mu_eff) C^{-1/2} y_w
+    path_sigma = (1 - c.c_sigma) * state.path_sigma
+    path_sigma += math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * z_w
+    length = jnp.linalg.norm(path_sigma)
+    # eq. 44, with pycma's limit of one e-fold a step
+    change = c.c_sigma / c.d_sigma * (length / c.chi - 1) * share
+    sigma = state.sigma * jnp.exp(jnp.minimum(change, 1.0))
+
+    # eq. 45, with h_s stalling the path while p_s is long
+    bias = 1 - (1 - c.c_sigma) ** (2 * (state.step.astype(length.dtype) + 1))
+    stall = length / jnp.sqrt(bias) < (1.4 + 2 / (z_w.size + 1)) * c.chi
+    path_c = (1 - c.c_c) * state.path_c
+    path_c += stall * math.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * y_w
+    return sigma, path_sigma, path_c, stall
+
+
+def scaled_negative(weights: jax.Array, z: jax.Array) -> jax.Array:
+    """Returns the weights, negative ones times ``D / |C^{-1/2} y|^2``, eq. 46."""
+    norms = jnp.maximum(jnp.sum(z * z, axis=1), jnp.finfo(z.dtype).tiny)
+    return jnp.where(weights < 0, weights * z.shape[1] / norms, weights)
+
+
+def _renewed(
+    root: jax.Array, learnt: jax.Array, path_sigma: jax.Array, path_c: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Moves what was learnt into the root: ``A <- A L``, ``L L^T = W``, ``W <- I``.
+
+    ``p_c`` is a step, so that it becomes ``L^{-1} p_c``. ``p_sigma`` is made of
+    whitened steps and keeps its length; it turns as ``L^{-1} W^{1/2}``, the rotation
+    between this root and the next, would turn it. ``(I + W) / 2`` is ``W^{1/2}`` but
+    for a second-order term. So the search does not depend on the order of the
+    parameters, as it would with a triangular root alone.
+    """
+    identity = jnp.eye(learnt.shape[0], dtype=learnt.dtype)
+    factor = jnp.linalg.cholesky(learnt)
+    # rounding can spoil W only where fitness is noise; then that is not learnt
+    fine = jnp.all(jnp.isfinite(factor))
+    factor = jnp.where(fine, factor, identity)
+    steps = jnp.stack([path_sigma + learnt @ path_sigma, path_c], axis=1)
+    turned, path_c = solve_triangular(factor, steps, lower=True).T
+    norm = jnp.linalg.norm(turned)
+    turned *= jnp.linalg.norm(path_sigma) / jnp.where(norm > 0, norm, 1)
+    return root @ factor, identity, turned, path_c
+
+
+def _condition(root: jax.Array) -> jax.Array:
+    """Returns the condition number of ``C``, from the singular values of its root."""
+    values = jnp.linalg.svd(root, compute_uv=False)
+    return (values[0] / jnp.maximum(values[-1], jnp.finfo(root.dtype).tiny)) ** 2
