@@ -59,7 +59,9 @@ def setup(
     if bounds is not None:
         limits = bounds_of(bounds, x0)
         _check_inside(x0, *limits)
-    unit = bounds.scale if isinstance(bounds, Space) else _spread(1.0, x0)
+    unit, is_space = _spread(1.0, x0), isinstance(bounds, Space)
+    if is_space:
+        unit = _spread_sigma("bounds.scale", bounds.scale, x0)
     if not isinstance(method, str):
         kind = "a method's name or a gfopt optimizer"
         checks.instance("method", method, Optimizer, kind)
@@ -90,9 +92,10 @@ def setup(
             )
         optimizer = registry.method(name, given)
         return Setup(_within(optimizer, limits, unit), x0, x64)
-    if sigma0 is None and isinstance(bounds, Space):
-        sigma0 = bounds.scale
-    scale = _scale(row, x0, sigma0, limits)
+    if sigma0 is None and is_space:
+        scale = unit
+    else:
+        scale = _scale(row, x0, sigma0, limits)
     sizes = np.unique(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scale)]))
     if limits is None and sizes.size == 1:
         return Setup(
@@ -196,7 +199,7 @@ def _scale(
 ) -> PyTree:
     """Returns the first standard deviation of each coordinate, like ``x0``."""
     if sigma0 is not None:
-        return _spread_sigma(sigma0, x0)
+        return _spread_sigma("sigma0", sigma0, x0)
     fallback = 0.3 * max(1.0, _rms(x0))
     if "seeds" in row.flags:
         fields = {field.name: field for field in dataclasses.fields(row.cls)}
@@ -213,11 +216,11 @@ def _scale(
         return jax.tree.map(leaf, *limits)
 
 
-def _spread_sigma(sigma0: Any, x0: Solution) -> PyTree:
+def _spread_sigma(name: str, sigma0: Any, x0: Solution) -> PyTree:
     """Returns ``sigma0``, a number or a tree like ``x0``, as a tree like ``x0``."""
     expected = "a finite number above 0, or such numbers in the form of x0"
     if any(np.asarray(s).dtype.kind == "b" for s in jax.tree.leaves(sigma0)):
-        raise TypeError(f"sigma0 must be {expected}; got {checks.shown(sigma0)}")
+        raise TypeError(f"{name} must be {expected}; got {checks.shown(sigma0)}")
     if isinstance(sigma0, numbers.Real):
         sigma0 = _spread(float(sigma0), x0)
     elif isinstance(sigma0, list | tuple) and not isinstance(x0, list | tuple):
@@ -230,11 +233,11 @@ def _spread_sigma(sigma0: Any, x0: Solution) -> PyTree:
         )
     except (TypeError, ValueError):
         raise TypeError(
-            f"sigma0 must be {expected}; got {checks.shown(sigma0)}"
+            f"{name} must be {expected}; got {checks.shown(sigma0)}"
         ) from None
     for leaf in jax.tree.leaves(spread):
         if not np.all((leaf > 0) & np.isfinite(leaf)):
-            raise ValueError(f"sigma0 must be {expected}; got {checks.shown(leaf)}")
+            raise ValueError(f"{name} must be {expected}; got {checks.shown(leaf)}")
     return spread
 
 
