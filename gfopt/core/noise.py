@@ -268,7 +268,7 @@ class Noise:
         Returns:
             A tree like ``like`` in float32 (float64 for float64 leaves).
         """
-        zero = zero_after(seeds, weights) if seeds.shape[0] else 0
+        zero = zero_after(weights)
 
         def zeros(leaf: jax.Array) -> jax.Array:
             wide = jnp.promote_types(jnp.result_type(leaf), jnp.float32)
