@@ -136,7 +136,7 @@ _ROWS = (
         ("inertia", "cognitive", "social"),
         {"population_size": 16, "sigma": 0.5, "inertia": 0.7},
         120,
-        1e-2,
+        1e-3,
     ),
     Row(
         "cross_entropy",
@@ -147,7 +147,7 @@ _ROWS = (
         ("elite_fraction", "learning_rate", "std_learning_rate", "min_std"),
         {"population_size": 16, "sigma": 0.5, "std_learning_rate": 0.2},
         120,
-        1e-2,
+        1e-4,
     ),
     Row(
         "one_plus_one",

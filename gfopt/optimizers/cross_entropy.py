@@ -11,6 +11,8 @@ dynamic smoothing and decaying extra noise are written.
 
 Sources: Rubinstein (1999), Methodology and Computing in Applied Probability 1, 127-190;
 de Boer, Kroese, Mannor, Rubinstein (2005), Annals of Operations Research 134, 19-67.
+The defaults are what measured well on BBOB in 5 and 10 dimensions; with the textbook's
+tenth of elites and 0.7 for both rates it stops short of most minima.
 """
 
 from __future__ import annotations
@@ -83,11 +85,11 @@ class CrossEntropy:
         True
     """
 
-    population_size: int = 100
+    population_size: int = 50
     sigma: schedules.Hyperparameter = 1.0
-    elite_fraction: schedules.Hyperparameter = 0.1
-    learning_rate: schedules.Hyperparameter = 0.7
-    std_learning_rate: schedules.Hyperparameter = 0.7
+    elite_fraction: schedules.Hyperparameter = 0.25
+    learning_rate: schedules.Hyperparameter = 1.0
+    std_learning_rate: schedules.Hyperparameter = 0.3
     min_std: schedules.Hyperparameter = 0.0
     tol_x: schedules.Hyperparameter = 1e-11
 

@@ -9,9 +9,10 @@ are drawn without repetition from the members other than p. All of a generation 
 population before it, as with scipy's ``updating="deferred"``. The first generation is
 ``x0 + sigma z``, ``z ~ N(0, I)``.
 
-Source: Storn, Price (1997), J. Global Optimization 11, 341-359. The defaults are those
-of scipy's ``differential_evolution`` but for the start, which there fills the bounds,
-and the population size.
+Source: Storn, Price (1997), J. Global Optimization 11, 341-359. Strategy and ``F`` are
+by default those of scipy's ``differential_evolution``; population size and crossover
+rate (there ``15 D`` and 0.7) are what measured best on BBOB in 5, 10 and 20 dimensions
+within 1000 D evaluations.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class DifferentialEvolution:
     """Differential evolution on any pytree.
 
     Args:
-        population_size: ``P``, 4 or above; None for ``5 D``, at least 20 and at most
+        population_size: ``P``, 4 or above; None for ``2 D``, at least 30 and at most
             200.
         strategy: ``"best1bin"``, or ``"rand1bin"``, slower and harder to mislead.
         sigma: standard deviation of the first generation.
@@ -105,7 +106,7 @@ class DifferentialEvolution:
     sigma: schedules.Hyperparameter = 1.0
     mutation: schedules.Hyperparameter = 0.5
     dither: schedules.Hyperparameter = 0.5
-    crossover_rate: schedules.Hyperparameter = 0.7
+    crossover_rate: schedules.Hyperparameter = 0.9
     tol_x: schedules.Hyperparameter = 1e-11
     tol_fun: schedules.Hyperparameter = 1e-12
 
@@ -130,7 +131,7 @@ class DifferentialEvolution:
         """Starts without a member: the first generation makes all of them."""
         center = trees.starting_point(solution)
         flat = vectors.flat(center)
-        size = self.population_size or min(max(20, 5 * flat.size), 200)
+        size = self.population_size or min(max(30, 2 * flat.size), 200)
         return DifferentialEvolutionState(
             step=jnp.int32(0),
             center=center,

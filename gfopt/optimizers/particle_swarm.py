@@ -96,7 +96,7 @@ class ParticleSwarm:
         True
     """
 
-    population_size: int = 40
+    population_size: int = 20
     sigma: schedules.Hyperparameter = 1.0
     inertia: schedules.Hyperparameter = 0.7298
     cognitive: schedules.Hyperparameter = 1.49618
