@@ -3,7 +3,7 @@
 ``--runs`` searches of gfopt run vmapped in one compiled call. pycma runs its ask/tell
 loop; a second loop would add as many candidates as seconds, so one is enough. Its time
 is taken with and without the objective, ours always with it. The two take turns; the
-ratio is that of the medians. pycma gets one BLAS thread: at these sizes it is faster so.
+ratio is that of the medians. pycma gets one BLAS thread, faster at these sizes.
 
     python benchmarks/cma_throughput.py
 """
@@ -156,7 +156,8 @@ def main() -> None:
     (batched,) = (cell for cell in cells if cell["runs"] == options.runs)
     verdict = "yes" if batched["ratio"] >= WANTED else "NO"
     print(
-        f"\n{options.runs} runs in {options.dimension}-D: {batched['ratio']:.1f} times pycma's throughput (at least {WANTED}: {verdict})"
+        f"\n{options.runs} runs in {options.dimension}-D: {batched['ratio']:.1f} times "
+        f"pycma's throughput (at least {WANTED}: {verdict})"
     )
     save(
         "cma_throughput",
