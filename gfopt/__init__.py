@@ -23,6 +23,7 @@ from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.nelder_mead import NelderMead
+from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
@@ -37,6 +38,7 @@ __all__ = [
     "AskTell",
     "CMAES",
     "METHODS",
+    "SNES",
     "Bounded",
     "CrossEntropy",
     "DifferentialEvolution",

@@ -16,6 +16,7 @@ from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.nelder_mead import NelderMead
+from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
@@ -101,6 +102,17 @@ _ROWS = (
         "sigma",
         (),
         {"sigma": 0.5},
+        120,
+        1e-6,
+    ),
+    Row(
+        "snes",
+        SNES,
+        "black box and networks, any size",
+        frozenset({"rank_based", "seeds", "population_size", "stops"}),
+        "sigma",
+        ("learning_rate", "std_learning_rate"),
+        {"sigma": 0.5, "learning_rate": 1.0, "std_learning_rate": 0.4},
         120,
         1e-6,
     ),

@@ -321,3 +321,40 @@ class OnePlusOneES:
             self.sigma *= math.exp(0.8 / self.damping)
         else:
             self.sigma *= math.exp(-0.2 / self.damping)
+
+
+def nes_utilities(fitness: Array) -> Array:
+    """Wierstra et al. (2014), section 3.1; NaN is a failure, equal values share."""
+    valid = [p for p, value in enumerate(fitness) if not np.isnan(value)]
+    count = len(valid)
+    raw = [max(0.0, math.log(count / 2 + 1) - math.log(k + 1)) for k in range(count)]
+    by_rank = [value / sum(raw) - 1 / count for value in raw]
+    utilities = np.zeros(len(fitness))
+    for p in valid:
+        better = sum(fitness[q] < fitness[p] for q in valid)
+        equal = sum(fitness[q] == fitness[p] for q in valid)
+        utilities[p] = sum(by_rank[better : better + equal]) / equal
+    return utilities
+
+
+class SNES:
+    """Wierstra et al. (2014), JMLR 15, algorithm 6, coordinate by coordinate."""
+
+    def __init__(self, mean: Array, sigma: float) -> None:
+        self.mean, self.std = mean.copy(), np.full(len(mean), sigma)
+
+    def candidates(self, z: Array) -> Array:
+        """Returns ``m + s z``, ``[P, D]``."""
+        return np.array([self.mean + self.std * row for row in z])
+
+    def tell(self, z: Array, fitness: Array) -> None:
+        """Updates with the defaults ``eta_m = 1``, ``(3 + ln D) / (5 sqrt(D))``."""
+        n, utilities = len(self.mean), nes_utilities(fitness)
+        rate = (3 + math.log(n)) / (5 * math.sqrt(n))
+        for j in range(n):
+            shift = sum(u * row[j] for u, row in zip(utilities, z, strict=True))
+            width = sum(
+                u * (row[j] ** 2 - 1) for u, row in zip(utilities, z, strict=True)
+            )
+            self.mean[j] += self.std[j] * shift
+            self.std[j] *= math.exp(rate / 2 * width)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.core.lazy import materialise
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 
@@ -56,11 +57,16 @@ def group_size(optimizer: Optimizer, population_size: int) -> int:
 
 
 def decode_rows(optimizer: Optimizer, state: State, members: PyTree) -> PyTree:
-    """Decodes stacked members ``[P, ...]`` into stacked solutions ``[P, ...]``."""
+    """Decodes stacked members ``[P, ...]`` into dense stacked solutions.
+
+    Returns:
+        A tree with leaves ``[P, ...]``; what ``decode`` returns lazy is made dense, and
+        what ``decode_group`` returns is dense by its contract.
+    """
     count = jax.tree.leaves(members)[0].shape[0]
     size = group_size(optimizer, count)
     if size == 1:
-        return jax.vmap(lambda member: optimizer.decode(state, member))(members)
+        return jax.vmap(lambda m: materialise(optimizer.decode(state, m)))(members)
     grouped = jax.tree.map(
         lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), members
     )

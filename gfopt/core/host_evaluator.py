@@ -158,12 +158,7 @@ def host(
     return HostEvaluator(executor, workers, timeout, retries)
 
 
-@jax.jit
-def decode_stacked(optimizer: Optimizer, state: State, members: PyTree) -> PyTree:
-    """Decodes stacked members into dense stacked solutions ``[P, ...]``."""
-    if getattr(optimizer, "group_size", 1) > 1:
-        return decode_rows(optimizer, state, members)
-    return jax.vmap(lambda m: lazy.materialise(optimizer.decode(state, m)))(members)
+decode_stacked = jax.jit(decode_rows)
 
 
 @jax.jit

@@ -32,7 +32,7 @@ class Carry(NamedTuple):
         context: the objective's context.
         best_fitness: the best so far, lower is better.
         best_x: its solution, or ``()`` where it is too large to copy.
-        num_barren: generations in a row without one valid evaluation.
+        num_barren: evaluations in the generations since the last valid one.
     """
 
     state: State
@@ -49,7 +49,7 @@ class Limits(NamedTuple):
         generations: ``i32[]``, at most ``ROWS``.
         evaluations: ``i32[]``, that may still be made.
         target: ``float[]``, in the internal sense; -inf for none.
-        barren: ``i32[]``, generations without a valid row after which to give up.
+        barren: ``i32[]``, evaluations without a valid one after which to give up.
     """
 
     generations: Any
@@ -109,7 +109,8 @@ def _advance(
                 lambda: lazy.materialise(optimizer.decode(carry.state, member)),
                 lambda: carry.best_x,
             )
-        barren = jnp.where(row.num_valid > 0, 0, carry.num_barren + 1)
+        failed = carry.num_barren + row.num_evaluations
+        barren = jnp.where(row.num_valid > 0, 0, failed)
         best = jnp.minimum(fitness, carry.best_fitness)
         return Carry(state, context, best, best_x, barren), row
 
@@ -201,7 +202,7 @@ class CompiledSearch:
 
     @property
     def num_barren(self) -> int:
-        """Generations in a row without one valid evaluation."""
+        """Evaluations in the generations since the last valid one."""
         return int(self._carry.num_barren)
 
     def rounded(self, target: float) -> float:

@@ -70,6 +70,11 @@ class HostedSearch:
         self.is_open = False  # the last generation could not be completed
 
     @property
+    def size(self) -> int:
+        """Rows of a generation, active or not."""
+        return self._search.size
+
+    @property
     def state(self) -> State:
         """The method's state."""
         return self._search.state
@@ -190,7 +195,7 @@ class HostedSearch:
             [value[1] for value in values],
         )
         told = spread(found, rows, self._search.size)
-        self.num_barren = 0 if found.valid.any() else self.num_barren + 1
+        self.num_barren = 0 if found.valid.any() else self.num_barren + len(rows)
         self._update(*told)
         self._search.advance(*told)
 

@@ -30,7 +30,8 @@ from gfopt.driver.step import StepKeys, seed_keys, step_keys, wrapped
 from gfopt.types import PyTree
 
 MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
-BARREN = 10  # generations in a row without one valid value after which it gives up
+BARREN = 10  # generations in a row without one valid value after which it gives up,
+LEAST_BARREN = 40  # but not before so many evaluations: some methods make one a step
 CALL_SECONDS = 0.25  # that a compiled call should last: limits are looked at between
 SAVE_SECONDS = 1.0  # between two snapshots, at least
 SAVE_SHARE = 0.05  # of the time that may go into snapshots
@@ -215,7 +216,8 @@ class Minimisation:
         is_open = left < search.size
         self._save() if is_open else self._save_if_due()
         began = time.monotonic()
-        columns = search.advance(pace.generations, left, goal, BARREN, batch)
+        count = pace.generations
+        columns = search.advance(count, left, goal, self._most_barren, batch)
         pace.took(time.monotonic() - began, len(columns["fitness"]))
         self._history.add(columns, not is_open)
 
@@ -225,10 +227,10 @@ class Minimisation:
         search = self._search
         if search.best_fitness <= goal:
             return Status.TARGET, f"target reached: {self._fun:.10g}"
-        if search.num_barren >= BARREN:
+        if search.num_barren >= self._most_barren:
             most = search.failures.most_common(1)
             why = f"; most often: {most[0][0]}" if most else ""
-            message = f"no valid value in {search.num_barren} generations{why}"
+            message = f"no valid value in {search.num_barren} evaluations{why}"
             return Status.FAILED, message
         if search.reasons:
             found = reasons_with_values(self._made.optimizer, search.reasons)
@@ -239,6 +241,10 @@ class Minimisation:
         if time.monotonic() >= deadline:
             return Status.SECONDS, f"time is up after {self._seconds:.1f} s"
         return None
+
+    @property
+    def _most_barren(self) -> int:
+        return max(LEAST_BARREN, BARREN * self._search.size)
 
     @property
     def _seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -67,9 +68,8 @@ def scipy_method(name: str = "auto") -> Callable[..., OptimizeResult]:
         tolerance = options.pop("tol", None)
         if tolerance is not None:
             chosen = auto_method(np.size(x0)) if name == "auto" else name
-            fields = registry.METHODS[chosen].cls.__dataclass_fields__
-            known = [field for field in ("tol_x", "tol_fun") if field in fields]
-            options = dict.fromkeys(known, tolerance) | options
+            fields = {f.name for f in dataclasses.fields(registry.METHODS[chosen].cls)}
+            options = dict.fromkeys(fields & {"tol_x", "tol_fun"}, tolerance) | options
         found = minimize(
             fun,
             x0,
@@ -89,7 +89,7 @@ def _adapted(callback: Callable[..., Any]) -> Callable[[Result], Any]:
     """Returns a callback of either of SciPy's forms, told apart as SciPy does."""
     if set(inspect.signature(callback).parameters) == {"intermediate_result"}:
         return lambda result: callback(intermediate_result=_converted(result))
-    return lambda result: callback(np.copy(result.x))
+    return lambda result: callback(np.array(result.x))
 
 
 def _converted(result: Result) -> OptimizeResult:

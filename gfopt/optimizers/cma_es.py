@@ -102,16 +102,12 @@ class Constants(NamedTuple):
     root_gap: int
 
 
-def constants(
-    dimension: int, population_size: int, diagonal: bool = False
-) -> Constants:
+def constants(dimension: int, population_size: int) -> Constants:
     """Computes the default strategy parameters, tutorial table 1.
 
     Args:
         dimension: ``D``.
         population_size: ``P``.
-        diagonal: those of the separable variant: covariance learnt ``(D + 2) / 3``
-            times as fast, negative weights without the limit of eq. 50.
 
     Example:
         >>> c = constants(10, 10)
@@ -126,16 +122,13 @@ def constants(
     c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
     c_1 = min(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
     c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
-    if diagonal:  # Ros and Hansen (2008), eq. 9
-        c_1, c_mu = c_1 * (n + 2) / 3, c_mu * (n + 2) / 3
     c_mu = min(1 - c_1, max(c_mu, 0))
     c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
     d_sigma = 1 + 2 * max(0, math.sqrt((mu_eff - 1) / (n + 1)) - 1) + c_sigma  # 55
     # eq. 50-53: the negative weights' sum keeps C positive definite
     limits = [1 + 2 * mu_eff_minus / (mu_eff + 2)]
     if c_mu > 0:
-        limits += [1 + c_1 / c_mu]
-        limits += [] if diagonal else [(1 - c_1 - c_mu) / (n * c_mu)]
+        limits += [1 + c_1 / c_mu, (1 - c_1 - c_mu) / (n * c_mu)]
     scale = min(limits) / max(-negative.sum(), 1e-300)
     weights = positive / positive.sum() + negative * scale
     # Section B.2 renews ten times as often. So long as the root is not older than this,

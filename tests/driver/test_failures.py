@@ -71,7 +71,7 @@ def test_all_that_fails_ends_early_and_says_why():
     assert found.status == Status.FAILED and not found.success
     assert (found.nfev, found.nit) == (40, 10)
     assert found.message == (
-        "no valid value in 10 generations; most often: OSError: no disk"
+        "no valid value in 40 evaluations; most often: OSError: no disk"
     )
     assert np.isnan(found.fun) and found.x.tolist() == [5.0, 0.0]
     assert found.recommended.tolist() == [5.0, 0.0]

@@ -48,6 +48,17 @@ def test_damping_is_the_root_of_the_dimension_by_default() -> None:
     np.testing.assert_allclose(second.after.sigma, expected, 1e-12)
 
 
+def test_many_failures_in_a_row_are_borne() -> None:
+    """The start is the corner of a quarter where there are values."""
+
+    def quarter(x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.all(x > 1), jnp.sum((x - 1.5) ** 2), jnp.nan)
+
+    x0 = np.full(2, 1.001)
+    result = gfopt.minimize(quarter, x0, method="one_plus_one", sigma0=1.0)
+    assert result.success and result.fun < 1e-15, result.message
+
+
 def test_a_plateau_is_crossed_without_end() -> None:
     """Ties succeed, so sigma grows: up to its limit."""
 
