@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.evaluate import DEFAULT_ELEMENTS, default_evaluator
+from gfopt.core.evaluate import (
+    DEFAULT_ELEMENTS,
+    best_row,
+    decode_rows,
+    default_evaluator,
+    judged,
+)
+from gfopt.core.lazy import materialise
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Population
 
@@ -103,17 +110,22 @@ def test_a_batched_objective_gets_stacked_rows(name):
     np.testing.assert_allclose(found.fitness, plain, rtol=1e-6)
 
 
-def test_chunks_without_an_active_row_are_not_run():
+@pytest.mark.parametrize(
+    ("size", "num_active", "num_rows"),
+    [(1, 2, 2), (1, 0, 0), (3, 1, 3), (3, 3, 3), (3, 4, 6), (7, 1, 7), (50, 0, 0)],
+)
+def test_chunks_without_an_active_row_are_not_run(size, num_active, num_rows):
     calls = []
 
     def counted(x):
-        jax.debug.callback(lambda: calls.append(1))
+        jax.debug.callback(lambda _: calls.append(1), x)
         return sphere(x)
 
-    active = [True] * 2 + [False] * 5
-    evaluated(gfopt.chunked(1), Objective(counted), active)
+    active = np.arange(P) < num_active
+    found = evaluated(gfopt.chunked(size), Objective(counted), active)
     jax.effects_barrier()
-    assert len(calls) == 2
+    assert len(calls) == num_rows
+    np.testing.assert_array_equal(found.valid, active)
 
 
 def test_the_host_calls_for_active_rows_only():
@@ -134,6 +146,156 @@ def test_frozen_leaves_are_merged():
     objective = Objective(lambda x: jnp.sum(x["w"]) + x["b"])
     value, _ = objective.value(chosen, None, Inputs(frozen))
     assert float(value) == 7
+
+
+X0 = {"w": jnp.full((D, 3), 0.25), "b": jnp.linspace(-1, 1, 3)}
+METHODS = {
+    "vectors": gfopt.RandomSearch(population_size=P, sigma=0.5),
+    "pairs": gfopt.OpenES(population_size=10, sigma=0.5),
+    "lazy leaves": gfopt.MeZO(eps=0.1),
+}
+
+
+def generation_of(method, evaluator, objective):
+    """One compiled evaluation of a method's first population."""
+
+    @jax.jit
+    def evaluate(key):
+        state = method.init(key, X0)
+        population = method.ask(key, state)
+        return evaluator(key, objective, method, state, population, Inputs())
+
+    return evaluate(KEY)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def reference(request):
+    """A method, and what ``vmapped`` finds: a network's loss, and the candidates."""
+    points = np.linspace(-1, 1, 5 * D, dtype=np.float32).reshape(5, D)
+
+    def loss(x):
+        return jnp.sum(jnp.tanh(points @ x["w"] + x["b"]) ** 2), x
+
+    objective, method = Objective(loss, has_aux=True), METHODS[request.param]
+    return method, objective, generation_of(method, gfopt.vmapped(), objective)
+
+
+@pytest.mark.parametrize(
+    "name", ["one by one", "chunks of 3", "chunks of 7", "four devices", "devices of 3"]
+)
+def test_methods_agree_under_every_evaluator(reference, name):
+    method, objective, expected = reference
+    evaluators = EVALUATORS | {
+        "chunks of 7": gfopt.chunked(7),
+        "devices of 3": gfopt.sharded(FOUR, gfopt.chunked(3)),
+    }
+    found = generation_of(method, evaluators[name], objective)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    np.testing.assert_array_equal(found.valid, expected.valid)
+    # a matrix product may round in another way, the candidates may not
+    np.testing.assert_allclose(found.fitness, expected.fitness, rtol=1e-6)
+    for leaf, other in zip(
+        jax.tree.leaves(found.aux), jax.tree.leaves(expected.aux), strict=True
+    ):
+        np.testing.assert_array_equal(leaf, other)
+
+
+def test_pairs_and_lazy_leaves_are_what_decode_says():
+    for name, method in METHODS.items():
+        state = method.init(KEY, X0)
+        members = method.ask(KEY, state).members
+        stacked = jax.jit(lambda s, m, o=method: decode_rows(o, s, m))(state, members)
+        for row in range(len(jax.tree.leaves(members)[0])):
+            member = jax.tree.map(lambda leaf, row=row: leaf[row], members)
+            alone = materialise(method.decode(state, member))
+            for leaf, whole in zip(
+                jax.tree.leaves(alone), jax.tree.leaves(stacked), strict=True
+            ):
+                np.testing.assert_array_equal(leaf, whole[row], err_msg=name)
+
+
+@pytest.mark.parametrize("evaluator", [gfopt.vmapped(), gfopt.chunked(1)], ids=str)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batched_objective_sees_dense_solutions(name, evaluator):
+    def stacked(x):
+        return jnp.sum(x["w"] ** 2, (1, 2)) + jnp.sum(x["b"], 1)
+
+    def single(x):
+        return jnp.sum(x["w"] ** 2) + jnp.sum(x["b"])
+
+    method = METHODS[name]
+    found = generation_of(method, evaluator, Objective(stacked, batched=True))
+    expected = generation_of(method, gfopt.vmapped(), Objective(single))
+    np.testing.assert_allclose(found.fitness, expected.fitness, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_nothing_valid_is_no_error(name):
+    found = evaluated(EVALUATORS[name], Objective(lambda x: sphere(x) * jnp.nan))
+    assert not np.asarray(found.valid).any()
+    index, best = best_row(found)
+    assert np.isinf(best) and 0 <= index < P
+
+
+def test_the_best_row_is_a_valid_one():
+    fitness = jnp.array([jnp.nan, 3.0, -jnp.inf, 2.0, 1.0])
+    evaluation = judged(fitness, jnp.array([True] * 4 + [False]), ())
+    index, best = best_row(evaluation)
+    assert (int(index), float(best)) == (3, 2.0)
+
+
+@pytest.mark.parametrize("name", ["vmapped", "chunks of 3", "four devices"])
+def test_an_evaluation_carries_its_context_through_a_run(name):
+    """The number of steps, and the largest fitness that was seen."""
+
+    def fun(x, context):
+        return sphere(x) + context["step"], x[0]
+
+    def update(context, evaluation):
+        assert evaluation.fitness.shape == evaluation.aux.shape == (P,)
+        seen = jnp.max(jnp.where(evaluation.valid, evaluation.aux, -jnp.inf))
+        highest = jnp.maximum(context["highest"], seen)
+        return {"step": context["step"] + 1, "highest": highest}
+
+    context = {"step": jnp.float32(0), "highest": jnp.float32(-jnp.inf)}
+    objective = Objective(fun, has_aux=True, context=context, update=update)
+    method = gfopt.RandomSearch(population_size=P, sigma=0.1)
+    result = gfopt.run(
+        method,
+        objective,
+        jnp.zeros(D),
+        key=KEY,
+        generations=4,
+        evaluator=EVALUATORS[name],
+    )
+    assert float(result.context["step"]) == 4
+    assert 0 < float(result.context["highest"]) < 1
+    best = np.asarray(result.history.best_fitness)
+    np.testing.assert_array_equal(np.floor(best), np.arange(4))
+
+
+def test_frozen_leaves_of_a_lazy_solution_stay_as_they_are():
+    x0 = {"w": jnp.ones((D, 3)), "head": jnp.ones((3, 2)), "b": jnp.zeros(3)}
+    chosen, frozen = gfopt.partition(x0, lambda path, leaf: path != "head")
+
+    def loss(x, points):
+        return jnp.sum((jnp.tanh(points @ x["w"] + x["b"]) @ x["head"] - 1) ** 2)
+
+    points = jnp.linspace(-1, 1, 2 * D).reshape(2, D)
+    with gfopt.count_materialisations() as made:
+        result = gfopt.run(
+            gfopt.MeZO(learning_rate=0.01),
+            loss,
+            chosen,
+            key=KEY,
+            generations=5,
+            args=(points,),
+            frozen=frozen,
+        )
+    assert made.list == []
+    assert result.x["head"] is None
+    before, after = (loss(gfopt.merge(x, frozen), points) for x in (chosen, result.x))
+    assert after < before
 
 
 def test_the_default_holds_64_megabytes_at_most():
