@@ -294,7 +294,7 @@ def ignoring(x: Any, batch: Any) -> Any:
 
 def test_a_converged_run_stays_converged(path):
     fun = Mortal(lambda x: 1.0)
-    words = {"method": "cma_es", "options": None, "budget": 500}
+    words = {"method": "cma_es", "options": None, "budget": 500, "x0": [0.5]}
     first = minimize(fun, path, **words)
     count = fun.ended
     again = minimize(fun, path, **words)

@@ -262,7 +262,7 @@ def test_a_budget_is_exact(budget):
 
 
 def test_a_default_budget_follows_the_size():
-    assert minimize(budget=None, x0=np.array([0.5])).nfev == 1000
+    assert minimize(budget=None).nfev == 2000
 
 
 def test_a_target_stops_at_the_first_value_as_good(compiled, hosted):
