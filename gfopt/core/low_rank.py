@@ -52,13 +52,15 @@ class LowRank(Lazy):
 
     def _split(self, axes: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """Splits what belongs to the storage axes into stack, rows and columns."""
-        stack = jnp.ndim(self.a) + jnp.ndim(self.b) - 2 - jnp.ndim(self.w)
-        rows = jnp.ndim(self.a) - 1
+        w, a, b = jnp.shape(self.w), jnp.shape(self.a), jnp.shape(self.b)
+        stack, rows = len(a) + len(b) - 2 - len(w), len(a) - 1
+        fits = 0 <= stack <= rows and a[-1:] == b[-1:] and a[:-1] == w[:rows]
+        if not fits or b[:-1] != w[:stack] + w[rows:]:
+            raise ValueError(
+                "a and b must be the factors of w: for w [..., R, C], a [..., R, rank] "
+                f"and b [..., C, rank]; got shapes w {w}, a {a}, b {b}"
+            )
         return list(axes[:stack]), list(axes[stack:rows]), list(axes[rows:])
-
-    def _replaced(self, w: jax.Array, a: jax.Array, b: jax.Array, **view: Any) -> Self:
-        leaf = dataclasses.replace(self, w=w, a=a, b=b)
-        return leaf.viewed(dims=self.layout.dims, order=self.layout.order, **view)
 
     def storage_dense(self) -> jax.Array:
         """Returns ``w + a b^T``, in float32 or wider."""

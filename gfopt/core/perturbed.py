@@ -72,6 +72,11 @@ class Perturbed(RowBlocks):
                 self.kind, self.seed, self.path_hash, start, num_rows, columns
             )
         base = slice_axis(w.reshape(-1, columns), 0, start, num_rows)
+        if scale.ndim and scale.shape != w.shape:
+            raise ValueError(
+                f"scale must be one number or of the shape of w, {w.shape}; "
+                f"got shape {scale.shape}"
+            )
         if scale.ndim:
             scale = slice_axis(scale.reshape(-1, columns), 0, start, num_rows)
         step = noise.round_significant(scale.astype(wide)) * z.astype(wide)

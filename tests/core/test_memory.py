@@ -167,3 +167,13 @@ def test_a_stop_rule_takes_one_copy_at_most():
 
     compiled = go.lower(STACK, KEY, x).compile()
     assert peak(compiled) <= 2.05 * forward(scanned_layers, STACK, x)
+
+
+def test_a_dense_candidate_shows_in_the_plan():
+    """The measure can fail: OpenES on the same layers makes each candidate."""
+    weights, x = {"w": abstract(LAYERS, 256, 256), "b": abstract(LAYERS, 256)}, (4, 256)
+    optimizer = gfopt.OpenES(population_size=2)
+    compiled = run_of(
+        optimizer, scanned_layers, weights, abstract(*x), 1, gfopt.chunked(1)
+    )
+    assert peak(compiled) > 2 * forward(scanned_layers, weights, abstract(*x))
