@@ -330,60 +330,6 @@ def test_the_clock_goes_on(path):
     assert again.seconds > 8 * 0.05  # what the first one slept
 
 
-# ---- refused
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        ({"seed": 5}, "config.seed: expected 5, found 0"),
-        ({"x0": [1.5, 0.5]}, "config.x0: expected [1.5, 0.5], found [1.5, -0.5]"),
-        ({"x0": jnp.array(X0)}, "precision: expected ['float32'], found ['float64']"),
-        (
-            {"options": SMALL["options"] | {"sigma": 0.2}},
-            "sigma: expected 0.2, found 0.1",
-        ),
-        (
-            {"options": SMALL["options"] | {"population_size": 6}},
-            "method.population_size: expected 6, found 4",
-        ),
-        (
-            {"method": "random_search", "options": {}},
-            "expected 'RandomSearch', found 'OpenES'",
-        ),
-        ({"bounds": (-9, 9)}, "method.space: expected {"),
-        ({"bounds": (None, 9)}, "method.space: expected {"),
-        ({"maximize": True}, "maximize: expected True, found False"),
-        ({"args": (3,)}, "args: expected [3], found []"),
-        ({"fun": functions.highest}, "expected 'highest', found 'host_plateau'"),
-        (
-            {"fun": gfopt.Objective(host_plateau, takes_key=True)},
-            "takes_key: expected True",
-        ),
-    ],
-)
-def test_another_configuration_is_refused_with_the_difference(path, words, line):
-    minimize(host_plateau, path, budget=8)
-    before = path.read_bytes()
-    fun = words.pop("fun", host_plateau)
-    with pytest.raises(ValueError, match="is of another run") as caught:
-        minimize(fun, path, **words)
-    assert line in str(caught.value) and "Use another path" in str(caught.value)
-    assert path.read_bytes() == before
-    assert minimize(host_plateau, path, budget=9).nfev == 9  # and it is free again
-
-
-def test_a_run_stays_on_its_path(path, tmp_path):
-    minimize(plateau, path, budget=9)
-    with pytest.raises(ValueError, match="must not ask for Python calls"):
-        minimize(plateau, path, evaluator=gfopt.host())
-    other = tmp_path / "host"
-    minimize(host_plateau, other, evaluator=gfopt.host(), budget=8)
-    assert minimize(host_plateau, other, budget=12).path == "host"
-    with pytest.raises(ValueError, match="evaluator must be gfopt.host"):
-        minimize(host_plateau, other, evaluator=gfopt.vmapped())
-
-
 def test_a_second_writer_is_refused(often, path, straight):
     refused = []
 
@@ -394,29 +340,3 @@ def test_a_second_writer_is_refused(often, path, straight):
 
     same_result(minimize(host_plateau, path, callbacks=second), straight)
     assert refused == [1, 2, 3, 4, 5]
-
-
-def test_paths_that_cannot_be_written(tmp_path):
-    calls = Mortal()
-    with pytest.raises(OSError, match="No such file"):
-        minimize(calls, tmp_path / "missing" / "run")
-    with pytest.raises(OSError, match="directory"):
-        minimize(calls, tmp_path)
-    other = tmp_path / "notes.txt"
-    other.write_text("not a run")
-    with pytest.raises(ValueError, match="is not"):
-        minimize(calls, other)
-    assert other.read_text() == "not a run" and calls.began == 0
-
-
-def test_the_description_of_a_run_depends_on_values_only():
-    key = jax.random.key(3)
-    one, other = (
-        checkpoints.described(
-            (np.array(["a", None], object), key, np.arange(100.0), {1: True}, len, 2.0)
-        )
-        for _ in range(2)
-    )
-    assert one == other
-    assert one[0] == ["a", None] and one[1] == [0, 3] and one[4:] == ["len", 2.0]
-    assert checkpoints.described(np.arange(100.0) + 1) != one[2]
