@@ -8,11 +8,14 @@ objective moves nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+
+from gfopt import checks
 
 Shaping: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -104,12 +107,17 @@ def raw(fitness: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.where(valid, -fitness, 0)
 
 
+@functools.cache  # equal shapings are one object, so that they share a program
 def truncation(fraction: float = 0.5) -> Shaping:
     """Returns a shaping that gives equal weights, summing to 1, to the best share.
 
     Args:
         fraction: share of the valid rows that is kept, at least one of them.
+
+    Raises:
+        ValueError: where it is not from 0 to 1.
     """
+    checks.share("fraction", fraction)
 
     def shape(fitness: jax.Array, valid: jax.Array) -> jax.Array:
         def table(rank: jax.Array, count: jax.Array) -> jax.Array:
@@ -121,8 +129,14 @@ def truncation(fraction: float = 0.5) -> Shaping:
     return shape
 
 
+@functools.cache
 def softmin(temperature: float = 1.0) -> Shaping:
-    """Returns a shaping with weights ``exp(-f / temperature)``, summing to 1."""
+    """Returns a shaping with weights ``exp(-f / temperature)``, summing to 1.
+
+    Raises:
+        ValueError: where the temperature is not a finite number above 0.
+    """
+    checks.positive("temperature", temperature)
 
     def shape(fitness: jax.Array, valid: jax.Array) -> jax.Array:
         lowest = jnp.min(jnp.where(valid, fitness, jnp.inf))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gfopt
 from gfopt.core import shaping
 
 SIZE = 6
@@ -87,3 +88,41 @@ def test_a_constant_objective_moves_nothing(name):
 def test_one_failed_half_spoils_its_pair():
     found = shaping.pairs_valid(jnp.array([True, True, True, False, False, True]))
     assert found.tolist() == [True, True, False, False, False, False]
+
+
+def test_utilities_are_those_of_the_paper():
+    """Wierstra et al.: the first half gets ln(n/2 + 1) - ln k, over its sum, - 1/n."""
+    n = 8
+    raw = np.maximum(0, np.log(n / 2 + 1) - np.log(np.arange(1, n + 1)))
+    found = shaping.nes_utilities(jnp.arange(float(n))[::-1], jnp.ones(n, bool))
+    np.testing.assert_allclose(found[::-1], raw / raw.sum() - 1 / n, rtol=1e-5)
+
+
+def test_the_best_share_and_the_softest_minimum():
+    values = jnp.array([3.0, 1.0, 2.0, 0.0])
+    every = jnp.ones(4, bool)
+    np.testing.assert_allclose(shaping.truncation(0.5)(values, every), [0, 0.5, 0, 0.5])
+    np.testing.assert_allclose(shaping.truncation(0.0)(values, every), [0, 0, 0, 1])
+    expected = np.exp(-np.asarray(values) / 2)
+    found = shaping.softmin(2.0)(values + 1e4, every)
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [shaping.truncation, shaping.softmin])
+def test_equal_shapings_are_one_object(make):
+    assert make(0.5) is make(0.5) and make(0.5) is not make(0.25)
+    method = gfopt.OpenES(shaping=make(0.5))
+    assert method == gfopt.OpenES(shaping=make(0.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "message"),
+    [
+        (shaping.truncation, 1.5, "fraction must be a number from 0 to 1; got 1.5"),
+        (shaping.truncation, np.nan, "fraction must be a number from 0 to 1"),
+        (shaping.softmin, 0.0, "temperature must be a finite number above 0; got 0.0"),
+    ],
+)
+def test_bad_arguments_are_named(make, value, message):
+    with pytest.raises(ValueError, match=message):
+        make(value)
