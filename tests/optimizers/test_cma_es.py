@@ -201,6 +201,28 @@ def test_solves_a_rotated_ellipsoid_in_time(active: bool, bound: int) -> None:
     assert np.all(np.isfinite(found))
 
 
+def test_single_precision_bears_a_condition_that_it_cannot_store() -> None:
+    """1e10, where a float32 matrix C has lost its small half to rounding."""
+    q = jnp.asarray(rotation(10), jnp.float32)
+    scales = jnp.asarray(1e5 ** (np.arange(10) / 9), jnp.float32)
+
+    @jax.jit
+    @jax.vmap
+    def best(key: jax.Array) -> jax.Array:
+        result = gfopt.run(
+            CMAES(sigma=1.0),
+            lambda x: jnp.sum((scales * (q @ x)) ** 2),
+            jnp.ones(10, jnp.float32),
+            key=key,
+            generations=900,
+        )
+        return result.history.best_fitness.min()
+
+    found = best(jax.random.split(jax.random.key(0), 5))
+    assert found.dtype == jnp.float32
+    assert np.all(found < 1e-8), found
+
+
 def test_failures_stand_last_and_weigh_nothing() -> None:
     """The ranks are those of the valid rows, whatever the failed one was."""
     optimizer = CMAES(population_size=8, sigma=0.5)
