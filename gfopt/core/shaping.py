@@ -118,15 +118,19 @@ def truncation(fraction: float = 0.5) -> Shaping:
         ValueError: where it is not from 0 to 1.
     """
     checks.share("fraction", fraction)
+    return lambda fitness, valid: truncated(fitness, valid, fraction)
 
-    def shape(fitness: jax.Array, valid: jax.Array) -> jax.Array:
-        def table(rank: jax.Array, count: jax.Array) -> jax.Array:
-            kept = jnp.maximum(jnp.floor(fraction * count), 1)
-            return (rank < kept) / kept
 
-        return by_rank(fitness, valid, table)
+def truncated(
+    fitness: jax.Array, valid: jax.Array, fraction: jax.Array | float
+) -> jax.Array:
+    """Returns the weights of ``truncation``, for a fraction that may be traced."""
 
-    return shape
+    def table(rank: jax.Array, count: jax.Array) -> jax.Array:
+        kept = jnp.maximum(jnp.floor(fraction * count), 1)
+        return (rank < kept) / kept
+
+    return by_rank(fitness, valid, table)
 
 
 @functools.cache

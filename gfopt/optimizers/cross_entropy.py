@@ -134,7 +134,7 @@ class CrossEntropy:
         z, step, dtype = population.members, state.step, state.std.dtype
         share = schedules.at("elite_fraction", self.elite_fraction, step)
         fitness = evaluation.fitness.astype(dtype)
-        weights = shaping.truncation(share)(fitness, evaluation.valid)
+        weights = shaping.truncated(fitness, evaluation.valid, share)
         mean_z = weights @ z
         std_z = jnp.sqrt(weights @ (z - mean_z) ** 2)
         # m <- m + a (m_e - m),   m_e = m + s mean_z
