@@ -1,13 +1,18 @@
 """What every test shares, decided before JAX starts its backend.
 
 Four virtual devices; a compilation cache, so that what one test module (or worker)
-compiled no other compiles again; hypothesis without a clock and without chance.
+compiled no other compiles again; hypothesis without a clock and without chance; Ctrl-C
+as in a terminal, also where a shell started the tests in the background.
 """
 
 import atexit
 import os
 import shutil
+import signal
 import tempfile
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # workers inherit the environment; whoever made the folder removes it
