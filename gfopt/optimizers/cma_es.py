@@ -33,6 +33,7 @@ from jax.scipy.linalg import solve_triangular
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
+from gfopt.optimizers import stopping
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 CONDITION_GAP = 10  # roots between two looks at the condition number
@@ -51,8 +52,7 @@ class CMAESState(NamedTuple):
         path_sigma: ``float[D]``, in the coordinates of the root.
         path_c: ``float[D]``, in the coordinates of the root.
         condition: ``float[]``, the condition number of ``C`` at the last look.
-        recent: ``float[H]``, the best fitness of the last H steps, newest first.
-        spread: ``float[]``, the fitness range of the last step.
+        history: the fitness of the last steps.
     """
 
     step: jax.Array
@@ -63,8 +63,7 @@ class CMAESState(NamedTuple):
     path_sigma: jax.Array
     path_c: jax.Array
     condition: jax.Array
-    recent: jax.Array
-    spread: jax.Array
+    history: stopping.FitnessHistory
 
     @property
     def covariance(self) -> jax.Array:
@@ -214,8 +213,7 @@ class CMAES:
             path_sigma=zero,
             path_c=zero + 0,
             condition=jnp.ones((), dtype),
-            recent=jnp.full(10 + math.ceil(30 * dimension / lam), jnp.inf, dtype),
-            spread=jnp.full((), jnp.inf, dtype),
+            history=stopping.start(dimension, lam, dtype),
         )
 
     def ask(self, key: Key, state: CMAESState) -> Population:
@@ -267,10 +265,7 @@ class CMAES:
             lambda root: state.condition,
             root,
         )
-        valid, fitness = evaluation.valid, evaluation.fitness.astype(dtype)
-        best = jnp.min(jnp.where(valid, fitness, jnp.inf))
-        worst = jnp.max(jnp.where(valid, fitness, -jnp.inf))
-        seen = jnp.any(valid)
+        history, _ = stopping.extended(state.history, evaluation)
         new = CMAESState(
             step=state.step + 1,
             mean=state.mean,
@@ -280,10 +275,7 @@ class CMAES:
             path_sigma=path_sigma,
             path_c=path_c,
             condition=condition,
-            recent=jnp.where(
-                seen, jnp.concatenate([best[None], state.recent[:-1]]), state.recent
-            ),
-            spread=jnp.where(seen, worst - best, state.spread),
+            history=history,
         )
         # nothing is learnt where no row is valid or all are equal
         ranked = share > 0
@@ -291,9 +283,7 @@ class CMAES:
             lambda a, b: jnp.where(ranked, a, b).astype(b.dtype), new, state
         )
         mean = jnp.where(ranked, mean, flat).astype(flat.dtype)
-        new = kept._replace(
-            step=new.step, mean=unravel(mean), recent=new.recent, spread=new.spread
-        )
+        new = kept._replace(step=new.step, mean=unravel(mean), history=history)
         std = new.sigma * jnp.linalg.norm(new.root, axis=1)
         axis_ratio = jnp.sqrt(new.condition)
         return new, CMAESInfo(new.sigma, axis_ratio, std.max(), std.min())
@@ -313,11 +303,9 @@ class CMAES:
         path = jnp.abs(state.root @ state.path_c)
         std = jnp.linalg.norm(state.root, axis=1)
         reach = state.sigma * jnp.maximum(std, path)
-        full = jnp.all(jnp.isfinite(state.recent))
-        spread = jnp.maximum(state.recent.max() - state.recent.min(), state.spread)
         return {
             "tol_x": jnp.all(reach < self.tol_x),
-            "tol_fun": full & (spread < self.tol_fun),
+            "tol_fun": stopping.is_flat(state.history, self.tol_fun),
             "tol_condition": state.condition > self.tol_condition,
             "diverged": ~jnp.isfinite(state.sigma) | (state.sigma > 1e20),
         }

@@ -30,6 +30,8 @@ from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 _GAUSSIAN = noise.gaussian()
 
+MOST_REMEMBERED = 1000  # dimensions that the history of the fitness grows with
+
 
 def default_population_size(dimension: int) -> int:
     """Returns ``4 + floor(3 ln D)``."""
@@ -147,7 +149,8 @@ class SNES:
             dtype = jnp.promote_types(leaf.dtype, jnp.float32)
             return jnp.full(leaf.shape, sigma, dtype)
 
-        history = stopping.start(dimension, size, wide)
+        # a network's history would else be as large as its weights
+        history = stopping.start(min(dimension, MOST_REMEMBERED), size, wide)
         return SNESState(jnp.int32(0), mean, jax.tree.map(std, mean), history)
 
     def ask(self, key: Key, state: SNESState) -> Population:

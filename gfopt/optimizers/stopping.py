@@ -10,9 +10,6 @@ import jax.numpy as jnp
 
 from gfopt.types import Evaluation
 
-# The memory grows with D / P; a network's would be as large as its weights.
-_DIMENSION = 1000
-
 
 class FitnessHistory(NamedTuple):
     """The fitness of the last steps.
@@ -27,8 +24,8 @@ class FitnessHistory(NamedTuple):
 
 
 def start(dimension: int, population_size: int, dtype: Any) -> FitnessHistory:
-    """Returns a history of ``H = 10 + 30 min(D, 1000) / P`` steps, all to come."""
-    length = 10 + math.ceil(30 * min(dimension, _DIMENSION) / population_size)
+    """Returns a history of ``H = 10 + 30 D / P`` steps, all to come."""
+    length = 10 + math.ceil(30 * dimension / population_size)
     infinite = jnp.full((), jnp.inf, dtype)
     return FitnessHistory(jnp.full(length, jnp.inf, dtype), infinite)
 
@@ -54,6 +51,13 @@ def extended(
     return new, best < worst
 
 
+def is_flat(history: FitnessHistory, tol_fun: Any) -> jax.Array:
+    """Tells whether the recent steps and the last one hardly differ: ``bool[]``."""
+    full = jnp.all(jnp.isfinite(history.recent))
+    moved = history.recent.max() - history.recent.min()
+    return full & (jnp.maximum(moved, history.spread) < tol_fun)
+
+
 def reasons(
     history: FitnessHistory, largest_std: jax.Array, tol_x: Any, tol_fun: Any
 ) -> dict[str, jax.Array]:
@@ -63,10 +67,8 @@ def reasons(
     steps and the last generation hardly differ; ``diverged``: a standard deviation is
     not a finite number any more.
     """
-    full = jnp.all(jnp.isfinite(history.recent))
-    moved = history.recent.max() - history.recent.min()
     return {
         "tol_x": largest_std < tol_x,
-        "tol_fun": full & (jnp.maximum(moved, history.spread) < tol_fun),
+        "tol_fun": is_flat(history, tol_fun),
         "diverged": ~jnp.isfinite(largest_std) | (largest_std > 1e20),
     }
