@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gfopt
+
 # one configuration in all modules, so that its programs are compiled once
 SMALL: dict[str, Any] = {
     "method": "open_es",
@@ -40,6 +42,11 @@ class Recorded:
         jax.tree.map(float_all, x)  # a tracer ends here, before it is counted
         self.seen.append(jax.tree.map(np.copy, x))
         return self.fun(x, *args)
+
+
+def minimize(fun: Any = plateau, x0: Any = X0, **words: Any) -> gfopt.Result:
+    """``gfopt.minimize`` as it is tested, but for ``words``: the small method."""
+    return gfopt.minimize(fun, x0, **(SMALL | {"budget": 21} | words))
 
 
 def float_all(leaf: Any) -> None:

@@ -14,10 +14,10 @@ import matplotlib.figure
 import numpy as np
 import pytest
 from driver.shared import (
-    SMALL,
     X0,
     Recorded,
     host_plateau,
+    minimize,
     plateau,
     same,
     same_result,
@@ -25,21 +25,6 @@ from driver.shared import (
 
 import gfopt
 from gfopt import Status
-
-
-def minimize(fun: Any = plateau, x0: Any = X0, **words: Any) -> gfopt.Result:
-    return gfopt.minimize(fun, x0, **(SMALL | {"budget": 21} | words))
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    return minimize()
-
-
-@pytest.fixture(scope="module")
-def hosted():
-    return minimize(host_plateau, budget=20)
-
 
 # ---- the ends
 

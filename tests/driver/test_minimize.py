@@ -15,27 +15,13 @@ from driver.shared import (
     Recorded,
     compilations,
     host_plateau,
+    minimize,
     plateau,
     same,
     same_result,
 )
 
 import gfopt
-
-
-def minimize(fun: Any = plateau, x0: Any = X0, **words: Any) -> gfopt.Result:
-    return gfopt.minimize(fun, x0, **(SMALL | {"budget": 21} | words))
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    return minimize()
-
-
-@pytest.fixture(scope="module")
-def hosted():
-    return minimize(host_plateau, budget=20)
-
 
 # ---- the two paths
 
