@@ -22,12 +22,14 @@ from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.registry import METHODS, method
 from gfopt.types import Evaluation, Optimizer, Population
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AskTell",
     "CMAES",
+    "LQCMAES",
     "METHODS",
     "SNES",
     "Bounded",
@@ -55,6 +58,7 @@ __all__ = [
     "Perturbed",
     "Population",
     "RandomSearch",
+    "Restarts",
     "Result",
     "RunResult",
     "Space",

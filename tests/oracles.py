@@ -7,7 +7,7 @@ fitness of its candidates, and compares what comes out, step by step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -127,6 +127,52 @@ def mezo_step(
     for i in range(len(theta)):
         theta[i] -= rate * projected * z[i]
     return theta
+
+
+@dataclass
+class Restarts:
+    """The schedule of IPOP and BIPOP (Hansen 2009, section 2), which draws nothing.
+
+    What a small run draws is told, and is checked against what it may be.
+    """
+
+    first: int
+    sigma: float
+    bipop: bool
+    size: int = 0
+    doublings: int = 0
+    is_small: bool = True  # so is the first run counted
+    spent_large: int = 0
+    spent_small: int = 0
+    left: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.size = self.first
+
+    def tell(self, used: int, ended: bool, size: int, sigma: float) -> None:
+        """Takes a step in; ``size`` and ``sigma`` are those of the next."""
+        if self.is_small:
+            self.spent_small += used
+        else:
+            self.spent_large += used
+        self.left -= used
+        assert ended or self.left > 0
+        if ended:
+            self._restart(size, sigma)
+        assert size == self.size
+
+    def _restart(self, size: int, sigma: float) -> None:
+        self.is_small = self.bipop and self.spent_small < self.spent_large
+        self.left, self.size = math.inf, size
+        if self.is_small:
+            self.left = self.spent_large / 2
+            most = self.first * 2**self.doublings / 2
+            assert self.first <= size <= max(most, self.first)
+            assert self.sigma / 100 <= sigma <= self.sigma
+        else:
+            self.doublings += 1
+            self.size = self.first * 2**self.doublings
+            assert sigma == self.sigma
 
 
 @dataclass
@@ -358,3 +404,36 @@ class SNES:
             )
             self.mean[j] += self.std[j] * shift
             self.std[j] *= math.exp(rate / 2 * width)
+
+
+def quadratic_fit(
+    points: Array, fitness: Array, root: Array
+) -> tuple[Callable[[Array], Array], int]:
+    """Hansen, "A global surrogate assisted CMA-ES" (2019): the model, by ``lstsq``.
+
+    Returns:
+        The model as a function of points ``[N, D]``, and its number of coefficients.
+    """
+    count, n = points.shape
+    full = (n + 1) * (n + 2) // 2
+    size = next(s for s in (full, 2 * n + 1, 0) if 0.75 * count >= 1.1 * s) or n + 1
+    used = min(max(size + 2, int(0.75 * (count + 1))), count)
+    best = np.argsort(fitness)[:used]
+    center = points[best[0]]
+
+    def table(x: Array) -> Array:
+        rows = []
+        for u in np.linalg.solve(root, (x - center).T).T:
+            row = [1.0, *u]
+            if size > n + 1:
+                row += [v * v for v in u]
+            if size > 2 * n + 1:
+                row += [u[i] * u[j] for i in range(n) for j in range(i + 1, n)]
+            rows.append(row)
+        return np.array(rows)
+
+    weights = np.linspace(20, 1, used)
+    found, *_ = np.linalg.lstsq(
+        weights[:, None] * table(points[best]), weights * fitness[best], rcond=None
+    )
+    return lambda x: table(x) @ found, size

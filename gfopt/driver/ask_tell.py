@@ -216,7 +216,7 @@ class AskTell:
         self._advance()
 
     def _advance(self) -> None:
-        search, size = self._search, self._search.size
+        search, size = self._search, self._search.rows
         fitness, valid = np.full(size, np.inf), np.zeros(size, bool)
         fitness[self._rows] = self._sign * self._values
         valid[self._rows] = np.isfinite(self._values)

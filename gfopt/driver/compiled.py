@@ -17,7 +17,7 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
-from gfopt.optimizers.bounded import stop_reasons
+from gfopt.optimizers.bounded import at_tier, stop_reasons, wanted_tier
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
@@ -58,6 +58,25 @@ class Limits(NamedTuple):
     barren: Any
 
 
+class _Next(NamedTuple):
+    """What the next generation needs.
+
+    Attributes:
+        evaluations: ``i32[]``, its active rows.
+        tier: ``i32[]``, of rows, that it should have; None where there are no tiers.
+    """
+
+    evaluations: jax.Array
+    tier: jax.Array | None
+
+
+@jax.jit
+def _next(optimizer: Optimizer, state: State) -> _Next:
+    # all of the population but its mask is dead code, which the compiler leaves out
+    active = optimizer.ask(jax.random.key(0), state).active
+    return _Next(jnp.sum(active, dtype=jnp.int32), wanted_tier(optimizer, state))
+
+
 @jax.jit
 def _start(
     optimizer: Optimizer,
@@ -80,11 +99,12 @@ def _advance(
     carry: Carry,
     inputs: Inputs,
     limits: Limits,
-) -> tuple[Carry, jax.Array, steps.StepRecord, dict[str, jax.Array]]:
-    """Runs generations until a limit is met.
+) -> tuple[Carry, jax.Array, steps.StepRecord, dict[str, jax.Array], _Next]:
+    """Runs generations until a limit is met, at least one.
 
     Returns:
-        ``(carry, number of generations run, their records [ROWS], stop reasons)``.
+        ``(carry, number of generations run, their records [ROWS], stop reasons, what
+        the next generation needs)``.
     """
     run_key = steps.wrapped(key_data)
 
@@ -115,26 +135,32 @@ def _advance(
         return Carry(state, context, best, best_x, barren), row
 
     shapes = jax.eval_shape(one, carry, limits.evaluations)[1]
-    rows = jax.tree.map(lambda leaf: jnp.zeros((ROWS, *leaf.shape), leaf.dtype), shapes)
+    table = jax.tree.map(
+        lambda leaf: jnp.zeros((ROWS, *leaf.shape), leaf.dtype), shapes
+    )
 
     def unfinished(loop: tuple[Carry, Any, jax.Array, jax.Array]) -> jax.Array:
         carry, _, count, evaluations = loop
-        met = (count >= limits.generations) | (evaluations <= 0)
+        needed = _next(optimizer, carry.state)
+        met = (count >= limits.generations) | (evaluations < needed.evaluations)
         met |= carry.best_fitness <= limits.target
+        if needed.tier is not None:
+            met |= needed.tier != getattr(optimizer, "tier", 0)
         met |= carry.num_barren >= limits.barren
         for holds in stop_reasons(optimizer, carry.state).values():
             met |= holds
-        return ~met
+        return ~met | (count == 0)
 
     def body(loop: tuple[Carry, Any, jax.Array, jax.Array]) -> Any:
-        carry, rows, count, evaluations = loop
+        carry, table, count, evaluations = loop
         carry, row = one(carry, evaluations)
-        rows = jax.tree.map(lambda whole, leaf: whole.at[count].set(leaf), rows, row)
-        return carry, rows, count + 1, evaluations - row.num_evaluations
+        table = jax.tree.map(lambda whole, leaf: whole.at[count].set(leaf), table, row)
+        return carry, table, count + 1, evaluations - row.num_evaluations
 
-    first = (carry, rows, jnp.int32(0), limits.evaluations)
-    carry, rows, count, _ = lax.while_loop(unfinished, body, first)
-    return carry, count, rows, stop_reasons(optimizer, carry.state)
+    first = (carry, table, jnp.int32(0), limits.evaluations)
+    carry, table, count, _ = lax.while_loop(unfinished, body, first)
+    state = carry.state
+    return carry, count, table, stop_reasons(optimizer, state), _next(optimizer, state)
 
 
 class CompiledSearch:
@@ -151,6 +177,7 @@ class CompiledSearch:
     """
 
     path = "compiled"
+    size: int  # evaluations of the next generation
 
     def __init__(
         self,
@@ -163,7 +190,7 @@ class CompiledSearch:
         keep_x: bool,
     ):
         self._setup, self._objective = setup, objective
-        self._inputs = inputs
+        self._inputs, self.optimizer = inputs, setup.optimizer
         init_key, self._run_key = steps.seed_keys(seed)
         self.failures: Counter[str] = Counter()
         self.reasons: list[str] = []
@@ -177,8 +204,30 @@ class CompiledSearch:
                 np.asarray(first, np.float64),
                 x0 if keep_x else (),
             )
-            self.size = steps.population_size(setup.optimizer, self._carry.state)
-        self._evaluator = evaluator or default_evaluator(setup.x0, self.size)
+            self._asked_evaluator = evaluator
+            self._prepare(_next(self.optimizer, self._carry.state))
+
+    def _prepare(self, needed: _Next) -> None:
+        """Makes ready for the next generation, at the tier that it asks for."""
+        if needed.tier is not None and int(needed.tier) != self.tier:
+            self.move(int(needed.tier))
+            needed = _next(self.optimizer, self._carry.state)
+        self.size = int(needed.evaluations)
+        rows = steps.population_size(self.optimizer, self._carry.state)
+        self._evaluator = self._asked_evaluator or default_evaluator(
+            self._setup.x0, rows
+        )
+
+    @property
+    def tier(self) -> int:
+        """The tier of the method's rows."""
+        return getattr(self.optimizer, "tier", 0)
+
+    def move(self, tier: int) -> None:
+        """Moves the method to another tier of rows."""
+        with self._precision():
+            self.optimizer, state = at_tier(self.optimizer, self._carry.state, tier)
+        self._carry = self._carry._replace(state=state)
 
     def _precision(self) -> Any:
         return jax.enable_x64(self._setup.x64)
@@ -214,7 +263,7 @@ class CompiledSearch:
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
         with self._precision():
-            found = recommend(self._setup.optimizer, self._carry.state)
+            found = recommend(self.optimizer, self._carry.state)
         return jax.tree.map(np.asarray, found)
 
     def advance(
@@ -228,18 +277,18 @@ class CompiledSearch:
         """Runs up to ``generations`` and returns their records as columns."""
         # whole generations first: one that is cut short is a call of its own, which
         # no snapshot follows, so that a longer run goes on from before it
-        whole = min(evaluations, _MOST) // self.size * self.size
+        is_cut = evaluations < self.size
         # and which is not told: few values are a bad generation
-        before = jax.tree.map(np.array, self._carry.state) if whole == 0 else None
+        before = jax.tree.map(np.array, self._carry.state) if is_cut else None
         with self._precision():
             limits = Limits(
                 np.int32(min(generations, ROWS)),
-                np.int32(whole if whole > 0 else evaluations),
+                np.int32(min(evaluations, _MOST)),
                 np.float64(target),
                 np.int32(barren),
             )
-            self._carry, count, rows, reasons = _advance(
-                self._setup.optimizer,
+            self._carry, count, table, reasons, needed = _advance(
+                self.optimizer,
                 self._objective,
                 self._evaluator,
                 self._run_key,
@@ -247,14 +296,16 @@ class CompiledSearch:
                 self._inputs._replace(batch=batch),
                 limits,
             )
-        columns = _columns(jax.device_get(rows), int(count))
+        columns = _columns(jax.device_get(table), int(count))
         failed = int((columns["num_evaluations"] - columns["num_valid"]).sum())
         if failed:
             self.failures["returned NaN or an infinity"] += failed
-        if before is None:
-            self.reasons = [name for name, holds in reasons.items() if bool(holds)]
-        else:
+        if before is not None:
             self._carry = self._carry._replace(state=before)
+            return columns
+        self.reasons = [name for name, holds in reasons.items() if bool(holds)]
+        with self._precision():
+            self._prepare(needed)
         return columns
 
     def snapshot(self) -> PyTree:
@@ -265,7 +316,8 @@ class CompiledSearch:
         """Goes on from a snapshot."""
         with self._precision():
             self._carry = Carry(**jax.tree.map(jnp.array, snapshot))
-            found = stop_reasons(self._setup.optimizer, self._carry.state)
+            found = stop_reasons(self.optimizer, self._carry.state)
+            self._prepare(_next(self.optimizer, self._carry.state))
         self.reasons = [name for name, holds in found.items() if bool(holds)]
 
 

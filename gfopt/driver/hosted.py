@@ -17,7 +17,7 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.progress import Interrupt
 from gfopt.driver.search import Search
 from gfopt.driver.setup import Setup
-from gfopt.types import PyTree, Solution, State
+from gfopt.types import Optimizer, PyTree, Solution, State
 
 #: ``(fitness, reason, aux)`` of a finished evaluation, lower is better.
 Value = tuple[float, str, PyTree]
@@ -70,9 +70,23 @@ class HostedSearch:
         self.is_open = False  # the last generation could not be completed
 
     @property
+    def optimizer(self) -> Optimizer:
+        """The method, at the tier that it asked for."""
+        return self._search.optimizer
+
+    @property
+    def tier(self) -> int:
+        """The tier of the method's rows."""
+        return self._search.tier
+
+    @property
     def size(self) -> int:
-        """Rows of a generation, active or not."""
-        return self._search.size
+        """Evaluations of the open generation."""
+        return self._search.active_rows.size
+
+    def move(self, tier: int) -> None:
+        """Moves the method to another tier of rows."""
+        self._search.move(tier)
 
     @property
     def state(self) -> State:
@@ -194,7 +208,7 @@ class HostedSearch:
             aux,
             [value[1] for value in values],
         )
-        told = spread(found, rows, self._search.size)
+        told = spread(found, rows, self._search.rows)
         self.num_barren = 0 if found.valid.any() else self.num_barren + len(rows)
         self._update(*told)
         self._search.advance(*told)
@@ -235,7 +249,7 @@ class HostedSearch:
     def restore(self, snapshot: PyTree) -> None:
         """Goes on from a snapshot."""
         setup, state = self._setup, snapshot["state"]
-        search = Search(setup.optimizer, setup.x0, self._seed, setup.x64, state)
+        search = Search(self.optimizer, setup.x0, self._seed, setup.x64, state)
         search.best_fitness = float(snapshot["best_fitness"])
         if self._keep_x:
             search.best_x = snapshot["best_x"]

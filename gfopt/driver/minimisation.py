@@ -233,7 +233,7 @@ class Minimisation:
             message = f"no valid value in {search.num_barren} evaluations{why}"
             return Status.FAILED, message
         if search.reasons:
-            found = reasons_with_values(self._made.optimizer, search.reasons)
+            found = reasons_with_values(search.optimizer, search.reasons)
             listed = ", ".join(f"{name} = {value}" for name, value in found.items())
             return Status.CONVERGED, f"converged: {listed}"
         if self._history.nfev >= budget:
@@ -273,7 +273,7 @@ class Minimisation:
             failures=dict(search.failures.most_common()),
             history=self._history.table(),
             state=jax.tree.map(np.asarray, search.state),
-            optimizer=self._made.optimizer,
+            optimizer=search.optimizer,
             path=search.path,
             reason=self._reason,
             seconds=self._seconds,
@@ -291,6 +291,7 @@ class Minimisation:
         began = time.monotonic()
         meta = {
             "path": self._search.path,
+            "tier": self._search.tier,
             "reason": self._reason,
             "first": self._history.first_value,
             "seconds": self._seconds,
@@ -301,6 +302,8 @@ class Minimisation:
         self._save_seconds = self._last_save - began
 
     def _restore(self, saved: Checkpoint, meta: Mapping[str, Any]) -> None:
+        if meta["tier"] != self._search.tier:
+            self._search.move(meta["tier"])
         with jax.enable_x64(self._made.x64):
             self._search.restore(saved.restored(self._search.snapshot()))
         self._search.failures = Counter(meta["failures"])

@@ -14,7 +14,7 @@ from gfopt.core import host_evaluator, trees
 from gfopt.core.evaluate import DEFAULT_ELEMENTS, judged
 from gfopt.driver.packing import Packed, pack
 from gfopt.driver.step import seed_keys, step_keys, wrapped
-from gfopt.optimizers.bounded import stop_reasons
+from gfopt.optimizers.bounded import at_tier, stop_reasons, wanted_tier
 from gfopt.types import Evaluation, Optimizer, Population, PyTree, Solution, State
 
 
@@ -28,15 +28,16 @@ class _Opened(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["info", "reasons"],
+    data_fields=["info", "reasons", "tier"],
     meta_fields=["info_names", "reason_names"],
 )
 @dataclass(frozen=True)
 class _Told:
-    """What a tell has to say: diagnostics and reasons to stop, one array each."""
+    """What a tell has to say: diagnostics, reasons to stop, the tier it asks for."""
 
     info: Any
     reasons: Any
+    tier: Any = None
     info_names: tuple[str, ...] = ()
     reason_names: tuple[str, ...] = ()
 
@@ -74,6 +75,7 @@ def _turn(
     told = _Told(
         jnp.array([jnp.asarray(value, fitness.dtype) for value in named.values()]),
         jnp.array(list(reasons.values()), bool),
+        wanted_tier(optimizer, state),
         tuple(named),
         tuple(reasons),
     )
@@ -126,7 +128,7 @@ class Search:
                 self._see(_open(self._method, state))
                 found = stop_reasons(optimizer, state)
                 holds = np.array([bool(value) for value in found.values()], bool)
-                self._told = _Told(np.zeros(0), holds, (), tuple(found))
+                self._told = _Told(np.zeros(0), holds, None, (), tuple(found))
             first = self.state
             self.dtype = host_evaluator.fitness_dtype(first)
         self.step = int(first.step)  # tells so far
@@ -139,11 +141,23 @@ class Search:
         """Returns the context in which this search's programs run."""
         return jax.enable_x64(self.x64)
 
+    @property
+    def tier(self) -> int:
+        """The tier of the method's rows."""
+        return getattr(self.optimizer, "tier", 0)
+
+    def move(self, tier: int) -> None:
+        """Moves the method to another tier and asks for the open generation again."""
+        with self.precision():
+            self.optimizer, state = at_tier(self.optimizer, self.state, tier)
+            self._method = pack((self.optimizer, self._run_key))
+            self._see(_open(self._method, state))
+
     def _see(self, opened: _Opened) -> None:
         self._opened = opened
         self._asked_from: State | None = None  # where the state is not what was asked
         active = np.asarray(opened.active)
-        self.size = active.size  # rows of the open generation, active or not
+        self.rows = active.size  # of the open generation, active or not
         self.active_rows = np.flatnonzero(active)
         self._rows: list[Solution] | None = None
 
@@ -161,7 +175,7 @@ class Search:
         """Returns one candidate as NumPy arrays of its own."""
         if self._rows is None and jax.tree.leaves(self._opened.solutions):
             # one copy of all: the caller may write into it
-            self._rows = _unstacked(self._opened.solutions, self.size)
+            self._rows = _unstacked(self._opened.solutions, self.rows)
         if self._rows is not None:
             return self._rows[row]
         state = self.state if self._asked_from is None else self._asked_from
@@ -174,7 +188,7 @@ class Search:
     def evaluation_keys(self) -> np.ndarray:
         """Returns the rows' key data ``uint32[P, 2]``."""
         keys = step_keys(wrapped(self._run_key), jnp.int32(self.step))
-        return host_evaluator.row_keys(keys.evaluate, self.size)
+        return host_evaluator.row_keys(keys.evaluate, self.rows)
 
     def note(self, row: int, fitness: float, keep_x: bool = True) -> None:
         """Remembers a candidate of the open generation as the best so far."""
@@ -194,6 +208,9 @@ class Search:
         with self.precision():
             opened, self._told = _turn(self._method, self._opened.packed, told, aux)
             self._see(opened)
+            wanted = self._told.tier
+            if wanted is not None and int(wanted) != self.tier:
+                self.move(int(wanted))
         self.step += 1
 
     def tell_late(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -97,6 +97,20 @@ class Bounded:
         return stop_reasons(self.inner, state)
 
     @property
+    def tier(self) -> int:
+        """The inner method's tier, see ``Restarts``."""
+        return getattr(self.inner, "tier", 0)
+
+    def wanted_tier(self, state: State) -> jax.Array | None:
+        """Returns the tier that the inner method asks for."""
+        return wanted_tier(self.inner, state)
+
+    def at_tier(self, tier: int) -> Bounded:
+        """Returns this wrapper around the inner method at a tier."""
+        inner: Any = self.inner
+        return replace(self, inner=inner.at_tier(tier))
+
+    @property
     def group_size(self) -> int:
         """The inner method's: a group is decoded together where it can be."""
         return getattr(self.inner, "group_size", 1)
@@ -111,3 +125,27 @@ def stop_reasons(optimizer: Optimizer, state: State) -> dict[str, jax.Array]:
     """Returns a method's own reasons to stop, by name; ``{}`` where it has none."""
     stop = getattr(optimizer, "stop", None)
     return {} if stop is None else stop(state)
+
+
+def wanted_tier(optimizer: Optimizer, state: State) -> jax.Array | None:
+    """Returns the tier of rows that a method asks for; None where it has none."""
+    wanted = getattr(optimizer, "wanted_tier", None)
+    return None if wanted is None else wanted(state)
+
+
+def at_tier(optimizer: Any, state: State, tier: int) -> tuple[Any, State]:
+    """Returns a method at a tier, and its state.
+
+    Leaves whose shape depends on the number of rows are those of a new state: a method
+    asks for another tier where a run has just begun.
+    """
+    moved = optimizer.at_tier(tier)
+    return moved, _fitted(moved, state)
+
+
+@jax.jit
+def _fitted(optimizer: Optimizer, state: State) -> State:
+    fresh = optimizer.init(jax.random.key(0), optimizer.recommend(state))
+    return jax.tree.map(
+        lambda old, new: old if old.shape == new.shape else new, state, fresh
+    )

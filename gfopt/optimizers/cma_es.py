@@ -12,9 +12,8 @@ runs shares: it stays a branch under vmap.
 Sources: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.00772,
 whose equation numbers are given below; Krause, Arbones and Igel, "CMA-ES with optimal
 covariance update and storage complexity" (NeurIPS 2016) for the triangular root.
-Deviations: ``c_mu`` has 1/4 more in its numerator, ``c_1`` the factor ``min(1, P / 6)``
-and ``c_sigma`` 3 for 5 in its denominator, as pycma 4.5 sets them; the root may be ten
-times as old as in the tutorial; ``p_sigma`` turns with the root, see ``_renewed``.
+Deviations: those of ``cma_parameters``; the root may be ten times as old as in the
+tutorial; ``p_sigma`` turns with the root, see ``_renewed``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +31,14 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 
 from gfopt import checks
-from gfopt.core import noise, schedules, shaping, trees
+from gfopt.core import noise, schedules, trees
 from gfopt.optimizers import stopping
+from gfopt.optimizers.cma_parameters import (
+    constants,
+    cumulated,
+    recombination_weights,
+    scaled_negative,
+)
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 CONDITION_GAP = 10  # roots between two looks at the condition number
@@ -44,7 +49,8 @@ class CMAESState(NamedTuple):
     """The distribution ``N(mean, sigma^2 covariance)`` and its two paths.
 
     Attributes:
-        step: ``i32[]``.
+        step: ``i32[]``, a counter that a batch of runs shares.
+        age: ``i32[]``, steps of this run.
         mean: the solution's tree.
         sigma: ``float[]``.
         root: ``A``, ``float[D, D]``, lower triangular.
@@ -56,6 +62,7 @@ class CMAESState(NamedTuple):
     """
 
     step: jax.Array
+    age: jax.Array
     mean: Solution
     sigma: jax.Array
     root: jax.Array
@@ -87,60 +94,17 @@ class CMAESMember(NamedTuple):
     y: jax.Array
 
 
-class Constants(NamedTuple):
-    """Strategy parameters: functions of dimension and population size alone."""
-
-    weights: np.ndarray
-    mu_eff: float
-    c_sigma: float
-    d_sigma: float
-    c_c: float
-    c_1: float
-    c_mu: float
-    chi: float
-    root_gap: int
-
-
-def constants(dimension: int, population_size: int) -> Constants:
-    """Computes the default strategy parameters, tutorial table 1.
-
-    Args:
-        dimension: ``D``.
-        population_size: ``P``.
-
-    Example:
-        >>> c = constants(10, 10)
-        >>> round(c.mu_eff, 4), round(c.c_1, 6), round(c.c_mu, 6), round(c.c_c, 6)
-        (3.1673, 0.015284, 0.023552, 0.29499)
-    """
-    n, lam = dimension, population_size
-    raw = math.log((lam + 1) / 2) - np.log(np.arange(1, lam + 1))  # eq. 49
-    positive, negative = np.maximum(raw, 0), np.minimum(raw, 0)
-    mu_eff = float(positive.sum() ** 2 / (positive**2).sum())
-    mu_eff_minus = float(negative.sum() ** 2 / max((negative**2).sum(), 1e-300))
-    c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
-    c_1 = min(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
-    c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
-    c_mu = min(1 - c_1, max(c_mu, 0))
-    c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
-    d_sigma = 1 + 2 * max(0, math.sqrt((mu_eff - 1) / (n + 1)) - 1) + c_sigma  # 55
-    # eq. 50-53: the negative weights' sum keeps C positive definite
-    limits = [1 + 2 * mu_eff_minus / (mu_eff + 2)]
-    if c_mu > 0:
-        limits += [1 + c_1 / c_mu, (1 - c_1 - c_mu) / (n * c_mu)]
-    scale = min(limits) / max(-negative.sum(), 1e-300)
-    weights = positive / positive.sum() + negative * scale
-    # Section B.2 renews ten times as often. So long as the root is not older than this,
-    # eq. 50 keeps C positive definite: each step takes at most n c_mu sum |w-| <=
-    # n (c_1 + c_mu) of it away, measured in the root that made the candidates.
-    gap = max(1, int(1 / (n * (c_1 + c_mu))))
-    chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-    return Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi, gap)
-
-
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["sigma", "tol_x", "tol_fun", "tol_condition"],
+    data_fields=[
+        "sigma",
+        "num_active",
+        "tol_x",
+        "tol_up",
+        "tol_fun",
+        "tol_fun_history",
+        "tol_condition",
+    ],
     meta_fields=["population_size", "active"],
 )
 @dataclass(frozen=True)
@@ -151,8 +115,12 @@ class CMAES:
         population_size: ``P``; None for ``4 + floor(3 ln D)``.
         sigma: first standard deviation, about a fifth of the region of interest.
         active: use the negative weights, too.
+        num_active: how many rows of the population are in use, which may be traced:
+            one program serves all sizes up to ``P``. None for all.
         tol_x: stop where every standard deviation is below this.
-        tol_fun: stop where the recent fitness moves less than this.
+        tol_up: stop where a standard deviation is above this times the first one.
+        tol_fun: stop where the recent fitness and the last step's range less.
+        tol_fun_history: stop where the best of the recent steps range less.
         tol_condition: stop where the condition number of ``C`` is above this.
 
     Raises:
@@ -170,26 +138,35 @@ class CMAES:
     population_size: int | None = None
     sigma: schedules.Hyperparameter = 0.3
     active: bool = True
+    num_active: int | jax.Array | None = None
     tol_x: schedules.Hyperparameter = 1e-11
-    tol_fun: schedules.Hyperparameter = 1e-12
+    tol_up: schedules.Hyperparameter = 1e3
+    tol_fun: schedules.Hyperparameter = 1e-11
+    tol_fun_history: schedules.Hyperparameter = 1e-12
     tol_condition: schedules.Hyperparameter = 1e14
 
     def __post_init__(self) -> None:
         if self.population_size is not None:
             checks.integer("population_size", self.population_size, 2)
         checks.instance("active", self.active, bool, "True or False")
+        if self.num_active is not None:
+            kinds = int, np.integer, jax.Array
+            checks.instance("num_active", self.num_active, kinds, "a number of rows")
         number = schedules.number
         schedules.set_fields(
             self,
             sigma=number("sigma", self.sigma),
             tol_x=number("tol_x", self.tol_x, checks.non_negative),
+            tol_up=number("tol_up", self.tol_up),
             tol_fun=number("tol_fun", self.tol_fun, checks.non_negative),
+            tol_fun_history=number(
+                "tol_fun_history", self.tol_fun_history, checks.non_negative
+            ),
             tol_condition=number("tol_condition", self.tol_condition),
         )
 
-    def _constants(self, dimension: int) -> Constants:
-        size = self.population_size or 4 + int(3 * math.log(dimension))
-        return constants(dimension, size)
+    def _size(self, dimension: int) -> int:
+        return self.population_size or 4 + int(3 * math.log(dimension))
 
     def init(self, key: Key, solution: Solution) -> CMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""
@@ -201,11 +178,11 @@ class CMAES:
                 f"cma_es holds D x D matrices and takes at most {MAX_DIMENSION} "
                 f"parameters; got a solution with {dimension}. Try open_es."
             )
-        lam = self._constants(dimension).weights.size
         identity = jnp.eye(dimension, dtype=dtype)
         zero = jnp.zeros(dimension, dtype)
         return CMAESState(
             step=jnp.int32(0),
+            age=jnp.int32(0),
             mean=mean,
             sigma=jnp.asarray(schedules.at("sigma", self.sigma, 0), dtype),
             root=identity,
@@ -213,15 +190,16 @@ class CMAES:
             path_sigma=zero,
             path_c=zero + 0,
             condition=jnp.ones((), dtype),
-            history=stopping.start(dimension, lam, dtype),
+            history=stopping.start(dimension, self._size(dimension), dtype),
         )
 
     def ask(self, key: Key, state: CMAESState) -> Population:
         """Samples ``y_k = A z_k``, eq. 38-39."""
         dimension = state.path_c.size
-        size = self._constants(dimension).weights.size
+        size = self._size(dimension)
         z = noise.standard_normal(key, (size, dimension), state.root.dtype)
-        return Population(CMAESMember(z, z @ state.root.T), jnp.ones(size, bool))
+        used = size if self.num_active is None else self.num_active
+        return Population(CMAESMember(z, z @ state.root.T), jnp.arange(size) < used)
 
     def decode(self, state: CMAESState, member: Member) -> Solution:
         """Returns ``m + sigma y``, eq. 40."""
@@ -234,9 +212,10 @@ class CMAES:
         """Updates mean, step size and covariance, eq. 41-47."""
         flat, unravel = ravel_pytree(state.mean)
         dimension, dtype = flat.size, state.sigma.dtype
-        c = self._constants(dimension)
+        c = constants(dimension, self._size(dimension), self.num_active)
+        gap = _root_gap(dimension, self._size(dimension))
         z, y = population.members
-        table = c.weights if self.active else np.maximum(c.weights, 0)
+        table = c.weights if self.active else c.weights.clip(0)
         weights, share = recombination_weights(table, evaluation, dtype)
         positive = jnp.maximum(weights, 0)
         z_w, y_w = positive @ z, positive @ y
@@ -251,7 +230,7 @@ class CMAES:
         learnt += c.c_1 * jnp.outer(path_c, path_c)
 
         root, learnt, path_sigma, path_c = lax.cond(
-            (state.step + 1) % c.root_gap == 0,
+            (state.step + 1) % gap == 0,
             _renewed,
             lambda *old: old,
             state.root,
@@ -260,14 +239,15 @@ class CMAES:
             path_c,
         )
         condition = lax.cond(
-            (state.step + 1) % (CONDITION_GAP * c.root_gap) == 0,
+            (state.step + 1) % (CONDITION_GAP * gap) == 0,
             _condition,
             lambda root: state.condition,
             root,
         )
-        history, _ = stopping.extended(state.history, evaluation)
+        history, _ = stopping.extended(state.history, evaluation, state.step)
         new = CMAESState(
             step=state.step + 1,
+            age=state.age + jnp.any(evaluation.valid),
             mean=state.mean,
             sigma=sigma,
             root=root,
@@ -283,7 +263,9 @@ class CMAES:
             lambda a, b: jnp.where(ranked, a, b).astype(b.dtype), new, state
         )
         mean = jnp.where(ranked, mean, flat).astype(flat.dtype)
-        new = kept._replace(step=new.step, mean=unravel(mean), history=history)
+        new = kept._replace(
+            step=new.step, age=new.age, mean=unravel(mean), history=history
+        )
         std = new.sigma * jnp.linalg.norm(new.root, axis=1)
         axis_ratio = jnp.sqrt(new.condition)
         return new, CMAESInfo(new.sigma, axis_ratio, std.max(), std.min())
@@ -293,79 +275,53 @@ class CMAES:
         return state.mean
 
     def stop(self, state: CMAESState) -> dict[str, jax.Array]:
-        """Returns the reasons to stop, each ``bool[]``.
+        """Returns pycma's reasons to stop, each ``bool[]``.
 
-        ``tol_x``: all standard deviations and the path are tiny; ``tol_fun``: the
-        best of the recent steps and the last generation hardly differ;
-        ``tol_condition``: the covariance is degenerate; ``diverged``: sigma is not a
-        finite number any more.
+        ``tol_x``: all standard deviations and the path are tiny; ``tol_up``: one is far
+        above its first value; ``tol_fun``: the best of the recent steps and the last
+        step hardly differ; ``tol_fun_history``: the best of the recent steps do not;
+        ``flat``: twice in a row three quarters of a step had the best value;
+        ``stagnation``: neither best nor median became better in a long time;
+        ``tol_condition``: the covariance is degenerate; ``no_effect_axis``,
+        ``no_effect_coordinate``: steps are lost in the rounding of the mean;
+        ``max_generations``: this run is old; ``diverged``: sigma is not a finite number
+        any more.
         """
-        path = jnp.abs(state.root @ state.path_c)
-        std = jnp.linalg.norm(state.root, axis=1)
-        reach = state.sigma * jnp.maximum(std, path)
+        mean, _ = ravel_pytree(state.mean)
+        dimension, history = mean.size, state.history
+        used = self._size(dimension) if self.num_active is None else self.num_active
+        std = state.sigma * jnp.linalg.norm(state.root, axis=1)
+        path = state.sigma * jnp.abs(state.root @ state.path_c)
+        axis = state.sigma * state.root[:, state.step % dimension]
+        first = schedules.at("sigma", self.sigma, 0)
+        oldest = 100 + 150 * (dimension + 3) ** 2 / jnp.sqrt(used)
+        recent = history.recent
         return {
-            "tol_x": jnp.all(reach < self.tol_x),
-            "tol_fun": stopping.is_flat(state.history, self.tol_fun),
+            "tol_x": jnp.all(jnp.maximum(std, path) < self.tol_x),
+            "tol_up": jnp.any(std > self.tol_up * first),
+            "tol_fun": stopping.is_flat(history, self.tol_fun),
+            "tol_fun_history": recent.max() - recent.min() < self.tol_fun_history,
+            "flat": history.num_flat > 1,
+            "stagnation": history.is_stagnant,
             "tol_condition": state.condition > self.tol_condition,
+            "no_effect_axis": jnp.all(mean + (0.1 * axis).astype(mean.dtype) == mean),
+            "no_effect_coordinate": jnp.any(
+                mean + (0.2 * std).astype(mean.dtype) == mean
+            ),
+            "max_generations": state.age >= oldest,
             "diverged": ~jnp.isfinite(state.sigma) | (state.sigma > 1e20),
         }
 
 
-def recombination_weights(
-    table: np.ndarray, evaluation: Evaluation, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
-    """Recombination weights by rank, failures at 0; and the share that is valid.
+def _root_gap(dimension: int, population_size: int) -> int:
+    """Returns the number of steps for which a root is kept.
 
-    Failed rows stand last in the ranking but are left out of the sums: with k
-    valid rows the best k positive weights count, brought to sum 1 again.
+    Section B.2 renews ten times as often. So long as the root is not older than this,
+    eq. 50 keeps C positive definite: each step takes at most n c_mu sum |w-| <=
+    n (c_1 + c_mu) of it away, measured in the root that made the candidates.
     """
-    weights = shaping.by_rank(
-        evaluation.fitness.astype(dtype),
-        evaluation.valid,
-        lambda rank, _: jnp.asarray(table),
-    )
-    positive = jnp.maximum(weights, 0)
-    total = jnp.sum(positive)
-    # ties can smear negative weight over the best: then it is simply smaller
-    positive = positive / jnp.where(total > 0, total, 1)
-    return positive + jnp.minimum(weights, 0), jnp.minimum(total, 1)
-
-
-def cumulated(
-    c: Constants, state: Any, z_w: jax.Array, y_w: jax.Array, share: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Updates step size and paths, eq. 43-45.
-
-    Args:
-        c: strategy parameters.
-        state: with ``step``, ``sigma``, ``path_sigma`` and ``path_c``.
-        z_w: ``float[D]``, the weighted mean of ``z``.
-        y_w: ``float[D]``, the weighted mean of ``y``.
-        share: ``float[]``, of the weights that count.
-
-    Returns:
-        ``(sigma, path_sigma, path_c, h_sigma)``.
-    """
-    # eq. 43: p_s <- (1 - c_s) p_s + sqrt(c_s (2 - c_s) mu_eff) C^{-1/2} y_w
-    path_sigma = (1 - c.c_sigma) * state.path_sigma
-    path_sigma += math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * z_w
-    length = jnp.linalg.norm(path_sigma)
-    # eq. 44, with pycma's limit of one e-fold a step
-    change = c.c_sigma / c.d_sigma * (length / c.chi - 1) * share
-    sigma = state.sigma * jnp.exp(jnp.minimum(change, 1.0))
-
-    # eq. 45, with h_s stalling the path while p_s is long
-    bias = 1 - (1 - c.c_sigma) ** (2 * (state.step.astype(length.dtype) + 1))
-    stall = length / jnp.sqrt(bias) < (1.4 + 2 / (z_w.size + 1)) * c.chi
-    path_c = (1 - c.c_c) * state.path_c
-    path_c += stall * math.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * y_w
-    return sigma, path_sigma, path_c, stall
-
-
-def scaled_negative(weights: jax.Array, z: jax.Array) -> jax.Array:
-    """Returns the weights, negative ones times ``D / |C^{-1/2} y|^2``, eq. 46."""
-    norms = jnp.maximum(jnp.sum(z * z, axis=1), jnp.finfo(z.dtype).tiny)
-    return jnp.where(weights < 0, weights * z.shape[1] / norms, weights)
+    c = constants(dimension, population_size)
+    return max(1, int(1 / (dimension * (c.c_1 + c.c_mu))))
 
 
 def _renewed(

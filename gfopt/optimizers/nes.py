@@ -185,7 +185,7 @@ class SNES:
         if self.antithetic:
             valid = shaping.pairs_valid(valid)
         history, ranked = stopping.extended(
-            state.history, evaluation._replace(valid=valid)
+            state.history, evaluation._replace(valid=valid), state.step
         )
         utility = shaping.nes_utilities(evaluation.fitness, valid) * ranked
         # a pair has one z: the mean sees u+ - u-, the squares see u+ + u-

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from gfopt.types import Evaluation
+
+SAMPLED = 5  # steps from one entry of the long memory to the next
 
 
 class FitnessHistory(NamedTuple):
@@ -17,23 +20,53 @@ class FitnessHistory(NamedTuple):
     Attributes:
         recent: ``float[H]``, the best of each of the last H steps, newest first.
         spread: ``float[]``, the range of the last step.
+        best: ``float[]``, the best so far.
+        since_best: ``i32[]``, steps since it was found.
+        num_flat: ``i32[]``, steps in a row whose best three quarters were equal.
+        bests: ``float[2 L]``, the best of every fifth step, newest first.
+        medians: ``float[2 L]``, the median of every fifth step, newest first.
+        is_stagnant: ``bool[]``, whether neither has become better lately.
     """
 
     recent: jax.Array
     spread: jax.Array
+    best: jax.Array
+    since_best: jax.Array
+    num_flat: jax.Array
+    bests: jax.Array
+    medians: jax.Array
+    is_stagnant: jax.Array
 
 
 def start(dimension: int, population_size: int, dtype: Any) -> FitnessHistory:
     """Returns a history of ``H = 10 + 30 D / P`` steps, all to come."""
     length = 10 + math.ceil(30 * dimension / population_size)
-    infinite = jnp.full((), jnp.inf, dtype)
-    return FitnessHistory(jnp.full(length, jnp.inf, dtype), infinite)
+    memory = 2 * max(50, 10 + min(2000, int(10 * dimension**1.5 / population_size)))
+
+    def infinite(*shape: int) -> jax.Array:
+        return jnp.full(shape, jnp.inf, dtype)
+
+    return FitnessHistory(
+        recent=infinite(length),
+        spread=infinite(),
+        best=infinite(),
+        since_best=jnp.int32(0),
+        num_flat=jnp.int32(0),
+        bests=infinite(memory),
+        medians=infinite(memory),
+        is_stagnant=jnp.zeros((), bool),
+    )
 
 
 def extended(
-    history: FitnessHistory, evaluation: Evaluation
+    history: FitnessHistory, evaluation: Evaluation, step: jax.Array
 ) -> tuple[FitnessHistory, jax.Array]:
     """Takes a step in; one without a valid row leaves no trace.
+
+    Args:
+        history: so far.
+        evaluation: of this step.
+        step: ``i32[]``, a counter that a batch of runs shares.
 
     Returns:
         The new history, and whether the step ranked anything: ``bool[]``, False where
@@ -43,12 +76,41 @@ def extended(
     fitness = evaluation.fitness.astype(history.spread.dtype)
     best = jnp.min(jnp.where(valid, fitness, jnp.inf))
     worst = jnp.max(jnp.where(valid, fitness, -jnp.inf))
+    num_best = jnp.sum(valid & (fitness == best))
+    is_flat = 4 * num_best > 3 * jnp.sum(valid)
+    long = history.bests, history.medians, history.is_stagnant
+    bests, medians, is_stagnant = lax.cond(
+        step % SAMPLED == 0, _sampled, lambda history, *_: long, history, fitness, valid
+    )
     new = FitnessHistory(
-        jnp.concatenate([best[None], history.recent[:-1]]), worst - best
+        recent=jnp.concatenate([best[None], history.recent[:-1]]),
+        spread=worst - best,
+        best=jnp.minimum(best, history.best),
+        since_best=jnp.where(best < history.best, 0, history.since_best + 1),
+        num_flat=jnp.where(is_flat, history.num_flat + 1, 0),
+        bests=bests,
+        medians=medians,
+        is_stagnant=is_stagnant,
     )
     seen = jnp.any(valid)
     new = jax.tree.map(lambda a, b: jnp.where(seen, a, b), new, history)
     return new, best < worst
+
+
+def _sampled(
+    history: FitnessHistory, fitness: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Takes a step into the long memory and compares its two halves."""
+    ordered = jnp.sort(jnp.where(valid, fitness, jnp.inf))
+    count = jnp.sum(valid)
+    median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    bests = jnp.concatenate([ordered[:1], history.bests[:-1]])
+    medians = jnp.concatenate([median[None], history.medians[:-1]])
+    halves = jnp.stack([bests, medians]).reshape(2, 2, -1)
+    newer, older = jnp.median(halves, axis=2).T
+    full = jnp.all(jnp.isfinite(halves))
+    is_old = history.since_best > SAMPLED * halves.shape[2]
+    return bests, medians, full & is_old & jnp.all(newer >= older)
 
 
 def is_flat(history: FitnessHistory, tol_fun: Any) -> jax.Array:

@@ -98,7 +98,7 @@ def _cocoex() -> Any:
 
 def _compile(optimizer: Optimizer, x0: np.ndarray) -> None:
     search = Search(optimizer, x0, 0, x64=True)
-    search.advance(np.zeros(search.size), np.ones(search.size, bool))
+    search.advance(np.zeros(search.rows), np.ones(search.rows, bool))
 
 
 def _run_one(batch: Batch, instance: int, optimizer: Optimizer, problem: Any) -> Run:
@@ -109,7 +109,7 @@ def _run_one(batch: Batch, instance: int, optimizer: Optimizer, problem: Any) ->
     values: list[float] = []
     status = ""
     while not status:
-        fitness = np.full(search.size, np.inf)
+        fitness = np.full(search.rows, np.inf)
         for row in search.active_rows:
             fitness[row] = problem(search.solution(int(row)))
             values.append(fitness[row] - f_opt)

@@ -13,7 +13,8 @@ import pytest
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
-from gfopt.optimizers.cma_es import CMAES, CMAESMember, constants
+from gfopt.optimizers.cma_es import CMAES, CMAESMember, _root_gap
+from gfopt.optimizers.cma_parameters import constants
 from gfopt.types import Population
 
 with warnings.catch_warnings():  # what other packages warn about is not our concern
@@ -59,7 +60,15 @@ def test_steps_as_its_oracle(dimension: int, size: int, active: bool) -> None:
     weights = c.weights if active else np.maximum(c.weights, 0)
     x0, h = np.linspace(-1, 2, dimension), ellipsoid(dimension, 1e3)
     oracle = oracles.CMAES(
-        x0, 0.5, weights, c.c_sigma, c.d_sigma, c.c_c, c.c_1, c.c_mu, c.root_gap
+        x0,
+        0.5,
+        weights,
+        c.c_sigma,
+        c.d_sigma,
+        c.c_c,
+        c.c_1,
+        c.c_mu,
+        _root_gap(dimension, size),
     )
     optimizer = CMAES(population_size=size, sigma=0.5, active=active)
     ask, tell, candidates = programs(optimizer)
@@ -119,7 +128,7 @@ def test_steps_as_pycma_given_its_samples(monkeypatch: pytest.MonkeyPatch) -> No
     """The same steps for 40 generations; p_sigma, which turns otherwise, is ours."""
     dimension, size = 4, 16  # here our root is renewed at every step, as there
     c = constants(dimension, size)
-    assert c.root_gap == 1
+    assert _root_gap(dimension, size) == 1
     x0, h = np.ones(dimension), ellipsoid(dimension, 1e3)
     optimizer = CMAES(population_size=size, sigma=0.5)
     ask, tell, _ = programs(optimizer)

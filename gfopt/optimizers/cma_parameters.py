@@ -1,0 +1,138 @@
+"""What the CMA-ES methods share: strategy parameters, weights, cumulation.
+
+Source: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.00772, whose
+equation numbers are given. Deviations: ``c_mu`` has 1/4 more in its numerator, ``c_1``
+the factor ``min(1, P / 6)`` and ``c_sigma`` 3 for 5 in its denominator, as pycma 4.5
+sets them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt.core import shaping
+from gfopt.types import Evaluation
+
+
+class Constants(NamedTuple):
+    """Strategy parameters: functions of dimension and population size alone.
+
+    Numbers, or arrays where the population size is traced.
+    """
+
+    weights: Any
+    mu_eff: Any
+    c_sigma: Any
+    d_sigma: Any
+    c_c: Any
+    c_1: Any
+    c_mu: Any
+    chi: float
+
+
+def constants(
+    dimension: int, population_size: int, num_active: int | jax.Array | None = None
+) -> Constants:
+    """Computes the default strategy parameters, tutorial table 1.
+
+    Args:
+        dimension: ``D``.
+        population_size: ``P``, the number of weights.
+        num_active: ``i32[]``, how many of them are in use; the parameters are those of
+            a population of this size. None for all, and for numbers instead of arrays.
+
+    Example:
+        >>> c = constants(10, 10)
+        >>> round(c.mu_eff, 4), round(c.c_1, 6), round(c.c_mu, 6), round(c.c_c, 6)
+        (3.1673, 0.015284, 0.023552, 0.29499)
+    """
+    n: Any = dimension
+    lam: Any = population_size
+    xp: Any = np
+    if num_active is not None:
+        lam, xp = num_active, jnp
+    rank = np.arange(1, population_size + 1)
+    raw = xp.where(rank <= lam, xp.log((lam + 1) / 2) - np.log(rank), 0)  # eq. 49
+    positive, negative = xp.maximum(raw, 0), xp.minimum(raw, 0)
+    mu_eff = positive.sum() ** 2 / (positive**2).sum()
+    mu_eff_minus = negative.sum() ** 2 / xp.maximum((negative**2).sum(), 1e-30)
+    c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
+    c_1 = xp.minimum(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
+    c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
+    c_mu = xp.clip(c_mu, 0, 1 - c_1)
+    c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
+    crowd = xp.maximum(0, xp.sqrt(xp.maximum(mu_eff - 1, 0) / (n + 1)) - 1)
+    d_sigma = 1 + 2 * crowd + c_sigma  # eq. 55
+    # eq. 50-53: the negative weights' sum keeps C positive definite
+    rate = xp.maximum(c_mu, 1e-30)
+    limits = 1 + c_1 / rate, (1 - c_1 - c_mu) / (n * rate)
+    scale = xp.minimum(1 + 2 * mu_eff_minus / (mu_eff + 2), xp.minimum(*limits))
+    weights = positive / positive.sum()
+    weights = weights + negative * (scale / xp.maximum(-negative.sum(), 1e-30))
+    chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
+    found = Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi)
+    if num_active is not None:
+        return found
+    return Constants(weights, *map(float, found[1:]))
+
+
+def recombination_weights(
+    table: Any, evaluation: Evaluation, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Recombination weights by rank, failures at 0; and the share that is valid.
+
+    Failed rows stand last in the ranking but are left out of the sums: with k
+    valid rows the best k positive weights count, brought to sum 1 again.
+    """
+    weights = shaping.by_rank(
+        evaluation.fitness.astype(dtype),
+        evaluation.valid,
+        lambda rank, _: jnp.asarray(table),
+    )
+    positive = jnp.maximum(weights, 0)
+    total = jnp.sum(positive)
+    # ties can smear negative weight over the best: then it is simply smaller
+    positive = positive / jnp.where(total > 0, total, 1)
+    return positive + jnp.minimum(weights, 0), jnp.minimum(total, 1)
+
+
+def cumulated(
+    c: Constants, state: Any, z_w: jax.Array, y_w: jax.Array, share: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Updates step size and paths, eq. 43-45.
+
+    Args:
+        c: strategy parameters.
+        state: with ``age``, ``sigma``, ``path_sigma`` and ``path_c``.
+        z_w: ``float[D]``, the weighted mean of ``z``.
+        y_w: ``float[D]``, the weighted mean of ``y``.
+        share: ``float[]``, of the weights that count.
+
+    Returns:
+        ``(sigma, path_sigma, path_c, h_sigma)``.
+    """
+    # eq. 43: p_s <- (1 - c_s) p_s + sqrt(c_s (2 - c_s) mu_eff) C^{-1/2} y_w
+    path_sigma = (1 - c.c_sigma) * state.path_sigma
+    path_sigma += jnp.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * z_w
+    length = jnp.linalg.norm(path_sigma)
+    # eq. 44, with pycma's limit of one e-fold a step
+    change = c.c_sigma / c.d_sigma * (length / c.chi - 1) * share
+    sigma = state.sigma * jnp.exp(jnp.minimum(change, 1.0))
+
+    # eq. 45, with h_s stalling the path while p_s is long
+    bias = 1 - (1 - c.c_sigma) ** (2 * (state.age.astype(length.dtype) + 1))
+    stall = length / jnp.sqrt(bias) < (1.4 + 2 / (z_w.size + 1)) * c.chi
+    path_c = (1 - c.c_c) * state.path_c
+    path_c += stall * jnp.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * y_w
+    return sigma, path_sigma, path_c, stall
+
+
+def scaled_negative(weights: jax.Array, z: jax.Array) -> jax.Array:
+    """Returns the weights, negative ones times ``D / |C^{-1/2} y|^2``, eq. 46."""
+    norms = jnp.maximum(jnp.sum(z * z, axis=1), jnp.finfo(z.dtype).tiny)
+    return jnp.where(weights < 0, weights * z.shape[1] / norms, weights)

@@ -1,0 +1,183 @@
+"""A quadratic model of an objective, fitted to its evaluated points.
+
+    f(u) = c + g^T u + 1/2 u^T H u,   u = T (x - x_best)
+
+``T`` whitens by the distribution of the search, so that the coordinates are of one size
+however badly the problem is scaled. The model is linear, then diagonal, then full, as
+the number of points allows. Better points weigh more.
+
+Sources: Hansen, "A global surrogate assisted CMA-ES" (GECCO 2019), section 2, for sizes
+and weights; More and Sorensen, "Computing a trust region step" (1983) for the minimum.
+Deviations: the coordinates are whitened, normal equations with refinement stand for the
+pseudo-inverse, and the minimum is that within a trust region, which also exists where
+the model is not convex.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_solve, solve_triangular
+
+MOST_FULL = 30  # numbers up to which there are mixed terms
+HEAVIEST = 20.0  # weight of the best point, that of the last being 1
+GROWTH = 1.1  # points for each coefficient before the model grows
+USED = 0.75  # share of the points, the best, that a model is fitted to
+BISECTIONS = 50
+
+
+class QuadraticModel(NamedTuple):
+    """A fitted model.
+
+    Attributes:
+        coefficients: ``float[M]`` of 1, u_i, u_i^2 and u_i u_j.
+        center: ``x_best``, ``float[D]``.
+        whitening: ``T``, ``float[D, D]``.
+        unit: ``float[]``, the length in u of one standard deviation of the search.
+    """
+
+    coefficients: jax.Array
+    center: jax.Array
+    whitening: jax.Array
+    unit: jax.Array
+
+
+def num_coefficients(dimension: int) -> int:
+    """Returns the number of coefficients of the largest model."""
+    mixed = dimension * (dimension - 1) // 2 if dimension <= MOST_FULL else 0
+    return 1 + 2 * dimension + mixed
+
+
+def fit(
+    points: jax.Array, fitness: jax.Array, root: jax.Array, sigma: jax.Array
+) -> QuadraticModel:
+    """Fits the largest model that the points allow.
+
+    Args:
+        points: ``float[A, D]``.
+        fitness: ``float[A]``, infinite for places that hold no point.
+        root: ``A`` of the search distribution, ``float[D, D]``, lower triangular.
+        sigma: ``float[]``.
+    """
+    (size, dimension), dtype = points.shape, points.dtype
+    count = jnp.sum(jnp.isfinite(fitness))
+    order = jnp.argsort(fitness)
+    points, fitness = points[order], fitness[order]
+
+    largest = num_coefficients(dimension)
+    sizes = np.array([dimension + 1, 2 * dimension + 1, largest])
+    allowed = jnp.asarray(sizes)[1:] * GROWTH <= USED * count
+    chosen = jnp.asarray(sizes)[jnp.sum(allowed)]
+    used = jnp.maximum(chosen + 2, (USED * (count + 1)).astype(jnp.int32))
+    used = jnp.minimum(used, count)
+    rank = jnp.arange(size)
+    is_used = rank < used
+    slope = (HEAVIEST - 1) / jnp.maximum(used - 1, 1)
+    weights = jnp.where(is_used, HEAVIEST - slope * rank, 0).astype(dtype)
+
+    center = points[0]
+    inverse = solve_triangular(root, jnp.eye(dimension, dtype=dtype), lower=True)
+    u = (points - center) @ (inverse / sigma).T
+    total = jnp.sum(jnp.where(is_used, jnp.sum(u * u, axis=1), 0))
+    unit = jnp.sqrt(dimension * jnp.maximum(used - 1, 1) / jnp.maximum(total, 1e-30))
+    # far outliers, as after a jump of the search, must not overflow
+    u = jnp.where(is_used[:, None], u * unit, 0)
+
+    in_model = jnp.arange(largest) < chosen
+    table = weights[:, None] * jnp.where(in_model, _features(u), 0)
+    lowest = fitness[0]
+    height = jnp.where(is_used, fitness - lowest, 0)
+    scale = jnp.maximum(jnp.max(height), jnp.finfo(dtype).tiny)
+    goal = weights * (height / scale)
+    solved = scale * _least_squares(table, goal, in_model)
+    solved = solved.at[0].add(jnp.where(count > 0, lowest, 0))
+    return QuadraticModel(solved, center, inverse * (unit / sigma), unit)
+
+
+def values(model: QuadraticModel, points: jax.Array) -> jax.Array:
+    """Returns the model's values at ``points [P, D]``: ``float[P]``."""
+    u = (points - model.center) @ model.whitening.T
+    return _features(u) @ model.coefficients
+
+
+def minimum(
+    model: QuadraticModel, mean: jax.Array, radius: float | jax.Array
+) -> jax.Array:
+    """Returns the model's minimum within a trust region: ``float[D]``.
+
+    Args:
+        model: the model.
+        mean: center of the region, ``float[D]``.
+        radius: its radius, in standard deviations of the search.
+    """
+    dimension = mean.size
+    gradient, hessian = _derivatives(model.coefficients, dimension)
+    start = model.whitening @ (mean - model.center)
+    reach = radius * model.unit
+    curvature, axes = jnp.linalg.eigh(hessian)
+    slope = axes.T @ (gradient + hessian @ start)
+
+    def step(damping: jax.Array) -> jax.Array:
+        total = curvature + damping
+        return -slope / jnp.where(total > 0, total, jnp.inf)
+
+    # |s(mu)| = |(H + mu I)^{-1} g| falls with mu, from the least that is convex
+    low = jnp.maximum(0, -curvature[0] * (1 + 1e-9))
+    high = low + jnp.linalg.norm(slope) / reach
+
+    def halve(_: int, sides: tuple[jax.Array, jax.Array]) -> tuple:
+        low, high = sides
+        middle = (low + high) / 2
+        is_far = jnp.linalg.norm(step(middle)) > reach
+        return jnp.where(is_far, middle, low), jnp.where(is_far, high, middle)
+
+    is_inside = (curvature[0] > 0) & (jnp.linalg.norm(step(low)) <= reach)
+    sides = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    best = step(jnp.where(is_inside, low, sides[1]))
+    u = start + axes @ best
+    # T is triangular, as the inverse of the root is
+    return model.center + solve_triangular(model.whitening, u, lower=True)
+
+
+def _features(u: jax.Array) -> jax.Array:
+    """Returns ``1, u_i, u_i^2, u_i u_j`` for rows ``u [A, D]``: ``float[A, M]``."""
+    dimension = u.shape[1]
+    columns = [jnp.ones_like(u[:, :1]), u, u * u]
+    if dimension <= MOST_FULL:
+        first, second = np.triu_indices(dimension, 1)
+        columns.append(u[:, first] * u[:, second])
+    return jnp.concatenate(columns, axis=1)
+
+
+def _derivatives(
+    coefficients: jax.Array, dimension: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns ``g [D]`` and ``H [D, D]``."""
+    gradient = coefficients[1 : dimension + 1]
+    hessian = jnp.diag(2 * coefficients[dimension + 1 : 2 * dimension + 1])
+    if dimension <= MOST_FULL:
+        first, second = np.triu_indices(dimension, 1)
+        mixed = coefficients[2 * dimension + 1 :]
+        hessian = hessian.at[first, second].set(mixed).at[second, first].set(mixed)
+    return gradient, hessian
+
+
+def _least_squares(table: jax.Array, goal: jax.Array, used: jax.Array) -> jax.Array:
+    """Solves ``min |table x - goal|`` for the columns in use, the others 0.
+
+    A tiny ridge makes the normal equations regular, and refinement takes its effect
+    away wherever the columns are independent.
+    """
+    norm = jnp.linalg.norm(table, axis=0)
+    norm = jnp.where(norm > 0, norm, 1)
+    table = table / norm
+    ridge = 1e3 * table.shape[0] * jnp.finfo(table.dtype).eps
+    damped = table.T @ table + jnp.diag(jnp.where(used, ridge, 1))
+    factor = jnp.linalg.cholesky(damped), True
+    x = jnp.zeros_like(norm)
+    for _ in range(3):
+        x += cho_solve(factor, table.T @ (goal - table @ x))
+    return jnp.where(used, x / norm, 0)
