@@ -132,8 +132,8 @@ def geometric_mean(cells: list[dict[str, Any]], side: str) -> Interval:
             a, b = (rng.choice(x, (2000, len(x))) for x in (a, b))
             with np.errstate(invalid="ignore", divide="ignore"):
                 drawn.append(np.log(np.median(a, axis=1) / np.median(b, axis=1)))
-    means = np.ma.masked_invalid(drawn).mean(axis=0)
-    ends = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
+    known = np.where(np.isfinite(drawn), drawn, np.nan)
+    ends = np.quantile(np.nanmean(known, axis=0), [0.025, 0.975])
     return Interval(*(float(np.exp(x)) for x in (np.mean(logs), *ends)))
 
 
