@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import time
 from collections.abc import Sequence
@@ -229,6 +230,9 @@ def main() -> None:
             check_values(d)
             for name in options.sides:
                 peer, began = PEERS[name], time.perf_counter()
+                if importlib.util.find_spec(peer.package) is None:
+                    print(f"{name} is left out: it needs {peer.package}")
+                    continue
                 budget = options.budget or peer.budget
                 found = run_peer(name, d, budget * d)
                 about = {
