@@ -17,7 +17,7 @@ Everything else is at its defaults; what a peer's budget is stands in ``bbob_sid
 Each side is saved when it is done, and the report compares what is there:
 
     export OMP_NUM_THREADS=1  # or lq is five times slower
-    python benchmarks/bbob_side_by_side.py                     # all of it, an hour or two
+    python benchmarks/bbob_side_by_side.py  # all of it, hours
     python benchmarks/bbob_side_by_side.py peers --sides lq --dimensions 5
     python benchmarks/bbob_side_by_side.py ours --method cma_es --path batched
     python benchmarks/bbob_side_by_side.py report --method cma_es
