@@ -28,6 +28,7 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.registry import METHODS, method
 from gfopt.types import Evaluation, Optimizer, Population
@@ -39,6 +40,7 @@ __all__ = [
     "CMAES",
     "METHODS",
     "SNES",
+    "XNES",
     "Bounded",
     "CrossEntropy",
     "DifferentialEvolution",

@@ -21,6 +21,7 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.types import Optimizer
 
@@ -114,6 +115,24 @@ _ROWS = (
         ("learning_rate", "std_learning_rate"),
         {"sigma": 0.5, "learning_rate": 1.0, "std_learning_rate": 0.4},
         120,
+        1e-6,
+    ),
+    Row(
+        "xnes",
+        XNES,
+        "black box, 2 to some 100 numbers",
+        frozenset(
+            {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
+        ),
+        "sigma",
+        ("learning_rate", "sigma_learning_rate", "shape_learning_rate"),
+        {
+            "sigma": 0.5,
+            "learning_rate": 1.0,
+            "sigma_learning_rate": 0.4,
+            "shape_learning_rate": 0.2,
+        },
+        160,
         1e-6,
     ),
     Row(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.linalg
 
 Array = np.ndarray
 
@@ -358,3 +359,28 @@ class SNES:
             )
             self.mean[j] += self.std[j] * shift
             self.std[j] *= math.exp(rate / 2 * width)
+
+
+class XNES:
+    """Wierstra et al. (2014), JMLR 15, algorithm 5, candidate by candidate."""
+
+    def __init__(self, mean: Array, sigma: float) -> None:
+        self.mean, self.sigma, self.shape = mean.copy(), sigma, np.eye(len(mean))
+
+    def candidates(self, z: Array) -> Array:
+        """Returns ``m + sigma B z``, ``[P, D]``."""
+        return np.array([self.mean + self.sigma * self.shape @ row for row in z])
+
+    def tell(self, z: Array, fitness: Array) -> None:
+        """Updates with the defaults ``eta_m = 1``, ``(9 + 3 ln D) / (5 D sqrt(D))``."""
+        n, utilities = len(self.mean), nes_utilities(fitness)
+        rate = (9 + 3 * math.log(n)) / (5 * n * math.sqrt(n))
+        shift, full = np.zeros(n), np.zeros((n, n))
+        for u, row in zip(utilities, z, strict=True):
+            shift += u * row
+            full += u * (np.outer(row, row) - np.eye(n))
+        size = np.trace(full) / n
+        self.mean = self.mean + self.sigma * self.shape @ shift
+        self.sigma *= math.exp(rate / 2 * size)
+        exponent = rate / 2 * (full - size * np.eye(n))
+        self.shape = self.shape @ scipy.linalg.expm(exponent)
