@@ -28,6 +28,7 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.registry import METHODS, method
@@ -59,6 +60,7 @@ __all__ = [
     "RandomSearch",
     "Result",
     "RunResult",
+    "SepCMAES",
     "Space",
     "Status",
     "Trial",

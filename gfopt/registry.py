@@ -21,6 +21,7 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.types import Optimizer
@@ -100,6 +101,17 @@ _ROWS = (
         frozenset(
             {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
         ),
+        "sigma",
+        (),
+        {"sigma": 0.5},
+        120,
+        1e-6,
+    ),
+    Row(
+        "sep_cma_es",
+        SepCMAES,
+        "black box, any number of separable ones",
+        frozenset({"rank_based", "population_size", "stops"}),
         "sigma",
         (),
         {"sigma": 0.5},

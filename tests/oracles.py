@@ -210,6 +210,48 @@ class CMAES:
             self.path_sigma = turned * length / math.sqrt(sum(v**2 for v in turned))
 
 
+class SepCMAES:
+    """Ros & Hansen (2008), coordinate by coordinate, with negative weights, too."""
+
+    def __init__(self, mean: Array, sigma: float, weights: Array, rates: Array) -> None:
+        n = len(mean)
+        self.mean, self.sigma, self.weights = mean.copy(), sigma, weights
+        self.rates = rates  # c_sigma, d_sigma, c_c, c_1, c_mu
+        self.variances, self.step = np.ones(n), 0
+        self.path_sigma, self.path_c = np.zeros(n), np.zeros(n)
+
+    def candidates(self, z: Array) -> Array:
+        """Returns ``m + sigma c^{1/2} z``, ``[P, D]``."""
+        return np.array([self.mean + self.sigma * self.variances**0.5 * r for r in z])
+
+    def tell(self, z: Array, fitness: Array) -> None:
+        """Updates; smaller is better."""
+        n, (c_s, d_s, c_c, c_1, c_mu) = len(self.mean), self.rates
+        z = z[np.argsort(fitness, kind="stable")]
+        best = [(w, row) for w, row in zip(self.weights, z, strict=True) if w > 0]
+        mu_eff = sum(w for w, _ in best) ** 2 / sum(w**2 for w, _ in best)
+        z_w = sum(w * row for w, row in best)
+        y_w = z_w * self.variances**0.5
+        self.mean = self.mean + self.sigma * y_w
+        pull = math.sqrt(c_s * (2 - c_s) * mu_eff)
+        self.path_sigma = (1 - c_s) * self.path_sigma + pull * z_w
+        length = math.sqrt(sum(self.path_sigma**2))
+        chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
+        self.sigma *= math.exp(c_s / d_s * (length / chi - 1))
+        self.step += 1
+        bias = math.sqrt(1 - (1 - c_s) ** (2 * self.step))
+        h = float(length / bias < (1.4 + 2 / (n + 1)) * chi)
+        pull = h * math.sqrt(c_c * (2 - c_c) * mu_eff)
+        self.path_c = (1 - c_c) * self.path_c + pull * y_w
+        for j in range(n):
+            old, change = self.variances[j], c_1 * self.path_c[j] ** 2
+            change += c_1 * ((1 - h) * c_c * (2 - c_c) - 1) * old
+            for w, row in zip(self.weights, z, strict=True):
+                scaled = w * n / sum(row**2) if w < 0 else w
+                change += c_mu * (scaled * old * row[j] ** 2 - w * old)
+            self.variances[j] = old + change
+
+
 class DifferentialEvolution:
     """Storn & Price (1997), generation by generation, from uniform draws.
 

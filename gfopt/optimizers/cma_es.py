@@ -101,12 +101,15 @@ class Constants(NamedTuple):
     root_gap: int
 
 
-def constants(dimension: int, population_size: int) -> Constants:
+def constants(
+    dimension: int, population_size: int, diagonal: bool = False
+) -> Constants:
     """Computes the default strategy parameters, tutorial table 1.
 
     Args:
         dimension: ``D``.
         population_size: ``P``.
+        diagonal: for a diagonal matrix, which learns (D + 2) / 3 times as fast.
 
     Example:
         >>> c = constants(10, 10)
@@ -121,6 +124,8 @@ def constants(dimension: int, population_size: int) -> Constants:
     c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
     c_1 = min(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
     c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
+    if diagonal:
+        c_1, c_mu = c_1 * (n + 2) / 3, c_mu * (n + 2) / 3
     c_mu = min(1 - c_1, max(c_mu, 0))
     c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
     d_sigma = 1 + 2 * max(0, math.sqrt((mu_eff - 1) / (n + 1)) - 1) + c_sigma  # 55
