@@ -20,6 +20,7 @@ from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.nelder_mead import NelderMead
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AskTell",
     "CMAES",
+    "CRFMNES",
     "METHODS",
     "SNES",
     "XNES",

@@ -13,6 +13,7 @@ from typing import Any
 from gfopt import checks
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.nelder_mead import NelderMead
@@ -144,6 +145,17 @@ _ROWS = (
             "sigma_learning_rate": 0.4,
             "shape_learning_rate": 0.2,
         },
+        160,
+        1e-6,
+    ),
+    Row(
+        "cr_fm_nes",
+        CRFMNES,
+        "black box, 100 to some 10,000 numbers",
+        frozenset({"rank_based", "population_size", "pairs", "stops"}),
+        "sigma",
+        (),
+        {"sigma": 0.5},
         160,
         1e-6,
     ),
