@@ -499,8 +499,12 @@ class CRFMNES:
         c_1 = 2 / ((n + 1.3) ** 2 + mu) * max(0, n - 5) / 6 * count / lam
         steps = [*zip(rate * weights, y, strict=True), (c_1, self.p_c / self.d)]
         parts = [(w, *self.natural(row)) for w, row in steps]
-        self.v = self.v + sum(w * v for w, _, v in parts)
-        self.d = self.d * (1 + sum(w * d for w, d, _ in parts))
+        along_d = sum(w * d for w, d, _ in parts)
+        along_v = sum(w * v for w, _, v in parts)
+        share = math.sqrt((along_v @ along_v) / (self.v @ self.v))
+        part = 0.7 / max(0.7, share, max(abs(along_d)))
+        self.v = self.v + part * along_v
+        self.d = self.d * (1 + part * along_d)
         shape = np.diag(self.d**2) + np.outer(self.d * self.v, self.d * self.v)
         self.d = self.d * math.exp(-np.linalg.slogdet(shape)[1] / (2 * n))
 

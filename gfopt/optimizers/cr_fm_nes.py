@@ -21,9 +21,9 @@ Sources: Nomura & Ono (2022), "Fast moving natural evolution strategy for
 high-dimensional problems", CEC, arXiv 2201.11422; Akimoto, Auger, Hansen (2014),
 "Comparison-based natural gradient optimization in high dimension" (VD-CMA), GECCO, for
 the natural gradient. Deviations: the learning rate of ``p_c`` is 0 and not negative
-below five dimensions; no element of ``d`` changes by more than a factor of e in a step;
-ties share their utility, a failed half spoils its pair, and a step that ranks nothing
-moves nothing.
+below five dimensions; a step is shortened where it would change an element of ``d``, or
+``v``, by more than 0.7 of its length, as VD-CMA does; ties share their utility, a
+failed half spoils its pair, and a step that ranks nothing moves nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees, vectors
 from gfopt.optimizers import nes, stopping
 from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+LIMIT = 0.7  # of a step, relative to an element of d and to |v|
 
 
 class CRFMNESState(NamedTuple):
@@ -304,8 +306,14 @@ def _learnt(
         weights: ``float[N]``, with learning rates.
     """
     along_d, along_v = _natural_gradient(state.direction, y, weights)
-    scale = state.scale * jnp.clip(1 + along_d, math.exp(-1), math.e)
-    direction = vectors.limited(state.direction + along_v)
+    # without this limit, VD-CMA's, |v| runs away where it is large and D small
+    longest = jnp.maximum(
+        jnp.max(jnp.abs(along_d)),
+        jnp.linalg.norm(along_v) / _unit(state.direction)[0],
+    )
+    part = LIMIT / jnp.maximum(longest, LIMIT)
+    scale = state.scale * (1 + part * along_d)
+    direction = state.direction + part * along_v
     # det(d (I + v v^T) d) <- 1
     log_det = 2 * jnp.sum(jnp.log(scale)) + jnp.log1p(jnp.sum(direction**2))
     return scale * jnp.exp(-log_det / (2 * scale.size)), direction

@@ -70,25 +70,29 @@ def test_the_natural_gradient_is_finite_in_single_precision(size: float) -> None
 
 
 def test_learns_one_long_direction_that_no_axis_has() -> None:
-    """A cigar along (1, ..., 1): snes, with scales alone, does not get there."""
+    """A cigar along (1, ..., 1): with scales alone, snes can only stretch them all.
+
+    Without the limit on a step, |v| ran away in 16 of 24 runs here in single precision
+    and in 5 in double; the authors' package ended so in 7 of 12.
+    """
 
     def cigar(x: jax.Array) -> jax.Array:
-        along = jnp.sum(x) ** 2 / x.size
-        return along + 1e4 * (jnp.sum(x**2) - along)
+        along = jnp.mean(x)
+        return x.size * along**2 + 1e4 * jnp.sum((x - along) ** 2)
 
-    def best(optimizer: Any) -> jax.Array:
-        result = gfopt.run(
-            optimizer,
-            cigar,
-            jnp.linspace(0, 2, 40),
-            key=jax.random.key(0),
-            generations=1200,
-        )
-        return result.history.best_fitness.min()
+    def best(optimizer: Any) -> np.ndarray:
+        @jax.jit
+        @jax.vmap
+        def values(key: jax.Array) -> jax.Array:
+            x0 = jnp.linspace(0, 2, 20)
+            result = gfopt.run(optimizer, cigar, x0, key=key, generations=700)
+            return result.history.best_fitness
 
-    with jax.enable_x64(True):
-        assert best(gfopt.CRFMNES(sigma=0.5)) < 1e-8
-        assert best(gfopt.SNES(sigma=0.5)) > 1e-2
+        return np.asarray(values(jax.random.split(jax.random.key(0), 8)).min(axis=1))
+
+    found = best(gfopt.CRFMNES(sigma=0.5))  # from 20 on the ridge
+    assert np.all(found < 0.1), found
+    assert np.all(best(gfopt.SNES(sigma=0.5)) > 5)
 
 
 def test_state_and_step_are_linear_in_the_number_of_parameters() -> None:
