@@ -63,7 +63,7 @@ def test_learns_the_axes_of_a_rotated_ellipsoid(dtype: Any) -> None:
 
     With P = 10 it takes 870 to 920 generations from 1 with sigma 1 to 1e-10, as a plain
     NumPy loop of the equations does; with P = 40 it takes 600 to 630, and is at 2e-4 to
-    5e-4 after 300. CMA-ES takes a fifth of the evaluations: the rates are the paper's.
+    5e-4 after 300: the rates are the paper's. CMA-ES takes 2,560 evaluations for 8,830.
     """
 
     @jax.jit
