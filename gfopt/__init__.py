@@ -20,6 +20,7 @@ from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.lq_cma_es import LQCMAES
@@ -30,6 +31,8 @@ from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.restarts import Restarts
+from gfopt.optimizers.sep_cma_es import SepCMAES
+from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.registry import METHODS, method
 from gfopt.types import Evaluation, Optimizer, Population
@@ -40,8 +43,10 @@ __all__ = [
     "AskTell",
     "CMAES",
     "LQCMAES",
+    "CRFMNES",
     "METHODS",
     "SNES",
+    "XNES",
     "Bounded",
     "CrossEntropy",
     "DifferentialEvolution",
@@ -61,6 +66,7 @@ __all__ = [
     "Restarts",
     "Result",
     "RunResult",
+    "SepCMAES",
     "Space",
     "Status",
     "Trial",

@@ -13,6 +13,7 @@ from typing import Any
 from gfopt import checks
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.nelder_mead import NelderMead
@@ -21,6 +22,8 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.sep_cma_es import SepCMAES
+from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.types import Optimizer
 
@@ -106,6 +109,17 @@ _ROWS = (
         1e-6,
     ),
     Row(
+        "sep_cma_es",
+        SepCMAES,
+        "black box, any number of separable ones",
+        frozenset({"rank_based", "population_size", "stops"}),
+        "sigma",
+        (),
+        {"sigma": 0.5},
+        120,
+        1e-6,
+    ),
+    Row(
         "snes",
         SNES,
         "black box and networks, any size",
@@ -114,6 +128,35 @@ _ROWS = (
         ("learning_rate", "std_learning_rate"),
         {"sigma": 0.5, "learning_rate": 1.0, "std_learning_rate": 0.4},
         120,
+        1e-6,
+    ),
+    Row(
+        "xnes",
+        XNES,
+        "black box, 2 to some 100 numbers",
+        frozenset(
+            {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
+        ),
+        "sigma",
+        ("learning_rate", "sigma_learning_rate", "shape_learning_rate"),
+        {
+            "sigma": 0.5,
+            "learning_rate": 1.0,
+            "sigma_learning_rate": 0.4,
+            "shape_learning_rate": 0.2,
+        },
+        160,
+        1e-6,
+    ),
+    Row(
+        "cr_fm_nes",
+        CRFMNES,
+        "black box, 100 to some 10,000 numbers",
+        frozenset({"rank_based", "population_size", "pairs", "stops"}),
+        "sigma",
+        (),
+        {"sigma": 0.5},
+        160,
         1e-6,
     ),
     Row(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.linalg
 
 Array = np.ndarray
 
@@ -255,6 +256,48 @@ class CMAES:
             self.path_sigma = turned * length / math.sqrt(sum(v**2 for v in turned))
 
 
+class SepCMAES:
+    """Ros & Hansen (2008), coordinate by coordinate, with negative weights, too."""
+
+    def __init__(self, mean: Array, sigma: float, weights: Array, rates: Array) -> None:
+        n = len(mean)
+        self.mean, self.sigma, self.weights = mean.copy(), sigma, weights
+        self.rates = rates  # c_sigma, d_sigma, c_c, c_1, c_mu
+        self.variances, self.step = np.ones(n), 0
+        self.path_sigma, self.path_c = np.zeros(n), np.zeros(n)
+
+    def candidates(self, z: Array) -> Array:
+        """Returns ``m + sigma c^{1/2} z``, ``[P, D]``."""
+        return np.array([self.mean + self.sigma * self.variances**0.5 * r for r in z])
+
+    def tell(self, z: Array, fitness: Array) -> None:
+        """Updates; smaller is better."""
+        n, (c_s, d_s, c_c, c_1, c_mu) = len(self.mean), self.rates
+        z = z[np.argsort(fitness, kind="stable")]
+        best = [(w, row) for w, row in zip(self.weights, z, strict=True) if w > 0]
+        mu_eff = sum(w for w, _ in best) ** 2 / sum(w**2 for w, _ in best)
+        z_w = sum(w * row for w, row in best)
+        y_w = z_w * self.variances**0.5
+        self.mean = self.mean + self.sigma * y_w
+        pull = math.sqrt(c_s * (2 - c_s) * mu_eff)
+        self.path_sigma = (1 - c_s) * self.path_sigma + pull * z_w
+        length = math.sqrt(sum(self.path_sigma**2))
+        chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
+        self.sigma *= math.exp(c_s / d_s * (length / chi - 1))
+        self.step += 1
+        bias = math.sqrt(1 - (1 - c_s) ** (2 * self.step))
+        h = float(length / bias < (1.4 + 2 / (n + 1)) * chi)
+        pull = h * math.sqrt(c_c * (2 - c_c) * mu_eff)
+        self.path_c = (1 - c_c) * self.path_c + pull * y_w
+        for j in range(n):
+            old, change = self.variances[j], c_1 * self.path_c[j] ** 2
+            change += c_1 * ((1 - h) * c_c * (2 - c_c) - 1) * old
+            for w, row in zip(self.weights, z, strict=True):
+                scaled = w * n / sum(row**2) if w < 0 else w
+                change += c_mu * (scaled * old * row[j] ** 2 - w * old)
+            self.variances[j] = old + change
+
+
 class DifferentialEvolution:
     """Storn & Price (1997), generation by generation, from uniform draws.
 
@@ -437,3 +480,128 @@ def quadratic_fit(
         weights[:, None] * table(points[best]), weights * fitness[best], rcond=None
     )
     return lambda x: table(x) @ found, size
+
+
+class XNES:
+    """Wierstra et al. (2014), JMLR 15, algorithm 5, candidate by candidate."""
+
+    def __init__(self, mean: Array, sigma: float) -> None:
+        self.mean, self.sigma, self.shape = mean.copy(), sigma, np.eye(len(mean))
+
+    def candidates(self, z: Array) -> Array:
+        """Returns ``m + sigma B z``, ``[P, D]``."""
+        return np.array([self.mean + self.sigma * self.shape @ row for row in z])
+
+    def tell(self, z: Array, fitness: Array) -> None:
+        """Updates with the defaults ``eta_m = 1``, ``(9 + 3 ln D) / (5 D sqrt(D))``."""
+        n, utilities = len(self.mean), nes_utilities(fitness)
+        rate = (9 + 3 * math.log(n)) / (5 * n * math.sqrt(n))
+        shift, full = np.zeros(n), np.zeros((n, n))
+        for u, row in zip(utilities, z, strict=True):
+            shift += u * row
+            full += u * (np.outer(row, row) - np.eye(n))
+        size = np.trace(full) / n
+        self.mean = self.mean + self.sigma * self.shape @ shift
+        self.sigma *= math.exp(rate / 2 * size)
+        exponent = rate / 2 * (full - size * np.eye(n))
+        self.shape = self.shape @ scipy.linalg.expm(exponent)
+
+
+class CRFMNES:
+    """Nomura & Ono (2022), arXiv 2201.11422, candidate by candidate.
+
+    The natural gradient is not the closed form: it solves with the Fisher matrix of
+    VD-CMA, interpolated as there, which is written out in full.
+    """
+
+    def __init__(self, mean: Array, sigma: float, direction: Array, size: int) -> None:
+        n = len(mean)
+        self.mean, self.sigma, self.size = mean.copy(), sigma, size
+        self.d, self.v = np.ones(n), direction.copy()
+        self.p_s, self.p_c = np.zeros(n), np.zeros(n)
+        logs = [math.log(size / 2 + 1) - math.log(k + 1) for k in range(size)]
+        self.raw = [max(0.0, value) for value in logs]
+        self.mu_eff = sum(self.raw) ** 2 / sum(value**2 for value in self.raw)
+        low, high = 0.0, 10.0
+        for _ in range(200):
+            h = (low + high) / 2
+            above = (1 + h * h) * math.exp(h * h / 2) / 0.24 > 10 + n
+            low, high = (low, h) if above else (h, high)
+        self.h = h
+
+    def stretched(self, z: Array) -> Array:
+        """``y = z + (sqrt(1 + |v|^2) - 1) (z . vbar) vbar``."""
+        norm = math.sqrt(self.v @ self.v)
+        unit = self.v / norm
+        return z + (math.sqrt(1 + norm**2) - 1) * (z @ unit) * unit
+
+    def candidates(self, z: Array) -> Array:
+        """Returns ``m + sigma d y``, ``[P, D]``."""
+        return np.array(
+            [self.mean + self.sigma * self.d * self.stretched(r) for r in z]
+        )
+
+    def tell(self, z: Array, fitness: Array) -> None:
+        """Updates; NaN is a failure."""
+        n, lam, mu = len(self.mean), self.size, self.mu_eff
+        utilities = nes_utilities(fitness)
+        valid = ~np.isnan(fitness)
+        count = int(valid.sum())
+        c_s = (mu + 2) / (n + mu + 5)
+        c_c = (4 + mu / n) / (n + 4 + 2 * mu / n)
+        chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
+        pull = math.sqrt(c_s * (2 - c_s) * mu)
+        self.p_s = (1 - c_s) * self.p_s + pull * (utilities @ z)
+        length = math.sqrt(self.p_s @ self.p_s)
+        weights = utilities
+        if length >= chi:
+            alpha = self.h * min(1, math.sqrt(lam / n)) * math.sqrt(count / lam)
+            hat = [
+                (u + 1 / count) * math.exp(alpha * math.sqrt(r @ r)) if ok else 0.0
+                for u, r, ok in zip(utilities, z, valid, strict=True)
+            ]
+            weights = np.array(hat) / sum(hat) - valid / count
+            rate = 1.0
+        elif length >= 0.1 * chi:
+            rate = math.tanh((0.024 * count + 0.7 * n + 20) / (n + 12))
+        else:
+            rate = 2 * math.tanh((0.025 * count + 0.75 * n + 10) / (n + 4))
+        y = [self.stretched(row) for row in z]
+        shift = sum(w * self.d * row for w, row in zip(weights, y, strict=True))
+        pull = math.sqrt(c_c * (2 - c_c) * mu)
+        self.p_c = (1 - c_c) * self.p_c + pull * shift
+        self.mean = self.mean + self.sigma * shift
+        size = sum(w * (r @ r - n) for w, r in zip(weights, z, strict=True)) / n
+        self.sigma *= math.exp(min(1, rate / 2 * size))
+
+        rate = math.tanh((min(0.02 * count, 3 * math.log(n)) + 5) / (0.23 * n + 25))
+        c_1 = 2 / ((n + 1.3) ** 2 + mu) * max(0, n - 5) / 6 * count / lam
+        steps = [*zip(rate * weights, y, strict=True), (c_1, self.p_c / self.d)]
+        parts = [(w, *self.natural(row)) for w, row in steps]
+        along_d = sum(w * d for w, d, _ in parts)
+        along_v = sum(w * v for w, _, v in parts)
+        share = math.sqrt((along_v @ along_v) / (self.v @ self.v))
+        part = 0.7 / max(0.7, share, max(abs(along_d)))
+        self.v = self.v + part * along_v
+        self.d = self.d * (1 + part * along_d)
+        shape = np.diag(self.d**2) + np.outer(self.d * self.v, self.d * self.v)
+        self.d = self.d * math.exp(-np.linalg.slogdet(shape)[1] / (2 * n))
+
+    def natural(self, y: Array) -> tuple[Array, Array]:
+        """The natural gradient at one point, by ``log d`` and ``v``."""
+        n, square = len(y), self.v @ self.v
+        unit, gamma = self.v / math.sqrt(square), 1 + square
+        top = square**2 + (2 * gamma - math.sqrt(gamma)) / max(unit**2)
+        a = min(1, math.sqrt(top) / (2 + square))
+        # the equation is F (s, t) = (s_1, t_1) with these blocks
+        b = -(1 - a**2) * square**2 / gamma + 2 * a**2
+        along = y @ unit
+        s = y**2 - square / gamma * along * unit * y - 1
+        t = along * y - unit * (along**2 + gamma) / 2
+        cross = np.diag((2 + square) * unit) - square * np.outer(unit**2, unit)
+        s = s - a / gamma * cross @ t
+        schur = np.diag(2 - (b + 2 * a**2) * unit**2) + b * np.outer(unit**2, unit**2)
+        s = np.linalg.solve(schur, s)
+        t = t - a * (np.diag((2 + square) * unit) - np.outer(unit, unit**2)) @ s
+        assert s.shape == t.shape == (n,)
+        return s, t / math.sqrt(square)

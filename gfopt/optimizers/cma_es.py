@@ -222,7 +222,9 @@ class CMAES:
         mean = flat + state.sigma * y_w  # eq. 41-42
 
         # In the coordinates of the root, C^{-1/2} is I and y is z.
-        sigma, path_sigma, path_c, stall = cumulated(c, state, z_w, z_w, share)
+        sigma, path_sigma, path_c, stall = cumulated(
+            c, state, state.age, z_w, z_w, share
+        )
         # eq. 46-47: W <- (1 - c_1 - c_mu sum w) W + c_1 p p^T + c_mu sum w_k z_k z_k^T
         missing = c.c_1 * (1 - stall) * c.c_c * (2 - c.c_c)
         keep = 1 + missing - c.c_1 - c.c_mu * jnp.sum(weights)

@@ -36,7 +36,10 @@ class Constants(NamedTuple):
 
 
 def constants(
-    dimension: int, population_size: int, num_active: int | jax.Array | None = None
+    dimension: int,
+    population_size: int,
+    num_active: int | jax.Array | None = None,
+    diagonal: bool = False,
 ) -> Constants:
     """Computes the default strategy parameters, tutorial table 1.
 
@@ -45,6 +48,7 @@ def constants(
         population_size: ``P``, the number of weights.
         num_active: ``i32[]``, how many of them are in use; the parameters are those of
             a population of this size. None for all, and for numbers instead of arrays.
+        diagonal: for a diagonal matrix, which learns (D + 2) / 3 times as fast.
 
     Example:
         >>> c = constants(10, 10)
@@ -64,6 +68,8 @@ def constants(
     c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
     c_1 = xp.minimum(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
     c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
+    if diagonal:
+        c_1, c_mu = c_1 * (n + 2) / 3, c_mu * (n + 2) / 3
     c_mu = xp.clip(c_mu, 0, 1 - c_1)
     c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
     crowd = xp.maximum(0, xp.sqrt(xp.maximum(mu_eff - 1, 0) / (n + 1)) - 1)
@@ -102,13 +108,19 @@ def recombination_weights(
 
 
 def cumulated(
-    c: Constants, state: Any, z_w: jax.Array, y_w: jax.Array, share: jax.Array
+    c: Constants,
+    state: Any,
+    age: jax.Array,
+    z_w: jax.Array,
+    y_w: jax.Array,
+    share: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Updates step size and paths, eq. 43-45.
 
     Args:
         c: strategy parameters.
-        state: with ``age``, ``sigma``, ``path_sigma`` and ``path_c``.
+        state: with ``sigma``, ``path_sigma`` and ``path_c``.
+        age: ``i32[]``, steps of this run so far.
         z_w: ``float[D]``, the weighted mean of ``z``.
         y_w: ``float[D]``, the weighted mean of ``y``.
         share: ``float[]``, of the weights that count.
@@ -125,7 +137,7 @@ def cumulated(
     sigma = state.sigma * jnp.exp(jnp.minimum(change, 1.0))
 
     # eq. 45, with h_s stalling the path while p_s is long
-    bias = 1 - (1 - c.c_sigma) ** (2 * (state.age.astype(length.dtype) + 1))
+    bias = 1 - (1 - c.c_sigma) ** (2 * (age.astype(length.dtype) + 1))
     stall = length / jnp.sqrt(bias) < (1.4 + 2 / (z_w.size + 1)) * c.chi
     path_c = (1 - c.c_c) * state.path_c
     path_c += stall * jnp.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * y_w
