@@ -28,6 +28,7 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.registry import METHODS, method
 from gfopt.types import Evaluation, Optimizer, Population
@@ -55,6 +56,7 @@ __all__ = [
     "Perturbed",
     "Population",
     "RandomSearch",
+    "Reevaluated",
     "Result",
     "RunResult",
     "Space",

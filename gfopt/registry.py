@@ -21,6 +21,7 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.types import Optimizer
 
@@ -36,6 +37,7 @@ FLAGS = MappingProxyType(
         "tolerates_stale": "can use a tell that comes a generation late",
         "dense": "holds D x D matrices: for up to about 1,000 numbers",
         "deterministic": "draws nothing: the seed does not matter",
+        "resizable": "its state does not depend on the number of candidates",
     }
 )
 
@@ -85,7 +87,7 @@ _ROWS = (
         "open_es",
         OpenES,
         "networks, any size",
-        frozenset({"rank_based", "seeds", "population_size", "pairs"}),
+        frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
         "sigma",
         ("sigma", "learning_rate", "weight_decay"),
         {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
@@ -97,7 +99,14 @@ _ROWS = (
         CMAES,
         "black box, 1 to 1,000 numbers",
         frozenset(
-            {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
+            {
+                "rank_based",
+                "population_size",
+                "resizable",
+                "rotation_invariant",
+                "stops",
+                "dense",
+            }
         ),
         "sigma",
         (),
@@ -109,7 +118,7 @@ _ROWS = (
         "snes",
         SNES,
         "black box and networks, any size",
-        frozenset({"rank_based", "seeds", "population_size", "stops"}),
+        frozenset({"rank_based", "seeds", "population_size", "resizable", "stops"}),
         "sigma",
         ("learning_rate", "std_learning_rate"),
         {"sigma": 0.5, "learning_rate": 1.0, "std_learning_rate": 0.4},
@@ -154,7 +163,7 @@ _ROWS = (
         "cross_entropy",
         CrossEntropy,
         "black box, 1 to some 1,000 numbers, many candidates a step",
-        frozenset({"rank_based", "population_size", "stops"}),
+        frozenset({"rank_based", "population_size", "resizable", "stops"}),
         "sigma",
         ("elite_fraction", "learning_rate", "std_learning_rate", "min_std"),
         {"population_size": 16, "sigma": 0.5, "std_learning_rate": 0.2},
@@ -213,9 +222,9 @@ def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
 def row_of(optimizer: Optimizer) -> Row | None:
     """Returns the row of an optimizer's class, or None for one of the user's own.
 
-    That of a bounded optimizer is its method's.
+    That of a wrapped optimizer is its method's.
     """
-    while isinstance(optimizer, Bounded):
+    while isinstance(optimizer, Bounded | Reevaluated):
         optimizer = optimizer.inner
     for row in _ROWS:
         if type(optimizer) is row.cls:

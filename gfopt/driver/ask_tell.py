@@ -16,7 +16,7 @@ from gfopt import checks, registry
 from gfopt.driver.history import History
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
-from gfopt.driver.setup import check_seed, setup
+from gfopt.driver.setup import against_noise, check_seed, setup
 from gfopt.types import Optimizer, Population, Solution
 
 
@@ -61,6 +61,7 @@ class AskTell:
         seed: of all randomness.
         options: fields of the method.
         maximize: look for the largest value.
+        noisy: values differ from call to call, as for ``minimize``.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -86,17 +87,18 @@ class AskTell:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         maximize: bool = False,
+        noisy: bool = False,
     ):
         check_seed(seed)
         checks.instance("maximize", maximize, bool, "True or False")
-        made = setup(method, x0, sigma0, bounds, options)
+        made = against_noise(setup(method, x0, sigma0, bounds, options), noisy)
         self._sign = -1.0 if maximize else 1.0
         self._began = time.monotonic()
         self._search = Search(made.optimizer, made.x0, seed, made.x64)
         self._history = History(maximize, None)
         self._failures: Counter[str] = Counter()
         self._late: list[_Generation] = []
-        row = registry.row_of(getattr(made.optimizer, "inner", made.optimizer))
+        row = registry.row_of(made.optimizer)
         self._uses_late = row is not None and "tolerates_stale" in row.flags
         self._first_id = 0
         self._open()

@@ -50,12 +50,14 @@ class Limits(NamedTuple):
         evaluations: ``i32[]``, that may still be made.
         target: ``float[]``, in the internal sense; -inf for none.
         barren: ``i32[]``, evaluations without a valid one after which to give up.
+        is_cut: ``bool[]``, run a single generation, with the evaluations that are left.
     """
 
     generations: Any
     evaluations: Any
     target: Any
     barren: Any
+    is_cut: Any
 
 
 @jax.jit
@@ -80,11 +82,12 @@ def _advance(
     carry: Carry,
     inputs: Inputs,
     limits: Limits,
-) -> tuple[Carry, jax.Array, steps.StepRecord, dict[str, jax.Array]]:
+) -> tuple[Carry, jax.Array, steps.StepRecord, dict[str, jax.Array], jax.Array]:
     """Runs generations until a limit is met.
 
     Returns:
-        ``(carry, number of generations run, their records [ROWS], stop reasons)``.
+        ``(carry, number of generations run, their records [ROWS], stop reasons,
+        evaluations of the next generation)``.
     """
     run_key = steps.wrapped(key_data)
 
@@ -120,6 +123,8 @@ def _advance(
     def unfinished(loop: tuple[Carry, Any, jax.Array, jax.Array]) -> jax.Array:
         carry, _, count, evaluations = loop
         met = (count >= limits.generations) | (evaluations <= 0)
+        # generations that fit: one that is cut short is a call of its own
+        met |= ~limits.is_cut & (steps.num_active(optimizer, carry.state) > evaluations)
         met |= carry.best_fitness <= limits.target
         met |= carry.num_barren >= limits.barren
         for holds in stop_reasons(optimizer, carry.state).values():
@@ -134,7 +139,8 @@ def _advance(
 
     first = (carry, rows, jnp.int32(0), limits.evaluations)
     carry, rows, count, _ = lax.while_loop(unfinished, body, first)
-    return carry, count, rows, stop_reasons(optimizer, carry.state)
+    following = steps.num_active(optimizer, carry.state)
+    return carry, count, rows, stop_reasons(optimizer, carry.state), following
 
 
 class CompiledSearch:
@@ -177,8 +183,13 @@ class CompiledSearch:
                 np.asarray(first, np.float64),
                 x0 if keep_x else (),
             )
-            self.size = steps.population_size(setup.optimizer, self._carry.state)
-        self._evaluator = evaluator or default_evaluator(setup.x0, self.size)
+            self._look_ahead()
+            rows = steps.population_size(setup.optimizer, self._carry.state)
+        self._evaluator = evaluator or default_evaluator(setup.x0, rows, self.size)
+
+    def _look_ahead(self) -> None:
+        """Notes how many evaluations the next generation takes."""
+        self.size = int(steps.num_active(self._setup.optimizer, self._carry.state))
 
     def _precision(self) -> Any:
         return jax.enable_x64(self._setup.x64)
@@ -227,18 +238,19 @@ class CompiledSearch:
     ) -> dict[str, np.ndarray]:
         """Runs up to ``generations`` and returns their records as columns."""
         # whole generations first: one that is cut short is a call of its own, which
-        # no snapshot follows, so that a longer run goes on from before it
-        whole = min(evaluations, _MOST) // self.size * self.size
-        # and which is not told: few values are a bad generation
-        before = jax.tree.map(np.array, self._carry.state) if whole == 0 else None
+        # no snapshot follows, so that a longer run goes on from before it, and which is
+        # not told: few values are a bad generation
+        is_cut = evaluations < self.size
+        before = jax.tree.map(np.array, self._carry.state) if is_cut else None
         with self._precision():
             limits = Limits(
-                np.int32(min(generations, ROWS)),
-                np.int32(whole if whole > 0 else evaluations),
+                np.int32(1 if is_cut else min(generations, ROWS)),
+                np.int32(min(evaluations, _MOST)),
                 np.float64(target),
                 np.int32(barren),
+                np.bool_(is_cut),
             )
-            self._carry, count, rows, reasons = _advance(
+            self._carry, count, rows, reasons, following = _advance(
                 self._setup.optimizer,
                 self._objective,
                 self._evaluator,
@@ -253,6 +265,7 @@ class CompiledSearch:
             self.failures["returned NaN or an infinity"] += failed
         if before is None:
             self.reasons = [name for name, holds in reasons.items() if bool(holds)]
+            self.size = int(following)
         else:
             self._carry = self._carry._replace(state=before)
         return columns
@@ -266,6 +279,7 @@ class CompiledSearch:
         with self._precision():
             self._carry = Carry(**jax.tree.map(jnp.array, snapshot))
             found = stop_reasons(self._setup.optimizer, self._carry.state)
+            self._look_ahead()
         self.reasons = [name for name, holds in found.items() if bool(holds)]
 
 

@@ -71,8 +71,8 @@ class HostedSearch:
 
     @property
     def size(self) -> int:
-        """Rows of a generation, active or not."""
-        return self._search.size
+        """Rows of the open generation that are to be evaluated."""
+        return self._search.active_rows.size
 
     @property
     def state(self) -> State:

@@ -18,7 +18,13 @@ from gfopt.core.objective import Inputs, as_objective
 from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.minimisation import Batches, Minimisation
 from gfopt.driver.result import Result
-from gfopt.driver.setup import check_evaluator, check_frozen, check_seed, setup
+from gfopt.driver.setup import (
+    against_noise,
+    check_evaluator,
+    check_frozen,
+    check_seed,
+    setup,
+)
 from gfopt.types import Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
@@ -37,6 +43,7 @@ def minimize(
     target: float | None = None,
     seed: int = 0,
     maximize: bool = False,
+    noisy: bool = False,
     workers: int | Executor | None = None,
     evaluator: Evaluator | HostEvaluator | None = None,
     options: Mapping[str, Any] | None = None,
@@ -72,6 +79,9 @@ def minimize(
         target: stop at the first value that is as good as this.
         seed: of all randomness; the same call gives the same result.
         maximize: look for the largest value; all values are reported as they are.
+        noisy: values differ from call to call: measure the noise and spend as many
+            evaluations on a step as it asks for (see ``Reevaluated``); the answer is
+            then ``recommended``.
         workers: number of processes, or an executor, that call ``fun``.
         evaluator: how a population is evaluated: ``vmapped()``, ``chunked(b)``,
             ``sharded()`` or ``host(...)``; by default chosen by size.
@@ -101,7 +111,7 @@ def minimize(
         >>> result.x.round(4), result.success, result.path
         (array([1., 1., 1.]), True, 'compiled')
     """
-    made = setup(method, x0, sigma0, bounds, options)
+    made = against_noise(setup(method, x0, sigma0, bounds, options), noisy)
     check_seed(seed)
     for name, flag in (("maximize", maximize), ("progress", progress)):
         checks.instance(name, flag, bool, "True or False")

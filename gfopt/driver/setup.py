@@ -17,6 +17,7 @@ from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.spaces import Space, bounds_of
 from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.types import Optimizer, PyTree, Solution
 
 MAX_AUTO_DENSE = 1000  # numbers up to which "auto" takes cma_es
@@ -106,6 +107,16 @@ def setup(
     if limits is None:
         limits = _spread(-np.inf, x0), _spread(np.inf, x0)
     return Setup(_within(optimizer, limits, scale), x0, x64)
+
+
+def against_noise(made: Setup, noisy: Any) -> Setup:
+    """Returns a search that handles noise, if it is asked for."""
+    checks.instance("noisy", noisy, bool, "True or False")
+    if not noisy:
+        return made
+    row = registry.row_of(made.optimizer)
+    grows = row is not None and "resizable" in row.flags
+    return made._replace(optimizer=Reevaluated(made.optimizer, grows=grows))
 
 
 def check_seed(seed: Any) -> None:
