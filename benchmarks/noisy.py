@@ -51,6 +51,7 @@ class Problem:
         self.gaps: list[float] = []
 
     def __call__(self, x: np.ndarray) -> float:
+        """Returns the noisy value."""
         self.gaps.append(self.gap(x))
         return float(self._noisy(x))
 

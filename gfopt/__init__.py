@@ -18,6 +18,7 @@ from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
+from gfopt.driver.warm_start import warm_start
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cross_entropy import CrossEntropy
@@ -76,4 +77,5 @@ __all__ = [
     "scipy_method",
     "sharded",
     "vmapped",
+    "warm_start",
 ]

@@ -21,7 +21,6 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
-from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.types import Optimizer
 
@@ -37,6 +36,7 @@ FLAGS = MappingProxyType(
         "tolerates_stale": "can use a tell that comes a generation late",
         "dense": "holds D x D matrices: for up to about 1,000 numbers",
         "deterministic": "draws nothing: the seed does not matter",
+        "injects": "takes in solutions that were evaluated elsewhere",
         "resizable": "its state does not depend on the number of candidates",
     }
 )
@@ -102,6 +102,7 @@ _ROWS = (
             {
                 "rank_based",
                 "population_size",
+                "injects",
                 "resizable",
                 "rotation_invariant",
                 "stops",
@@ -163,7 +164,7 @@ _ROWS = (
         "cross_entropy",
         CrossEntropy,
         "black box, 1 to some 1,000 numbers, many candidates a step",
-        frozenset({"rank_based", "population_size", "resizable", "stops"}),
+        frozenset({"rank_based", "population_size", "injects", "resizable", "stops"}),
         "sigma",
         ("elite_fraction", "learning_rate", "std_learning_rate", "min_std"),
         {"population_size": 16, "sigma": 0.5, "std_learning_rate": 0.2},
@@ -222,9 +223,9 @@ def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
 def row_of(optimizer: Optimizer) -> Row | None:
     """Returns the row of an optimizer's class, or None for one of the user's own.
 
-    That of a wrapped optimizer is its method's.
+    That of a bounded optimizer is its method's.
     """
-    while isinstance(optimizer, Bounded | Reevaluated):
+    while isinstance(optimizer, Bounded):
         optimizer = optimizer.inner
     for row in _ROWS:
         if type(optimizer) is row.cls:

@@ -66,7 +66,8 @@ def minimize(
         fun: the objective, called as ``fun(x, *args)``; a ``gfopt.Objective`` where
             more is to be said about it.
         x0: starting solution: numbers, an array, or any pytree of them. NumPy arrays
-            and numbers are searched in double precision, JAX arrays in their own.
+            and numbers are searched in double precision, JAX arrays in their own. The
+            ``Result`` of a run starts where that ended, also in its scale.
         method: ``"auto"``, a name from ``gfopt list``, or an optimizer.
         sigma0: first standard deviation, a number or a tree like ``x0``; by default a
             fifth of finite bounds, else ``0.3 max(1, rms(x0))`` (or the default of a

@@ -72,7 +72,11 @@ def _draw_values(axes: Any, history: dict[str, np.ndarray]) -> None:
     gaps = [_positive(np.abs(values - reference)) for values in (fitness, best)]
     generation = {"marker": ".", "markersize": 2.5, "linestyle": "none"}
     axes.plot(
-        history["nfev"], gaps[0], color=_PALE, label="best of a generation", **generation
+        history["nfev"],
+        gaps[0],
+        color=_PALE,
+        label="best of a generation",
+        **generation,
     )
     axes.plot(history["nfev"], gaps[1], color=_COLOURS[0], label="best so far")
     _finish(axes, f"value: distance from the best, {reference:.6g}", gaps)
@@ -87,7 +91,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
 def _finish(axes: Any, title: str, drawn: list[np.ndarray]) -> None:
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel("evaluations", fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -13,10 +13,11 @@ mean follows how many evaluations a step takes, in units of the method's populat
 A mean of that many values has the same reliability at every noise level (the
 Spearman-Brown formula). Where ``grows``, they are spent on more candidates, which
 averages better than more values of the same ones: ``inner`` runs with 1, 4, 16, ...
-times its population. Otherwise each candidate is evaluated so often, the first ones once more
-where it is no whole number, and ``inner`` is told the means. Where hardly any agreement
-is left, sigma is raised, if the state of ``inner`` has one: longer steps stand out of
-the noise. Without noise two candidates of every third step are evaluated once more.
+times its population. Otherwise each candidate is evaluated so often, the first ones
+once more where it is no whole number, and ``inner`` is told the means. Where hardly any
+agreement is left, sigma is raised, if the state of ``inner`` has one: longer steps
+stand out of the noise. Without noise two candidates of every third step are evaluated
+twice.
 
 Source: Hansen, Niederberger, Guzzella and Koumoutsakos, "A method for handling
 uncertainty in evolutionary optimization" (IEEE TEC 13(1), 2009): rank changes of
@@ -111,7 +112,7 @@ class Reevaluated:
 
     Example:
         >>> import gfopt
-        >>> def noisy(x, key):
+        >>> def noisy(key, x):
         ...     return jnp.sum(x**2) * jnp.exp(jax.random.normal(key))
         >>> method = gfopt.Reevaluated(gfopt.CMAES(sigma=0.5), grows=True)
         >>> objective = gfopt.Objective(noisy, takes_key=True)

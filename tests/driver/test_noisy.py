@@ -22,23 +22,23 @@ class Noisy:
         self._random = np.random.default_rng(1)
 
     def __call__(self, x: np.ndarray) -> float:
-        self.calls += 1
+        self.calls += isinstance(x, np.ndarray)  # and not a tracer
         return float(x @ x + self._random.normal())
 
 
-def compiled_noise(x: jax.Array, key: jax.Array) -> jax.Array:
+def compiled_noise(key: jax.Array, x: jax.Array) -> jax.Array:
     return x @ x + jax.random.normal(key)
 
 
 @pytest.mark.parametrize("budget", [40, 400])
 def test_minimize_on_the_host_keeps_to_the_budget(budget):
     fun = Noisy()
-    found = gfopt.minimize(fun, X0, noisy=True, budget=budget, seed=2)
+    found = gfopt.minimize(fun, X0, method="snes", noisy=True, budget=budget, seed=2)
     assert found.nfev == fun.calls == budget and found.path == "host"
     assert isinstance(found.optimizer, gfopt.Reevaluated) and found.optimizer.grows
 
 
-@pytest.mark.parametrize("method", ["cma_es", "nelder_mead"])
+@pytest.mark.parametrize("method", ["snes", "nelder_mead"])
 def test_minimize_compiled_uses_its_budget_on_whole_generations(method):
     fun = gfopt.Objective(compiled_noise, takes_key=True)
     found = gfopt.minimize(fun, X0, method=method, noisy=True, budget=400, seed=2)
@@ -50,7 +50,11 @@ def test_minimize_compiled_uses_its_budget_on_whole_generations(method):
 
 def test_within_bounds_and_without_noise():
     found = gfopt.minimize(
-        lambda x: jnp.sum((x - 1) ** 2), [0.5, 0.5], bounds=(0, 0.8), noisy=True
+        lambda x: jnp.sum((x - 1) ** 2),
+        [0.5, 0.5],
+        bounds=(0, 0.8),
+        noisy=True,
+        method="snes",
     )
     np.testing.assert_allclose(found.recommended, 0.8, atol=1e-4)
     assert found.success and (found.history["effort"] == 1).all()
@@ -72,7 +76,7 @@ def test_ask_tell_hands_out_repeated_candidates():
 
 
 def test_a_seeded_run_is_repeated(tmp_path: Any):
-    words = {"noisy": True, "seed": 5, "budget": 120}
+    words = {"method": "snes", "noisy": True, "seed": 5, "budget": 120}
     fun = gfopt.Objective(compiled_noise, takes_key=True)
     whole = gfopt.minimize(fun, X0, **words)
     path = tmp_path / "run.gfopt"
