@@ -78,7 +78,8 @@ def _draw_values(axes: Any, history: dict[str, np.ndarray]) -> None:
         label="best of a generation",
         **generation,
     )
-    axes.plot(history["nfev"], gaps[1], color=_COLOURS[0], label="best so far")
+    line = {"drawstyle": "steps-post", "color": _COLOURS[0]}
+    axes.plot(history["nfev"], gaps[1], label="best so far", **line)
     _finish(axes, f"value: distance from the best, {reference:.6g}", gaps)
     axes.legend(frameon=False, fontsize=8, markerscale=3)
 
