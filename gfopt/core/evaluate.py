@@ -329,8 +329,8 @@ def default_evaluator(
     """Returns the evaluator that is used where none is given.
 
     ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(max(1, 2**24 // D))``. Where
-    not all rows are active, chunks are no larger than the rows that are at first: those
-    that no row of is active are not computed.
+    only ``num_active`` rows are at first, chunks are no larger than that: a chunk
+    without an active row is not computed.
     """
     size = max(1, trees.num_parameters(solution))
     most = max(1, DEFAULT_ELEMENTS // size)
