@@ -18,6 +18,7 @@ from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
+from gfopt.driver.warm_start import warm_start
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
@@ -30,6 +31,7 @@ from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.random_search import RandomSearch
+from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
@@ -64,6 +66,7 @@ __all__ = [
     "Population",
     "RandomSearch",
     "Restarts",
+    "Reevaluated",
     "Result",
     "RunResult",
     "SepCMAES",
@@ -84,4 +87,5 @@ __all__ = [
     "scipy_method",
     "sharded",
     "vmapped",
+    "warm_start",
 ]

@@ -39,6 +39,8 @@ FLAGS = MappingProxyType(
         "tolerates_stale": "can use a tell that comes a generation late",
         "dense": "holds D x D matrices: for up to about 1,000 numbers",
         "deterministic": "draws nothing: the seed does not matter",
+        "injects": "takes in solutions that were evaluated elsewhere",
+        "resizable": "its state does not depend on the number of candidates",
     }
 )
 
@@ -88,7 +90,7 @@ _ROWS = (
         "open_es",
         OpenES,
         "networks, any size",
-        frozenset({"rank_based", "seeds", "population_size", "pairs"}),
+        frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
         "sigma",
         ("sigma", "learning_rate", "weight_decay"),
         {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
@@ -100,7 +102,15 @@ _ROWS = (
         CMAES,
         "black box, 1 to 1,000 numbers",
         frozenset(
-            {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
+            {
+                "rank_based",
+                "population_size",
+                "injects",
+                "resizable",
+                "rotation_invariant",
+                "stops",
+                "dense",
+            }
         ),
         "sigma",
         (),
@@ -123,7 +133,7 @@ _ROWS = (
         "snes",
         SNES,
         "black box and networks, any size",
-        frozenset({"rank_based", "seeds", "population_size", "stops"}),
+        frozenset({"rank_based", "seeds", "population_size", "resizable", "stops"}),
         "sigma",
         ("learning_rate", "std_learning_rate"),
         {"sigma": 0.5, "learning_rate": 1.0, "std_learning_rate": 0.4},
@@ -197,7 +207,7 @@ _ROWS = (
         "cross_entropy",
         CrossEntropy,
         "black box, 1 to some 1,000 numbers, many candidates a step",
-        frozenset({"rank_based", "population_size", "stops"}),
+        frozenset({"rank_based", "population_size", "injects", "resizable", "stops"}),
         "sigma",
         ("elite_fraction", "learning_rate", "std_learning_rate", "min_std"),
         {"population_size": 16, "sigma": 0.5, "std_learning_rate": 0.2},

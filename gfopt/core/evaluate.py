@@ -323,15 +323,20 @@ def sharded(mesh: Mesh | None = None, inner: Vmapped | None = None) -> Sharded:
     return Sharded(Vmapped() if inner is None else inner, mesh)
 
 
-def default_evaluator(solution: PyTree, population_size: int) -> Vmapped:
+def default_evaluator(
+    solution: PyTree, population_size: int, num_active: int | None = None
+) -> Vmapped:
     """Returns the evaluator that is used where none is given.
 
-    ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(max(1, 2**24 // D))``.
+    ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(max(1, 2**24 // D))``. Where
+    only ``num_active`` rows are at first, chunks are no larger than that: a chunk
+    without an active row is not computed.
     """
     size = max(1, trees.num_parameters(solution))
-    if population_size * size <= DEFAULT_ELEMENTS:
-        return vmapped()
-    return chunked(max(1, DEFAULT_ELEMENTS // size))
+    most = max(1, DEFAULT_ELEMENTS // size)
+    if num_active is not None and num_active < population_size:
+        most = min(most, max(1, num_active))
+    return vmapped() if population_size <= most else chunked(most)
 
 
 def best_row(evaluation: Evaluation) -> tuple[jax.Array, jax.Array]:

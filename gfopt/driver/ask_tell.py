@@ -16,7 +16,7 @@ from gfopt import checks, registry
 from gfopt.driver.history import History
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
-from gfopt.driver.setup import check_seed, setup
+from gfopt.driver.setup import against_noise, as_solution, check_seed, setup
 from gfopt.types import Optimizer, Population, Solution
 
 
@@ -61,6 +61,7 @@ class AskTell:
         seed: of all randomness.
         options: fields of the method.
         maximize: look for the largest value.
+        noisy: values differ from call to call, as for ``minimize``.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -86,17 +87,21 @@ class AskTell:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         maximize: bool = False,
+        noisy: bool = False,
     ):
         check_seed(seed)
         checks.instance("maximize", maximize, bool, "True or False")
-        made = setup(method, x0, sigma0, bounds, options)
+        made = against_noise(setup(method, x0, sigma0, bounds, options), noisy)
         self._sign = -1.0 if maximize else 1.0
         self._began = time.monotonic()
         self._search = Search(made.optimizer, made.x0, seed, made.x64)
         self._history = History(maximize, None)
         self._failures: Counter[str] = Counter()
         self._late: list[_Generation] = []
-        row = registry.row_of(getattr(made.optimizer, "inner", made.optimizer))
+        row = registry.row_of(made.optimizer)
+        self._x0 = made.x0
+        self._injects = row is not None and "injects" in row.flags
+        self._waiting: list[tuple[Solution, float]] = []
         self._uses_late = row is not None and "tolerates_stale" in row.flags
         self._first_id = 0
         self._open()
@@ -107,6 +112,8 @@ class AskTell:
         self._num_asked = 0  # how many of the rows were handed out
         self._values = np.full(len(self._rows), np.nan)
         self._told = np.zeros(len(self._rows), bool)
+        self._num_free = len(self._rows)  # that are not taken by injected solutions
+        self._place()
 
     def ask(self, n: int | None = None) -> list[Trial]:
         """Hands out the next members of the open generation.
@@ -124,7 +131,7 @@ class AskTell:
         if n is not None:
             checks.integer("n", n, 1)
         start = self._num_asked
-        stop = len(self._rows) if n is None else min(start + n, len(self._rows))
+        stop = self._num_free if n is None else min(start + n, self._num_free)
         self._num_asked = stop
         first, solution = self._first_id, self._search.solution
         rows = self._rows[start:stop]
@@ -200,6 +207,86 @@ class AskTell:
         if fitness[best] < self._search.best_fitness:
             self._search.note(self._rows[indices[best]], float(fitness[best]))
 
+    def inject(
+        self, solutions: Iterable[Solution], values: Iterable[float | None]
+    ) -> None:
+        """Takes in solutions that were evaluated elsewhere.
+
+        A method flagged ``injects`` learns from them: they take the places of as many
+        of its own candidates, of up to half a generation. That is the open one if none
+        of it was handed out, else the next; what finds no place waits for a later one.
+        Solutions that lie far off count as nearer ones in the same direction. Other
+        methods can't use them, which a warning says. They count for the best solution,
+        but not as evaluations.
+
+        Args:
+            solutions: each like ``x0``.
+            values: a number for each; those of None or NaN are left out.
+
+        Raises:
+            TypeError: for something that is no number.
+            ValueError: for a solution that is not like ``x0`` or lies outside of the
+                bounds, or another number of values than of solutions. Nothing has been
+                taken in then.
+
+        Example:
+            >>> import gfopt
+            >>> search = gfopt.AskTell("cma_es", [3.0, -2.0], sigma0=1.0)
+            >>> search.inject([[0.5, 0.0], [4.0, 4.0]], [0.25, 32.0])
+            >>> search.result.fun, len(search.ask())
+            (0.25, 4)
+        """
+        given = [self._like_x0(solution) for solution in solutions]
+        _, numbers = _told(list(range(len(given))), values, "solutions")
+        known = [
+            (solution, float(value))
+            for solution, value in zip(given, numbers, strict=True)
+            if math.isfinite(value)
+        ]
+        for solution, value in known:
+            if self._sign * value < self._search.best_fitness:
+                self._search.best_fitness = self._sign * value
+                self._search.best_x = jax.tree.map(np.array, solution)
+        if self._injects:
+            self._waiting += known
+            self._place()
+        elif known:
+            name = type(self._search.optimizer).__name__
+            warnings.warn(
+                f"{name} cannot learn from injected solutions; they count for the best "
+                "solution only",
+                stacklevel=2,
+            )
+
+    def _like_x0(self, solution: Any) -> Solution:
+        """Returns a solution in the form and precision of ``x0``."""
+        solution = as_solution(solution)
+        came, expected = jax.tree.map(np.shape, (solution, self._x0))
+        if came != expected:
+            raise ValueError(
+                f"solutions must be like x0, of shape {expected}; got {came}"
+            )
+        space = getattr(self._search.optimizer, "space", None)
+        if space is not None and not space.contains(solution):
+            raise ValueError(
+                f"solutions must lie within bounds; got {checks.shown(solution)}"
+            )
+        return jax.tree.map(
+            lambda x, leaf: np.asarray(leaf, x.dtype), self._x0, solution
+        )
+
+    def _place(self) -> None:
+        """Gives injected solutions the last rows, where none is handed out yet."""
+        if self._num_asked:
+            return
+        least = len(self._rows) - len(self._rows) // 2
+        while self._waiting and self._num_free > least:
+            solution, value = self._waiting.pop(0)
+            self._num_free -= 1
+            self._search.inject(self._rows[self._num_free], solution)
+            self._values[self._num_free] = value
+            self._told[self._num_free] = True
+
     def close(self) -> None:
         """Closes the open generation: what has no value yet counts as failed.
 
@@ -228,7 +315,7 @@ class AskTell:
         search.advance(fitness, valid)
         columns = {
             "fitness": best,
-            "num_evaluations": int(self._told.sum()),
+            "num_evaluations": int(self._told[: self._num_free].sum()),
             "num_valid": told.size,
             **search.diagnostics(),
         }
@@ -274,7 +361,7 @@ class AskTell:
             success=bool(reasons),
             status=Status.CONVERGED if reasons else Status.RUNNING,
             message=f"converged: {listed}" if reasons else "running",
-            nfev=self._history.nfev + int(self._told.sum()),
+            nfev=self._history.nfev + int(self._told[: self._num_free].sum()),
             nit=self._history.nit,
             failures=dict(self._failures.most_common()),
             history=self._history.table(),
@@ -297,7 +384,9 @@ class AskTell:
         self._began = time.monotonic() - state["_began"]
 
 
-def _told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+def _told(
+    trials: Any, values: Any, what: str = "trials"
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads the arguments of ``tell``: ids and numbers, NaN for failures."""
     if isinstance(trials, Trial | int | np.integer):
         trials, values = [trials], [values]
@@ -314,7 +403,7 @@ def _told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"{expected}; got {checks.shown(values)}")
     listed = values if isinstance(values, np.ndarray) else list(values)
     if len(ids) != len(listed):
-        raise ValueError(f"{expected}; got {len(listed)} for {len(ids)} trials")
+        raise ValueError(f"{expected}; got {len(listed)} for {len(ids)} {what}")
     try:
         found = np.asarray(listed)
         plain = (float, int, np.number, np.ndarray, jax.Array, type(None))

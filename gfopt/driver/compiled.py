@@ -72,9 +72,7 @@ class _Next(NamedTuple):
 
 @jax.jit
 def _next(optimizer: Optimizer, state: State) -> _Next:
-    # all of the population but its mask is dead code, which the compiler leaves out
-    active = optimizer.ask(jax.random.key(0), state).active
-    return _Next(jnp.sum(active, dtype=jnp.int32), wanted_tier(optimizer, state))
+    return _Next(steps.num_active(optimizer, state), wanted_tier(optimizer, state))
 
 
 @jax.jit
@@ -215,7 +213,7 @@ class CompiledSearch:
         self.size = int(needed.evaluations)
         rows = steps.population_size(self.optimizer, self._carry.state)
         self._evaluator = self._asked_evaluator or default_evaluator(
-            self._setup.x0, rows
+            self._setup.x0, rows, self.size
         )
 
     @property

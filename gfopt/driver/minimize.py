@@ -18,7 +18,13 @@ from gfopt.core.objective import Inputs, as_objective
 from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.minimisation import Batches, Minimisation
 from gfopt.driver.result import Result
-from gfopt.driver.setup import check_evaluator, check_frozen, check_seed, setup
+from gfopt.driver.setup import (
+    against_noise,
+    check_evaluator,
+    check_frozen,
+    check_seed,
+    setup,
+)
 from gfopt.types import Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
@@ -37,6 +43,7 @@ def minimize(
     target: float | None = None,
     seed: int = 0,
     maximize: bool = False,
+    noisy: bool = False,
     workers: int | Executor | None = None,
     evaluator: Evaluator | HostEvaluator | None = None,
     options: Mapping[str, Any] | None = None,
@@ -59,7 +66,8 @@ def minimize(
         fun: the objective, called as ``fun(x, *args)``; a ``gfopt.Objective`` where
             more is to be said about it.
         x0: starting solution: numbers, an array, or any pytree of them. NumPy arrays
-            and numbers are searched in double precision, JAX arrays in their own.
+            and numbers are searched in double precision, JAX arrays in their own. The
+            ``Result`` of a run starts where that ended, also in its scale.
         method: ``"auto"``, a name from ``gfopt list``, or an optimizer.
         sigma0: first standard deviation, a number or a tree like ``x0``; by default a
             fifth of finite bounds, else ``0.3 max(1, rms(x0))`` (or the default of a
@@ -72,6 +80,9 @@ def minimize(
         target: stop at the first value that is as good as this.
         seed: of all randomness; the same call gives the same result.
         maximize: look for the largest value; all values are reported as they are.
+        noisy: values differ from call to call: measure the noise and spend as many
+            evaluations on a step as it asks for (see ``Reevaluated``); the answer is
+            then ``recommended``.
         workers: number of processes, or an executor, that call ``fun``.
         evaluator: how a population is evaluated: ``vmapped()``, ``chunked(b)``,
             ``sharded()`` or ``host(...)``; by default chosen by size.
@@ -101,7 +112,7 @@ def minimize(
         >>> result.x.round(4), result.success, result.path
         (array([1., 1., 1.]), True, 'compiled')
     """
-    made = setup(method, x0, sigma0, bounds, options)
+    made = against_noise(setup(method, x0, sigma0, bounds, options), noisy)
     check_seed(seed)
     for name, flag in (("maximize", maximize), ("progress", progress)):
         checks.instance(name, flag, bool, "True or False")

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gfopt.driver.plots import figure_of
 from gfopt.types import Optimizer, Solution, State
 
 
@@ -98,7 +99,10 @@ class Result:
         return "\n".join(f"{name:>{width}}  {text}" for name, text in rows.items())
 
     def plot(self, path: str | None = None) -> Any:
-        """Draws the best value so far, and sigma where the method has one.
+        """Draws the run against evaluations, on logarithmic axes.
+
+        The values, as their distance from the best of the run; and of sigma, standard
+        deviations, axis ratio and the effort against noise what the method reports.
 
         Args:
             path: also save the figure here.
@@ -109,42 +113,18 @@ class Result:
         Raises:
             ImportError: with the line that installs matplotlib.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError(
-                "Result.plot needs matplotlib: pip install 'gfopt[bench]'"
-            ) from None
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot()
-        best = self.history["best"]
-        axes.plot(self.history["nfev"], best, label="best so far")
-        axes.plot(
-            self.history["nfev"], self.history["fitness"], alpha=0.4, label="generation"
-        )
-        finite = best[np.isfinite(best)]
-        if finite.size and finite.min() > 0:
-            axes.set_yscale("log")
-        axes.set(xlabel="evaluations", ylabel="value", title=self.message)
-        if "sigma" in self.history:
-            other = axes.twinx()
-            other.plot(
-                self.history["nfev"], self.history["sigma"], "C2--", label="sigma"
-            )
-            other.set_yscale("log")
-            other.set_ylabel("sigma")
-        axes.legend()
+        figure = figure_of(self.history, self.message)
         if path is not None:
-            figure.savefig(path)
+            figure.savefig(path, dpi=150)
         return figure
 
 
 def reasons_with_values(optimizer: Optimizer, names: list[str]) -> dict[str, Any]:
     """Returns reasons to stop with the tolerances behind them, True where none is."""
-    inner = getattr(optimizer, "inner", None)
-    return {
-        name: getattr(optimizer, name, getattr(inner, name, True)) for name in names
-    }
+    method: Any = optimizer
+    while hasattr(method, "inner"):
+        method = method.inner
+    return {name: getattr(method, name, True) for name in names}
 
 
 def brief(tree: Solution) -> str:

@@ -15,6 +15,7 @@ from gfopt.core.evaluate import DEFAULT_ELEMENTS, judged
 from gfopt.driver.packing import Packed, pack
 from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.optimizers.bounded import at_tier, stop_reasons, wanted_tier
+from gfopt.optimizers.injection import encode
 from gfopt.types import Evaluation, Optimizer, Population, PyTree, Solution, State
 
 
@@ -87,6 +88,19 @@ def _tell_late(
     method: Packed, state: State, population: Population, evaluation: Evaluation
 ) -> State:
     return method.tree()[0].tell(state, population, evaluation)[0]
+
+
+@jax.jit
+def _inject(
+    method: Packed, current: Packed, row: jax.Array, solution: Solution
+) -> tuple[State, Population]:
+    """Puts a solution into a row of the open generation."""
+    state, population = current.tree()
+    member = encode(method.tree()[0], state, solution)
+    members = jax.tree.map(
+        lambda whole, leaf: whole.at[row].set(leaf), population.members, member
+    )
+    return state, population._replace(members=members)
 
 
 @jax.jit
@@ -228,6 +242,13 @@ class Search:
             state = state._replace(step=np.int32(self.step))
             packed = pack((jax.device_get(state), self.population))
             self._opened = self._opened._replace(packed=packed)
+
+    def inject(self, row: int, solution: Solution) -> None:
+        """Puts a solution into a row of the open generation, if need be shortened."""
+        with self.precision():
+            found = _inject(self._method, self._opened.packed, np.int32(row), solution)
+            packed = pack(jax.device_get(found))
+        self._opened = self._opened._replace(packed=packed)
 
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""

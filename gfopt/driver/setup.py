@@ -16,7 +16,10 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.spaces import Space, bounds_of
+from gfopt.driver.result import Result
+from gfopt.driver.warm_start import continued
 from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.types import Optimizer, PyTree, Solution
 
 MAX_AUTO_DENSE = 1000  # numbers up to which "auto" takes cma_es
@@ -48,12 +51,17 @@ def setup(
     ``x0`` decides the precision: what is not a JAX array, and float64, is searched in
     double precision. The first step size is ``sigma0``; without it a fifth of finite
     bounds, else ``0.3 max(1, rms(x0))`` for methods that hold vectors and the method's
-    own default for those that hold seeds, which are made for networks.
+    own default for those that hold seeds, which are made for networks. Where ``x0`` is
+    the ``Result`` of a run, it goes on from what that recommends, with the standard
+    deviations that it had at its end.
 
     Raises:
         TypeError: for an argument of the wrong type.
         ValueError: for a value out of range; the message names the argument.
     """
+    known = None
+    if isinstance(x0, Result):
+        x0, known = continued(x0)
     x0, x64 = _in_precision(as_solution(x0))
     limits = None
     if bounds is not None:
@@ -84,6 +92,8 @@ def setup(
             f"sigma0 must be None for {name}, which has no such step size; "
             f"got {checks.shown(sigma0)}"
         )
+    if sigma0 is None and row.sigma is not None and row.sigma not in given:
+        sigma0 = known
     if row.sigma is None or row.sigma in given:
         if sigma0 is not None:
             raise ValueError(
@@ -106,6 +116,16 @@ def setup(
     if limits is None:
         limits = _spread(-np.inf, x0), _spread(np.inf, x0)
     return Setup(_within(optimizer, limits, scale), x0, x64)
+
+
+def against_noise(made: Setup, noisy: Any) -> Setup:
+    """Returns a search that handles noise, if it is asked for."""
+    checks.instance("noisy", noisy, bool, "True or False")
+    if not noisy:
+        return made
+    row = registry.row_of(made.optimizer)
+    grows = row is not None and "resizable" in row.flags
+    return made._replace(optimizer=Reevaluated(made.optimizer, grows=grows))
 
 
 def check_seed(seed: Any) -> None:

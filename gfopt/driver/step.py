@@ -129,3 +129,13 @@ def population_size(optimizer: Optimizer, state: State) -> int:
     """Returns the number of rows that ``ask`` proposes, without asking."""
     shapes = jax.eval_shape(optimizer.ask, jax.random.key(0), state)
     return shapes.active.shape[0]
+
+
+@jax.jit
+def num_active(optimizer: Optimizer, state: State) -> jax.Array:
+    """Returns how many rows of the next population are to be evaluated: ``i32[]``.
+
+    They follow from the state, not from the key: the compiler drops the rest of ask.
+    """
+    population = optimizer.ask(jax.random.key(0), state)
+    return jnp.sum(population.active, dtype=jnp.int32)

@@ -9,8 +9,8 @@ update, (D + 2) / 3 times as fast, as there are only D of them:
     c <- (1 - c_1 - c_mu sum_k w_k) c + c_1 p_c^2 + c_mu sum_k w_k y_k^2
 
 Source: Ros & Hansen (2008), "A simple modification in CMA-ES achieving linear time and
-space complexity", PPSN X. Deviations: the constants, the negative weights, which the
-bound of ``cma_parameters.constants`` keeps safe here too, and the stalled path are those of
+space complexity", PPSN X. Deviations: the constants, the negative weights (the bound of
+``cma_parameters.constants`` keeps them safe here too) and the stalled path are those of
 ``cma_es``.
 """
 

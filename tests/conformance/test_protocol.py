@@ -11,6 +11,7 @@ from conformance import cases
 from conformance.cases import KEY, X0, Case
 
 from gfopt.core import evaluate, lazy
+from gfopt.optimizers.reevaluated import resized
 from gfopt.types import Evaluation, Optimizer, Population
 
 MIXED = {
@@ -153,3 +154,17 @@ def test_decodes_a_group_as_its_members(case: Case) -> None:
             cases.same_bits(way, evaluation.aux)
         else:  # a fused multiply-add rounds once where two operations round twice
             cases.close(way, evaluation.aux)
+
+
+@cases.methods_with("resizable")
+def test_a_resizable_state_serves_every_population_size(case: Case) -> None:
+    optimizer, state, population, _ = cases.first_step(case)
+    larger = resized(optimizer, 4 * population.active.shape[0])
+
+    def step(state: Any) -> Any:
+        population = larger.ask(KEY, state)
+        values = jnp.arange(population.active.size, dtype=jnp.float32)
+        evaluation = evaluate.judged(values, population.active, ())
+        return larger.tell(state, population, evaluation)[0]
+
+    assert shapes(jax.eval_shape(step, state)) == shapes(state)

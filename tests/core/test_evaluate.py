@@ -301,6 +301,8 @@ def test_frozen_leaves_of_a_lazy_solution_stay_as_they_are():
 def test_the_default_holds_64_megabytes_at_most():
     small = jax.ShapeDtypeStruct((1000,), jnp.float32)
     assert default_evaluator(small, 64) == gfopt.vmapped()
+    assert default_evaluator(small, 64, 64) == gfopt.vmapped()
+    assert default_evaluator(small, 64, 10) == gfopt.chunked(10)
     large = jax.ShapeDtypeStruct((DEFAULT_ELEMENTS // 2,), jnp.float32)
     assert default_evaluator(large, 64) == gfopt.chunked(2)
 

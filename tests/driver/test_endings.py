@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -219,10 +220,22 @@ def test_a_result_plots(compiled, tmp_path):
     path = tmp_path / "run.png"
     figure = compiled.plot(str(path))
     assert isinstance(figure, matplotlib.figure.Figure) and path.stat().st_size > 1000
-    assert len(figure.axes) == 2  # sigma has its own
-    assert figure.axes[0].get_yscale() == "log"
-    negative = minimize(lambda x: -host_plateau(x), budget=8).plot()
-    assert negative.axes[0].get_yscale() == "linear"
+    drawn = [axes.get_title(loc="left").split(":")[0] for axes in figure.axes]
+    assert drawn == ["value", "sigma"]
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    best = compiled.history["best"]
+    line = figure.axes[0].lines[1].get_ydata()
+    expected = np.where(best > best[-1], best - best[-1], np.nan)
+    np.testing.assert_array_equal(line, expected)
+
+
+def test_a_plot_shows_what_the_method_reports(monkeypatch):
+    constant = minimize(lambda x: -1.0, budget=8, method="nelder_mead", options={})
+    (axes,) = constant.plot().axes
+    assert axes.get_yscale() == "linear" and "-1" in axes.get_title(loc="left")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'gfopt\[bench\]'"):
+        constant.plot()
 
 
 def test_a_result_pickles_with_every_bit(compiled, hosted):
