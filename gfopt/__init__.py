@@ -5,6 +5,7 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 
 from gfopt import problems
 from gfopt.core.counting import count_materialisations
+from gfopt.core.domains import categorical, integer, real
 from gfopt.core.evaluate import chunked, sharded, vmapped
 from gfopt.core.host_evaluator import host
 from gfopt.core.low_rank import LowRank
@@ -22,6 +23,7 @@ from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
@@ -44,6 +46,7 @@ __all__ = [
     "DifferentialEvolution",
     "Evaluation",
     "LowRank",
+    "Margin",
     "MeZO",
     "NelderMead",
     "Noise",
@@ -60,16 +63,19 @@ __all__ = [
     "Space",
     "Status",
     "Trial",
+    "categorical",
     "chunked",
     "count_materialisations",
     "gaussian",
     "host",
+    "integer",
     "merge",
     "method",
     "minimize",
     "partition",
     "problems",
     "rademacher",
+    "real",
     "run",
     "scipy_method",
     "sharded",

@@ -358,3 +358,20 @@ class SNES:
             )
             self.mean[j] += self.std[j] * shift
             self.std[j] *= math.exp(rate / 2 * width)
+
+
+def margin(m, s, low, high, alpha):
+    """CMA-ES with margin for one integer coordinate: mean and standard deviation."""
+    from scipy.stats import chi2, norm
+
+    ends = np.arange(low, high) + 0.5
+    near = ends[np.argmin(np.abs(m - ends))]
+    if m <= ends[0] or m > ends[-1]:
+        reach = np.sqrt(chi2.ppf(1 - 2 * alpha, 1)) * s
+        return near + np.sign(m - near) * min(abs(m - near), reach), s
+    lower, upper = ends[ends < m].max(), ends[ends >= m].min()
+    p_low = max(alpha / 2, norm.cdf(lower, m, s))
+    p_high = max(alpha / 2, norm.sf(upper, m, s))
+    q_low, q_high = (np.sqrt(chi2.ppf(1 - 2 * p, 1)) for p in (p_low, p_high))
+    std = (upper - lower) / (q_low + q_high)
+    return (lower * q_high + upper * q_low) / (q_low + q_high), std

@@ -111,3 +111,10 @@ def stop_reasons(optimizer: Optimizer, state: State) -> dict[str, jax.Array]:
     """Returns a method's own reasons to stop, by name; ``{}`` where it has none."""
     stop = getattr(optimizer, "stop", None)
     return {} if stop is None else stop(state)
+
+
+def innermost(optimizer: Optimizer) -> Optimizer:
+    """Returns the method inside of all wrappers, which hold it as ``inner``."""
+    while hasattr(optimizer, "inner"):
+        optimizer = optimizer.inner
+    return optimizer
