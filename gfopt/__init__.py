@@ -4,6 +4,7 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
 from gfopt import problems
+from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
 from gfopt.core.domains import categorical, integer, real
 from gfopt.core.evaluate import chunked, sharded, vmapped
@@ -19,10 +20,12 @@ from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
+from gfopt.optimizers.augmented_lagrangian import AugmentedLagrangian
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.feasibility_rule import FeasibilityRule
 from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
@@ -38,13 +41,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AskTell",
+    "AugmentedLagrangian",
     "CMAES",
     "METHODS",
     "SNES",
     "Bounded",
+    "ConstraintValues",
     "CrossEntropy",
     "DifferentialEvolution",
     "Evaluation",
+    "FeasibilityRule",
     "LowRank",
     "Margin",
     "MeZO",

@@ -10,8 +10,11 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
+import jax
+
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, as_objective
@@ -19,6 +22,7 @@ from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.minimisation import Batches, Minimisation
 from gfopt.driver.result import Result
 from gfopt.driver.setup import check_evaluator, check_frozen, check_seed, setup
+from gfopt.optimizers.augmented_lagrangian import constrained
 from gfopt.types import Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
@@ -46,6 +50,7 @@ def minimize(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
     frozen: PyTree = None,
+    constraints: Any = (),
 ) -> Result:
     """Minimises a function of which only values are known.
 
@@ -85,6 +90,9 @@ def minimize(
         progress: show a line on standard error.
         frozen: leaves that are not searched but merged into every solution; ``x0`` is
             then the other half, see ``gfopt.partition``.
+        constraints: functions ``g(x)``, feasible where all their numbers are 0 or
+            below, or SciPy's ``NonlinearConstraint`` and ``LinearConstraint``. ``x``
+            and ``recommended`` are then the best feasible solution.
 
     Returns:
         A ``Result``. ``x, fun`` are the best that was evaluated; ``recommended`` is the
@@ -131,6 +139,14 @@ def minimize(
     objective = as_objective(fun)
     if maximize:
         objective = replace(objective, maximize=True)
+    given = as_constraints(constraints)
+    if given:
+        objective = replace(objective, constraints=objective.constraints + given)
+    if objective.constraints:
+        x0 = made.x0 if frozen is None else trees.merge(made.x0, frozen)
+        with jax.enable_x64(made.x64):
+            count = values_at(objective.constraints, x0, objective.batched).size
+        made = made._replace(optimizer=constrained(made.optimizer, count))
     if budget is None and max_seconds is None:
         size = trees.num_parameters(made.x0)
         budget = min(DEFAULT_BUDGET * size, MOST_DEFAULT_BUDGET)

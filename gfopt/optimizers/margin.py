@@ -7,16 +7,17 @@ candidates' distances to it, which the inner method does not see:
 
     x = m + a (y - m),   y ~ N(m, s^2),   p- , p+ = P(x beyond the interval's ends)
 
-Between two other integers, p <- max(alpha / 2, p) for both ends, and m and a are those
-of the distribution that has these chances. With other integers on one side only, the
-mean comes so near to that end that p >= alpha, and a stays. Of k choices each has
+The inner method's step of the mean is taken a times as long. Between two other
+integers, p <- max(alpha / 2, p) for both ends, and m and a are those of the
+distribution that has these chances. With other integers on one side only, the mean
+comes so near to that end that p >= alpha, and a stays. Of k choices each has
 coordinates of its own, of which the largest decides: those of the others come so near
 to it that each has the chance ``alpha``.
 
 Source: Hamano, Saito, Nomura and Shirakawa, "CMA-ES with margin" (GECCO 2022), arXiv
-2205.13482, algorithm 1 and section 4. Deviations: the first and the last integer have
-others on one side only, in all spaces; what the ends' chances gain, the interval
-loses, without rescaling the three; choices are not in the paper.
+2205.13482, algorithm 1 and section 4. Deviations: the mean's step is stretched; what
+the ends' chances gain, the interval loses, without rescaling the three; the fold makes
+mirror images of the first and last integer; choices are not in the paper.
 """
 
 from __future__ import annotations
@@ -123,7 +124,13 @@ class Margin:
     ) -> tuple[MarginState, Info]:
         """Tells the inner method, then corrects its mean and the stretch."""
         inner, info = self.inner.tell(state.inner, population, evaluation)
-        dimension = trees.num_parameters(inner.mean)
+        moved = jax.tree.map(
+            lambda new, old, a: old + a * (new - old),
+            inner.mean,
+            state.inner.mean,
+            state.stretch,
+        )
+        dimension = trees.num_parameters(moved)
         alpha = 1 / (dimension * population.active.shape[0])
 
         def leaf(y: jax.Array, a: jax.Array, std: jax.Array, *kind: Any) -> Any:
@@ -135,10 +142,10 @@ class Margin:
 
         measure: Any = self.inner
         pairs = self.space.map(
-            leaf, inner.mean, state.stretch, measure.standard_deviations(inner)
+            leaf, moved, state.stretch, measure.standard_deviations(inner)
         )
         mean, stretch = jax.tree.transpose(
-            jax.tree.structure(inner.mean), jax.tree.structure((0, 0)), pairs
+            jax.tree.structure(moved), jax.tree.structure((0, 0)), pairs
         )
         return MarginState(inner.step, inner._replace(mean=mean), stretch), info
 
