@@ -64,13 +64,15 @@ def minimize(
         fun: the objective, called as ``fun(x, *args)``; a ``gfopt.Objective`` where
             more is to be said about it.
         x0: starting solution: numbers, an array, or any pytree of them. NumPy arrays
-            and numbers are searched in double precision, JAX arrays in their own.
+            and numbers are searched in double precision, JAX arrays in their own. None
+            for the middle of finite bounds that are domains or pairs.
         method: ``"auto"``, a name from ``gfopt list``, or an optimizer.
         sigma0: first standard deviation, a number or a tree like ``x0``; by default a
             fifth of finite bounds, else ``0.3 max(1, rms(x0))`` (or the default of a
             method for networks).
-        bounds: ``(low, high)`` for each number, one such pair for all, a
-            ``scipy.optimize.Bounds`` or a ``gfopt.Space``; None for an open side.
+        bounds: ``(low, high)`` for each number, one such pair for all, domains such as
+            ``gfopt.integer(0, 9)`` in the form of ``x0``, a ``scipy.optimize.Bounds``
+            or a ``gfopt.Space``; None for an open side.
         budget: evaluations at most; 1000 for each number, 100,000 at most, where
             neither ``budget`` nor ``max_seconds`` is given.
         max_seconds: wall time after which no more is begun.
