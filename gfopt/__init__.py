@@ -4,7 +4,9 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
 from gfopt import problems
+from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
+from gfopt.core.domains import categorical, integer, real
 from gfopt.core.evaluate import chunked, sharded, vmapped
 from gfopt.core.host_evaluator import host
 from gfopt.core.low_rank import LowRank
@@ -19,12 +21,15 @@ from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
 from gfopt.driver.warm_start import warm_start
+from gfopt.optimizers.augmented_lagrangian import AugmentedLagrangian
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.feasibility_rule import FeasibilityRule
 from gfopt.optimizers.lq_cma_es import LQCMAES
+from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
@@ -43,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AskTell",
+    "AugmentedLagrangian",
     "CMAES",
     "LQCMAES",
     "CRFMNES",
@@ -50,10 +56,13 @@ __all__ = [
     "SNES",
     "XNES",
     "Bounded",
+    "ConstraintValues",
     "CrossEntropy",
     "DifferentialEvolution",
     "Evaluation",
+    "FeasibilityRule",
     "LowRank",
+    "Margin",
     "MeZO",
     "NelderMead",
     "Noise",
@@ -73,16 +82,19 @@ __all__ = [
     "Space",
     "Status",
     "Trial",
+    "categorical",
     "chunked",
     "count_materialisations",
     "gaussian",
     "host",
+    "integer",
     "merge",
     "method",
     "minimize",
     "partition",
     "problems",
     "rademacher",
+    "real",
     "run",
     "scipy_method",
     "sharded",

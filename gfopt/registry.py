@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gfopt import checks
-from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.bounded import innermost
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
@@ -266,10 +266,9 @@ def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
 def row_of(optimizer: Optimizer) -> Row | None:
     """Returns the row of an optimizer's class, or None for one of the user's own.
 
-    That of a bounded optimizer is its method's.
+    That of a wrapper, such as ``Bounded``, is its method's.
     """
-    while isinstance(optimizer, Bounded):
-        optimizer = optimizer.inner
+    optimizer = innermost(optimizer)
     for row in _ROWS:
         if type(optimizer) is row.cls:
             return row

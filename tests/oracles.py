@@ -605,3 +605,65 @@ class CRFMNES:
         t = t - a * (np.diag((2 + square) * unit) - np.outer(unit, unit**2)) @ s
         assert s.shape == t.shape == (n,)
         return s, t / math.sqrt(square)
+
+
+def margin(m, s, low, high, alpha):
+    """CMA-ES with margin for one integer coordinate: mean and standard deviation."""
+    from scipy.stats import chi2, norm
+
+    ends = np.arange(low, high) + 0.5
+    near = ends[np.argmin(np.abs(m - ends))]
+    if m <= ends[0] or m > ends[-1]:
+        reach = np.sqrt(chi2.ppf(1 - 2 * alpha, 1)) * s
+        return near + np.sign(m - near) * min(abs(m - near), reach), s
+    lower, upper = ends[ends < m].max(), ends[ends >= m].min()
+    p_low = max(alpha / 2, norm.cdf(lower, m, s))
+    p_high = max(alpha / 2, norm.sf(upper, m, s))
+    q_low, q_high = (np.sqrt(chi2.ppf(1 - 2 * p, 1)) for p in (p_low, p_high))
+    std = (upper - lower) / (q_low + q_high)
+    return (lower * q_high + upper * q_low) / (q_low + q_high), std
+
+
+class Lagrangian:
+    """The augmented Lagrangian's coefficients, constraint by constraint."""
+
+    def __init__(self, dimension, num_constraints):
+        self.n = dimension
+        self.gamma, self.omega = np.zeros(num_constraints), np.zeros(num_constraints)
+        self.f, self.g = 0.0, np.zeros(num_constraints)
+
+    def penalty(self, g):
+        total = 0.0
+        for gk, c, w in zip(g, self.gamma, self.omega, strict=True):
+            if w > 0 and c + w * gk >= 0:
+                total += c * gk + w * gk**2 / 2
+            elif w > 0:
+                total -= c**2 / (2 * w)
+        return total
+
+    def tell(self, f, g, size):
+        def spread(v):
+            return np.quantile(v, 0.75) - np.quantile(v, 0.25)
+
+        is_new = np.zeros(len(self.omega), bool)
+        for k in range(len(self.omega)):
+            if self.omega[k] == 0 and np.mean(g[:, k] > 0) > 0.1:
+                is_new[k] = True
+                self.gamma[k] = spread(f) / (self.n * spread(g[:, k]))
+                self.omega[k] = 0.4 * self.gamma[k]
+        h = np.array([fi + self.penalty(gi) for fi, gi in zip(f, g, strict=True)])
+        order = np.argsort(h)
+        weights = np.maximum(
+            np.log((size + 1) / 2) - np.log(np.arange(1, len(f) + 1)), 0
+        )
+        weights /= weights.sum()
+        f_m, g_m = weights @ f[order], weights @ g[order]
+        change = abs(f_m + self.penalty(g_m) - self.f - self.penalty(self.g))
+        gamma, omega = self.gamma.copy(), self.omega.copy()
+        for k in range(len(omega)):
+            weak = self.omega[k] * g_m[k] ** 2 < 3 * change / self.n
+            weak |= 5 * abs(g_m[k] - self.g[k]) < abs(g_m[k])
+            if not is_new[k] and self.gamma[k] + self.omega[k] * g_m[k] > 0:
+                omega[k] *= 1.15**0.25 if weak else 1 / 1.15
+            gamma[k] = max(0, self.gamma[k] + self.omega[k] * g_m[k] / 5)
+        self.gamma, self.omega, self.f, self.g = gamma, omega, f_m, g_m

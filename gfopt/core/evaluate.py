@@ -19,6 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.core.constraints import is_feasible
 from gfopt.core.lazy import materialise
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
@@ -340,7 +341,7 @@ def default_evaluator(
 
 
 def best_row(evaluation: Evaluation) -> tuple[jax.Array, jax.Array]:
-    """Returns index and fitness of the best valid row (infinity if there is none)."""
-    index = jnp.argmin(jnp.where(evaluation.valid, evaluation.fitness, jnp.inf))
-    best = jnp.where(evaluation.valid[index], evaluation.fitness[index], jnp.inf)
-    return index, best
+    """Returns index and fitness of the best valid, feasible row (infinity if none)."""
+    fitness = jnp.where(is_feasible(evaluation), evaluation.fitness, jnp.inf)
+    index = jnp.argmin(fitness)
+    return index, fitness[index]

@@ -76,7 +76,7 @@ class HostEvaluator:
         count = len(solutions)
         if inputs.frozen is not None:
             solutions = [trees.merge(x, inputs.frozen) for x in solutions]
-        fun = objective.fun
+        fun = objective.full_fun
         if inputs.context is not None:
             fun = functools.partial(fun, context=inputs.context)
         batch = () if inputs.batch is None else (inputs.batch,)
@@ -228,7 +228,7 @@ def _read(objective: Objective, outcome: Outcome) -> tuple[float, str, Any]:
     if outcome.status != "ok":
         return np.inf, outcome.reason or outcome.status, None
     value, aux = outcome.value, None
-    if objective.has_aux:
+    if objective.returns_pairs:
         if not isinstance(value, tuple) or len(value) != 2:
             return np.inf, "returned no (number, aux) pair", None
         value, aux = value
@@ -251,12 +251,13 @@ def _split(objective: Objective, outcome: Outcome, count: int) -> list[Outcome]:
     if outcome.status != "ok":
         return [outcome] * count
     try:
-        values, aux = outcome.value if objective.has_aux else (outcome.value, None)
+        pair = outcome.value if objective.returns_pairs else (outcome.value, None)
+        values, aux = pair
         check_number(values, (count,))
     except (TypeError, ValueError) as error:
         return [Outcome(None, "raised", str(error))] * count
     numbers = np.asarray(values)
-    if not objective.has_aux:
+    if not objective.returns_pairs:
         return [Outcome(number, "ok", "") for number in numbers]
     parts = [
         jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], aux) for i in range(count)

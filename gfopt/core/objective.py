@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
+from gfopt.core import constraints as constrained
 from gfopt.core import interpret, trees
 from gfopt.types import Key, PyTree, Solution
 
@@ -50,9 +52,12 @@ class Objective:
         context: first value of what the evaluation carries from step to step.
         update: ``(context, evaluation) -> context``, called once a step.
         maximize: turn the sign around; results are reported in the user's sense.
+        constraints: functions ``g(x)`` of one number or several, feasible where all
+            are 0 or below. The evaluation then has a ``ConstraintValues`` for aux,
+            which a method that knows of constraints reads.
 
     Raises:
-        TypeError: where ``fun`` or ``update`` cannot be called.
+        TypeError: where ``fun``, ``update`` or a constraint cannot be called.
         ValueError: for an unknown ``traceable``, or ``update`` without ``context``.
 
     Example:
@@ -68,6 +73,7 @@ class Objective:
     context: PyTree = None
     update: Callable[[Any, Any], Any] | None = None
     maximize: bool = False
+    constraints: tuple[Callable[..., Any], ...] = ()
 
     def __post_init__(self) -> None:
         checks.is_callable("fun", self.fun)
@@ -80,6 +86,9 @@ class Objective:
         checks.one_of("traceable", self.traceable, (True, False, "auto"))
         for name in ("takes_key", "has_aux", "batched", "maximize"):
             checks.instance(name, getattr(self, name), bool, "True or False")
+        checks.instance("constraints", self.constraints, tuple, "a tuple of functions")
+        for constraint in self.constraints:
+            checks.is_callable("constraints", constraint)
 
     def tree_flatten(self) -> tuple[tuple[PyTree, PyTree], tuple[Any, ...]]:
         """Flattens: the context is data, and so is ``fun`` where it is a pytree.
@@ -115,8 +124,8 @@ class Objective:
         head = (key,) if self.takes_key else ()
         batch = () if inputs.batch is None else (inputs.batch,)
         words = {} if inputs.context is None else {"context": inputs.context}
-        found = self.fun(*head, solution, *batch, *inputs.args, **words)
-        if not self.has_aux:
+        found = self.full_fun(*head, solution, *batch, *inputs.args, **words)
+        if not self.returns_pairs:
             return found, ()
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(
@@ -124,6 +133,20 @@ class Objective:
                 f"got {checks.shown(found)}"
             )
         return found
+
+    @property
+    def returns_pairs(self) -> bool:
+        """Whether ``full_fun`` returns ``(number, aux)``."""
+        return self.has_aux or bool(self.constraints)
+
+    @property
+    def full_fun(self) -> Callable[..., Any]:
+        """``fun``, with the constraints' values beside it where there are some."""
+        if not self.constraints:
+            return self.fun
+        position = int(self.takes_key)
+        said = self.fun, self.constraints, position, self.has_aux, self.batched
+        return functools.partial(constrained.called, *said)
 
     def value(
         self, solution: Solution, key: Key | None, inputs: Inputs

@@ -1,16 +1,19 @@
-"""Spaces: bounds and scales per leaf, and the fold that keeps a search inside.
+"""Spaces: bounds, scales and kinds of numbers, and the fold that keeps inside.
 
-A method searches without bounds in ``y``; the solution is
+A method searches without bounds among real numbers ``y``; the solution is
 
-    x = fold(scale * y),   fold = reflection at the bounds, identity inside,
+    x = fold(scale * y)                 a real number
+    x = exp(fold(scale * y))            log-scaled
+    x = round(fold(scale * y))          an integer; round(exp(...)) if log-scaled
+    x = argmax(y_1 .. y_k)              one of k choices
 
-so a point is never outside, whatever the method proposes.
+where ``fold`` reflects at the bounds and is the identity inside. A point is never
+outside, whatever the method proposes.
 """
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,65 +23,122 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
+from gfopt.core import coordinates
 from gfopt.types import PyTree, Solution
+
+MASKS = ("log", "integer")
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["lower", "upper", "scale"],
-    meta_fields=[],
+    data_fields=["lower", "upper", "scale", *MASKS],
+    meta_fields=["choices"],
 )
 @dataclass(frozen=True)
 class Space:
-    """Bounds and scales of a solution, leaf by leaf.
+    """Bounds, scales and kinds of a solution's numbers, leaf by leaf.
+
+    A solution is in the floating-point type of its leaf throughout: integers and
+    choices come as whole numbers.
 
     Args:
         lower: tree like the solution; each leaf broadcasts to its leaf; may be -inf.
-        upper: the same, may be inf.
-        scale: length of one unit of the search in each coordinate.
+        upper: the same, may be inf. Both bounds belong to the space.
+        scale: length of one unit of the search in each coordinate, in units of
+            ``log x`` where that is searched.
+        log: where to search in ``log x``, True or False; a tree like ``lower``, one
+            value for all, or None for nowhere.
+        integer: where x is a whole number; the same.
+        choices: for each leaf the number ``k`` of choices, coded 0 to k - 1, whose
+            order means nothing; 0 for a leaf of numbers. Empty for numbers only.
 
     Raises:
         TypeError: for leaves that are not numbers.
-        ValueError: for a lower bound not below its upper one, a scale not above 0, or
-            trees of different structures.
+        ValueError: for a lower bound not below its upper one, a scale not above 0,
+            bounds that do not fit the kind of number, or trees of different structures.
 
     Example:
-        >>> space = Space(jnp.zeros(2), jnp.full(2, jnp.inf), jnp.ones(2))
-        >>> space.solution(jnp.array([-0.25, 3.0]))
+        >>> space = Space(jnp.array([0.0, 1.0]), jnp.array([jnp.inf, 9.0]),
+        ...               jnp.ones(2), integer=jnp.array([False, True]))
+        >>> space.solution(jnp.array([-0.25, 3.4]))
         Array([0.25, 3.  ], dtype=float32)
     """
 
     lower: PyTree
     upper: PyTree
     scale: PyTree
+    log: PyTree = None
+    integer: PyTree = None
+    choices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         structure: Any = jax.tree.structure(self.lower)
-        for name in ("upper", "scale"):
+        for name in MASKS:
+            if isinstance(getattr(self, name), bool | np.bool_):
+                spread = [np.asarray(getattr(self, name))] * structure.num_leaves
+                object.__setattr__(self, name, jax.tree.unflatten(structure, spread))
+        for name in ("upper", "scale", *MASKS):
             came: Any = jax.tree.structure(getattr(self, name))
-            if came != structure:
+            if came != structure and getattr(self, name) is not None:
                 raise ValueError(
                     f"{name} must have the structure of lower, {structure}; got {came}"
                 )
-        lower, upper = jax.tree.leaves(self.lower), jax.tree.leaves(self.upper)
-        for low, high in zip(lower, upper, strict=True):
+        checks.instance("choices", self.choices, tuple, "a tuple of integers")
+        if len(self.choices) not in (0, structure.num_leaves):
+            raise ValueError(
+                f"choices must hold one number for each of {structure.num_leaves} "
+                f"leaves; got {checks.shown(self.choices)}"
+            )
+        for k in self.choices:
+            if k != 0:
+                checks.integer("choices", k, 2)
+        for low, high, scale, log, integer, k in self._leaves():
             checks.below("lower", low, "upper", high)
-        for leaf in jax.tree.leaves(self.scale):
-            checks.positive("scale", leaf)
+            checks.positive("scale", scale)
+            coordinates.check_kind(low, high, log, integer, k)
+
+    def _leaves(self) -> list[tuple[Any, ...]]:
+        """Returns ``(lower, upper, scale, log, integer, choices)`` of each leaf."""
+        lower = jax.tree.leaves(self.lower)
+        masks = [
+            [None] * len(lower) if mask is None else jax.tree.leaves(mask)
+            for mask in (self.log, self.integer)
+        ]
+        choices = self.choices or (0,) * len(lower)
+        upper, scale = jax.tree.leaves(self.upper), jax.tree.leaves(self.scale)
+        return list(zip(lower, upper, scale, *masks, choices, strict=True))
+
+    def map(self, fun: Callable[..., Any], *trees: PyTree) -> PyTree:
+        """Maps ``fun(leaf, .., lower, upper, scale, log, integer, choices)``."""
+        structure = jax.tree.structure(trees[0])
+        columns = zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
+        found = [
+            fun(*leaves, *own)
+            for leaves, own in zip(columns, self._leaves(), strict=True)
+        ]
+        return jax.tree.unflatten(structure, found)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether some leaf may hold integers or choices."""
+        return self.integer is not None or any(self.choices)
 
     def solution(self, search: PyTree) -> Solution:
-        """Returns ``x = fold(scale * y)``."""
-
-        def leaf(y: Any, low: Any, high: Any, scale: Any) -> jax.Array:
-            return fold(y * scale, low, high).astype(y.dtype)
-
-        return jax.tree.map(leaf, search, self.lower, self.upper, self.scale)
+        """Returns the solution of a point of the search."""
+        return self.map(coordinates.solution, search)
 
     def search(self, solution: Solution) -> PyTree:
-        """Returns ``y = x / scale``, the point of a solution that lies inside."""
-        return jax.tree.map(
-            lambda x, scale: (x / scale).astype(x.dtype), solution, self.scale
-        )
+        """Returns a point of the search whose solution is this one, if it lies inside.
+
+        A leaf with k choices becomes ``[..., k]`` numbers: 1 for the one that is
+        chosen, 0 for the others.
+        """
+        return self.map(coordinates.search, solution)
+
+    def widths(self) -> PyTree:
+        """Returns how wide the search is in each coordinate, for a scale of 1."""
+        with jax.enable_x64(True):
+            return self.map(coordinates.width, self.lower)
 
     def check(self, solution: Solution) -> None:
         """Refuses a solution that does not fit, or that is known to lie outside.
@@ -93,7 +153,9 @@ class Space:
                 f"got {jax.tree.structure(self.lower)}"
             )
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(solution)]
-        for name in ("lower", "upper", "scale"):
+        for name in ("lower", "upper", "scale", *MASKS):
+            if getattr(self, name) is None:
+                continue
             came = [jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(self, name))]
             for shape, expected in zip(came, shapes, strict=True):
                 if not _broadcasts(shape, expected):
@@ -107,20 +169,23 @@ class Space:
         )
         if known and not self.contains(solution):
             raise ValueError(
-                "solution must lie within the bounds of its space; "
-                f"got {checks.shown(solution)}"
+                "solution must lie within the bounds of its space, with whole numbers "
+                f"for integers and choices; got {checks.shown(solution)}"
             )
 
     def contains(self, solution: Solution) -> bool:
         """Tells whether a concrete solution lies inside, in its own precision."""
 
-        def inside(x: Any, low: Any, high: Any) -> bool:
+        def inside(
+            x: Any, low: Any, high: Any, _: Any, __: Any, integer: Any, k: int
+        ) -> bool:
             x = np.asarray(x)
             low, high = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
-            return bool(np.all((x >= low) & (x <= high)))
+            is_whole = np.asarray(k > 0 if integer is None else integer) | (k > 0)
+            fits = (x == np.round(x)) | ~is_whole
+            return bool(np.all((x >= low) & (x <= high) & fits))
 
-        found = jax.tree.map(inside, solution, self.lower, self.upper)
-        return all(jax.tree.leaves(found))
+        return all(jax.tree.leaves(self.map(inside, solution)))
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
@@ -128,116 +193,3 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(shape, target) == target
     except ValueError:
         return False
-
-
-def fold(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    """Reflects ``x`` at finite bounds until it lies inside; the identity inside."""
-    low, high = jnp.asarray(lower, x.dtype), jnp.asarray(upper, x.dtype)
-    both = jnp.isfinite(low) & jnp.isfinite(high)
-    width = jnp.where(both, high - low, 1)
-    base = jnp.where(jnp.isfinite(low), low, 0)
-    # a triangle wave of period 2 * width
-    phase = jnp.mod(x - base, 2 * width)
-    wave = base + jnp.minimum(phase, 2 * width - phase)
-    one_sided = jnp.where(jnp.isfinite(low), base + jnp.abs(x - base), x)
-    one_sided = jnp.where(
-        jnp.isfinite(high) & ~jnp.isfinite(low), high - jnp.abs(x - high), one_sided
-    )
-    inside = (x >= low) & (x <= high)  # untouched, to the last bit
-    folded = jnp.where(both, wave, one_sided)
-    return jnp.where(inside, x, jnp.clip(folded, low, high))
-
-
-def bounds_of(bounds: Any, x0: Solution) -> tuple[PyTree, PyTree]:
-    """Reads bounds in any form that users have.
-
-    Args:
-        bounds: ``(low, high)`` pairs for a flat ``x0``, one for each number; a
-            ``scipy.optimize.Bounds``; a ``Space``; or a pair of numbers for all.
-        x0: the starting solution.
-
-    Returns:
-        Trees ``(lower, upper)`` with the shapes of ``x0``.
-
-    Raises:
-        TypeError: for another type.
-        ValueError: for another shape, NaN, or a lower bound not below the upper one.
-    """
-    if isinstance(bounds, Space):
-        lower, upper = bounds.lower, bounds.upper
-    elif hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        lower, upper = bounds.lb, bounds.ub
-    elif isinstance(bounds, Sequence | np.ndarray):
-        lower, upper = _pairs(bounds, x0)
-    else:
-        raise TypeError(
-            "bounds must be (low, high) pairs, a scipy.optimize.Bounds or a "
-            f"gfopt.Space; got {checks.shown(bounds)}"
-        )
-    return _ordered(_spread("lower", lower, x0), _spread("upper", upper, x0))
-
-
-def _pairs(bounds: Any, x0: Solution) -> tuple[Any, Any]:
-    try:
-        pairs = [(_side(low, -np.inf), _side(high, np.inf)) for low, high in bounds]
-        pairs_array = np.array(pairs, float)
-    except (TypeError, ValueError):
-        pairs_array = np.zeros((0, 0))
-    if len(bounds) == 2 and all(_is_number(side) for side in bounds):
-        return _side(bounds[0], -np.inf), _side(bounds[1], np.inf)
-    shape = np.shape(x0) if not isinstance(x0, dict | list | tuple) else None
-    flat = np.shape(x0) if shape is not None else np.shape(np.asarray(x0, object))
-    if pairs_array.ndim != 2 or flat != (pairs_array.shape[0],):
-        raise ValueError(
-            f"bounds must be {flat[0] if len(flat) == 1 else 'one'} (low, high) pairs, "
-            f"one for each number of a flat x0 of shape {flat}; "
-            f"got {checks.shown(bounds)}"
-        )
-    return pairs_array[:, 0], pairs_array[:, 1]
-
-
-def _is_number(side: Any) -> bool:
-    return side is None or (isinstance(side, numbers.Real) and type(side) is not bool)
-
-
-def _side(value: Any, infinite: float) -> float:
-    return infinite if value is None else float(value)
-
-
-def _spread(name: str, side: PyTree, x0: Solution) -> PyTree:
-    """Broadcasts one side of the bounds to the shapes of ``x0``, in float64."""
-    structure: Any = jax.tree.structure(x0)
-    leaves, came = jax.tree.flatten(side)
-    if came != structure:
-        if len(leaves) != 1:
-            raise ValueError(
-                f"bounds must have the structure of x0, {structure}; "
-                f"got {came} for the {name} side"
-            )
-        leaves = leaves * structure.num_leaves
-
-    def spread(x: Any, bound: Any) -> np.ndarray:
-        try:
-            return np.broadcast_to(np.asarray(bound, np.float64), np.shape(x)).copy()
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"bounds must broadcast to a leaf of shape {np.shape(x)}; "
-                f"got {checks.shown(bound)} for the {name} side"
-            ) from None
-
-    return jax.tree.map(spread, x0, jax.tree.unflatten(structure, leaves))
-
-
-def _ordered(lower: PyTree, upper: PyTree) -> tuple[PyTree, PyTree]:
-    """Refuses bounds unless every lower number is below its upper one."""
-
-    def check(low: np.ndarray, high: np.ndarray) -> None:
-        if not np.all(low < high):  # NaN is below nothing
-            raise ValueError(
-                "bounds must have every lower number below its upper one, and no NaN; "
-                f"got lower {checks.shown(low.tolist())}, "
-                f"upper {checks.shown(high.tolist())}"
-            )
-
-    jax.tree.map(check, lower, upper)
-    return lower, upper

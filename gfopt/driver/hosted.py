@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt.core.constraints import keeps
 from gfopt.core.evaluate import judged
 from gfopt.core.host_evaluator import HostEvaluator, HostValues, spread
 from gfopt.core.objective import Inputs, Objective
@@ -135,10 +136,12 @@ class HostedSearch:
 
         def settle(row: int, value: Value) -> None:
             done[row] = value
-            fitness, reason, _ = value
+            fitness, reason, aux = value
             if reason:
                 self.failures[reason] += 1
-            elif fitness < search.best_fitness:
+            if reason or not keeps(aux):
+                fitness = np.inf
+            if fitness < search.best_fitness:
                 search.note(row, fitness, self._keep_x)
             if self._objective.batched:  # all of them are paid for already
                 return
@@ -215,7 +218,7 @@ class HostedSearch:
 
     def _update(self, fitness: np.ndarray, valid: np.ndarray, aux: PyTree) -> None:
         search, update = self._search, self._objective.update
-        if update is None or (self._objective.has_aux and self._aux is None):
+        if update is None or (self._objective.returns_pairs and self._aux is None):
             return  # or nothing came back yet: nobody knows what aux looks like
         with search.precision():
             active = jnp.asarray(search.population.active)
@@ -226,8 +229,9 @@ class HostedSearch:
     def _columns(self, done: dict[int, Value]) -> dict[str, np.ndarray]:
         if not done:
             return {}
-        valid = [fitness for fitness, reason, _ in done.values() if not reason]
-        best = min(valid, default=np.nan)
+        valid = [(fitness, aux) for fitness, reason, aux in done.values() if not reason]
+        kept = [fitness for fitness, aux in valid if keeps(aux)]
+        best = min(kept, default=np.nan)
         named: dict[str, Any] = {
             "fitness": -best if self._objective.maximize else best,
             "num_evaluations": len(done),

@@ -15,6 +15,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.core.constraints import values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
@@ -94,6 +95,8 @@ class Minimisation:
         objective, inputs = _closed(objective, inputs)
         found = self._probe(objective, evaluator, inputs, meta)
         self._reason, first = found.reason, found.value
+        if first is not None and not self._keeps(inputs):
+            first = math.nan  # a value of no feasible solution
         self._history = History(objective.maximize, first)
         keep_x = trees.num_parameters(made.x0) <= MOST_KEPT
         fitness = math.inf
@@ -112,10 +115,21 @@ class Minimisation:
             self._search = HostedSearch(
                 made, objective, inputs, calls, seed, fitness, keep_x, known, note
             )
-        if first is not None and not math.isfinite(first):
+        if found.value is not None and not math.isfinite(found.value):
             self._search.failures["returned NaN or an infinity"] += 1
         if saved is not None and meta:
             self._restore(saved, meta)
+
+    def _keeps(self, inputs: Inputs) -> bool:
+        """Tells whether the starting solution keeps all constraints."""
+        objective, x0 = self._objective, self._made.x0
+        if not objective.constraints:
+            return True
+        if inputs.frozen is not None:
+            x0 = trees.merge(x0, inputs.frozen)
+        with jax.enable_x64(self._made.x64):
+            found = values_at(objective.constraints, x0, objective.batched)
+        return bool(np.all(found <= 0))
 
     def _probe(
         self,

@@ -10,8 +10,11 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
+import jax
+
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, as_objective
@@ -25,6 +28,7 @@ from gfopt.driver.setup import (
     check_seed,
     setup,
 )
+from gfopt.optimizers.augmented_lagrangian import constrained
 from gfopt.types import Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
@@ -53,6 +57,7 @@ def minimize(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
     frozen: PyTree = None,
+    constraints: Any = (),
 ) -> Result:
     """Minimises a function of which only values are known.
 
@@ -67,13 +72,15 @@ def minimize(
             more is to be said about it.
         x0: starting solution: numbers, an array, or any pytree of them. NumPy arrays
             and numbers are searched in double precision, JAX arrays in their own. The
-            ``Result`` of a run starts where that ended, also in its scale.
+            ``Result`` of a run starts where that ended, also in its scale. None for the
+            middle of finite bounds that are domains or pairs.
         method: ``"auto"``, a name from ``gfopt list``, or an optimizer.
         sigma0: first standard deviation, a number or a tree like ``x0``; by default a
             fifth of finite bounds, else ``0.3 max(1, rms(x0))`` (or the default of a
             method for networks).
-        bounds: ``(low, high)`` for each number, one such pair for all, a
-            ``scipy.optimize.Bounds`` or a ``gfopt.Space``; None for an open side.
+        bounds: ``(low, high)`` for each number, one such pair for all, domains such as
+            ``gfopt.integer(0, 9)`` in the form of ``x0``, a ``scipy.optimize.Bounds``
+            or a ``gfopt.Space``; None for an open side.
         budget: evaluations at most; 1000 for each number, 100,000 at most, where
             neither ``budget`` nor ``max_seconds`` is given.
         max_seconds: wall time after which no more is begun.
@@ -96,6 +103,9 @@ def minimize(
         progress: show a line on standard error.
         frozen: leaves that are not searched but merged into every solution; ``x0`` is
             then the other half, see ``gfopt.partition``.
+        constraints: functions ``g(x)``, feasible where all their numbers are 0 or
+            below, or SciPy's ``NonlinearConstraint`` and ``LinearConstraint``. ``x``
+            and ``recommended`` are then the best feasible solution.
 
     Returns:
         A ``Result``. ``x, fun`` are the best that was evaluated; ``recommended`` is the
@@ -142,6 +152,14 @@ def minimize(
     objective = as_objective(fun)
     if maximize:
         objective = replace(objective, maximize=True)
+    given = as_constraints(constraints)
+    if given:
+        objective = replace(objective, constraints=objective.constraints + given)
+    if objective.constraints:
+        x0 = made.x0 if frozen is None else trees.merge(made.x0, frozen)
+        with jax.enable_x64(made.x64):
+            count = values_at(objective.constraints, x0, objective.batched).size
+        made = made._replace(optimizer=constrained(made.optimizer, count))
     if budget is None and max_seconds is None:
         size = trees.num_parameters(made.x0)
         budget = min(DEFAULT_BUDGET * size, MOST_DEFAULT_BUDGET)

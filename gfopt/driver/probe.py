@@ -10,7 +10,7 @@ import random
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -72,15 +72,16 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
         # a function of its own each time: JAX would not trace one again that it knows
         return jax.make_jaxpr(lambda x: value(x))(one)
 
+    called = objective.fun, objective.constraints
     try:
         first = program()
-        before = _surroundings(objective.fun)  # the first call may fill some cache
+        before = _surroundings(called)  # the first call may fill some cache
         second = program()
     except Exception as error:  # whatever a user's function does with a tracer
         _reraise_if_ours(objective, one, keys, inputs)
         line = (str(error).strip() or "no message").splitlines()[0]
         return Probe(False, f"tracing it raised {type(error).__name__}: {line}", None)
-    if _surroundings(objective.fun) != before:
+    if _surroundings(called) != before:
         return Probe(False, "calling it changes variables outside of it", None)
     if not _same_program(first, second):
         return Probe(False, "tracing it twice gave two programs: it is not pure", None)
@@ -133,8 +134,8 @@ def _number_bytes(constant: Any) -> bytes:
     return np.asarray(constant).tobytes()
 
 
-def _surroundings(fun: Callable[..., Any]) -> list[Any]:
-    """Describes what a function can change: random states, plain variables it knows."""
+def _surroundings(fun: Any) -> list[Any]:
+    """Describes what functions can change: random states, plain variables it knows."""
     found: list[Any] = [str(np.random.get_state()), hash(random.getstate())]
     _describe(fun, found, set(), 4)
     return found

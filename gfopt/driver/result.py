@@ -121,10 +121,12 @@ class Result:
 
 def reasons_with_values(optimizer: Optimizer, names: list[str]) -> dict[str, Any]:
     """Returns reasons to stop with the tolerances behind them, True where none is."""
-    method: Any = optimizer
-    while hasattr(method, "inner"):
-        method = method.inner
-    return {name: getattr(method, name, True) for name in names}
+    found: dict[str, Any] = dict.fromkeys(names, True)
+    layer: Any = optimizer
+    while layer is not None:  # a wrapper's reasons are those of the method in it
+        found |= {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+        layer = getattr(layer, "inner", None)
+    return found
 
 
 def brief(tree: Solution) -> str:

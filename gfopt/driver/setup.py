@@ -15,10 +15,12 @@ import numpy as np
 
 from gfopt import checks, registry
 from gfopt.core import trees
-from gfopt.core.spaces import Space, bounds_of
+from gfopt.core.bounds import middle_of, space_of
+from gfopt.core.spaces import Space
 from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.margin import Margin, has_margin
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.types import Optimizer, PyTree, Solution
 
@@ -62,14 +64,18 @@ def setup(
     known = None
     if isinstance(x0, Result):
         x0, known = continued(x0)
+    if x0 is None and bounds is not None:
+        x0 = middle_of(bounds)
     x0, x64 = _in_precision(as_solution(x0))
-    limits = None
-    if bounds is not None:
-        limits = bounds_of(bounds, x0)
-        _check_inside(x0, *limits)
-    unit, is_space = _spread(1.0, x0), isinstance(bounds, Space)
-    if is_space:
+    space = None if bounds is None else space_of(bounds, x0)
+    if space is not None and not space.contains(x0):
+        raise ValueError(
+            "x0 must lie within bounds, with whole numbers for integers and choices; "
+            f"got {checks.shown(x0)}"
+        )
+    if space is not None and isinstance(bounds, Space):
         unit = _spread_sigma("bounds.scale", bounds.scale, x0)
+        space = dataclasses.replace(space, scale=unit)
     if not isinstance(method, str):
         kind = "a method's name or a gfopt optimizer"
         checks.instance("method", method, Optimizer, kind)
@@ -79,7 +85,7 @@ def setup(
                     f"{name} must be None where method is an optimizer, whose fields "
                     f"are set already; got {checks.shown(value)}"
                 )
-        return Setup(_within(method, limits, unit), x0, x64)
+        return Setup(_within(method, space), x0, x64)
     if options is not None:
         checks.instance("options", options, Mapping, "a dict of the method's fields")
     name, given = method, dict(options or {})
@@ -101,21 +107,21 @@ def setup(
                 f"got {checks.shown(sigma0)}"
             )
         optimizer = registry.method(name, given)
-        return Setup(_within(optimizer, limits, unit), x0, x64)
-    if sigma0 is None and is_space:
-        scale = unit
-    else:
-        scale = _scale(row, x0, sigma0, limits)
+        return Setup(_within(optimizer, space), x0, x64)
+    if sigma0 is None and isinstance(bounds, Space):
+        optimizer = registry.method(name, given | {row.sigma: 1.0})
+        return Setup(_within(optimizer, space), x0, x64)
+    scale = _scale(row, x0, sigma0, space)
     sizes = np.unique(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scale)]))
-    if limits is None and sizes.size == 1:
+    if space is None and sizes.size == 1:
         return Setup(
             registry.method(name, given | {row.sigma: float(sizes[0])}), x0, x64
         )
     # one unit of the search is a standard deviation of each coordinate
     optimizer = registry.method(name, given | {row.sigma: 1.0})
-    if limits is None:
-        limits = _spread(-np.inf, x0), _spread(np.inf, x0)
-    return Setup(_within(optimizer, limits, scale), x0, x64)
+    if space is None:
+        space = Space(_spread(-np.inf, x0), _spread(np.inf, x0), scale)
+    return Setup(_within(optimizer, dataclasses.replace(space, scale=scale)), x0, x64)
 
 
 def against_noise(made: Setup, noisy: Any) -> Setup:
@@ -214,9 +220,7 @@ def _in_precision(x0: Solution) -> tuple[Solution, bool]:
         return jax.tree.map(convert, x0), x64
 
 
-def _scale(
-    row: registry.Row, x0: Solution, sigma0: Any, limits: tuple[PyTree, PyTree] | None
-) -> PyTree:
+def _scale(row: registry.Row, x0: Solution, sigma0: Any, space: Space | None) -> PyTree:
     """Returns the first standard deviation of each coordinate, like ``x0``."""
     if sigma0 is not None:
         return _spread_sigma("sigma0", sigma0, x0)
@@ -225,15 +229,13 @@ def _scale(
         fields = {field.name: field for field in dataclasses.fields(row.cls)}
         default: Any = fields[str(row.sigma)].default
         fallback = default
-    if limits is None:
+    if space is None:
         return _spread(fallback, x0)
 
-    def leaf(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        width = np.where(np.isfinite(low) & np.isfinite(high), high - low, np.inf)
+    def leaf(width: np.ndarray) -> np.ndarray:
         return np.where(np.isfinite(width), width / 5, fallback)
 
-    with np.errstate(invalid="ignore"):
-        return jax.tree.map(leaf, *limits)
+    return jax.tree.map(leaf, space.widths())
 
 
 def _spread_sigma(name: str, sigma0: Any, x0: Solution) -> PyTree:
@@ -272,15 +274,10 @@ def _spread(value: float, x0: Solution) -> PyTree:
     return jax.tree.map(lambda x: np.full(np.shape(x), value), x0)
 
 
-def _within(
-    optimizer: Optimizer, limits: tuple[PyTree, PyTree] | None, scale: PyTree
-) -> Optimizer:
-    if limits is None:
+def _within(optimizer: Optimizer, space: Space | None) -> Optimizer:
+    """Returns a method that keeps to the space, with a margin where it can have one."""
+    if space is None:
         return optimizer
-    return Bounded(optimizer, Space(*limits, scale))
-
-
-def _check_inside(x0: Solution, lower: PyTree, upper: PyTree) -> None:
-    if Space(lower, upper, _spread(1.0, x0)).contains(x0):
-        return
-    raise ValueError(f"x0 must lie within bounds; got {checks.shown(x0)}")
+    if space.is_discrete and has_margin(optimizer):
+        optimizer = Margin(optimizer, space)
+    return Bounded(optimizer, space)

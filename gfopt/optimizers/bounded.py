@@ -39,7 +39,8 @@ class Bounded:
         space: bounds and scales.
 
     Raises:
-        TypeError: for an argument of the wrong type.
+        TypeError: for an argument of the wrong type, and for a method of finite
+            differences in a space with integers or choices.
 
     Example:
         >>> import gfopt, jax.numpy as jnp
@@ -57,6 +58,8 @@ class Bounded:
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
         checks.instance("space", self.space, Space, "a gfopt.Space")
+        if self.space.is_discrete:
+            refuse_slopes(self.inner, "a space with integers or choices")
 
     @property
     def population_size(self) -> int | None:
@@ -149,3 +152,20 @@ def _fitted(optimizer: Optimizer, state: State) -> State:
     return jax.tree.map(
         lambda old, new: old if old.shape == new.shape else new, state, fresh
     )
+
+
+def innermost(optimizer: Optimizer) -> Optimizer:
+    """Returns the method inside of all wrappers, which hold it as ``inner``."""
+    while hasattr(optimizer, "inner"):
+        optimizer = optimizer.inner
+    return optimizer
+
+
+def refuse_slopes(optimizer: Optimizer, what: str) -> None:
+    """Refuses a method of finite differences where they have no meaning."""
+    method = innermost(optimizer)
+    if getattr(method, "follows_slopes", False):
+        raise TypeError(
+            f"inner must be a method that ranks candidates for {what}, not one of "
+            f"finite differences; got {checks.shown(method)}"
+        )

@@ -276,6 +276,11 @@ class CMAES:
         """Returns the mean."""
         return state.mean
 
+    def standard_deviations(self, state: CMAESState) -> Solution:
+        """Returns the standard deviation of each coordinate, like the mean."""
+        _, unravel = ravel_pytree(state.mean)
+        return unravel(state.sigma * jnp.linalg.norm(state.root, axis=1))
+
     def stop(self, state: CMAESState) -> dict[str, jax.Array]:
         """Returns pycma's reasons to stop, each ``bool[]``.
 

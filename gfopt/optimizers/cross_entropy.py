@@ -160,6 +160,10 @@ class CrossEntropy:
         """Returns the mean."""
         return state.mean
 
+    def standard_deviations(self, state: CrossEntropyState) -> Solution:
+        """Returns the standard deviation of each coordinate, like the mean."""
+        return vectors.unflat(state.std, state.mean)
+
     def stop(self, state: CrossEntropyState) -> dict[str, jax.Array]:
         """Returns ``tol_x``: all standard deviations are tiny."""
         return {"tol_x": jnp.all(state.std < self.tol_x)}

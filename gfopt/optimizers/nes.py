@@ -220,6 +220,10 @@ class SNES:
         """Returns the mean."""
         return state.mean
 
+    def standard_deviations(self, state: SNESState) -> PyTree:
+        """Returns the standard deviation of each coordinate, like the mean."""
+        return state.std
+
     def stop(self, state: SNESState) -> dict[str, jax.Array]:
         """Returns ``tol_x``, ``tol_fun`` and ``diverged``, each ``bool[]``."""
         largest, _ = extremes(state.std)

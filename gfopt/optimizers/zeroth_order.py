@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,7 @@ class MeZO:
     learning_rate: schedules.Hyperparameter = 1e-3
     eps: schedules.Hyperparameter = 1e-3
     noise: noise.Noise = field(default_factory=noise.gaussian)
+    follows_slopes: ClassVar[bool] = True  # no use where values step, or are ranked
 
     def __post_init__(self) -> None:
         checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gfopt
-from gfopt.core.spaces import bounds_of, fold
+from gfopt.core.bounds import space_of
+from gfopt.core.coordinates import fold
 
 SIDES = [(-1.0, 2.0), (-np.inf, 2.0), (-1.0, np.inf), (-np.inf, np.inf), (0.0, 1e-3)]
 # XLA takes subnormal numbers for 0
@@ -50,17 +51,17 @@ def test_the_fold_reflects():
     ids=["pairs", "array", "scipy", "space"],
 )
 def test_every_form_says_the_same(bounds):
-    lower, upper = bounds_of(bounds, np.full(2, 0.5))
-    np.testing.assert_array_equal(lower, [0, -np.inf])
-    np.testing.assert_array_equal(upper, [1, 2])
+    space = space_of(bounds, np.full(2, 0.5))
+    np.testing.assert_array_equal(space.lower, [0, -np.inf])
+    np.testing.assert_array_equal(space.upper, [1, 2])
 
 
 def test_one_pair_serves_all_numbers_of_a_tree():
     x0 = {"a": np.zeros(2), "b": (np.zeros((2, 1)), np.zeros(()))}
-    lower, upper = bounds_of((-1, 3), x0)
-    assert jax.tree.structure(lower) == jax.tree.structure(x0)
-    assert all(np.all(leaf == -1) for leaf in jax.tree.leaves(lower))
-    assert [leaf.shape for leaf in jax.tree.leaves(upper)] == [(2,), (2, 1), ()]
+    space = space_of((-1, 3), x0)
+    assert jax.tree.structure(space.lower) == jax.tree.structure(x0)
+    assert all(np.all(leaf == -1) for leaf in jax.tree.leaves(space.lower))
+    assert [leaf.shape for leaf in jax.tree.leaves(space.upper)] == [(2,), (2, 1), ()]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_one_pair_serves_all_numbers_of_a_tree():
 )
 def test_bad_bounds_are_named(bounds, error, message):
     with pytest.raises(error, match=message):
-        bounds_of(bounds, np.zeros(2))
+        space_of(bounds, np.zeros(2))
 
 
 def test_a_space_maps_there_and_back():
@@ -106,9 +107,9 @@ def test_bounds_are_per_leaf_and_broadcast():
     lower = {"a": np.array([-1.0, -2.0, -3.0]), "b": -np.inf}
     upper = {"a": 1.0, "b": np.array([4.0, 5.0])}
     space = gfopt.Space(lower, upper, {"a": 1.0, "b": 2.0})
-    low, high = bounds_of(space, x0)
-    np.testing.assert_array_equal(low["a"], np.tile([-1.0, -2.0, -3.0], (2, 1)))
-    np.testing.assert_array_equal(high["b"], [4, 5])
+    spread = space_of(space, x0)
+    np.testing.assert_array_equal(spread.lower["a"], np.tile([-1, -2, -3], (2, 1)))
+    np.testing.assert_array_equal(spread.upper["b"], [4, 5])
     space.check(x0)
     x = space.solution({"a": jnp.full((2, 3), -9.0), "b": jnp.full(2, 3.0)})
     assert space.contains(x)
@@ -169,7 +170,7 @@ def test_a_solution_that_does_not_fit_is_named(solution, message):
 )
 def test_bounds_that_do_not_fit_are_named(bounds, message):
     if message is None:
-        bounds_of(bounds, [0.5])
+        space_of(bounds, [0.5])
         return
     with pytest.raises(ValueError, match=message):
-        bounds_of(bounds, np.zeros(2))
+        space_of(bounds, np.zeros(2))

@@ -1,0 +1,197 @@
+"""Nonlinear constraints ``g(x) <= 0``: how they are given, where their values go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.types import Evaluation, PyTree, Solution
+
+Constraint = Callable[[Solution], Any]
+
+
+class ConstraintValues(NamedTuple):
+    """What stands in ``Evaluation.aux`` for an objective with constraints.
+
+    Attributes:
+        values: ``float[P, M]``; a row is feasible where all are 0 or below.
+        aux: what the objective itself returned beside the fitness, or ``()``.
+
+    Example:
+        >>> ConstraintValues(np.array([[-1.0, 0.0]])).values.shape
+        (1, 2)
+    """
+
+    values: Any
+    aux: PyTree = ()
+
+
+def is_feasible(evaluation: Evaluation) -> jax.Array:
+    """Returns which valid rows keep all constraints, ``bool[P]``.
+
+    Example:
+        >>> values = ConstraintValues(jnp.array([[-1.0, 0.0], [-2.0, 0.1]]))
+        >>> is_feasible(Evaluation(jnp.zeros(2), jnp.ones(2, bool), values))
+        Array([ True, False], dtype=bool)
+    """
+    if not isinstance(evaluation.aux, ConstraintValues):
+        return evaluation.valid
+    return evaluation.valid & jnp.all(evaluation.aux.values <= 0, axis=1)
+
+
+def keeps(aux: PyTree) -> bool:
+    """Tells whether one evaluation on the host kept all constraints, if any."""
+    return not isinstance(aux, ConstraintValues) or bool(np.all(aux.values <= 0))
+
+
+def values(
+    constraints: tuple[Constraint, ...], solution: Solution, batched: bool = False
+) -> Any:
+    """Returns the values of all constraints, ``[M]``, or ``[b, M]`` if batched."""
+    size = jax.tree.leaves(solution)[0].shape[0] if batched else 1
+    leaves = [leaf for g in constraints for leaf in jax.tree.leaves(g(solution))]
+    library: Any = jnp if any(isinstance(x, jax.Array) for x in leaves) else np
+    columns = [library.reshape(library.asarray(x), (size, -1)) for x in leaves]
+    found = library.concatenate(columns, axis=1)
+    return found if batched else found[0]
+
+
+def called(
+    fun: Callable[..., Any],
+    constraints: tuple[Constraint, ...],
+    position: int,
+    has_aux: bool,
+    batched: bool,
+    *args: Any,
+    **words: Any,
+) -> tuple[Any, ConstraintValues]:
+    """Calls an objective and its constraints, for a worker process, too.
+
+    Args:
+        fun: the objective.
+        constraints: what to call with the solution, ``args[position]``.
+        position: where the solution stands.
+        has_aux: whether ``fun`` returns ``(number, aux)``.
+        batched: whether solutions are stacked.
+        *args: of the objective.
+        **words: of the objective.
+
+    Returns:
+        ``(number, values)``.
+    """
+    solution = args[position]
+    kept = values(constraints, jax.tree.map(_copy, solution), batched)
+    found = fun(*args, **words)
+    if not has_aux:
+        return found, ConstraintValues(kept)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            "fun must return (number, aux) because has_aux=True; "
+            f"got {checks.shown(found)}"
+        )
+    return found[0], ConstraintValues(kept, found[1])
+
+
+def _copy(leaf: Any) -> Any:
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+@dataclass(frozen=True, eq=False)
+class Between:
+    """The constraint ``lower <= fun(x) <= upper``, as values that are 0 or below."""
+
+    fun: Callable[[Solution], Any]
+    lower: np.ndarray
+    upper: np.ndarray
+
+    def __call__(self, x: Solution) -> list[Any]:
+        """Returns ``lower - fun(x)`` and ``fun(x) - upper`` where they are finite."""
+        found = self.fun(x)
+        found = found if isinstance(found, jax.Array) else np.asarray(found)
+        found = found.reshape(1) if found.ndim == 0 else found
+        shape = np.shape(found)
+        lower, upper = (np.broadcast_to(s, shape) for s in (self.lower, self.upper))
+        below = (lower - found)[np.isfinite(lower)]
+        return [below, (found - upper)[np.isfinite(upper)]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    matrix: np.ndarray
+
+    def __call__(self, x: Solution) -> Any:
+        return self.matrix @ x
+
+
+def as_constraints(constraints: Any) -> tuple[Constraint, ...]:
+    """Reads constraints in any form that users have.
+
+    Args:
+        constraints: a function ``g`` with ``g(x) <= 0`` where x is feasible, which
+            returns a number or several; SciPy's ``NonlinearConstraint`` or
+            ``LinearConstraint``; or several of them.
+
+    Returns:
+        Functions ``g``.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for an equality, which no search among random points can keep.
+
+    Example:
+        >>> import scipy.optimize
+        >>> ball = scipy.optimize.NonlinearConstraint(lambda x: x @ x, -np.inf, 4)
+        >>> values(as_constraints(ball), np.array([1.0, 2.0]))
+        array([1.])
+    """
+    if callable(constraints):
+        return (constraints,)
+    if hasattr(constraints, "lb") and hasattr(constraints, "ub"):
+        lower, upper = np.asarray(constraints.lb), np.asarray(constraints.ub)
+        if np.any(lower >= upper):
+            raise ValueError(
+                "constraints must leave room between lb and ub: write an equality as "
+                f"two inequalities with a tolerance; got lb {checks.shown(lower)}, "
+                f"ub {checks.shown(upper)}"
+            )
+        fun = getattr(constraints, "fun", None)
+        if fun is None:
+            matrix = constraints.A
+            dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
+            fun = _Linear(np.atleast_2d(np.asarray(dense, np.float64)))
+        return (Between(fun, lower, upper),)
+    if isinstance(constraints, Iterable) and not isinstance(constraints, str | dict):
+        return tuple(g for part in constraints for g in as_constraints(part))
+    raise TypeError(
+        "constraints must be a function g with g(x) <= 0, a scipy.optimize."
+        "NonlinearConstraint or LinearConstraint, or several of them; "
+        f"got {checks.shown(constraints)}"
+    )
+
+
+def values_at(
+    constraints: tuple[Constraint, ...], x0: Solution, batched: bool = False
+) -> np.ndarray:
+    """Returns the values at a starting solution, ``float64[M]``, by real calls.
+
+    Raises:
+        TypeError: where a constraint does not return real numbers.
+        ValueError: where there is none.
+    """
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None] if batched else np.array(x), x0)
+    leaves = [np.ravel(leaf) for g in constraints for leaf in jax.tree.leaves(g(one))]
+    if not sum(leaf.size for leaf in leaves):
+        raise ValueError("constraints must return at least one number; got none")
+    found = np.concatenate(leaves)
+    if found.dtype.kind not in "iuf":
+        raise TypeError(
+            "constraints must return real numbers, 0 or below where x is feasible; "
+            f"got {checks.shown(found)}"
+        )
+    return found.astype(np.float64)
