@@ -16,6 +16,7 @@ from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
@@ -127,6 +128,17 @@ _ROWS = (
         (),
         {"sigma": 0.5},
         120,
+        1e-6,
+    ),
+    Row(
+        "lq_cma_es",
+        LQCMAES,
+        "costly black box, 1 to 40 numbers",
+        frozenset({"population_size", "rotation_invariant", "stops", "dense"}),
+        "sigma",
+        (),
+        {"sigma": 0.5},
+        150,
         1e-6,
     ),
     Row(

@@ -91,7 +91,10 @@ class AskTell:
     ):
         check_seed(seed)
         checks.instance("maximize", maximize, bool, "True or False")
-        made = against_noise(setup(method, x0, sigma0, bounds, options), noisy)
+        made = setup(method, x0, sigma0, bounds, options, steady=not noisy)
+        made = against_noise(made, noisy)
+        if made.costly is not None:
+            made = made._replace(optimizer=made.costly)
         self._sign = -1.0 if maximize else 1.0
         self._began = time.monotonic()
         self._search = Search(made.optimizer, made.x0, seed, made.x64)

@@ -95,6 +95,8 @@ class Minimisation:
         objective, inputs = _closed(objective, inputs)
         found = self._probe(objective, evaluator, inputs, meta)
         self._reason, first = found.reason, found.value
+        if not found.traceable and made.costly is not None:
+            self._made = made = made._replace(optimizer=made.costly)
         if first is not None and not self._keeps(inputs):
             first = math.nan  # a value of no feasible solution
         self._history = History(objective.maximize, first)

@@ -122,7 +122,24 @@ def minimize(
         >>> result.x.round(4), result.success, result.path
         (array([1., 1., 1.]), True, 'compiled')
     """
-    made = against_noise(setup(method, x0, sigma0, bounds, options), noisy)
+    objective = as_objective(fun)
+    open_ended = budget is None and max_seconds is None and target is None
+    made = setup(
+        method,
+        x0,
+        sigma0,
+        bounds,
+        options,
+        steady=not (
+            noisy
+            or constraints
+            or objective.constraints
+            or objective.takes_key
+            or batches is not None
+        ),
+        patience=2 if open_ended else None,
+    )
+    made = against_noise(made, noisy)
     check_seed(seed)
     for name, flag in (("maximize", maximize), ("progress", progress)):
         checks.instance(name, flag, bool, "True or False")
@@ -149,7 +166,6 @@ def minimize(
             )
     if checkpoint is not None:
         checks.instance("checkpoint", checkpoint, (str, os.PathLike), "a path")
-    objective = as_objective(fun)
     if maximize:
         objective = replace(objective, maximize=True)
     given = as_constraints(constraints)

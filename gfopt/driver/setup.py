@@ -22,9 +22,14 @@ from gfopt.driver.warm_start import continued
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.margin import Margin, has_margin
 from gfopt.optimizers.reevaluated import Reevaluated
+from gfopt.optimizers.restarts import Restarts
 from gfopt.types import Optimizer, PyTree, Solution
 
-MAX_AUTO_DENSE = 1000  # numbers up to which "auto" takes cma_es
+# numbers up to which "auto" takes
+MOST_SURROGATE = 40  # lq_cma_es for costly objectives,
+MOST_DENSE = 1_000  # cma_es and
+MOST_LINEAR = 10_000  # cr_fm_nes
+MOST_GROWTH = 32  # times the default, the largest population of a restart
 
 
 class Setup(NamedTuple):
@@ -34,11 +39,14 @@ class Setup(NamedTuple):
         optimizer: the method, with its scale and bounds.
         x0: the starting solution in the precision of the search.
         x64: whether it is double precision.
+        costly: the method for objectives that are called in Python, or None for the
+            same: ``"auto"`` makes a difference.
     """
 
     optimizer: Optimizer
     x0: Solution
     x64: bool
+    costly: Optimizer | None = None
 
 
 def setup(
@@ -47,8 +55,14 @@ def setup(
     sigma0: Any = None,
     bounds: Any = None,
     options: Mapping[str, Any] | None = None,
+    *,
+    steady: bool = True,
+    patience: int | None = 2,
 ) -> Setup:
     """Makes a search of what ``minimize`` and ``AskTell`` are given.
+
+    ``steady`` and ``patience`` are for ``"auto"``, see ``auto_method`` and
+    ``Restarts``.
 
     ``x0`` decides the precision: what is not a JAX array, and float64, is searched in
     double precision. The first step size is ``sigma0``; without it a fifth of finite
@@ -89,10 +103,24 @@ def setup(
     if options is not None:
         checks.instance("options", options, Mapping, "a dict of the method's fields")
     name, given = method, dict(options or {})
+    dimension, with_model = trees.num_parameters(x0), False
     if method == "auto":
-        name = auto_method(trees.num_parameters(x0))
+        name = auto_method(dimension)
+        steady &= space is None or not space.is_discrete
+        with_model = steady and not given and dimension <= MOST_SURROGATE
     checks.one_of("method", name, ("auto", *registry.METHODS))
     row = registry.METHODS[name]
+
+    def finished(sigma: dict[Any, float], space: Space | None) -> Setup:
+        optimizer = _within(registry.method(name, given | sigma), space)
+        if not with_model:
+            return Setup(optimizer, x0, x64)
+        # a start that is far away, or sigma0 much too small, is no reason to stop
+        model: Any = registry.method("lq_cma_es", {"tol_up": 1e20} | sigma)
+        most = MOST_GROWTH * model.default_size(dimension)
+        searches = Restarts(model, largest_size=most, patience=patience)
+        return Setup(optimizer, x0, x64, _within(searches, space))
+
     if sigma0 is not None and row.sigma is None:
         raise ValueError(
             f"sigma0 must be None for {name}, which has no such step size; "
@@ -106,22 +134,17 @@ def setup(
                 f"sigma0 must be None where options has {row.sigma!r}; "
                 f"got {checks.shown(sigma0)}"
             )
-        optimizer = registry.method(name, given)
-        return Setup(_within(optimizer, space), x0, x64)
+        return finished({}, space)
     if sigma0 is None and isinstance(bounds, Space):
-        optimizer = registry.method(name, given | {row.sigma: 1.0})
-        return Setup(_within(optimizer, space), x0, x64)
+        return finished({row.sigma: 1.0}, space)
     scale = _scale(row, x0, sigma0, space)
     sizes = np.unique(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scale)]))
     if space is None and sizes.size == 1:
-        return Setup(
-            registry.method(name, given | {row.sigma: float(sizes[0])}), x0, x64
-        )
+        return finished({row.sigma: float(sizes[0])}, None)
     # one unit of the search is a standard deviation of each coordinate
-    optimizer = registry.method(name, given | {row.sigma: 1.0})
     if space is None:
         space = Space(_spread(-np.inf, x0), _spread(np.inf, x0), scale)
-    return Setup(_within(optimizer, dataclasses.replace(space, scale=scale)), x0, x64)
+    return finished({row.sigma: 1.0}, dataclasses.replace(space, scale=scale))
 
 
 def against_noise(made: Setup, noisy: Any) -> Setup:
@@ -176,11 +199,13 @@ def check_frozen(x0: Any, frozen: PyTree) -> None:
 
 
 def auto_method(dimension: int) -> str:
-    """Returns what ``method="auto"`` stands for.
+    """Returns what ``method="auto"`` stands for where evaluations are cheap.
 
-    ``cma_es`` up to 1,000 numbers, whose covariances it holds; above, ``open_es``.
+    See the page "Which method?" for the whole rule.
     """
-    return "cma_es" if dimension <= MAX_AUTO_DENSE else "open_es"
+    if dimension <= MOST_DENSE:
+        return "cma_es"
+    return "cr_fm_nes" if dimension <= MOST_LINEAR else "open_es"
 
 
 def as_solution(x0: Any) -> Solution:

@@ -165,8 +165,13 @@ class CMAES:
             tol_condition=number("tol_condition", self.tol_condition),
         )
 
+    @staticmethod
+    def default_size(dimension: int) -> int:
+        """Returns ``4 + floor(3 ln D)``, eq. 48."""
+        return 4 + int(3 * math.log(dimension))
+
     def _size(self, dimension: int) -> int:
-        return self.population_size or 4 + int(3 * math.log(dimension))
+        return self.population_size or self.default_size(dimension)
 
     def init(self, key: Key, solution: Solution) -> CMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""

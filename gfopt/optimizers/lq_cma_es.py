@@ -157,7 +157,7 @@ class LQCMAES(CMAES):
             cma=cma,
             points=points,
             fitness=fitness,
-            model=quadratic_model.fit(points, fitness, cma.root, cma.sigma),
+            model=quadratic_model.flat(mean.astype(dtype)),
             optimum=mean.astype(dtype),
             radius=jnp.ones((), dtype),
             is_better=jnp.zeros((), bool),

@@ -51,6 +51,15 @@ def num_coefficients(dimension: int) -> int:
     return 1 + 2 * dimension + mixed
 
 
+def flat(center: jax.Array) -> QuadraticModel:
+    """Returns the model that is 0 everywhere."""
+    dimension, dtype = center.size, center.dtype
+    coefficients = jnp.zeros(num_coefficients(dimension), dtype)
+    return QuadraticModel(
+        coefficients, center, jnp.eye(dimension, dtype=dtype), jnp.ones((), dtype)
+    )
+
+
 def fit(
     points: jax.Array, fitness: jax.Array, root: jax.Array, sigma: jax.Array
 ) -> QuadraticModel:

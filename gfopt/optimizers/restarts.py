@@ -22,7 +22,6 @@ to draw between; small runs never have fewer than ``P_0`` rows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -96,10 +95,10 @@ class Restarts:
     """Runs ``inner`` again and again, IPOP or BIPOP.
 
     Args:
-        inner: a method with ``num_active``, ``sigma``, ``population_size`` and reasons
-            to stop, such as ``CMAES``; its population size is set from here.
+        inner: a method with ``num_active``, ``sigma``, ``default_size`` and reasons to
+            stop, such as ``CMAES``; its population size is set from here.
         bipop: alternate between large and small populations; else double every time.
-        first_size: ``P_0``; None for ``4 + floor(3 ln D)``.
+        first_size: ``P_0``; None for the inner method's default.
         largest_size: no population is larger.
         tier: there are ``P_0 2^tier`` rows. Drivers raise it as the search asks for
             more; in ``gfopt.run`` populations are never larger.
@@ -130,7 +129,7 @@ class Restarts:
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
-        for name in ("num_active", "sigma", "population_size", "stop"):
+        for name in ("num_active", "sigma", "default_size", "stop"):
             if not hasattr(self.inner, name):
                 raise ValueError(
                     "inner must be a method that can be restarted, which has "
@@ -150,7 +149,7 @@ class Restarts:
         return self.inner.sigma
 
     def _first_size(self, dimension: int) -> int:
-        return self.first_size or 4 + int(3 * math.log(dimension))
+        return self.first_size or self.inner.default_size(dimension)
 
     def _sized(self, dimension: int, num_active: jax.Array, sigma: jax.Array) -> Any:
         """Returns the inner method with its population and step size set."""

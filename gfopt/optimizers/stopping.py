@@ -77,7 +77,8 @@ def extended(
     best = jnp.min(jnp.where(valid, fitness, jnp.inf))
     worst = jnp.max(jnp.where(valid, fitness, -jnp.inf))
     num_best = jnp.sum(valid & (fitness == best))
-    is_flat = 4 * num_best > 3 * jnp.sum(valid)
+    is_flat = jnp.isfinite(best) & (4 * num_best > 3 * jnp.sum(valid))
+    is_flat &= num_best > 1
     long = history.bests, history.medians, history.is_stagnant
     bests, medians, is_stagnant = lax.cond(
         step % SAMPLED == 0, _sampled, lambda history, *_: long, history, fitness, valid
