@@ -39,6 +39,7 @@ FLAGS = MappingProxyType(
         "stops": "knows when it has converged",
         "tolerates_stale": "can use a tell that comes a generation late",
         "dense": "holds D x D matrices: for up to about 1,000 numbers",
+        "surrogate": "asks a model of the objective, too: steps are parts of generations",
         "deterministic": "draws nothing: the seed does not matter",
         "injects": "takes in solutions that were evaluated elsewhere",
         "resizable": "its state does not depend on the number of candidates",
@@ -134,7 +135,15 @@ _ROWS = (
         "lq_cma_es",
         LQCMAES,
         "costly black box, 1 to 40 numbers",
-        frozenset({"population_size", "rotation_invariant", "stops", "dense"}),
+        frozenset(
+            {
+                "population_size",
+                "rotation_invariant",
+                "stops",
+                "dense",
+                "surrogate",
+            }
+        ),
         "sigma",
         (),
         {"sigma": 0.5},

@@ -138,7 +138,8 @@ class LQCMAES(CMAES):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.within("threshold", self.threshold, -1.0, 1.0)
+        threshold = schedules.number("threshold", self.threshold, checks.share)
+        schedules.set_fields(self, threshold=threshold)
         checks.integer("batch_size", self.batch_size, 1)
 
     def init(self, key: Key, solution: Solution) -> LQCMAESState:  # type: ignore[override]

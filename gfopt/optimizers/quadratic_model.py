@@ -75,6 +75,9 @@ def fit(
     count = jnp.sum(jnp.isfinite(fitness))
     order = jnp.argsort(fitness)
     points, fitness = points[order], fitness[order]
+    # huge values must not overflow a sum of squares
+    largest_value = jnp.finfo(dtype).max / 1e12
+    known = jnp.clip(fitness, -largest_value, largest_value)
 
     largest = num_coefficients(dimension)
     sizes = np.array([dimension + 1, 2 * dimension + 1, largest])
@@ -97,8 +100,8 @@ def fit(
 
     in_model = jnp.arange(largest) < chosen
     table = weights[:, None] * jnp.where(in_model, _features(u), 0)
-    lowest = fitness[0]
-    height = jnp.where(is_used, fitness - lowest, 0)
+    lowest = known[0]
+    height = jnp.where(is_used, known - lowest, 0)
     scale = jnp.maximum(jnp.max(height), jnp.finfo(dtype).tiny)
     goal = weights * (height / scale)
     solved = scale * _least_squares(table, goal, in_model)

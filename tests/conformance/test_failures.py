@@ -79,6 +79,8 @@ def test_without_a_valid_row_only_the_counter_moves(case: Case, kind: str) -> No
     first = cases.init(case.make(), KEY, X0)
     _, last = generations(case, SPOILED[kind])[-1]
     assert last.step == STEPS
+    if case.has("surrogate"):  # which notes what failed, not to ask for it again
+        first, last = first.cma, last.cma
     cases.same_bits(last._replace(step=first.step), first)
 
 

@@ -91,7 +91,9 @@ def test_time_ends_a_search():
 
 
 def test_a_method_that_has_converged_ends_the_search():
-    found = gfopt.minimize(lambda x: 1.0 + 0.0 * float(x), 0.5, budget=500)
+    found = gfopt.minimize(
+        lambda x: 1.0 + 0.0 * float(x), 0.5, method="cma_es", budget=500
+    )
     assert found.status == Status.CONVERGED and found.success
     assert "converged: flat = True" in found.message
 

@@ -63,9 +63,32 @@ def test_lists_of_numbers_are_vectors_and_other_trees_stay():
 
 
 def test_auto():
-    assert auto_method(2) == "cma_es" and auto_method(10**5) == "open_es"
-    assert isinstance(setup("auto", np.ones(3)).optimizer, gfopt.CMAES)
-    assert isinstance(setup("auto", jnp.ones(2000)).optimizer, gfopt.OpenES)
+    sizes = {2: "cma_es", 1000: "cma_es", 2000: "cr_fm_nes", 10**5: "open_es"}
+    assert {size: auto_method(size) for size in sizes} == sizes
+    small = setup("auto", np.ones(3), sigma0=0.7)
+    assert small.optimizer == gfopt.CMAES(sigma=0.7)
+    assert isinstance(small.costly, gfopt.Restarts) and small.costly.sigma == 0.7
+    assert isinstance(small.costly.inner, gfopt.LQCMAES)
+    bounded = setup("auto", np.ones(3), bounds=(0.0, 2.0)).costly
+    assert isinstance(bounded.inner, gfopt.Restarts)
+    # where values are noisy, options are given or there are many numbers: no model
+    assert setup("auto", np.ones(3), steady=False).costly is None
+    assert setup("auto", np.ones(3), options={"active": False}).costly is None
+    assert setup("auto", np.ones(41)).costly is None
+    assert isinstance(setup("auto", jnp.ones(2000)).optimizer, gfopt.CRFMNES)
+
+
+@pytest.mark.parametrize("sigma0", [0.01, 1.0, 100.0])
+def test_auto_bears_a_wrong_scale(sigma0):
+    """From 1e3 away, sigma off by 100 either way: some 250 evaluations each."""
+
+    def rosenbrock(x):
+        return float(100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2)
+
+    found = gfopt.minimize(
+        rosenbrock, [1e3, 1e3], sigma0=sigma0, budget=1000, target=1e-8
+    )
+    assert found.success and found.path == "host"
 
 
 def sigmas(made):
