@@ -39,7 +39,7 @@ FLAGS = MappingProxyType(
         "stops": "knows when it has converged",
         "tolerates_stale": "can use a tell that comes a generation late",
         "dense": "holds D x D matrices: for up to about 1,000 numbers",
-        "surrogate": "asks a model of the objective, too: steps are parts of generations",
+        "surrogate": "asks a model of the objective: a step is a part of a generation",
         "deterministic": "draws nothing: the seed does not matter",
         "injects": "takes in solutions that were evaluated elsewhere",
         "resizable": "its state does not depend on the number of candidates",

@@ -136,6 +136,9 @@ class LQCMAES(CMAES):
     threshold: schedules.Hyperparameter = 0.85
     batch_size: int = 1
 
+    # integers need candidates that are compared within one generation
+    standard_deviations = None  # type: ignore[assignment]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         threshold = schedules.number("threshold", self.threshold, checks.share)

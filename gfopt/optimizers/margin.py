@@ -160,7 +160,7 @@ class Margin:
 
 def has_margin(optimizer: Optimizer) -> bool:
     """Tells whether a method has the normal distribution that a margin needs."""
-    return hasattr(optimizer, "standard_deviations")
+    return callable(getattr(optimizer, "standard_deviations", None))
 
 
 def _with_margin(

@@ -109,3 +109,14 @@ def test_reasons_to_stop_and_their_tolerances_come_through() -> None:
     )
     assert result.message == "converged: tol_fun = 1e-12" and result.success
     np.testing.assert_array_equal(result.x, [2, 2])
+
+
+def test_a_method_with_a_model_rounds() -> None:
+    found = gfopt.minimize(
+        lambda x: float((x[0] - 3.3) ** 2 + (x[1] - 1.5) ** 2),
+        [5.0, 3.0],
+        method="lq_cma_es",
+        bounds=[gfopt.integer(0, 9), (0, 5)],
+        budget=80,
+    )
+    assert found.x[0] == 3.0 and abs(found.x[1] - 1.5) < 0.1
