@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,9 +25,24 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
 hypothesis.settings.register_profile(
     "gfopt", derandomize=True, deadline=None, database=None
 )
 hypothesis.settings.load_profile("gfopt")
+
+MOST_MAPPINGS = 30_000  # of memory; Linux allows a process 65,530
+_count = iter(range(10**9))
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drops all compiled programs before their number exhausts the memory mappings."""
+    yield
+    maps = Path("/proc/self/maps")
+    if next(_count) % 10 == 0 and maps.exists():
+        with maps.open() as lines:
+            if sum(1 for _ in lines) > MOST_MAPPINGS:
+                jax.clear_caches()
