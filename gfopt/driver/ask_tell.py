@@ -17,6 +17,7 @@ from gfopt.driver.history import History
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
 from gfopt.driver.setup import against_noise, as_solution, check_seed, setup
+from gfopt.optimizers.bounded import Bounded
 from gfopt.types import Optimizer, Population, Solution
 
 
@@ -101,7 +102,11 @@ class AskTell:
         self._history = History(maximize, None)
         self._failures: Counter[str] = Counter()
         self._late: list[_Generation] = []
-        row = registry.row_of(made.optimizer)
+        plain: Any = made.optimizer
+        if isinstance(plain, Bounded):
+            plain = plain.inner
+        # other wrappers make generations of their own of it
+        row = None if hasattr(plain, "inner") else registry.row_of(plain)
         self._x0 = made.x0
         self._injects = row is not None and "injects" in row.flags
         self._waiting: list[tuple[Solution, float]] = []

@@ -60,7 +60,7 @@ def test_a_wide_step_fills_the_box_evenly() -> None:
 def test_reasons_to_stop_pass_through() -> None:
     space = gfopt.Space(-jnp.ones(2), jnp.ones(2), jnp.ones(2))
     for inner, names in (
-        (gfopt.CMAES(), {"tol_x", "tol_fun", "tol_condition", "diverged"}),
+        (gfopt.SNES(), {"tol_x", "tol_fun", "diverged"}),
         (gfopt.OpenES(), set()),
     ):
         optimizer = gfopt.Bounded(inner, space)

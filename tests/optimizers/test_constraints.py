@@ -103,7 +103,9 @@ def test_a_method_of_finite_differences_is_refused() -> None:
 
 
 def test_nothing_feasible_is_no_answer() -> None:
-    result = gfopt.minimize(sphere, [0.0] * 2, constraints=lambda x: 1.0, budget=60)
+    result = gfopt.minimize(
+        sphere, [0.0] * 2, constraints=lambda x: 1.0 + jnp.sum(x**2), budget=60
+    )
     assert np.isnan(result.fun) and result.nfev == 60
 
 

@@ -107,7 +107,8 @@ def test_reasons_to_stop_and_their_tolerances_come_through() -> None:
     result = gfopt.minimize(
         lambda x: jnp.sum((x - 2.2) ** 2), [1.0, 1.0], bounds=gfopt.integer(0, 9)
     )
-    assert result.message == "converged: tol_fun = 1e-12" and result.success
+    # all candidates round to the same point
+    assert result.message == "converged: flat = True" and result.success
     np.testing.assert_array_equal(result.x, [2, 2])
 
 
