@@ -94,7 +94,13 @@ def evosax_loop() -> Callable[[], None]:
 
 def minimized(fun: Callable[[np.ndarray], float]) -> float:
     """Returns the seconds of an evaluation of a search that does not stop by itself."""
-    endless = {"sigma": 0.5, "tol_x": 0.0, "tol_fun": 0.0, "tol_condition": 1e300}
+    endless = {
+        "sigma": 0.5,
+        "tol_x": 0.0,
+        "tol_fun": 0.0,
+        "tol_fun_history": 0.0,
+        "tol_condition": 1e300,
+    }
     began = time.perf_counter()
     found = gfopt.minimize(fun, np.full(2, 2.0), budget=6000, options=endless)
     return (time.perf_counter() - began) / found.nfev

@@ -123,7 +123,8 @@ def minimize(
         (array([1., 1., 1.]), True, 'compiled')
     """
     objective = as_objective(fun)
-    open_ended = budget is None and max_seconds is None and target is None
+    # to restart makes sense where somebody says until when
+    has_end = not (budget is None and max_seconds is None and target is None)
     made = setup(
         method,
         x0,
@@ -137,7 +138,7 @@ def minimize(
             or objective.takes_key
             or batches is not None
         ),
-        patience=2 if open_ended else None,
+        restarts=has_end,
     )
     made = against_noise(made, noisy)
     check_seed(seed)

@@ -57,12 +57,12 @@ def setup(
     options: Mapping[str, Any] | None = None,
     *,
     steady: bool = True,
-    patience: int | None = 2,
+    restarts: bool = False,
 ) -> Setup:
     """Makes a search of what ``minimize`` and ``AskTell`` are given.
 
-    ``steady`` and ``patience`` are for ``"auto"``, see ``auto_method`` and
-    ``Restarts``.
+    For ``"auto"``: ``steady`` says that values have no noise, and that there are no
+    constraints; ``restarts`` that a search that has converged begins again elsewhere.
 
     ``x0`` decides the precision: what is not a JAX array, and float64, is searched in
     double precision. The first step size is ``sigma0``; without it a fifth of finite
@@ -117,9 +117,10 @@ def setup(
             return Setup(optimizer, x0, x64)
         # a start that is far away, or sigma0 much too small, is no reason to stop
         model: Any = registry.method("lq_cma_es", {"tol_up": 1e20} | sigma)
-        most = MOST_GROWTH * model.default_size(dimension)
-        searches = Restarts(model, largest_size=most, patience=patience)
-        return Setup(optimizer, x0, x64, _within(searches, space))
+        if restarts:
+            most = MOST_GROWTH * model.default_size(dimension)
+            model = Restarts(model, largest_size=most)
+        return Setup(optimizer, x0, x64, _within(model, space))
 
     if sigma0 is not None and row.sigma is None:
         raise ValueError(

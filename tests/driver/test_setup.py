@@ -67,9 +67,10 @@ def test_auto():
     assert {size: auto_method(size) for size in sizes} == sizes
     small = setup("auto", np.ones(3), sigma0=0.7)
     assert small.optimizer == gfopt.CMAES(sigma=0.7)
-    assert isinstance(small.costly, gfopt.Restarts) and small.costly.sigma == 0.7
-    assert isinstance(small.costly.inner, gfopt.LQCMAES)
-    bounded = setup("auto", np.ones(3), bounds=(0.0, 2.0)).costly
+    assert isinstance(small.costly, gfopt.LQCMAES) and small.costly.sigma == 0.7
+    again = setup("auto", np.ones(3), sigma0=0.7, restarts=True).costly
+    assert isinstance(again, gfopt.Restarts) and again.inner == small.costly
+    bounded = setup("auto", np.ones(3), bounds=(0.0, 2.0), restarts=True).costly
     assert isinstance(bounded.inner, gfopt.Restarts)
     # where values are noisy, options are given or there are many numbers: no model
     assert setup("auto", np.ones(3), steady=False).costly is None
