@@ -6,6 +6,7 @@ as in a terminal, also where a shell started the tests in the background.
 """
 
 import atexit
+import itertools
 import os
 import shutil
 import signal
@@ -34,7 +35,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("gfopt")
 
 MOST_MAPPINGS = 30_000  # of memory; Linux allows a process 65,530
-_count = iter(range(10**9))
+_count = itertools.count()
 
 
 @pytest.fixture(autouse=True)

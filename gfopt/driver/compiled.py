@@ -17,7 +17,7 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
-from gfopt.optimizers.bounded import at_tier, stop_reasons, wanted_tier
+from gfopt.optimizers.bounded import at_tier, stop_reasons, tier_of, wanted_tier
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
@@ -143,7 +143,7 @@ def _advance(
         met = (count >= limits.generations) | (evaluations < needed.evaluations)
         met |= carry.best_fitness <= limits.target
         if needed.tier is not None:
-            met |= needed.tier != getattr(optimizer, "tier", 0)
+            met |= needed.tier != tier_of(optimizer)
         met |= carry.num_barren >= limits.barren
         for holds in stop_reasons(optimizer, carry.state).values():
             met |= holds
@@ -219,7 +219,7 @@ class CompiledSearch:
     @property
     def tier(self) -> int:
         """The tier of the method's rows."""
-        return getattr(self.optimizer, "tier", 0)
+        return tier_of(self.optimizer)
 
     def move(self, tier: int) -> None:
         """Moves the method to another tier of rows."""

@@ -15,7 +15,6 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.constraints import values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
@@ -74,6 +73,7 @@ class Minimisation:
         seed: of the run.
         batches: the data of each step.
         saved: the checkpoint, or None.
+        starts_feasible: whether the starting solution keeps all constraints.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Minimisation:
         seed: int,
         batches: Batches,
         saved: Checkpoint | None,
+        starts_feasible: bool = True,
     ):
         self._began = self._last_save = time.monotonic()
         self._before = 0.0  # seconds of the sessions before this one
@@ -97,7 +98,7 @@ class Minimisation:
         self._reason, first = found.reason, found.value
         if not found.traceable and made.costly is not None:
             self._made = made = made._replace(optimizer=made.costly)
-        if first is not None and not self._keeps(inputs):
+        if first is not None and not starts_feasible:
             first = math.nan  # a value of no feasible solution
         self._history = History(objective.maximize, first)
         keep_x = trees.num_parameters(made.x0) <= MOST_KEPT
@@ -121,17 +122,6 @@ class Minimisation:
             self._search.failures["returned NaN or an infinity"] += 1
         if saved is not None and meta:
             self._restore(saved, meta)
-
-    def _keeps(self, inputs: Inputs) -> bool:
-        """Tells whether the starting solution keeps all constraints."""
-        objective, x0 = self._objective, self._made.x0
-        if not objective.constraints:
-            return True
-        if inputs.frozen is not None:
-            x0 = trees.merge(x0, inputs.frozen)
-        with jax.enable_x64(self._made.x64):
-            found = values_at(objective.constraints, x0, objective.batched)
-        return bool(np.all(found <= 0))
 
     def _probe(
         self,

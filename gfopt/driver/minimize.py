@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from gfopt import checks
 from gfopt.core import trees
@@ -172,11 +173,13 @@ def minimize(
     given = as_constraints(constraints)
     if given:
         objective = replace(objective, constraints=objective.constraints + given)
+    starts_feasible = True
     if objective.constraints:
         x0 = made.x0 if frozen is None else trees.merge(made.x0, frozen)
         with jax.enable_x64(made.x64):
-            count = values_at(objective.constraints, x0, objective.batched).size
-        made = made._replace(optimizer=constrained(made.optimizer, count))
+            values = values_at(objective.constraints, x0, objective.batched)
+        starts_feasible = bool(np.all(values <= 0))
+        made = made._replace(optimizer=constrained(made.optimizer, values.size))
     if budget is None and max_seconds is None:
         size = trees.num_parameters(made.x0)
         budget = min(DEFAULT_BUDGET * size, MOST_DEFAULT_BUDGET)
@@ -188,7 +191,9 @@ def minimize(
         chosen = _evaluator(evaluator, workers, stack)
         data = Batches(batches, seed)
         inputs = Inputs(frozen, args)
-        search = Minimisation(made, objective, chosen, inputs, seed, data, saved)
+        search = Minimisation(
+            made, objective, chosen, inputs, seed, data, saved, starts_feasible
+        )
         return search.run(
             math.inf if budget is None else budget,
             math.inf if max_seconds is None else max_seconds,

@@ -14,7 +14,7 @@ from gfopt.core import host_evaluator, trees
 from gfopt.core.evaluate import DEFAULT_ELEMENTS, judged
 from gfopt.driver.packing import Packed, pack
 from gfopt.driver.step import seed_keys, step_keys, wrapped
-from gfopt.optimizers.bounded import at_tier, stop_reasons, wanted_tier
+from gfopt.optimizers.bounded import at_tier, stop_reasons, tier_of, wanted_tier
 from gfopt.optimizers.injection import encode
 from gfopt.types import Evaluation, Optimizer, Population, PyTree, Solution, State
 
@@ -158,7 +158,7 @@ class Search:
     @property
     def tier(self) -> int:
         """The tier of the method's rows."""
-        return getattr(self.optimizer, "tier", 0)
+        return tier_of(self.optimizer)
 
     def move(self, tier: int) -> None:
         """Moves the method to another tier and asks for the open generation again."""

@@ -21,6 +21,7 @@ from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.margin import Margin, has_margin
+from gfopt.optimizers.nes import default_population_size
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.types import Optimizer, PyTree, Solution
@@ -118,7 +119,7 @@ def setup(
         # a start that is far away, or sigma0 much too small, is no reason to stop
         model: Any = registry.method("lq_cma_es", {"tol_up": 1e20} | sigma)
         if restarts:
-            most = MOST_GROWTH * model.default_size(dimension)
+            most = MOST_GROWTH * default_population_size(dimension)
             model = Restarts(model, largest_size=most)
         return Setup(optimizer, x0, x64, _within(model, space))
 

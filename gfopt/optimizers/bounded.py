@@ -102,7 +102,7 @@ class Bounded:
     @property
     def tier(self) -> int:
         """The inner method's tier, see ``Restarts``."""
-        return getattr(self.inner, "tier", 0)
+        return tier_of(self.inner)
 
     def wanted_tier(self, state: State) -> jax.Array | None:
         """Returns the tier that the inner method asks for."""
@@ -128,6 +128,11 @@ def stop_reasons(optimizer: Optimizer, state: State) -> dict[str, jax.Array]:
     """Returns a method's own reasons to stop, by name; ``{}`` where it has none."""
     stop = getattr(optimizer, "stop", None)
     return {} if stop is None else stop(state)
+
+
+def tier_of(optimizer: Optimizer) -> int:
+    """Returns the tier of a method's rows; 0 where it has none."""
+    return getattr(optimizer, "tier", 0)
 
 
 def wanted_tier(optimizer: Optimizer, state: State) -> jax.Array | None:

@@ -18,7 +18,6 @@ tutorial; ``p_sigma`` turns with the root, see ``_renewed``.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -39,6 +38,7 @@ from gfopt.optimizers.cma_parameters import (
     recombination_weights,
     scaled_negative,
 )
+from gfopt.optimizers.nes import default_population_size
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 CONDITION_GAP = 10  # roots between two looks at the condition number
@@ -165,13 +165,8 @@ class CMAES:
             tol_condition=number("tol_condition", self.tol_condition),
         )
 
-    @staticmethod
-    def default_size(dimension: int) -> int:
-        """Returns ``4 + floor(3 ln D)``, eq. 48."""
-        return 4 + int(3 * math.log(dimension))
-
     def _size(self, dimension: int) -> int:
-        return self.population_size or self.default_size(dimension)
+        return self.population_size or default_population_size(dimension)
 
     def init(self, key: Key, solution: Solution) -> CMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""

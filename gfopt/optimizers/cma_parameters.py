@@ -144,6 +144,21 @@ def cumulated(
     return sigma, path_sigma, path_c, stall
 
 
+def longest(dimension: int) -> float:
+    """Returns the length that samples have at most, but for rare ones.
+
+    ``sqrt(D) + 2 D / (D + 2)``: Hansen, "Injecting external solutions into CMA-ES"
+    (2011), arXiv 1110.4181, ``c_y``.
+    """
+    return math.sqrt(dimension) + 2 * dimension / (dimension + 2)
+
+
+def shortened(z: jax.Array) -> jax.Array:
+    """Returns ``z [D]``, of at most the ``longest`` length."""
+    limit, length = longest(z.size), jnp.linalg.norm(z)
+    return z * jnp.minimum(1, limit / jnp.maximum(length, limit))
+
+
 def scaled_negative(weights: jax.Array, z: jax.Array) -> jax.Array:
     """Returns the weights, negative ones times ``D / |C^{-1/2} y|^2``, eq. 46."""
     norms = jnp.maximum(jnp.sum(z * z, axis=1), jnp.finfo(z.dtype).tiny)

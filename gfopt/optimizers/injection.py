@@ -14,10 +14,8 @@ a part of it only, and sigma grows by one e-fold a step at most.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
@@ -25,6 +23,7 @@ from jax.scipy.linalg import solve_triangular
 from gfopt.core import vectors
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES, CMAESMember, CMAESState
+from gfopt.optimizers.cma_parameters import shortened
 from gfopt.optimizers.cross_entropy import CrossEntropy, CrossEntropyState
 from gfopt.types import Member, Solution, State
 
@@ -42,7 +41,7 @@ def encode(optimizer: Any, state: State, solution: Solution) -> Member:
         TypeError: for another method.
 
     Example:
-        >>> import gfopt
+        >>> import gfopt, jax, jax.numpy as jnp
         >>> method, x = gfopt.CMAES(sigma=0.5), jnp.array([1.2, 0.9])
         >>> state = method.init(jax.random.key(0), jnp.ones(2))
         >>> method.decode(state, encode(method, state, x))
@@ -72,10 +71,3 @@ def _(optimizer: CrossEntropy, state: CrossEntropyState, solution: Solution) -> 
 @encode.register
 def _(optimizer: Bounded, state: State, solution: Solution) -> Member:
     return encode(optimizer.inner, state, optimizer.space.search(solution))
-
-
-def shortened(z: jax.Array) -> jax.Array:
-    """Returns ``z [D]`` with a length of at most ``sqrt(D) + 2 D / (D + 2)``."""
-    longest = math.sqrt(z.size) + 2 * z.size / (z.size + 2)
-    length = jnp.linalg.norm(z)
-    return z * jnp.minimum(1, longest / jnp.maximum(length, longest))

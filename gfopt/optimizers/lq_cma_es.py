@@ -30,6 +30,7 @@ from gfopt import checks
 from gfopt.core import schedules
 from gfopt.optimizers import quadratic_model
 from gfopt.optimizers.cma_es import CMAES, CMAESInfo, CMAESMember, CMAESState
+from gfopt.optimizers.cma_parameters import longest, shortened
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 LEAST_COMPARED = 15  # evaluated points, at least, whose order is compared
@@ -171,7 +172,7 @@ class LQCMAES(CMAES):
 
     def ask(self, key: Key, state: LQCMAESState) -> Population:  # type: ignore[override]
         """Asks for the candidates that the model ranks first, best first."""
-        dimension, old = state.optimum.size, state.members
+        old = state.members
         fresh = super().ask(key, state.cma)
         used = jnp.sum(fresh.active)
         mean, _ = ravel_pytree(state.cma.mean)
@@ -190,10 +191,10 @@ class LQCMAES(CMAES):
         is_free = fresh.active & ~members.is_evaluated
         row = jnp.argmax(jnp.where(is_free, guess, -jnp.inf))
         z = solve_triangular(root, (state.optimum - mean) / sigma, lower=True)
-        limit, length = _reach(dimension), jnp.linalg.norm(z)
-        z *= jnp.minimum(1, limit / jnp.maximum(length, limit))
+        z = shortened(z)
         known = jnp.sum(jnp.isfinite(state.fitness))
-        places = (known >= LEAST_KNOWN) & (length > 0) & (opens | state.is_better)
+        places = (known >= LEAST_KNOWN) & (opens | state.is_better)
+        places &= jnp.linalg.norm(z) > 0
         here = places & (jnp.arange(guess.size) == row)
         members = members._replace(
             z=jnp.where(here[:, None], z, members.z),
@@ -267,7 +268,7 @@ class LQCMAES(CMAES):
             points=points,
             fitness=found,
             model=model,
-            optimum=quadratic_model.minimum(model, mean, radius * _reach(dimension)),
+            optimum=quadratic_model.minimum(model, mean, radius * longest(dimension)),
             radius=radius,
             is_better=jnp.any(tried) & (lowest <= jnp.min(state.fitness)),
             members=members,
@@ -303,8 +304,3 @@ class LQCMAES(CMAES):
     def stop(self, state: LQCMAESState) -> dict[str, jax.Array]:  # type: ignore[override]
         """Returns the reasons of CMA-ES."""
         return super().stop(state.cma)
-
-
-def _reach(dimension: int) -> float:
-    """Returns how long a standard normal vector may be: pycma's limit of injections."""
-    return math.sqrt(dimension) + 2 * dimension / (dimension + 2)

@@ -33,6 +33,7 @@ from jax.flatten_util import ravel_pytree
 
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.optimizers.nes import default_population_size
 from gfopt.types import (
     Evaluation,
     Info,
@@ -95,10 +96,10 @@ class Restarts:
     """Runs ``inner`` again and again, IPOP or BIPOP.
 
     Args:
-        inner: a method with ``num_active``, ``sigma``, ``default_size`` and reasons to
-            stop, such as ``CMAES``; its population size is set from here.
+        inner: a method with ``num_active``, ``sigma``, ``population_size`` and reasons
+            to stop, such as ``CMAES``; its population size is set from here.
         bipop: alternate between large and small populations; else double every time.
-        first_size: ``P_0``; None for the inner method's default.
+        first_size: ``P_0``; None for ``4 + floor(3 ln D)``.
         largest_size: no population is larger.
         tier: there are ``P_0 2^tier`` rows. Drivers raise it as the search asks for
             more; in ``gfopt.run`` populations are never larger.
@@ -129,7 +130,7 @@ class Restarts:
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
-        for name in ("num_active", "sigma", "default_size", "stop"):
+        for name in ("num_active", "sigma", "population_size", "stop"):
             if not hasattr(self.inner, name):
                 raise ValueError(
                     "inner must be a method that can be restarted, which has "
@@ -149,7 +150,7 @@ class Restarts:
         return self.inner.sigma
 
     def _first_size(self, dimension: int) -> int:
-        return self.first_size or self.inner.default_size(dimension)
+        return self.first_size or default_population_size(dimension)
 
     def _sized(self, dimension: int, num_active: jax.Array, sigma: jax.Array) -> Any:
         """Returns the inner method with its population and step size set."""

@@ -16,7 +16,6 @@ space complexity", PPSN X. Deviations: the constants, the negative weights (the 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -34,6 +33,7 @@ from gfopt.optimizers.cma_parameters import (
     recombination_weights,
     scaled_negative,
 )
+from gfopt.optimizers.nes import default_population_size
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -122,7 +122,7 @@ class SepCMAES:
         )
 
     def _size(self, dimension: int) -> int:
-        return self.population_size or 4 + int(3 * math.log(dimension))
+        return self.population_size or default_population_size(dimension)
 
     def init(self, key: Key, solution: Solution) -> SepCMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""
