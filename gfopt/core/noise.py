@@ -254,6 +254,20 @@ class Noise:
         """
         return add_scaled(tree, self.sample(tree, seed), scale)
 
+    def add_each(self, tree: PyTree, seed: jax.Array, scales: PyTree) -> PyTree:
+        """Returns ``tree + scales[i] * z`` for each ``i``, with one draw of ``z``.
+
+        Args:
+            tree: pytree of floating-point leaves.
+            seed: ``uint32[]``.
+            scales: ``float[g]``, or a tree like ``tree`` with leaves ``[g, ...]``.
+
+        Returns:
+            A tree with leaves ``[g, ...]``.
+        """
+        z = self.sample(tree, seed)
+        return jax.vmap(lambda scale: add_scaled(tree, z, scale))(scales)
+
     def weighted_sum(
         self, like: PyTree, seeds: jax.Array, weights: jax.Array, power: int = 1
     ) -> PyTree:
@@ -309,7 +323,7 @@ class Noise:
 
 
 def add_scaled(tree: PyTree, z: PyTree, scale: jax.Array | PyTree) -> PyTree:
-    """Returns ``tree + scale * z`` for noise that was drawn already; see ``add``."""
+    """Returns ``tree + scale * z`` for noise that was drawn already."""
 
     def add_leaf(leaf: jax.Array, z: jax.Array, scale: jax.Array) -> jax.Array:
         wide = jnp.promote_types(leaf.dtype, jnp.float32)

@@ -170,12 +170,10 @@ class SNES:
 
     def decode_group(self, state: SNESState, members: Member) -> PyTree:
         """Decodes a pair ``[2, ...]`` with one draw of its noise."""
-        z = _GAUSSIAN.sample(state.mean, members.seed[0])
-        return jax.vmap(
-            lambda sign: noise.add_scaled(
-                state.mean, z, jax.tree.map(lambda std: sign * std, state.std)
-            )
-        )(members.sign)
+        scales = jax.tree.map(
+            lambda std: jnp.multiply.outer(members.sign, std), state.std
+        )
+        return _GAUSSIAN.add_each(state.mean, members.seed[0], scales)
 
     def tell(
         self, state: SNESState, population: Population, evaluation: Evaluation

@@ -150,10 +150,8 @@ class OpenES:
 
     def decode_group(self, state: OpenESState, members: Member) -> PyTree:
         """Decodes a pair ``[2, ...]`` with one draw of its noise."""
-        z = self.noise.sample(state.mean, members.seed[0])
-        return jax.vmap(
-            lambda sign, sigma: noise.add_scaled(state.mean, z, sign * sigma)
-        )(members.sign, members.sigma)
+        scales = members.sign * members.sigma
+        return self.noise.add_each(state.mean, members.seed[0], scales)
 
     def tell(
         self, state: OpenESState, population: Population, evaluation: Evaluation
