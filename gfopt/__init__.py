@@ -11,10 +11,12 @@ from gfopt.core.evaluate import chunked, sharded, vmapped
 from gfopt.core.host_evaluator import host
 from gfopt.core.low_rank import LowRank
 from gfopt.core.noise import Noise, gaussian, rademacher
+from gfopt.core.noise_table import NoiseTable
 from gfopt.core.objective import Objective
 from gfopt.core.perturbed import Perturbed
 from gfopt.core.spaces import Space
 from gfopt.core.trees import merge, partition
+from gfopt.driver import genome
 from gfopt.driver.ask_tell import AskTell, Trial
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result, Status
@@ -26,12 +28,14 @@ from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
+from gfopt.optimizers.deep_ga import DeepGA
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.feasibility_rule import FeasibilityRule
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
+from gfopt.optimizers.novelty import Novelty
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
@@ -58,6 +62,7 @@ __all__ = [
     "Bounded",
     "ConstraintValues",
     "CrossEntropy",
+    "DeepGA",
     "DifferentialEvolution",
     "Evaluation",
     "FeasibilityRule",
@@ -66,6 +71,8 @@ __all__ = [
     "MeZO",
     "NelderMead",
     "Noise",
+    "NoiseTable",
+    "Novelty",
     "Objective",
     "OnePlusOneES",
     "OpenES",
@@ -86,6 +93,7 @@ __all__ = [
     "chunked",
     "count_materialisations",
     "gaussian",
+    "genome",
     "host",
     "integer",
     "merge",

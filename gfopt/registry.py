@@ -15,6 +15,7 @@ from gfopt.optimizers.bounded import innermost
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
+from gfopt.optimizers.deep_ga import DeepGA
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.nelder_mead import NelderMead
@@ -98,6 +99,18 @@ _ROWS = (
         {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
         150,
         1e-2,
+    ),
+    Row(
+        "deep_ga",
+        DeepGA,
+        "networks, deceptive rewards",
+        frozenset({"rank_based", "seeds", "population_size", "stops"}),
+        "sigma",
+        ("sigma",),
+        {"population_size": 16, "num_parents": 4, "sigma": 0.2, "max_generations": 300},
+        150,
+        0.5,
+        1,
     ),
     Row(
         "cma_es",

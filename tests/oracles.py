@@ -667,3 +667,44 @@ class Lagrangian:
                 omega[k] *= 1.15**0.25 if weak else 1 / 1.15
             gamma[k] = max(0, self.gamma[k] + self.omega[k] * g_m[k] / 5)
         self.gamma, self.omega, self.f, self.g = gamma, omega, f_m, g_m
+
+
+def deep_ga(
+    noise: Callable[[int], np.ndarray],
+    fun: Callable[[np.ndarray], float],
+    x0: np.ndarray,
+    asked: list[tuple[np.ndarray, np.ndarray]],
+    sigma: float,
+    num_parents: int,
+) -> list[tuple[np.ndarray, float]]:
+    """Such et al. (2017), algorithm 1, on dense solutions without second evaluations.
+
+    Args:
+        noise: the draw of a seed.
+        fun: the objective.
+        x0: starting solution; the parent of the first generation.
+        asked: parents and seeds of each generation.
+        sigma: of every mutation.
+        num_parents: ``T``.
+
+    Returns:
+        The elite and its fitness after each generation.
+    """
+    parents, scores = [x0], [np.inf]
+    found = []
+    for slots, seeds in asked:
+        children = [
+            parents[slot] + sigma * noise(seed)
+            for slot, seed in zip(slots, seeds, strict=True)
+        ]
+        values = [fun(child) for child in children]
+        order = sorted(range(len(children)), key=lambda i: values[i])
+        if values[order[0]] < scores[0]:
+            elite, score, rest = children[order[0]], values[order[0]], order[1:]
+        else:
+            elite, score, rest = parents[0], scores[0], order
+        kept = rest[: num_parents - 1]
+        parents = [elite] + [children[i] for i in kept]
+        scores = [score] + [values[i] for i in kept]
+        found.append((elite, score))
+    return found

@@ -1,0 +1,101 @@
+"""An archive of behaviours in a ring, and how far from it others are.
+
+The novelty of a behaviour is its mean distance to its ``k`` nearest neighbours among
+the archive and the present population, itself left out:
+
+    novelty(b) = 1/k sum_{i=1..k} |b - b_(i)|
+
+Source: Lehman, Stanley (2011), "Abandoning objectives", Evolutionary Computation 19,
+equation 1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+BLOCK = 1 << 22  # distances that are held at a time
+
+
+class Archive(NamedTuple):
+    """The last behaviours that were kept.
+
+    Attributes:
+        descriptors: ``float[A, K]``.
+        num_kept: in all, ``i32[]``; place ``num_kept mod A`` is the next.
+    """
+
+    descriptors: jax.Array
+    num_kept: jax.Array
+
+
+def empty(size: int, num_descriptors: int) -> Archive:
+    """Returns an archive of ``size`` places."""
+    return Archive(jnp.zeros((size, num_descriptors), jnp.float32), jnp.int32(0))
+
+
+def novelty(
+    descriptors: jax.Array, valid: jax.Array, archive: Archive, k: int
+) -> jax.Array:
+    """Returns the novelty of each row: ``float[P]``, 0 for rows that are not valid.
+
+    The mean is taken over fewer neighbours where there are no ``k``; without any it is
+    infinite distance, the largest finite number.
+
+    Args:
+        descriptors: ``float[P, K]``.
+        valid: ``bool[P]``; other rows are nobody's neighbour.
+        archive: what was kept before.
+        k: number of neighbours.
+
+    Example:
+        >>> points = jnp.arange(5.0)[:, None]
+        >>> novelty(points, jnp.ones(5, bool), empty(3, 1), 2)
+        Array([1.5, 1. , 1. , 1. , 1.5], dtype=float32)
+    """
+    size, places = descriptors.shape[0], archive.descriptors.shape[0]
+    others = jnp.concatenate([archive.descriptors, descriptors])
+    known = jnp.concatenate([jnp.arange(places) < archive.num_kept, valid])
+    nearest = min(k, places + size - 1)
+
+    def one(row: jax.Array) -> jax.Array:
+        square = jnp.sum((others - descriptors[row]) ** 2, axis=1)
+        counts = known & (jnp.arange(known.size) != places + row)
+        found, _ = lax.top_k(jnp.where(counts, -square, -jnp.inf), nearest)
+        is_found = jnp.isfinite(found)
+        total = jnp.sum(jnp.where(is_found, jnp.sqrt(-found), 0))
+        mean = total / jnp.maximum(jnp.sum(is_found), 1)
+        alone = jnp.finfo(mean.dtype).max
+        return jnp.where(is_found[0], mean, alone)
+
+    rows = max(1, BLOCK // (others.shape[0] * max(1, others.shape[1])))
+    found = lax.map(one, jnp.arange(size), batch_size=min(rows, size))
+    return jnp.where(valid, found, 0)
+
+
+def insert(archive: Archive, descriptors: jax.Array, chosen: jax.Array) -> Archive:
+    """Keeps the chosen rows, the oldest ones of a full archive being overwritten.
+
+    Args:
+        archive: what was kept before.
+        descriptors: ``float[P, K]``.
+        chosen: ``bool[P]``.
+
+    Example:
+        >>> archive = insert(empty(2, 1), jnp.arange(3.0)[:, None], jnp.ones(3, bool))
+        >>> archive.descriptors.ravel(), archive.num_kept
+        (Array([2., 1.], dtype=float32), Array(3, dtype=int32))
+    """
+    places = archive.descriptors.shape[0]
+    number = jnp.cumsum(chosen) - 1
+    total = jnp.sum(chosen, dtype=jnp.int32)
+    # of more than A chosen rows the last A stay; what is not kept goes nowhere
+    stays = chosen & (number >= total - places)
+    place = jnp.where(stays, (archive.num_kept + number) % places, places)
+    kept = archive.descriptors.at[place].set(
+        descriptors.astype(archive.descriptors.dtype), mode="drop"
+    )
+    return Archive(kept, archive.num_kept + total)
