@@ -37,6 +37,7 @@ from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
+from gfopt.optimizers.persistent_es import PersistentES
 from gfopt.optimizers.pgpe import PGPE
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.reevaluated import Reevaluated
@@ -76,6 +77,7 @@ __all__ = [
     "OpenES",
     "Optimizer",
     "ParticleSwarm",
+    "PersistentES",
     "Perturbed",
     "Population",
     "RandomSearch",

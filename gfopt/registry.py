@@ -23,6 +23,7 @@ from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
+from gfopt.optimizers.persistent_es import PersistentES
 from gfopt.optimizers.pgpe import PGPE
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
@@ -125,6 +126,17 @@ _ROWS = (
         "sigma",
         ("sigma", "learning_rate", "weight_decay"),
         {"population_size": 16, "sigma": 0.05, "learning_rate": 0.05},
+        150,
+        5e-2,
+    ),
+    Row(
+        "persistent_es",
+        PersistentES,
+        "unrolled problems, any size",
+        frozenset({"seeds", "population_size", "pairs"}),
+        "sigma",
+        ("sigma", "learning_rate", "weight_decay"),
+        {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
         150,
         5e-2,
     ),

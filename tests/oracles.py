@@ -110,7 +110,7 @@ class OpenES:
 
 @dataclass
 class ClipUp:
-    """Toklu et al. (2020), arXiv 2008.02387, algorithm 1."""
+    """Toklu et al. (2020), arXiv 2008.02387."""
 
     rate: float
     longest: float
@@ -130,7 +130,7 @@ class ClipUp:
 
 @dataclass
 class PGPE:
-    """Sehnke et al. (2010), section 3.2, with the clipped deviations of Toklu et al.
+    """Sehnke et al. (2010), in pairs, and Toklu et al.'s clipped deviations.
 
     A pair of which one half failed is left out, of utilities, baseline and sums.
     """
@@ -167,7 +167,7 @@ class PGPE:
 def ars_step(
     theta: Array, noise: Sequence[Array], fitness: Array, best: int, rate: float
 ) -> Array:
-    """Mania et al. (2018), arXiv 1803.07055, algorithm 2, lines 5 to 7.
+    """Mania et al. (2018), arXiv 1803.07055, algorithm 2.
 
     Args:
         theta: the weights, ``[D]``.

@@ -89,19 +89,25 @@ def _values(
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold(key, rows) if objective.takes_key else None
     if objective.batched:
-        return objective.value(decode_rows(optimizer, state, members), keys, inputs)
+        solutions = decode_rows(optimizer, state, members)
+        return objective.value(solutions, keys, inputs._replace(row=rows))
+
+    def value(solution: PyTree, key: Key | None, row: Any) -> tuple[jax.Array, PyTree]:
+        return objective.value(solution, key, inputs._replace(row=row))
+
+    numbers = rows if objective.takes_row else None
     if group_size(optimizer, rows.shape[0]) > 1:
         solutions = decode_rows(optimizer, state, members)
-        return jax.vmap(lambda x, k: objective.value(x, k, inputs))(solutions, keys)
+        return jax.vmap(value)(solutions, keys, numbers)
 
-    def one(member: PyTree, key: Key | None) -> tuple[jax.Array, PyTree]:
+    def one(member: PyTree, key: Key | None, row: Any) -> tuple[jax.Array, PyTree]:
         # decode inside the map: a lazy leaf's base stays un-batched
-        return objective.value(optimizer.decode(state, member), key, inputs)
+        return value(optimizer.decode(state, member), key, row)
 
     if rows.shape[0] == 1:  # one by one costs no batch axis: loops and conds stay
-        first = jax.tree.map(lambda leaf: leaf[0], (members, keys))
+        first = jax.tree.map(lambda leaf: leaf[0], (members, keys, numbers))
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one(*first))
-    return jax.vmap(one)(members, keys)
+    return jax.vmap(one)(members, keys, numbers)
 
 
 def judged(

@@ -8,7 +8,7 @@ only, so that its settings are distances in the space of the parameters:
     theta <- theta + v
 
 Source: Toklu, Liskowski, Srivastava (2020), "ClipUp: a simple and powerful optimizer
-for distribution-based policy evolution", arXiv 2008.02387, algorithm 1.
+for distribution-based policy evolution", arXiv 2008.02387.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def clip_up(
         TypeError: for an argument that is not a number.
         ValueError: for one out of range.
 
-    Source: Toklu et al. (2020), arXiv 2008.02387, algorithm 1.
+    Source: Toklu et al. (2020), arXiv 2008.02387.
 
     Example:
         >>> import optax

@@ -11,9 +11,9 @@ deviations of the distribution that it draws from (products elementwise),
 with ``u`` the shaped fitness, larger for better, and ``b`` its mean, the baseline.
 
 Sources: Sehnke, Osendorfer, Rueckstiess, Graves, Peters, Schmidhuber (2010),
-"Parameter-exploring policy gradients", Neural Networks 23, section 3 (symmetric
-sampling); Toklu, Liskowski, Srivastava (2020), arXiv 2008.02387, for ClipUp, ranks and
-the clipped change of sigma. As there, ``g_m`` is sigma^2 times the gradient.
+"Parameter-exploring policy gradients", Neural Networks 23 (symmetric sampling); Toklu,
+Liskowski, Srivastava (2020), arXiv 2008.02387, for ClipUp, ranks and the clipped change
+of sigma. As there, ``g_m`` is sigma^2 times the gradient.
 """
 
 from __future__ import annotations
