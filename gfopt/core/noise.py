@@ -216,6 +216,12 @@ def noise_leaf(
 ) -> jax.Array:
     """Draws the noise of a whole leaf: ``float32[shape]``."""
     rows, columns = layout(shape)
+    if kind == "gaussian" and len(shape) == 1:
+        # the same, element by element: a slice of rows would be ten times slower
+        index = lax.iota(jnp.uint32, shape[0])
+        counter = index // np.uint32(columns), index % np.uint32(columns)
+        key = (jnp.asarray(seed, jnp.uint32), np.uint32(path_hash))
+        return round_significant(_normal(threefry(key, counter)[0]))
     noise = noise_rows(kind, seed, path_hash, 0, rows, columns)
     return noise.reshape(-1)[: math.prod(shape)].reshape(shape)
 
