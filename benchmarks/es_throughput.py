@@ -146,7 +146,7 @@ def cell(method: str, size: int, dimension: int, repeats: int) -> dict[str, Any]
         "population_size": size,
         "dimension": dimension,
         "generations": generations,
-        "default form": ours(method, "signs", size).__class__().noise_form(x0),
+        "default form": gfopt.method(method, {"population_size": size}).noise_form(x0),
         "forms": {f: ours(method, f, size).noise_form(x0) for f in FORMS},
         "milliseconds": {side: 1e3 * time for side, time in medians.items()},
         "ratio": {form: medians["evosax"] / medians[form] for form in FORMS},

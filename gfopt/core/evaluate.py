@@ -335,12 +335,15 @@ def default_evaluator(
 ) -> Vmapped:
     """Returns the evaluator that is used where none is given.
 
-    ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(max(1, 2**24 // D))``. Where
-    only ``num_active`` rows are at first, chunks are no larger than that: a chunk
-    without an active row is not computed.
+    ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(2**24 // D)``, 1 or an even
+    number: a chunk of whole pairs draws the noise of each once. Where only
+    ``num_active`` rows are at first, chunks are no larger than that: a chunk without an
+    active row is not computed.
     """
     size = max(1, trees.num_parameters(solution))
     most = max(1, DEFAULT_ELEMENTS // size)
+    if 1 < most < population_size:
+        most -= most % 2
     if num_active is not None and num_active < population_size:
         most = min(most, max(1, num_active))
     return vmapped() if population_size <= most else chunked(most)

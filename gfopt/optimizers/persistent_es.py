@@ -151,7 +151,7 @@ class PersistentES(Seeded):
         )
 
     def _used(self, state: PersistentESState) -> jax.Array:
-        """Returns which rows of ``seeds`` are of this episode."""
+        """Tells which rows of ``seeds`` are of this episode."""
         return state.used & (state.step % self.num_unrolls > 0)
 
     def ask(self, key: Key, state: PersistentESState) -> Population:
