@@ -23,12 +23,17 @@ from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
 from gfopt.driver.warm_start import warm_start
+from gfopt.optimizers.ars import ARS
 from gfopt.optimizers.augmented_lagrangian import AugmentedLagrangian
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
+<<<<<<< HEAD
 from gfopt.optimizers.deep_ga import DeepGA
+=======
+from gfopt.optimizers.descent import clip_up
+>>>>>>> 39061032cdb902cd6f268c907cf60c2fbfe36ec2
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.feasibility_rule import FeasibilityRule
 from gfopt.optimizers.lq_cma_es import LQCMAES
@@ -39,6 +44,8 @@ from gfopt.optimizers.novelty import Novelty
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
+from gfopt.optimizers.persistent_es import PersistentES
+from gfopt.optimizers.pgpe import PGPE
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
@@ -51,12 +58,14 @@ from gfopt.types import Evaluation, Optimizer, Population
 __version__ = "0.1.0"
 
 __all__ = [
+    "ARS",
     "AskTell",
     "AugmentedLagrangian",
     "CMAES",
     "LQCMAES",
     "CRFMNES",
     "METHODS",
+    "PGPE",
     "SNES",
     "XNES",
     "Bounded",
@@ -78,6 +87,7 @@ __all__ = [
     "OpenES",
     "Optimizer",
     "ParticleSwarm",
+    "PersistentES",
     "Perturbed",
     "Population",
     "RandomSearch",
@@ -91,6 +101,7 @@ __all__ = [
     "Trial",
     "categorical",
     "chunked",
+    "clip_up",
     "count_materialisations",
     "gaussian",
     "genome",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gfopt import checks
+from gfopt.optimizers.ars import ARS
 from gfopt.optimizers.bounded import innermost
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
@@ -23,6 +24,8 @@ from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
+from gfopt.optimizers.persistent_es import PersistentES
+from gfopt.optimizers.pgpe import PGPE
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
@@ -32,7 +35,7 @@ from gfopt.types import Optimizer
 FLAGS = MappingProxyType(
     {
         "rank_based": "only the order of the fitness matters",
-        "seeds": "a member is a seed: no population is ever held",
+        "seeds": "a member is a seed: no large population is ever held",
         "lazy": "candidates are lazy leaves: the memory of inference",
         "population_size": "the number of candidates can be chosen",
         "pairs": "candidates come in antithetic pairs, by default: rows 2i and 2i + 1",
@@ -101,6 +104,7 @@ _ROWS = (
         1e-2,
     ),
     Row(
+<<<<<<< HEAD
         "deep_ga",
         DeepGA,
         "networks, deceptive rewards",
@@ -111,6 +115,44 @@ _ROWS = (
         150,
         0.5,
         1,
+=======
+        "pgpe",
+        PGPE,
+        "networks and control, any size",
+        frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
+        "sigma",
+        ("learning_rate", "std_learning_rate"),
+        {
+            "population_size": 16,
+            "sigma": 0.2,
+            "learning_rate": 0.02,
+            "std_learning_rate": 0.1,
+        },
+        150,
+        1e-2,
+    ),
+    Row(
+        "ars",
+        ARS,
+        "networks and control, any size",
+        frozenset({"seeds", "population_size", "pairs", "resizable"}),
+        "sigma",
+        ("sigma", "learning_rate", "weight_decay"),
+        {"population_size": 16, "sigma": 0.05, "learning_rate": 0.05},
+        150,
+        5e-2,
+    ),
+    Row(
+        "persistent_es",
+        PersistentES,
+        "unrolled problems, any size",
+        frozenset({"seeds", "population_size", "pairs"}),
+        "sigma",
+        ("sigma", "learning_rate", "weight_decay"),
+        {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
+        150,
+        5e-2,
+>>>>>>> 39061032cdb902cd6f268c907cf60c2fbfe36ec2
     ),
     Row(
         "cma_es",

@@ -108,6 +108,83 @@ class OpenES:
         )
 
 
+@dataclass
+class ClipUp:
+    """Toklu et al. (2020), arXiv 2008.02387."""
+
+    rate: float
+    longest: float
+    momentum: float = 0.9
+    velocity: Array | float = 0.0
+
+    def step(self, gradient: Array) -> Array:
+        """Returns what is added to the parameters."""
+        length = math.sqrt(sum(g**2 for g in gradient))
+        push = -self.rate * gradient / length if length > 0 else 0.0
+        self.velocity = self.momentum * self.velocity + push
+        speed = math.sqrt(sum(v**2 for v in self.velocity))
+        if speed > self.longest:
+            self.velocity = self.longest * self.velocity / speed
+        return self.velocity
+
+
+@dataclass
+class PGPE:
+    """Sehnke et al. (2010), in pairs, and Toklu et al.'s clipped deviations.
+
+    A pair of which one half failed is left out, of utilities, baseline and sums.
+    """
+
+    mean: Array
+    std: Array
+    descent: Adam | SGD | ClipUp
+    utilities: Callable[[Array], Array]
+    std_rate: float = 0.1
+    max_change: float = 0.2
+
+    def candidates(self, noise: Sequence[Array]) -> list[Array]:
+        """Returns ``m + s`` and ``m - s`` for each ``s = sigma z``."""
+        return [self.mean + sign * self.std * z for z in noise for sign in (1, -1)]
+
+    def tell(self, noise: Sequence[Array], fitness: Array) -> None:
+        """Takes one step; ``noise`` has one row for each pair."""
+        pairs = fitness.reshape(-1, 2)
+        kept = [i for i in range(len(pairs)) if not np.any(np.isnan(pairs[i]))]
+        rewards = self.utilities(pairs[kept].ravel()).reshape(-1, 2)
+        baseline = np.mean(rewards)
+        by_mean, by_std = np.zeros_like(self.mean), np.zeros_like(self.mean)
+        for i, (plus, minus) in zip(kept, rewards, strict=True):
+            s = self.std * noise[i]
+            by_mean += (plus - minus) / 2 * s
+            r = (plus + minus) / 2 - baseline
+            by_std += r * (s**2 - self.std**2) / self.std
+        self.mean = self.mean + self.descent.step(-by_mean / len(pairs))
+        change = self.std_rate * by_std / len(pairs)
+        most = self.max_change * self.std
+        self.std = self.std + np.minimum(np.maximum(change, -most), most)
+
+
+def ars_step(
+    theta: Array, noise: Sequence[Array], fitness: Array, best: int, rate: float
+) -> Array:
+    """Mania et al. (2018), arXiv 1803.07055, algorithm 2.
+
+    Args:
+        theta: the weights, ``[D]``.
+        noise: one row for each pair.
+        fitness: ``[P]``, of ``theta + nu z`` and ``theta - nu z`` in turn; NaN for
+            failures, whose pairs are left out.
+        best: number of directions that are used.
+        rate: the step size.
+    """
+    pairs = fitness.reshape(-1, 2)
+    kept = [i for i in range(len(pairs)) if not np.any(np.isnan(pairs[i]))]
+    kept = sorted(kept, key=lambda i: min(pairs[i]))[:best]
+    deviation = np.std(pairs[kept])
+    total = sum((pairs[i, 0] - pairs[i, 1]) * noise[i] for i in kept)
+    return theta - rate / (len(kept) * deviation) * total
+
+
 def mezo_step(
     theta: Array, z: Array, losses: tuple[float, float], eps: float, rate: float
 ) -> Array:

@@ -89,19 +89,25 @@ def _values(
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold(key, rows) if objective.takes_key else None
     if objective.batched:
-        return objective.value(decode_rows(optimizer, state, members), keys, inputs)
+        solutions = decode_rows(optimizer, state, members)
+        return objective.value(solutions, keys, inputs._replace(row=rows))
+
+    def value(solution: PyTree, key: Key | None, row: Any) -> tuple[jax.Array, PyTree]:
+        return objective.value(solution, key, inputs._replace(row=row))
+
+    numbers = rows if objective.takes_row else None
     if group_size(optimizer, rows.shape[0]) > 1:
         solutions = decode_rows(optimizer, state, members)
-        return jax.vmap(lambda x, k: objective.value(x, k, inputs))(solutions, keys)
+        return jax.vmap(value)(solutions, keys, numbers)
 
-    def one(member: PyTree, key: Key | None) -> tuple[jax.Array, PyTree]:
+    def one(member: PyTree, key: Key | None, row: Any) -> tuple[jax.Array, PyTree]:
         # decode inside the map: a lazy leaf's base stays un-batched
-        return objective.value(optimizer.decode(state, member), key, inputs)
+        return value(optimizer.decode(state, member), key, row)
 
     if rows.shape[0] == 1:  # one by one costs no batch axis: loops and conds stay
-        first = jax.tree.map(lambda leaf: leaf[0], (members, keys))
+        first = jax.tree.map(lambda leaf: leaf[0], (members, keys, numbers))
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one(*first))
-    return jax.vmap(one)(members, keys)
+    return jax.vmap(one)(members, keys, numbers)
 
 
 def judged(
@@ -329,12 +335,15 @@ def default_evaluator(
 ) -> Vmapped:
     """Returns the evaluator that is used where none is given.
 
-    ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(max(1, 2**24 // D))``. Where
-    only ``num_active`` rows are at first, chunks are no larger than that: a chunk
-    without an active row is not computed.
+    ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(2**24 // D)``, 1 or an even
+    number: a chunk of whole pairs draws the noise of each once. Where only
+    ``num_active`` rows are at first, chunks are no larger than that: a chunk without an
+    active row is not computed.
     """
     size = max(1, trees.num_parameters(solution))
     most = max(1, DEFAULT_ELEMENTS // size)
+    if 1 < most < population_size:
+        most -= most % 2
     if num_active is not None and num_active < population_size:
         most = min(most, max(1, num_active))
     return vmapped() if population_size <= most else chunked(most)

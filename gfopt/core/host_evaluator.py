@@ -73,6 +73,11 @@ class HostEvaluator:
             on_value: called as ``(index, fitness, reason, aux)`` when a row is done;
                 what it raises ends the evaluation.
         """
+        if objective.takes_row:
+            raise TypeError(
+                "objective must be a JAX function to take its row; got one that is "
+                "called as a Python function"
+            )
         count = len(solutions)
         if inputs.frozen is not None:
             solutions = [trees.merge(x, inputs.frozen) for x in solutions]

@@ -1,8 +1,9 @@
-"""Keeps the compiler from making large arrays long before they are needed."""
+"""Keeps the compiler from making large arrays too early, or several times."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,3 +32,20 @@ def _zero_after_batch(
     return zero_after(
         *(array[0] if batched else array for array, batched in pairs)
     ), False
+
+
+def made_once(fun: Callable[[jax.Array], Any], seeds: jax.Array) -> Any:
+    """Returns ``fun(seeds)``, arrays that are in memory whoever uses them.
+
+    XLA would fuse the draw into each of its users, and draw as often. What a loop
+    returns it cannot fuse; that it has one turn, it can't know.
+    """
+    empty = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(fun, seeds)
+    )
+    return jax.lax.fori_loop(
+        0,
+        1 + zero_after(seeds),
+        lambda turn, _: fun(seeds + turn.astype(seeds.dtype)),
+        empty,
+    )

@@ -39,6 +39,10 @@ from gfopt.types import Key, PyTree
 # A long vector is laid out in rows of this width, so that it has blocks too.
 VECTOR_COLUMNS = 4096
 
+# Populations of at most this many numbers keep their Gaussian noise, 64 MB of float32:
+# the default evaluator holds their candidates all at once, too.
+CACHED_ELEMENTS = 1 << 24
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -212,19 +216,30 @@ def noise_leaf(
 ) -> jax.Array:
     """Draws the noise of a whole leaf: ``float32[shape]``."""
     rows, columns = layout(shape)
+    if kind == "gaussian" and len(shape) == 1:
+        # the same, element by element: a slice of rows would be ten times slower
+        index = lax.iota(jnp.uint32, shape[0])
+        counter = index // np.uint32(columns), index % np.uint32(columns)
+        key = (jnp.asarray(seed, jnp.uint32), np.uint32(path_hash))
+        return round_significant(_normal(threefry(key, counter)[0]))
     noise = noise_rows(kind, seed, path_hash, 0, rows, columns)
     return noise.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["kind"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=[], meta_fields=["kind", "cached"]
+)
 @dataclass(frozen=True)
 class Noise:
     """A family of standard noise on parameter trees: zero mean, unit variance.
 
     Args:
         kind: ``"gaussian"``, or ``"rademacher"`` for signs packed 32 to a draw.
+        cached: whether a population keeps its noise from ask to tell, True or False;
+            None for Gaussian noise on populations of ``P * D <= 2**24`` numbers.
 
     Raises:
+        TypeError: where ``cached`` is not True, False or None.
         ValueError: for an unknown kind.
 
     Example:
@@ -234,9 +249,19 @@ class Noise:
     """
 
     kind: str = "gaussian"
+    cached: bool | None = None
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, KINDS)
+        kinds = (bool, type(None))
+        checks.instance("cached", self.cached, kinds, "True, False or None")
+
+    def is_cached(self, size: int, like: PyTree) -> bool:
+        """Tells whether a population of ``size`` keeps its noise from ask to tell."""
+        if self.cached is not None:
+            return self.cached
+        small = size * trees.num_parameters(like) <= CACHED_ELEMENTS
+        return small and self.kind == "gaussian"
 
     def sample(self, like: PyTree, seed: jax.Array) -> PyTree:
         """Draws ``z``: float32 leaves with the shapes of ``like``."""
@@ -269,26 +294,19 @@ class Noise:
         return jax.vmap(lambda scale: add_scaled(tree, z, scale))(scales)
 
     def weighted_sum(
-        self, like: PyTree, seeds: jax.Array, weights: jax.Array, power: int = 1
+        self, like: PyTree, seeds: jax.Array, weights: jax.Array
     ) -> PyTree:
-        """Returns ``sum_p weights[p] * z_p ** power``, streamed.
+        """Returns ``sum_p weights[p] * z_p``, streamed.
 
         Args:
             like: pytree with the shapes of one solution.
             seeds: ``uint32[P]``.
             weights: ``float[P]``.
-            power: 1, or 2 for the second moment that PGPE and SNES need.
 
         Returns:
             A tree like ``like`` in float32 (float64 for float64 leaves).
         """
-        zero = zero_after(weights)
-
-        def zeros(leaf: jax.Array) -> jax.Array:
-            wide = jnp.promote_types(jnp.result_type(leaf), jnp.float32)
-            return jnp.full(jnp.shape(leaf), zero, wide)
-
-        return self.add_weighted(jax.tree.map(zeros, like), seeds, weights, power)
+        return self.add_weighted(zeros_after(like, weights), seeds, weights)
 
     def weighted_moments(
         self,
@@ -297,29 +315,54 @@ class Noise:
         weights: jax.Array,
         square_weights: jax.Array,
     ) -> tuple[PyTree, PyTree]:
-        """Returns ``(sum_p weights[p] z_p, sum_p square_weights[p] z_p**2)``."""
-        first = self.weighted_sum(like, seeds, weights)
-        return first, self.weighted_sum(like, seeds, square_weights, power=2)
+        """Returns ``(sum_p weights[p] z_p, sum_p square_weights[p] z_p**2)``.
+
+        Each ``z`` is drawn once for both.
+        """
+        both = jnp.stack([weights, square_weights], axis=1)
+        zeros = zeros_after(like, weights)
+        found = trees.map_with_hash(
+            lambda path, leaf: self._add_leaf(path, (leaf, leaf), seeds, both), zeros
+        )
+        return jax.tree.transpose(
+            jax.tree.structure(zeros), jax.tree.structure((0, 0)), found
+        )
 
     def add_weighted(
-        self, tree: PyTree, seeds: jax.Array, weights: jax.Array, power: int = 1
+        self, tree: PyTree, seeds: jax.Array, weights: jax.Array
     ) -> PyTree:
-        """Returns ``tree + sum_p weights[p] * z_p ** power``, in place if donated.
+        """Returns ``tree + sum_p weights[p] * z_p``, in place if donated.
 
         The noise is drawn again in cache-sized blocks and added to one block of the
         leaf at a time: inside a compiled program no second copy of the tree is made.
         """
+        return trees.map_with_hash(
+            lambda path, leaf: self._add_leaf(path, (leaf,), seeds, weights[:, None])[
+                0
+            ],
+            tree,
+        )
 
-        def add_leaf(path: int, leaf: jax.Array) -> jax.Array:
-            wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    def _add_leaf(
+        self,
+        path: int,
+        leaves: tuple[jax.Array, ...],
+        seeds: jax.Array,
+        weights: jax.Array,
+    ) -> tuple[jax.Array, ...]:
+        leaf = leaves[0]
+        wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        rows, columns = layout(leaf.shape)
 
-            def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
-                return noise_rows(self.kind, seed, path, start, num_rows, columns)
+        def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
+            return noise_rows(self.kind, seed, path, start, num_rows, columns)
 
-            rows, columns = layout(leaf.shape)
-            return noise_sums.add(draw, rows, columns, leaf, seeds, wide, power)
+        return noise_sums.add(draw, rows, columns, leaves, seeds, wide)
 
-        return trees.map_with_hash(add_leaf, tree)
+
+def zeros_after(like: PyTree, weights: jax.Array) -> PyTree:
+    """Returns zeros in float32 or wider, which are not made before the weights."""
+    return trees.filled(like, zero_after(weights))
 
 
 def add_scaled(tree: PyTree, z: PyTree, scale: jax.Array | PyTree) -> PyTree:
@@ -341,22 +384,29 @@ def _as_tree(scale: jax.Array | PyTree, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda _: scale, tree)
 
 
-def gaussian() -> Noise:
+def gaussian(cached: bool | None = None) -> Noise:
     """Returns standard normal noise.
+
+    Args:
+        cached: whether a population keeps its noise from ask to tell, which is faster
+            and takes its memory; None for those of ``P * D <= 2**24`` numbers.
 
     Example:
         >>> gaussian()
-        Noise(kind='gaussian')
+        Noise(kind='gaussian', cached=None)
     """
-    return Noise("gaussian")
+    return Noise("gaussian", cached)
 
 
-def rademacher() -> Noise:
+def rademacher(cached: bool | None = None) -> Noise:
     """Returns random signs, packed 32 to a draw: the cheapest noise there is.
+
+    Args:
+        cached: whether a population keeps its noise from ask to tell; None for no.
 
     Example:
         >>> z = rademacher().sample(jnp.zeros(100), np.uint32(1))
         >>> sorted(set(z.tolist()))
         [-1.0, 1.0]
     """
-    return Noise("rademacher")
+    return Noise("rademacher", cached)

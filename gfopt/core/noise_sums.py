@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,86 +23,119 @@ def add(
     draw: Draw,
     rows: int,
     columns: int,
-    leaf: jax.Array,
+    leaves: tuple[jax.Array, ...],
     seeds: jax.Array,
     weights: jax.Array,
-    power: int,
-) -> jax.Array:
-    """Returns ``leaf + sum_p weights[p] * z_p ** power``, block by block in place.
+) -> tuple[jax.Array, ...]:
+    """Returns ``leaves[k] + sum_p weights[p, k] * z_p ** (k + 1)``, block by block.
 
     Args:
         draw: the noise of this leaf.
         rows: how many rows it has; the last one of a vector may be cut short.
         columns: how many columns.
-        leaf: ``float[...]``.
+        leaves: ``float[...]``, one for the sum of the noise, and perhaps one for that
+            of its squares.
         seeds: ``uint32[P]``.
-        weights: ``float[P]``, the sum's dtype.
-        power: 1 or 2.
+        weights: ``float[P, K]``, the sums' dtype.
     """
-    if leaf.size == 0 or seeds.shape[0] == 0:
-        return leaf
+    shape, size = leaves[0].shape, leaves[0].size
+    if size == 0 or seeds.shape[0] == 0:
+        return leaves
     turns = -(-rows // max(1, min(rows, BLOCK // columns)))
     block_rows = -(-rows // turns)
     seeds, weights = _grouped(seeds, weights, block_rows * columns)
 
-    def block_sum(start: jax.Array, count: int) -> jax.Array:
-        """sum_p w_p z_p ** power over the rows of one block, ``[count, columns]``."""
+    def block_sums(start: jax.Array, count: int) -> list[jax.Array]:
+        """sum_p w_p z_p ** k over the rows of one block, each ``[count, columns]``."""
 
-        def power_of(seed: jax.Array) -> jax.Array:
-            z = draw(seed, start, count)
-            return z if power == 1 else z**power
+        def noise(index: jax.Array) -> jax.Array:
+            z = jax.vmap(lambda seed: draw(seed, start, count))(seeds[index])
+            return z.astype(weights.dtype)
 
-        def add_group(index: jax.Array, total: jax.Array) -> jax.Array:
-            z = jax.vmap(power_of)(seeds[index]).astype(weights.dtype)
-            if z.shape[0] == 1:  # fuses with the draw: the noise is never in memory
-                return total + weights[index, 0] * z[0]
-            return total + jnp.tensordot(weights[index], z, 1)
+        def added(
+            index: jax.Array, z: jax.Array, totals: list[jax.Array]
+        ) -> list[jax.Array]:
+            found = []
+            for k, total in enumerate(totals):
+                weight, power = weights[index, :, k], z if k == 0 else z * z
+                if z.shape[0] == 1:  # fuses with the draw: it is never in memory
+                    found.append(total + weight[0] * power[0])
+                else:
+                    found.append(total + jnp.tensordot(weight, power, 1))
+            return found
 
-        zero = jnp.zeros((count, columns), weights.dtype)
-        if seeds.shape[0] == 1:
-            return add_group(jnp.int32(0), zero)
-        return lax.fori_loop(0, seeds.shape[0], add_group, zero)
+        num_groups = seeds.shape[0]
+        totals = [jnp.zeros((count, columns), weights.dtype) for _ in leaves]
+        if num_groups == 1:
+            return added(jnp.int32(0), noise(jnp.int32(0)), totals)
+        if len(leaves) == 1:
+            return lax.fori_loop(
+                0, num_groups, lambda i, t: added(i, noise(i), t), totals
+            )
+
+        # XLA would draw once for each of two sums. What a loop carries is made once:
+        # a turn draws for the next one.
+        def turn(index: jax.Array, carry: Any) -> Any:
+            z, totals = carry
+            return noise(index), added(index - 1, z, totals)
+
+        z = jnp.zeros((seeds.shape[1], count, columns), weights.dtype)
+        z, totals = lax.fori_loop(0, num_groups, turn, (z, totals))
+        return added(jnp.int32(num_groups - 1), z, totals)
 
     if turns == 1:
-        total = block_sum(jnp.int32(0), rows).reshape(-1)[: leaf.size]
-        return (leaf + total.reshape(leaf.shape)).astype(leaf.dtype)
+        totals = block_sums(jnp.int32(0), rows)
+        return tuple(
+            (leaf + total.reshape(-1)[:size].reshape(shape)).astype(leaf.dtype)
+            for leaf, total in zip(leaves, totals, strict=True)
+        )
 
     # The last block is moved back to be as large as the others; what the block before
     # did is done. One block alone, and nothing after the loop, keeps the sum in place.
-    def add_rows(turn: jax.Array, whole: jax.Array) -> jax.Array:
+    def add_rows(turn: jax.Array, wholes: list[jax.Array]) -> list[jax.Array]:
         start = jnp.minimum(turn * block_rows, rows - block_rows)
-        old = lax.dynamic_slice_in_dim(whole, start, block_rows)
-        new = (old + block_sum(start, block_rows)).astype(whole.dtype)
-        row = start + lax.broadcasted_iota(jnp.int32, old.shape, 0)
-        new = jnp.where(row >= turn * block_rows, new, old)
-        return lax.dynamic_update_slice_in_dim(whole, new, start, 0)
+        found = []
+        for whole, total in zip(wholes, block_sums(start, block_rows), strict=True):
+            old = lax.dynamic_slice_in_dim(whole, start, block_rows)
+            row = start + lax.broadcasted_iota(jnp.int32, old.shape, 0)
+            new = jnp.where(
+                row >= turn * block_rows, (old + total).astype(old.dtype), old
+            )
+            found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
+        return found
 
-    def add_elements(turn: jax.Array, whole: jax.Array) -> jax.Array:
-        size = block_rows * columns
-        start = jnp.minimum(turn * size, whole.size - size)
+    def add_elements(turn: jax.Array, wholes: list[jax.Array]) -> list[jax.Array]:
+        block = block_rows * columns
+        start = jnp.minimum(turn * block, size - block)
         row = start // columns
-        change = block_sum(row, block_rows + 1).reshape(-1)
-        change = lax.dynamic_slice_in_dim(change, start - row * columns, size)
-        old = lax.dynamic_slice_in_dim(whole, start, size)
-        element = start + lax.iota(jnp.int32, size)
-        new = jnp.where(element >= turn * size, (old + change).astype(old.dtype), old)
-        return lax.dynamic_update_slice_in_dim(whole, new, start, 0)
+        element = start + lax.iota(jnp.int32, block)
+        found = []
+        for whole, total in zip(wholes, block_sums(row, block_rows + 1), strict=True):
+            change = lax.dynamic_slice_in_dim(
+                total.reshape(-1), start - row * columns, block
+            )
+            old = lax.dynamic_slice_in_dim(whole, start, block)
+            new = (old + change).astype(old.dtype)
+            new = jnp.where(element >= turn * block, new, old)
+            found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
+        return found
 
-    if rows * columns != leaf.size:  # a vector, whose last row is cut short
-        return lax.fori_loop(0, turns, add_elements, leaf)
-    whole = lax.fori_loop(0, turns, add_rows, leaf.reshape(rows, columns))
-    return whole.reshape(leaf.shape)
+    if rows * columns != size:  # a vector, whose last row is cut short
+        return tuple(lax.fori_loop(0, turns, add_elements, list(leaves)))
+    folded = [leaf.reshape(rows, columns) for leaf in leaves]
+    folded = lax.fori_loop(0, turns, add_rows, folded)
+    return tuple(leaf.reshape(shape) for leaf in folded)
 
 
 def _grouped(
     seeds: jax.Array, weights: jax.Array, block: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns seeds and weights as ``[groups, members]``, padded with weights of 0.
+    """Returns ``[groups, members]`` seeds and as many weights, padded with 0.
 
     Members of a small leaf are drawn together, since a loop's turn costs as much as a
     few thousand draws; those of a large one alone, so that the draw fuses.
     """
     group = 1 if block >= 4096 else min(seeds.shape[0], BLOCK // block)
     pad = -seeds.shape[0] % group
-    seeds, weights = jnp.pad(seeds, (0, pad)), jnp.pad(weights, (0, pad))
-    return seeds.reshape(-1, group), weights.reshape(-1, group)
+    seeds, weights = jnp.pad(seeds, (0, pad)), jnp.pad(weights, ((0, pad), (0, 0)))
+    return seeds.reshape(-1, group), weights.reshape(-1, group, weights.shape[1])

@@ -25,12 +25,14 @@ class Inputs(NamedTuple):
         args: fixed further arguments of the objective.
         batch: this step's mini-batch, the same for all members, or None.
         context: what the evaluation itself carries from step to step, or None.
+        row: this evaluation's row of the population, for an objective that asks for it.
     """
 
     frozen: PyTree = None
     args: tuple[Any, ...] = ()
     batch: PyTree = None
     context: PyTree = None
+    row: Any = None
 
 
 @jax.tree_util.register_pytree_node_class
@@ -38,8 +40,8 @@ class Inputs(NamedTuple):
 class Objective:
     """A function to minimise, and what cannot be inferred from it.
 
-    It is called as ``fun([key,] x[, batch], *args[, context=context])`` and returns
-    one number, or ``(number, aux)``.
+    It is called as ``fun([key,] x[, batch], *args[, context=context][, row=row])`` and
+    returns one number, or ``(number, aux)``.
 
     Args:
         fun: a JAX function or any Python callable.
@@ -55,6 +57,8 @@ class Objective:
         constraints: functions ``g(x)`` of one number or several, feasible where all
             are 0 or below. The evaluation then has a ``ConstraintValues`` for aux,
             which a method that knows of constraints reads.
+        takes_row: pass the number of the row, so that it can find what is its own in a
+            context with leaves ``[P, ...]``. JAX functions only.
 
     Raises:
         TypeError: where ``fun``, ``update`` or a constraint cannot be called.
@@ -74,6 +78,7 @@ class Objective:
     update: Callable[[Any, Any], Any] | None = None
     maximize: bool = False
     constraints: tuple[Callable[..., Any], ...] = ()
+    takes_row: bool = False
 
     def __post_init__(self) -> None:
         checks.is_callable("fun", self.fun)
@@ -84,7 +89,7 @@ class Objective:
                     "update needs a context to start from; got context=None"
                 )
         checks.one_of("traceable", self.traceable, (True, False, "auto"))
-        for name in ("takes_key", "has_aux", "batched", "maximize"):
+        for name in ("takes_key", "has_aux", "batched", "maximize", "takes_row"):
             checks.instance(name, getattr(self, name), bool, "True or False")
         checks.instance("constraints", self.constraints, tuple, "a tuple of functions")
         for constraint in self.constraints:
@@ -123,7 +128,11 @@ class Objective:
         """Calls ``fun`` as it is, and returns ``(number or numbers, aux)``."""
         head = (key,) if self.takes_key else ()
         batch = () if inputs.batch is None else (inputs.batch,)
-        words = {} if inputs.context is None else {"context": inputs.context}
+        words: dict[str, Any] = {}
+        if inputs.context is not None:
+            words["context"] = inputs.context
+        if self.takes_row:
+            words["row"] = inputs.row
         found = self.full_fun(*head, solution, *batch, *inputs.args, **words)
         if not self.returns_pairs:
             return found, ()

@@ -103,6 +103,16 @@ def as_inexact(tree: PyTree) -> PyTree:
     return jax.tree.map(convert, tree)
 
 
+def filled(tree: PyTree, value: Any) -> PyTree:
+    """Returns a tree of one value like ``tree``, in float32 or wider."""
+    return jax.tree.map(
+        lambda leaf: jnp.full(
+            leaf.shape, value, jnp.promote_types(leaf.dtype, jnp.float32)
+        ),
+        tree,
+    )
+
+
 def wide_dtype(tree: PyTree) -> Any:
     """Returns the dtype for scalars beside a tree: float64 if it has any, else 32."""
     return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))

@@ -33,7 +33,13 @@ from gfopt.driver.storage import (
 )
 from gfopt.types import PyTree
 
-_FLAGS = ("takes_key", "has_aux", "batched", "maximize")  # of the objective
+_FLAGS = (
+    "takes_key",
+    "has_aux",
+    "batched",
+    "maximize",
+    "takes_row",
+)  # of the objective
 
 
 class Checkpoint:

@@ -64,6 +64,7 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
     if objective.batched:
         one = jax.tree.map(lambda leaf: leaf[None], x0)
     keys = key[None] if objective.batched and key is not None else key
+    inputs = inputs._replace(row=np.zeros((1,) if objective.batched else (), np.int32))
 
     def value(x: Solution) -> Any:
         return objective.value(x, keys, inputs)

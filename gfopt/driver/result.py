@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from gfopt.driver.plots import figure_of
+from gfopt.optimizers.bounded import innermost
 from gfopt.types import Optimizer, Solution, State
 
 
@@ -90,6 +91,8 @@ class Result:
             "method": " ".join(repr(self.optimizer).split())[:100],
             "path": f"{self.path}: {self.reason}",
         }
+        if self.noise is not None:
+            rows["noise"] = self.noise
         if self.failures:
             listed = ", ".join(
                 f"{count} x {why}" for why, count in self.failures.items()
@@ -97,6 +100,12 @@ class Result:
             rows["failures"] = listed
         width = max(map(len, rows))
         return "\n".join(f"{name:>{width}}  {text}" for name, text in rows.items())
+
+    @property
+    def noise(self) -> str | None:
+        """Whether the population kept its noise, for methods that can do both."""
+        form = getattr(innermost(self.optimizer), "noise_form", None)
+        return None if form is None else form(self.recommended)
 
     def plot(self, path: str | None = None) -> Any:
         """Draws the run against evaluations, on logarithmic axes.

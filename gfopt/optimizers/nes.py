@@ -16,9 +16,9 @@ share their utility, and a step that ranks nothing moves nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,8 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
 from gfopt.optimizers import stopping
-from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
-
-_GAUSSIAN = noise.gaussian()
+from gfopt.optimizers.seeded import Seeded, check_deviations
+from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
 MOST_REMEMBERED = 1000  # dimensions that the history of the fitness grows with
 
@@ -62,20 +61,13 @@ class NESInfo(NamedTuple):
     num_valid: jax.Array
 
 
-class SNESMember(NamedTuple):
-    """A seed of noise and its sign."""
-
-    seed: jax.Array
-    sign: jax.Array
-
-
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["sigma", "learning_rate", "std_learning_rate", "tol_x", "tol_fun"],
-    meta_fields=["population_size", "antithetic"],
+    meta_fields=["population_size", "antithetic", "noise", "shaping"],
 )
 @dataclass(frozen=True)
-class SNES:
+class SNES(Seeded):
     """Separable natural evolution strategy: one standard deviation per parameter.
 
     A member is a seed, and both sums are streamed, so that it scales to networks.
@@ -86,10 +78,13 @@ class SNES:
         sigma: first standard deviation of every parameter.
         learning_rate: ``eta_m``, or a schedule.
         std_learning_rate: ``eta_s``, or a schedule; None for
-            ``(3 + ln D) / (5 sqrt(D))``.
+            ``(3 + ln D) / (5 sqrt(D))``. With signs it must be None: ``z**2 - 1`` is
+            0 for them, so that every standard deviation stays at ``sigma``.
         antithetic: evaluate ``m +- s z`` in pairs, which share one draw.
         tol_x: stop where every standard deviation is below this.
         tol_fun: stop where the recent fitness moves less than this.
+        noise: ``gaussian()`` or ``rademacher()``.
+        shaping: ``(fitness[P], valid[P]) -> utilities[P]``.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -110,12 +105,16 @@ class SNES:
     antithetic: bool = False
     tol_x: schedules.Hyperparameter = 1e-11
     tol_fun: schedules.Hyperparameter = 1e-12
+    noise: noise.Noise = field(default_factory=noise.gaussian)
+    shaping: shaping.Shaping = shaping.nes_utilities
 
     def __post_init__(self) -> None:
         checks.instance("antithetic", self.antithetic, bool, "True or False")
         if self.population_size is not None:
             size = self.population_size
             checks.integer("population_size", size, 2, even=self.antithetic)
+        checks.is_callable("shaping", self.shaping)
+        check_deviations(self)
         rate = learning_rate_field
         schedules.set_fields(
             self,
@@ -125,11 +124,6 @@ class SNES:
             tol_x=schedules.number("tol_x", self.tol_x, checks.non_negative),
             tol_fun=schedules.number("tol_fun", self.tol_fun, checks.non_negative),
         )
-
-    @property
-    def group_size(self) -> int:
-        """Rows that share one draw: an antithetic pair."""
-        return 2 if self.antithetic else 1
 
     def _size(self, solution: Solution) -> int:
         size = self.population_size
@@ -143,37 +137,23 @@ class SNES:
         mean = trees.starting_point(solution)
         wide = trees.wide_dtype(mean)
         size, dimension = self._size(mean), trees.num_parameters(mean)
-        sigma = schedules.at("sigma", self.sigma, 0)
-
-        def std(leaf: jax.Array) -> jax.Array:
-            dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-            return jnp.full(leaf.shape, sigma, dtype)
-
+        std = trees.filled(mean, schedules.at("sigma", self.sigma, 0))
         # a network's history would else be as large as its weights
         history = stopping.start(min(dimension, MOST_REMEMBERED), size, wide)
-        return SNESState(jnp.int32(0), mean, jax.tree.map(std, mean), history)
+        return SNESState(jnp.int32(0), mean, std, history)
 
-    def ask(self, key: Key, state: SNESState) -> Population:
-        """Draws ``P`` seeds, or ``P / 2`` with both signs."""
-        size = self._size(state.mean)
-        groups = size // self.group_size
-        members = SNESMember(
-            jnp.repeat(noise.seeds(key, groups), self.group_size),
-            jnp.tile(jnp.array([1.0, -1.0][: self.group_size], jnp.float32), groups),
-        )
-        return Population(members, jnp.ones(size, bool))
+    def _sigma(self, state: State) -> float:
+        return 1.0  # in units of the standard deviations
 
-    def decode(self, state: SNESState, member: Member) -> Solution:
-        """Returns ``m + sign * s * z(seed)``."""
-        scale = jax.tree.map(lambda std: member.sign * std, state.std)
-        return _GAUSSIAN.add(state.mean, member.seed, scale)
+    def _spread(self, state: State) -> PyTree:
+        return state.std
 
-    def decode_group(self, state: SNESState, members: Member) -> PyTree:
-        """Decodes a pair ``[2, ...]`` with one draw of its noise."""
-        scales = jax.tree.map(
-            lambda std: jnp.multiply.outer(members.sign, std), state.std
-        )
-        return _GAUSSIAN.add_each(state.mean, members.seed[0], scales)
+    def _std_rate(self, state: SNESState) -> Any:
+        rate = self.std_learning_rate
+        if rate is None:
+            dimension = trees.num_parameters(state.mean)
+            rate = (3 + math.log(dimension)) / (5 * math.sqrt(dimension))
+        return schedules.at("std_learning_rate", rate, state.step)
 
     def tell(
         self, state: SNESState, population: Population, evaluation: Evaluation
@@ -185,18 +165,9 @@ class SNES:
         history, ranked = stopping.extended(
             state.history, evaluation._replace(valid=valid), state.step
         )
-        utility = shaping.nes_utilities(evaluation.fitness, valid) * ranked
-        # a pair has one z: the mean sees u+ - u-, the squares see u+ + u-
-        signed = (utility * members.sign).reshape(-1, self.group_size).sum(axis=1)
-        total = utility.reshape(-1, self.group_size).sum(axis=1)
-        seeds = members.seed[:: self.group_size]
-        first, square = _GAUSSIAN.weighted_moments(state.mean, seeds, signed, total)
+        utility = self.shaping(evaluation.fitness, valid) * ranked
+        first, square = self._moments(state.mean, members, utility, utility)
         rate = schedules.at("learning_rate", self.learning_rate, state.step)
-        dimension = trees.num_parameters(state.mean)
-        std_rate = self.std_learning_rate
-        if std_rate is None:
-            std_rate = (3 + math.log(dimension)) / (5 * math.sqrt(dimension))
-        std_rate = schedules.at("std_learning_rate", std_rate, state.step)
         # m <- m + eta_m s sum_p u_p z_p
         mean = jax.tree.map(
             lambda m, s, g: (m + rate * s * g).astype(m.dtype),
@@ -204,13 +175,16 @@ class SNES:
             state.std,
             first,
         )
-        # s <- s exp(eta_s / 2 (sum_p u_p z_p^2 - sum_p u_p))
-        shift = jnp.sum(total)
-        std = jax.tree.map(
-            lambda s, g: (s * growth(std_rate / 2 * (g - shift))).astype(s.dtype),
-            state.std,
-            square,
-        )
+        std = state.std
+        if square is not None:
+            std_rate = self._std_rate(state)
+            # s <- s exp(eta_s / 2 (sum_p u_p z_p^2 - sum_p u_p))
+            shift = jnp.sum(utility)
+            std = jax.tree.map(
+                lambda s, g: (s * growth(std_rate / 2 * (g - shift))).astype(s.dtype),
+                std,
+                square,
+            )
         new = SNESState(state.step + 1, mean, std, history)
         return new, NESInfo(*extremes(std), jnp.sum(evaluation.valid))
 

@@ -22,15 +22,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
-from gfopt.core.late import zero_after
-from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
+from gfopt.optimizers import descent
+from gfopt.optimizers.seeded import Seeded
+from gfopt.types import Evaluation, Key, Population, PyTree, Solution
 
-# one object, so that two default optimizers are equal and share a program
-_DESCENT = optax.chain(optax.scale_by_adam(), optax.scale(-1.0))
+_ADAM = descent.Default(optax.chain(optax.scale_by_adam(), optax.scale(-1.0)), 0.01)
 
 
 class OpenESState(NamedTuple):
@@ -49,21 +48,13 @@ class OpenESInfo(NamedTuple):
     num_valid: jax.Array
 
 
-class SignedSeed(NamedTuple):
-    """A seed of noise, its sign, and the scale at which it was drawn."""
-
-    seed: jax.Array
-    sign: jax.Array
-    sigma: jax.Array
-
-
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["sigma", "learning_rate", "weight_decay"],
     meta_fields=["population_size", "noise", "antithetic", "shaping", "transform"],
 )
 @dataclass(frozen=True)
-class OpenES:
+class OpenES(Seeded):
     """The evolution strategy of Salimans et al. on any pytree.
 
     Args:
@@ -105,91 +96,32 @@ class OpenES:
         checks.integer("population_size", self.population_size, 2, even=self.antithetic)
         checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
         checks.is_callable("shaping", self.shaping)
-        if self.transform is not None:
-            kind = optax.GradientTransformation
-            checks.instance("transform", self.transform, kind, "an optax optimizer")
-        rate, decay = self.learning_rate, self.weight_decay
-        if rate is not None:
-            rate = schedules.field("learning_rate", rate, checks.non_negative)
-        schedules.set_fields(
-            self,
-            sigma=schedules.field("sigma", self.sigma),
-            learning_rate=rate,
-            weight_decay=schedules.field("weight_decay", decay, checks.non_negative),
-        )
-
-    @property
-    def group_size(self) -> int:
-        """Rows that share one draw: an antithetic pair."""
-        return 2 if self.antithetic else 1
+        descent.set_fields(self)
+        decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
+        sigma = schedules.field("sigma", self.sigma)
+        schedules.set_fields(self, sigma=sigma, weight_decay=decay)
 
     def init(self, key: Key, solution: Solution) -> OpenESState:
         """Starts with ``theta`` at ``solution``."""
         mean = trees.starting_point(solution)
-        transform = (self.transform or _DESCENT).init(mean)
-        return OpenESState(jnp.int32(0), mean, trees.strongly_typed(transform))
-
-    def ask(self, key: Key, state: OpenESState) -> Population:
-        """Draws ``P / 2`` seeds with both signs, or ``P`` seeds."""
-        pairs = self.population_size // self.group_size
-        seeds = jnp.repeat(noise.seeds(key, pairs), self.group_size)
-        signs = jnp.array([1.0, -1.0][: self.group_size], jnp.float32)
-        sigma = jnp.asarray(
-            schedules.at("sigma", self.sigma, state.step), trees.wide_dtype(state.mean)
-        )
-        members = SignedSeed(
-            seeds,
-            jnp.tile(signs, pairs),
-            jnp.broadcast_to(noise.round_significant(sigma), self.population_size),
-        )
-        return Population(members, jnp.ones(self.population_size, bool))
-
-    def decode(self, state: OpenESState, member: Member) -> Solution:
-        """Returns ``theta + sign * sigma * z(seed)``."""
-        return self.noise.add(state.mean, member.seed, member.sign * member.sigma)
-
-    def decode_group(self, state: OpenESState, members: Member) -> PyTree:
-        """Decodes a pair ``[2, ...]`` with one draw of its noise."""
-        scales = members.sign * members.sigma
-        return self.noise.add_each(state.mean, members.seed[0], scales)
+        transform = descent.start(self, _ADAM, mean)
+        return OpenESState(jnp.int32(0), mean, transform)
 
     def tell(
         self, state: OpenESState, population: Population, evaluation: Evaluation
     ) -> tuple[OpenESState, OpenESInfo]:
         """Steps along the search gradient."""
-        members, size = population.members, self.group_size
-        valid = evaluation.valid
+        members, valid = population.members, evaluation.valid
         if self.antithetic:
             valid = shaping.pairs_valid(valid)
-        utility = self.shaping(evaluation.fitness, valid) * members.sign
-        utility = utility.reshape(-1, size).sum(axis=1)
-        # g = -1 / (P sigma) sum_p u_p s_p z_p, one weight for the pair's one z
-        weights = -utility / (self.population_size * members.sigma[::size])
-        decay = schedules.at("weight_decay", self.weight_decay, state.step)
-        # the sum goes into the L2 term in place, which is not made before its weights
-        decay = decay + zero_after(weights)
-        penalty = jax.tree.map(lambda m: decay * m.astype(weights.dtype), state.mean)
-        gradient = self.noise.add_weighted(penalty, members.seed[::size], weights)
-        gradient = trees.cast_like(gradient, state.mean)
-        norm = optax.tree.norm(gradient)
-        rate = self.learning_rate
-        if rate is None:
-            rate = 0.01 if self.transform is None else 1.0
-        rate = schedules.at("learning_rate", rate, state.step)
-        old = (state.mean, state.transform)
-
-        def step() -> tuple[Solution, PyTree]:
-            updates, transform = (self.transform or _DESCENT).update(
-                gradient, state.transform, state.mean
-            )
-            mean = jax.tree.map(lambda m, u: m + rate * u, state.mean, updates)
-            return trees.cast_like((mean, transform), old)
-
-        # a step in which nothing counted, or whose raw fitness was too large a number
-        # for a gradient, leaves the momentum alone, too; a select between old and new
-        # would take a copy of both moments
-        usable = jnp.any(valid) & jnp.isfinite(norm)
-        mean, transform = lax.cond(usable, step, lambda: old)
+        # g = -1 / (P sigma) sum_p u_p s_p z_p
+        utility = self.shaping(evaluation.fitness, valid)
+        weights = -utility / (self.population_size * members.sigma)
+        gradient = descent.penalty(self, state, weights)
+        gradient = self._add_noise(gradient, members, weights)
+        mean, transform, norm = descent.step(
+            self, _ADAM, state, gradient, jnp.any(valid)
+        )
         info = OpenESInfo(members.sigma[0], norm, jnp.sum(evaluation.valid))
         return OpenESState(state.step + 1, mean, transform), info
 

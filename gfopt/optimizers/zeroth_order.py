@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import noise, schedules, trees
 from gfopt.core.perturbed import Perturbed
-from gfopt.optimizers.open_es import SignedSeed
+from gfopt.optimizers.seeded import SignedSeed
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 

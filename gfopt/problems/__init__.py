@@ -2,5 +2,15 @@
 
 from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits, mlp
+from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
-__all__ = ["BBOBProblem", "Classification", "bbob", "bbob_batch", "digits", "mlp"]
+__all__ = [
+    "BBOBProblem",
+    "Classification",
+    "InfluenceBalancing",
+    "bbob",
+    "bbob_batch",
+    "digits",
+    "mlp",
+    "unrolled",
+]

@@ -330,3 +330,10 @@ def test_bad_arguments_are_named():
     )
     with pytest.raises(ValueError, match="exactly one axis"):
         gfopt.sharded(two)
+
+
+def test_default_chunks_are_of_whole_pairs():
+    third = jax.ShapeDtypeStruct((DEFAULT_ELEMENTS // 7,), jnp.float32)
+    assert default_evaluator(third, 64) == gfopt.chunked(6)
+    assert default_evaluator(third, 7) == gfopt.vmapped()
+    assert default_evaluator(third, 64, num_active=5) == gfopt.chunked(5)

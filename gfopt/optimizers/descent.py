@@ -1,0 +1,155 @@
+"""A step of the mean along a search gradient, by any optax optimizer; ClipUp.
+
+ClipUp keeps a velocity of bounded length, and looks at the direction of the gradient
+only, so that its settings are distances in the space of the parameters:
+
+    v <- momentum * v - learning_rate * g / |g|
+    v <- v * min(1, max_velocity / |v|)
+    theta <- theta + v
+
+Source: Toklu, Liskowski, Srivastava (2020), "ClipUp: a simple and powerful optimizer
+for distribution-based policy evolution", arXiv 2008.02387.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from gfopt import checks
+from gfopt.core import schedules, trees
+from gfopt.core.late import zero_after
+from gfopt.types import PyTree, Solution, State
+
+
+class Default(NamedTuple):
+    """What a method descends with where the user says nothing."""
+
+    transform: optax.GradientTransformation
+    learning_rate: float
+
+
+def set_fields(optimizer: Any) -> None:
+    """Checks ``transform`` and ``learning_rate`` and stores the latter."""
+    if optimizer.transform is not None:
+        kind = optax.GradientTransformation
+        checks.instance("transform", optimizer.transform, kind, "an optax optimizer")
+    rate = optimizer.learning_rate
+    if rate is not None:
+        rate = schedules.field("learning_rate", rate, checks.non_negative)
+    schedules.set_fields(optimizer, learning_rate=rate)
+
+
+def start(optimizer: Any, default: Default, mean: Solution) -> PyTree:
+    """Returns the transform's first state."""
+    transform = optimizer.transform or default.transform
+    return trees.strongly_typed(transform.init(mean))
+
+
+def step(
+    optimizer: Any, default: Default, state: State, gradient: PyTree, counts: jax.Array
+) -> tuple[Solution, PyTree, jax.Array]:
+    """Moves ``state.mean`` by ``learning_rate * transform(gradient)``.
+
+    A step in which nothing ``counts``, or whose gradient is too large a number, leaves
+    the momentum alone, too.
+
+    Returns:
+        The mean, the transform's state and the norm of the gradient.
+    """
+    transform = optimizer.transform or default.transform
+    rate = optimizer.learning_rate
+    if rate is None:
+        rate = default.learning_rate if optimizer.transform is None else 1.0
+    rate = schedules.at("learning_rate", rate, state.step)
+    gradient = trees.cast_like(gradient, state.mean)
+    norm = optax.tree.norm(gradient)
+    old = (state.mean, state.transform)
+
+    def moved() -> tuple[Solution, PyTree]:
+        updates, new = transform.update(gradient, state.transform, state.mean)
+        mean = jax.tree.map(lambda m, u: m + rate * u, state.mean, updates)
+        return trees.cast_like((mean, new), old)
+
+    # a select between old and new would take a copy of both moments
+    usable = counts & jnp.isfinite(norm)
+    return (*lax.cond(usable, moved, lambda: old), norm)
+
+
+def penalty(optimizer: Any, state: State, weights: jax.Array) -> PyTree:
+    """Returns ``weight_decay * mean``, to which the search gradient is added in place.
+
+    The sum is not made before its ``weights``, while the candidates are there.
+    """
+    decay = schedules.at("weight_decay", optimizer.weight_decay, state.step)
+    decay = decay + zero_after(weights)
+    return jax.tree.map(lambda m: decay * m.astype(weights.dtype), state.mean)
+
+
+class ClipUpState(NamedTuple):
+    """The velocity, a tree like the parameters."""
+
+    velocity: PyTree
+
+
+@functools.cache  # equal optimizers are one object, so that they share a program
+def clip_up(
+    learning_rate: float = 0.1,
+    max_velocity: float | None = None,
+    momentum: float = 0.9,
+) -> optax.GradientTransformation:
+    """Returns the optimizer of PGPE: steps of bounded length, for use with optax.
+
+    Args:
+        learning_rate: length of what a gradient adds to the velocity.
+        max_velocity: longest step; None for twice the learning rate.
+        momentum: share of the velocity that is kept.
+
+    Raises:
+        TypeError: for an argument that is not a number.
+        ValueError: for one out of range.
+
+    Source: Toklu et al. (2020), arXiv 2008.02387.
+
+    Example:
+        >>> import optax
+        >>> optimizer, theta = clip_up(0.1), jnp.array([3.0, 4.0])
+        >>> state = optimizer.init(theta)
+        >>> updates, state = optimizer.update(2 * theta, state)
+        >>> optax.apply_updates(theta, updates)
+        Array([2.94, 3.92], dtype=float32)
+    """
+    checks.positive("learning_rate", learning_rate)
+    longest = 2 * learning_rate if max_velocity is None else max_velocity
+    checks.positive("max_velocity", longest)
+    checks.share("momentum", momentum)
+
+    def init(params: PyTree) -> ClipUpState:
+        return ClipUpState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        gradient: PyTree, state: ClipUpState, params: PyTree = None
+    ) -> tuple[PyTree, ClipUpState]:
+        del params
+        # no direction, no push
+        push = learning_rate * _inverse(optax.tree.norm(gradient))
+        velocity = jax.tree.map(
+            lambda v, g: momentum * v - push * g, state.velocity, gradient
+        )
+        shrink = jnp.minimum(1, longest * _inverse(optax.tree.norm(velocity)))
+        velocity = jax.tree.map(
+            lambda v, old: (shrink * v).astype(old.dtype), velocity, state.velocity
+        )
+        return velocity, ClipUpState(velocity)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _inverse(length: jax.Array) -> jax.Array:
+    """Returns ``1 / length``, or 0 for a length of 0."""
+    return jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
