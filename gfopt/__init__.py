@@ -29,11 +29,8 @@ from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
-<<<<<<< HEAD
 from gfopt.optimizers.deep_ga import DeepGA
-=======
 from gfopt.optimizers.descent import clip_up
->>>>>>> 39061032cdb902cd6f268c907cf60c2fbfe36ec2
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.feasibility_rule import FeasibilityRule
 from gfopt.optimizers.lq_cma_es import LQCMAES

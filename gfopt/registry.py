@@ -104,7 +104,6 @@ _ROWS = (
         1e-2,
     ),
     Row(
-<<<<<<< HEAD
         "deep_ga",
         DeepGA,
         "networks, deceptive rewards",
@@ -115,7 +114,8 @@ _ROWS = (
         150,
         0.5,
         1,
-=======
+    ),
+    Row(
         "pgpe",
         PGPE,
         "networks and control, any size",
@@ -152,7 +152,6 @@ _ROWS = (
         {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
         150,
         5e-2,
->>>>>>> 39061032cdb902cd6f268c907cf60c2fbfe36ec2
     ),
     Row(
         "cma_es",
