@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gfopt.driver.plots import figure_of
-from gfopt.types import Optimizer, Solution, State
+from gfopt.types import Optimizer, PyTree, Solution, State
 
 
 class Status(enum.IntEnum):
@@ -52,6 +52,7 @@ class Result:
         path: ``"compiled"`` or ``"host"``.
         reason: why that path ran.
         seconds: wall time.
+        context: what the objective carried from step to step, at the end, or None.
 
     Example:
         >>> import gfopt
@@ -76,6 +77,7 @@ class Result:
     path: str
     reason: str
     seconds: float
+    context: PyTree = field(default=None, repr=False)
 
     def __str__(self) -> str:
         rows = {

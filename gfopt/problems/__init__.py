@@ -1,6 +1,29 @@
-"""Test problems: black-box functions and small networks to train."""
+"""Test problems: black-box functions, small networks to train, control tasks."""
 
 from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits, mlp
+from gfopt.problems.control import (
+    CartPole,
+    Pendulum,
+    Rollout,
+    continuous_action,
+    discrete_action,
+)
+from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
 
-__all__ = ["BBOBProblem", "Classification", "bbob", "bbob_batch", "digits", "mlp"]
+__all__ = [
+    "BBOBProblem",
+    "CartPole",
+    "Classification",
+    "GymnasiumRollout",
+    "Pendulum",
+    "Rollout",
+    "bbob",
+    "bbob_batch",
+    "brax",
+    "continuous_action",
+    "digits",
+    "discrete_action",
+    "gymnax",
+    "mlp",
+]
