@@ -10,11 +10,14 @@ from gfopt.problems.control import (
     discrete_action,
 )
 from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
+from gfopt.problems.language import smollm2
+from gfopt.problems.pixels import ConvolutionalPolicy
 
 __all__ = [
     "BBOBProblem",
     "CartPole",
     "Classification",
+    "ConvolutionalPolicy",
     "GymnasiumRollout",
     "Pendulum",
     "Rollout",
@@ -26,4 +29,5 @@ __all__ = [
     "discrete_action",
     "gymnax",
     "mlp",
+    "smollm2",
 ]

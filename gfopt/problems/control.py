@@ -15,7 +15,7 @@ after ``done`` (resetting itself, say) counts for nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -68,11 +68,7 @@ class _Turn(NamedTuple):
     moments: PyTree
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["environment"],
-    meta_fields=["policy", "num_episodes", "max_steps", "normalise"],
-)
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
 class Rollout:
     """The mean return of a policy over some episodes.
@@ -82,12 +78,15 @@ class Rollout:
     (common random numbers).
 
     Args:
-        environment: see this module; a pytree's numbers may be traced.
+        environment: see this module; a pytree's numbers may be traced, any other
+            object is part of the program.
         policy: ``(parameters, observation) -> action``, a JAX function.
         num_episodes: episodes of one evaluation.
         max_steps: steps after which an episode is cut off.
         normalise: show the policy normalised observations. The moments are those of
             all generations before; the objective's ``context`` carries them.
+        prepare: called once with each candidate's parameters, before its episodes; what
+            it returns takes their place in ``policy``.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -110,12 +109,29 @@ class Rollout:
     num_episodes: int = 1
     max_steps: int = 1000
     normalise: bool = False
+    prepare: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         checks.is_callable("policy", self.policy)
         checks.integer("num_episodes", self.num_episodes, 1)
         checks.integer("max_steps", self.max_steps, 1)
         checks.instance("normalise", self.normalise, bool, "True or False")
+        if self.prepare is not None:
+            checks.is_callable("prepare", self.prepare)
+
+    def tree_flatten(self) -> tuple[tuple[PyTree], tuple[Any, ...]]:
+        """Flattens: the environment is data where it is a pytree, else static."""
+        is_data = not jax.tree_util.all_leaves([self.environment])
+        rest = tuple(getattr(self, f.name) for f in fields(self)[1:])
+        if is_data:
+            return (self.environment,), (None, *rest)
+        return (None,), (self.environment, *rest)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], data: tuple[PyTree]) -> Rollout:
+        """Rebuilds the task; what it holds was checked when it was made."""
+        environment, *rest = static
+        return cls(data[0] if environment is None else environment, *rest)
 
     def objective(self) -> Objective:
         """Returns what a method maximises, with the first moments as its context."""
@@ -161,7 +177,7 @@ class Rollout:
             context: the moments by which observations are normalised.
         """
         keys = self.episodes(0, key) if episodes is None else episodes
-        last = jax.vmap(partial(self._episode, parameters, context))(keys)
+        last = self._played(keys, parameters, context)
         moments = normalisation.joined(last.moments) if self.normalise else ()
         return jnp.mean(last.total), Episodes(jnp.sum(last.time), moments)
 
@@ -190,6 +206,14 @@ class Rollout:
                 "observations are normalised; got None"
             )
         return _totals(self, jax.random.split(key, num_episodes), parameters, context)
+
+    def _played(
+        self, keys: jax.Array, parameters: Solution, context: Moments | None
+    ) -> _Turn:
+        """Runs an episode for each key; leaves of the result are ``[n, ...]``."""
+        if self.prepare is not None:
+            parameters = self.prepare(parameters)
+        return jax.vmap(partial(self._episode, parameters, context))(keys)
 
     def _episode(
         self, parameters: Solution, context: Moments | None, key: Key
@@ -226,7 +250,7 @@ class Rollout:
 def _totals(
     task: Rollout, keys: jax.Array, parameters: Solution, context: Moments | None
 ) -> jax.Array:
-    return jax.vmap(partial(task._episode, parameters, context))(keys).total
+    return task._played(keys, parameters, context).total
 
 
 def network_outputs(network: PyTree, observation: Any) -> Any:

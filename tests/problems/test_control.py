@@ -58,7 +58,7 @@ def test_an_episode_ends_with_done_though_the_environment_goes_on():
         min(7, int(Countdown().reset(jax.random.fold_in(key, 0))[0][0])) for key in keys
     ]
     assert len(set(lengths)) > 1
-    value, aux = task(KEY, jnp.zeros(1), context=task.first_context())
+    value, aux = jax.jit(task)(KEY, jnp.zeros(1), context=task.first_context())
     assert value == pytest.approx(np.mean(lengths))
     assert aux.num_steps == sum(lengths)
     # what is shown after the last step is not acted on, and not counted
