@@ -72,7 +72,7 @@ def data() -> tuple[np.ndarray, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--generations", type=int, default=50, help="of a block")
     parser.add_argument("--population", type=int, default=64)
     parser.add_argument("--sigma", type=float, default=0.05)

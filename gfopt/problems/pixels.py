@@ -9,8 +9,8 @@ The reference batch runs once for each set of weights; what it yields is then co
 Without it many random networks always choose the same action.
 
 Source: Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen (2016), arXiv 1606.03498,
-section 3.4, as Salimans et al. (2017), arXiv 1703.03864, use it for Atari. An image's
-own part of the statistics is left out, as there; the variance's floor is theirs. The
+section 3.5, as Salimans et al. (2017), arXiv 1703.03864, use it for Atari. An image's
+own part of the statistics is left out, and 1e-3 added to the variance, as there. The
 default network is that of Mnih et al. (2015), Nature 518.
 """
 

@@ -68,6 +68,15 @@ def test_an_episode_ends_with_done_though_the_environment_goes_on():
         assert aux.observations.mean[0] == pytest.approx(seen.mean())
 
 
+def test_an_environment_need_not_be_a_pytree():
+    """It is then a part of the program; its state may hold a key."""
+    task = Rollout(Countdown(), first, max_steps=7)
+    run = gfopt.run(
+        RANDOM_SEARCH, task.objective(), jnp.zeros(1), key=KEY, generations=1
+    )
+    assert 1 < run.history.best_fitness[0] <= 7 and run.context is None
+
+
 def test_cart_pole_rollout_against_a_loop():
     network = mlp(jax.random.key(3), (4, 5, 2))
     task = Rollout(CartPole(), discrete_action, num_episodes=3, max_steps=60)
