@@ -236,6 +236,11 @@ class CompiledSearch:
         return self._carry.state
 
     @property
+    def context(self) -> PyTree:
+        """What the objective carries from step to step."""
+        return self._carry.context
+
+    @property
     def best_fitness(self) -> float:
         """The best so far, lower is better."""
         return float(self._carry.best_fitness)

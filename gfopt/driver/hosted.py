@@ -95,6 +95,11 @@ class HostedSearch:
         return self._search.state
 
     @property
+    def context(self) -> PyTree:
+        """What the objective carries from step to step."""
+        return self._context
+
+    @property
     def best_fitness(self) -> float:
         """The best so far, lower is better."""
         return self._search.best_fitness

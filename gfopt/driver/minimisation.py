@@ -267,6 +267,8 @@ class Minimisation:
         self, status: Status = Status.RUNNING, message: str = "running"
     ) -> Result:
         search = self._search
+        with jax.enable_x64(self._made.x64):
+            context = jax.tree.map(jnp.array, search.context)  # the carry is donated
         return Result(
             x=search.best_x,
             fun=self._fun,
@@ -283,6 +285,7 @@ class Minimisation:
             path=search.path,
             reason=self._reason,
             seconds=self._seconds,
+            context=context,
         )
 
     def _save_if_due(self) -> None:

