@@ -10,6 +10,7 @@ from gfopt.core.domains import categorical, integer, real
 from gfopt.core.evaluate import chunked, sharded, vmapped
 from gfopt.core.host_evaluator import host
 from gfopt.core.low_rank import LowRank
+from gfopt.core.low_rank_noise import LowRankNoise, low_rank
 from gfopt.core.noise import Noise, gaussian, rademacher
 from gfopt.core.noise_table import NoiseTable
 from gfopt.core.objective import Objective
@@ -73,6 +74,7 @@ __all__ = [
     "Evaluation",
     "FeasibilityRule",
     "LowRank",
+    "LowRankNoise",
     "Margin",
     "MeZO",
     "NelderMead",
@@ -104,6 +106,7 @@ __all__ = [
     "genome",
     "host",
     "integer",
+    "low_rank",
     "merge",
     "method",
     "minimize",

@@ -185,6 +185,16 @@ def ars_step(
     return theta - rate / (len(kept) * deviation) * total
 
 
+def low_rank_noise(a: Array, b: Array) -> Array:
+    """Sarkar et al. (2025), arXiv 2511.16652: ``E = A B^T / sqrt(r)``."""
+    (rows, rank), columns = a.shape, len(b)
+    change = np.zeros((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            change[i, j] = sum(a[i, k] * b[j, k] for k in range(rank)) / np.sqrt(rank)
+    return change
+
+
 def mezo_step(
     theta: Array, z: Array, losses: tuple[float, float], eps: float, rate: float
 ) -> Array:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.constraints import is_feasible
-from gfopt.core.lazy import materialise
+from gfopt.core.lazy import is_lazy, materialise
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 
@@ -330,18 +330,41 @@ def sharded(mesh: Mesh | None = None, inner: Vmapped | None = None) -> Sharded:
     return Sharded(Vmapped() if inner is None else inner, mesh)
 
 
+def member_size(
+    optimizer: Optimizer, state: State, solution: PyTree, population_size: int
+) -> int:
+    """Returns how many numbers each decoded member holds for itself.
+
+    ``D`` for dense solutions; of a lazy leaf, what members do not share.
+    """
+    size = trees.num_parameters(solution)
+    if size * population_size <= DEFAULT_ELEMENTS:
+        return size  # it makes no difference, and tracing ``decode`` takes time
+
+    def first(state: State) -> PyTree:
+        members = optimizer.ask(jax.random.key(0), state).members
+        return optimizer.decode(state, jax.tree.map(lambda leaf: leaf[0], members))
+
+    leaves = jax.tree.leaves(jax.eval_shape(first, state), is_leaf=is_lazy)
+    return sum(leaf.own_size if is_lazy(leaf) else leaf.size for leaf in leaves)
+
+
 def default_evaluator(
-    solution: PyTree, population_size: int, num_active: int | None = None
+    size: int, population_size: int, num_active: int | None = None
 ) -> Vmapped:
     """Returns the evaluator that is used where none is given.
 
-    ``vmapped()`` while ``P * D <= 2**24``, else ``chunked(2**24 // D)``, 1 or an even
-    number: a chunk of whole pairs draws the noise of each once. Where only
+    ``vmapped()`` while ``P * size <= 2**24``, else ``chunked(2**24 // size)``, 1 or an
+    even number: a chunk of whole pairs draws the noise of each once. Where only
     ``num_active`` rows are at first, chunks are no larger than that: a chunk without an
     active row is not computed.
+
+    Args:
+        size: numbers that each member holds, ``member_size``.
+        population_size: rows, ``P``.
+        num_active: rows that are to be evaluated, all by default.
     """
-    size = max(1, trees.num_parameters(solution))
-    most = max(1, DEFAULT_ELEMENTS // size)
+    most = max(1, DEFAULT_ELEMENTS // max(1, size))
     if 1 < most < population_size:
         most -= most % 2
     if num_active is not None and num_active < population_size:

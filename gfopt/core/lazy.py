@@ -99,6 +99,11 @@ class Lazy(abc.ABC):
         """The number of elements."""
         return math.prod(self.layout.dims)
 
+    @property
+    def own_size(self) -> int:
+        """The number of elements that members of a population do not share."""
+        return self.size
+
     def __repr__(self) -> str:
         sizes = ",".join(map(str, self.shape))
         return f"{type(self).__name__}({jnp.dtype(self.dtype).name}[{sizes}])"
@@ -112,6 +117,11 @@ class Lazy(abc.ABC):
         """Returns the leaf as an ordinary array of its shape and dtype."""
         dense = lax.transpose(self.storage_dense(), self.layout.order)
         return dense.astype(self.dtype)
+
+    def stored(self, labels: Sequence[int]) -> list[int]:
+        """Returns the labels of the logical axes in the order of storage."""
+        places = zip(self.layout.order, labels, strict=True)
+        return [label for _, label in sorted(places)]
 
     def transpose(self, permutation: Sequence[int]) -> Self:
         """Returns the leaf with its logical axes permuted."""

@@ -44,9 +44,7 @@ def _dot_general(eqn: Any, values: list[Any]) -> list[Any]:
         left, right = right, left
         labels.reverse()
         precision = precision[::-1] if isinstance(precision, tuple) else precision
-    stored = [0] * right.ndim
-    for label, axis in zip(labels[1], right.layout.order, strict=True):
-        stored[axis] = label
+    stored = right.stored(labels[1])
     dot = Dot(eqn.outvars[0].aval.dtype, precision)
     return [right.contract(jnp.asarray(left), labels[0], stored, out, dot)]
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gfopt.core.lazy import Lazy
+from gfopt.core.lazy import Lazy, is_lazy, materialise
 from gfopt.core.lazy_views import Dot, Index, View, prefix, slice_axis
 
 
@@ -28,7 +28,7 @@ class LowRank(Lazy):
     be any number of axes; they are told apart by the number of axes of ``w, a, b``.
 
     Args:
-        w: ``float[..., R, C]``, the base, shared by all members.
+        w: ``float[..., R, C]``, the base, shared by all members; may be a lazy leaf.
         a: ``float[..., R, rank]``.
         b: ``float[..., C, rank]``.
         view: set by the operations on the leaf.
@@ -40,19 +40,24 @@ class LowRank(Lazy):
                [2., 2.]], dtype=float32)
     """
 
-    w: jax.Array
+    w: Any
     a: jax.Array
     b: jax.Array
     view: View | None = dataclasses.field(default=None, metadata={"static": True})
 
     def storage_view(self) -> View:
         """Returns the view of the whole leaf."""
-        shape = jnp.shape(self.w)
+        shape = tuple(self.w.shape)
         return View(shape, tuple(range(len(shape))), jnp.dtype(self.w.dtype))
+
+    @property
+    def own_size(self) -> int:
+        """The numbers in the factors."""
+        return self.a.size + self.b.size
 
     def _split(self, axes: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """Splits what belongs to the storage axes into stack, rows and columns."""
-        w, a, b = jnp.shape(self.w), jnp.shape(self.a), jnp.shape(self.b)
+        w, a, b = tuple(self.w.shape), jnp.shape(self.a), jnp.shape(self.b)
         stack, rows = len(a) + len(b) - 2 - len(w), len(a) - 1
         fits = 0 <= stack <= rows and a[-1:] == b[-1:] and a[:-1] == w[:rows]
         if not fits or b[:-1] != w[:stack] + w[rows:]:
@@ -64,16 +69,22 @@ class LowRank(Lazy):
 
     def storage_dense(self) -> jax.Array:
         """Returns ``w + a b^T``, in float32 or wider."""
-        stack, rows, columns = self._split(range(jnp.ndim(self.w)))
+        stack, rows, columns = self._split(range(self.w.ndim))
         dot = Dot(jnp.promote_types(self.dtype, jnp.float32))
         a, b = [*stack, *rows, -1], [*stack, *columns, -1]
         change = dot(self.a, a, self.b, b, [*stack, *rows, *columns])
-        return self.w.astype(change.dtype) + change
+        return materialise(self.w.astype(change.dtype)) + change
 
-    def storage_slice(self, axis: int, start: Index, size: int) -> Self:
+    def storage_slice(self, axis: int, start: Index, size: int) -> Self | None:
         """Cuts ``w``, and the factors that have this axis."""
-        stack, rows, columns = self._split(range(jnp.ndim(self.w)))
-        w, a, b = slice_axis(self.w, axis, start, size), self.a, self.b
+        stack, rows, columns = self._split(range(self.w.ndim))
+        a, b = self.a, self.b
+        if is_lazy(self.w):
+            w = self.w.slice(axis, start, size)
+        else:
+            w = slice_axis(self.w, axis, start, size)
+        if w is None:
+            return None
         if axis not in columns:
             a = slice_axis(a, axis, start, size)
         if axis not in rows:
@@ -85,11 +96,12 @@ class LowRank(Lazy):
         stack, rows, _ = (math.prod(part) for part in self._split(self.layout.dims))
         i = prefix(dims, stack)
         j = None if i is None else prefix(dims[i:], rows)
-        if i is None or j is None:
+        w = self.w.reshape(dims)
+        if i is None or j is None or w is None:
             return None
         a = self.a.reshape(*dims[: i + j], self.a.shape[-1])
         b = self.b.reshape(*dims[:i], *dims[i + j :], self.b.shape[-1])
-        leaf = dataclasses.replace(self, w=self.w.reshape(dims), a=a, b=b)
+        leaf = dataclasses.replace(self, w=w, a=a, b=b)
         return leaf.viewed(dims=dims)
 
     def astype(self, dtype: Any) -> Self:
@@ -97,9 +109,12 @@ class LowRank(Lazy):
         leaf = dataclasses.replace(self, w=self.w.astype(dtype))
         return leaf.viewed(dtype=jnp.dtype(dtype))
 
-    def times(self, factor: jax.Array) -> Self:
+    def times(self, factor: jax.Array) -> Self | None:
         """Scales the base and one factor."""
-        return dataclasses.replace(self, w=self.w * factor, a=self.a * factor)
+        w = self.w.times(factor) if is_lazy(self.w) else self.w * factor
+        if w is None:
+            return None
+        return dataclasses.replace(self, w=w, a=self.a * factor)
 
     def contract(
         self,
@@ -129,20 +144,38 @@ class LowRank(Lazy):
         wide = dot.wide()
         thin = wide(x, x_labels, p, p_labels, kept)
         change = wide(thin, kept, q, q_labels, out)
-        return (wide(x, x_labels, self.w, labels, out) + change).astype(dot.dtype)
+        if is_lazy(self.w):
+            base = self.w.contract(x, x_labels, self.w.stored(labels), out, wide)
+        else:
+            base = wide(x, x_labels, self.w, labels, out)
+        return (base + change).astype(dot.dtype)
 
     def convolve(self, x: jax.Array, eqn: Any) -> jax.Array | None:
-        """Returns ``conv(x, w) + conv(x, a) b^T``, if ``b`` has the output features."""
+        """Returns ``conv(x, w) + conv(x, a) b^T``, if ``b`` has the output features.
+
+        Or the same with ``a`` and ``b`` exchanged, if ``a`` has them.
+        """
         numbers, order = eqn.params["dimension_numbers"], self.layout.order
         groups = eqn.params["feature_group_count"] * eqn.params["batch_group_count"]
-        stack, _, columns = self._split(range(jnp.ndim(self.w)))
-        if groups != 1 or stack or columns != [order[numbers.rhs_spec[0]]]:
+        stack, rows, columns = self._split(range(self.w.ndim))
+        outputs = [order[numbers.rhs_spec[0]]]
+        if groups != 1 or stack or outputs not in (rows, columns):
             return None
-        kernel, params = lax.transpose(self.w, order), dict(eqn.params)
-        base = eqn.primitive.bind(x, kernel.astype(self.dtype), **params)
         # the rank stands where the output features stood
-        thin = lax.transpose(self.a, order).astype(self.dtype)
-        thin = eqn.primitive.bind(x, thin, **params)
+        thin, wide = self.a, self.b
+        if outputs != columns:
+            thin, wide = jnp.moveaxis(self.b, -1, 0), self.a
+
+        def product(kernel: jax.Array) -> jax.Array:
+            kernel = lax.transpose(kernel, order).astype(self.dtype)
+            return eqn.primitive.bind(x, kernel, **eqn.params)
+
+        if is_lazy(self.w):
+            base = self.w.transpose(order).convolve(x, eqn)
+            if base is None:
+                return None
+        else:
+            base = product(self.w)
         axis = numbers.out_spec[1]
-        change = jnp.moveaxis(jnp.tensordot(thin, self.b, ((axis,), (1,))), -1, axis)
-        return (base + change).astype(base.dtype)
+        change = jnp.tensordot(product(thin), wide, ((axis,), (1,)))
+        return (base + jnp.moveaxis(change, -1, axis)).astype(base.dtype)

@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -84,12 +84,16 @@ def round_significant(x: jax.Array | float) -> jax.Array:
 
 
 def _words(
-    seed: jax.Array, path_hash: int, row_start: jax.Array, rows: int, columns: int
+    seed: jax.Array,
+    path_hash: int | jax.Array,
+    row_start: jax.Array,
+    rows: int,
+    columns: int,
 ) -> jax.Array:
     row = lax.broadcasted_iota(jnp.uint32, (rows, columns), 0)
     row = row + jnp.asarray(row_start).astype(jnp.uint32)
     column = lax.broadcasted_iota(jnp.uint32, (rows, columns), 1)
-    key = (jnp.asarray(seed, jnp.uint32), np.uint32(path_hash))
+    key = (jnp.asarray(seed, jnp.uint32), jnp.asarray(path_hash, jnp.uint32))
     return threefry(key, (row, column))[0]
 
 
@@ -106,25 +110,47 @@ def _normal(bits: jax.Array) -> jax.Array:
 
 
 def _gaussian(
-    seed: jax.Array, path_hash: int, row_start: jax.Array, rows: int, columns: int
+    seed: jax.Array,
+    path_hash: int | jax.Array,
+    row_start: jax.Array,
+    rows: int,
+    columns: int,
 ) -> jax.Array:
     return round_significant(_normal(_words(seed, path_hash, row_start, rows, columns)))
 
 
 def _rademacher(
-    seed: jax.Array, path_hash: int, row_start: jax.Array, rows: int, columns: int
+    seed: jax.Array,
+    path_hash: int | jax.Array,
+    row_start: jax.Array,
+    rows: int,
+    columns: int,
 ) -> jax.Array:
     # 32 signs to a draw: bit b of word w is the sign of column b * num_words + w
     num_words = -(-columns // 32)
     words = _words(seed, path_hash, row_start, rows, num_words)
-    # XLA would fuse the cipher into its consumer and redo it for each of 32 bits (and
-    # drops an optimization barrier on CPU); it does not fuse a division, here by 1.
-    one = lax.population_count(jnp.asarray(seed, jnp.uint32)) >> np.uint32(6)
-    words = words // (one + np.uint32(1))
+    words = drawn_once(words, seed)
     shift = lax.broadcasted_iota(jnp.uint32, (rows, 32, num_words), 1)
     sign = (words[:, None, :] << shift) & np.uint32(0x80000000)
     signs = lax.bitcast_convert_type(sign | np.uint32(0x3F800000), jnp.float32)
     return signs.reshape(rows, 32 * num_words)[:, :columns]
+
+
+def drawn_once(z: jax.Array, seed: jax.Array) -> jax.Array:
+    """Returns ``z`` unchanged, made once for all its uses.
+
+    XLA would fuse the cipher into its consumers and redo it for each (of 32 bits, of
+    many slices), and drops an optimization barrier on CPU; it does not fuse a division
+    of integers, here by 1.
+
+    Args:
+        z: ``uint32[...]`` or ``float32[...]``.
+        seed: ``uint32[]``, any number that the compiler does not know.
+    """
+    zero = lax.population_count(jnp.asarray(seed, jnp.uint32)) >> np.uint32(6)
+    one = zero + np.uint32(1)
+    bits = lax.bitcast_convert_type(z, jnp.uint32)
+    return lax.bitcast_convert_type(bits // one, z.dtype)
 
 
 def seeds(key: Key, count: int) -> jax.Array:
@@ -183,7 +209,7 @@ def layout(shape: tuple[int, ...]) -> tuple[int, int]:
 def noise_rows(
     kind: str,
     seed: jax.Array,
-    path_hash: int,
+    path_hash: int | jax.Array,
     row_start: jax.Array | int,
     num_rows: int,
     columns: int,
@@ -212,7 +238,7 @@ def noise_rows(
 
 
 def noise_leaf(
-    kind: str, seed: jax.Array, path_hash: int, shape: tuple[int, ...]
+    kind: str, seed: jax.Array, path_hash: int | jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
     """Draws the noise of a whole leaf: ``float32[shape]``."""
     rows, columns = layout(shape)
@@ -250,6 +276,8 @@ class Noise:
 
     kind: str = "gaussian"
     cached: bool | None = None
+
+    is_lazy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, KINDS)
@@ -322,7 +350,8 @@ class Noise:
         both = jnp.stack([weights, square_weights], axis=1)
         zeros = zeros_after(like, weights)
         found = trees.map_with_hash(
-            lambda path, leaf: self._add_leaf(path, (leaf, leaf), seeds, both), zeros
+            lambda path, leaf: _add_leaves(self.kind, path, (leaf, leaf), seeds, both),
+            zeros,
         )
         return jax.tree.transpose(
             jax.tree.structure(zeros), jax.tree.structure((0, 0)), found
@@ -337,27 +366,37 @@ class Noise:
         leaf at a time: inside a compiled program no second copy of the tree is made.
         """
         return trees.map_with_hash(
-            lambda path, leaf: self._add_leaf(path, (leaf,), seeds, weights[:, None])[
-                0
-            ],
+            lambda path, leaf: add_weighted_leaf(self.kind, path, leaf, seeds, weights),
             tree,
         )
 
-    def _add_leaf(
-        self,
-        path: int,
-        leaves: tuple[jax.Array, ...],
-        seeds: jax.Array,
-        weights: jax.Array,
-    ) -> tuple[jax.Array, ...]:
-        leaf = leaves[0]
-        wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-        rows, columns = layout(leaf.shape)
 
-        def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
-            return noise_rows(self.kind, seed, path, start, num_rows, columns)
+def add_weighted_leaf(
+    kind: str,
+    path_hash: int | jax.Array,
+    leaf: jax.Array,
+    seeds: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """Returns one leaf of ``Noise(kind).add_weighted``."""
+    return _add_leaves(kind, path_hash, (leaf,), seeds, weights[:, None])[0]
 
-        return noise_sums.add(draw, rows, columns, leaves, seeds, wide)
+
+def _add_leaves(
+    kind: str,
+    path_hash: int | jax.Array,
+    leaves: tuple[jax.Array, ...],
+    seeds: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, ...]:
+    leaf = leaves[0]
+    wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    rows, columns = layout(leaf.shape)
+
+    def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
+        return noise_rows(kind, seed, path_hash, start, num_rows, columns)
+
+    return noise_sums.add(draw, rows, columns, leaves, seeds, wide)
 
 
 def zeros_after(like: PyTree, weights: jax.Array) -> PyTree:

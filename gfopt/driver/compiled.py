@@ -12,7 +12,12 @@ import numpy as np
 from jax import lax
 
 from gfopt.core import lazy
-from gfopt.core.evaluate import Evaluator, best_row, default_evaluator
+from gfopt.core.evaluate import (
+    Evaluator,
+    best_row,
+    default_evaluator,
+    member_size,
+)
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.search import recommend
@@ -211,10 +216,13 @@ class CompiledSearch:
             self.move(int(needed.tier))
             needed = _next(self.optimizer, self._carry.state)
         self.size = int(needed.evaluations)
-        rows = steps.population_size(self.optimizer, self._carry.state)
-        self._evaluator = self._asked_evaluator or default_evaluator(
-            self._setup.x0, rows, self.size
-        )
+        self._evaluator = self._asked_evaluator or self._default_evaluator()
+
+    def _default_evaluator(self) -> Evaluator:
+        optimizer, state = self.optimizer, self._carry.state
+        rows = steps.population_size(optimizer, state)
+        size = member_size(optimizer, state, self._setup.x0, rows)
+        return default_evaluator(size, rows, self.size)
 
     @property
     def tier(self) -> int:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core.evaluate import Evaluator, default_evaluator
+from gfopt.core.evaluate import Evaluator, default_evaluator, member_size
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver import step as steps
 from gfopt.driver.setup import check_evaluator, check_frozen
@@ -139,7 +139,8 @@ def run(
     else:
         _check_state(optimizer, state, init_key, x0)
     if evaluator is None:
-        evaluator = default_evaluator(x0, steps.population_size(optimizer, state))
+        rows = steps.population_size(optimizer, state)
+        evaluator = default_evaluator(member_size(optimizer, state, x0, rows), rows)
     try:
         state, history, status, context = _scanned(
             optimizer,

@@ -25,6 +25,7 @@ import optax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
+from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution
@@ -63,7 +64,7 @@ class OpenES(Seeded):
         learning_rate: factor on the transform's updates, or a schedule; None for
             0.01 with the default transform and 1 with one of your own.
         weight_decay: L2 coefficient, added to the gradient as the paper's code does.
-        noise: ``gaussian()`` or ``rademacher()``.
+        noise: ``gaussian()``, ``rademacher()`` or ``low_rank()``.
         antithetic: evaluate ``theta +- sigma z`` in pairs.
         shaping: ``(fitness[P], valid[P]) -> weights[P]``.
         transform: any complete optax optimizer (its updates are added to ``theta``);
@@ -86,7 +87,7 @@ class OpenES(Seeded):
     sigma: schedules.Hyperparameter = 0.05
     learning_rate: schedules.Hyperparameter | None = None
     weight_decay: schedules.Hyperparameter = 0.0
-    noise: noise.Noise = field(default_factory=noise.gaussian)
+    noise: noise.Noise | LowRankNoise = field(default_factory=noise.gaussian)
     antithetic: bool = True
     shaping: shaping.Shaping = shaping.centered_rank
     transform: optax.GradientTransformation | None = None
@@ -94,7 +95,8 @@ class OpenES(Seeded):
     def __post_init__(self) -> None:
         checks.instance("antithetic", self.antithetic, bool, "True or False")
         checks.integer("population_size", self.population_size, 2, even=self.antithetic)
-        checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
+        families = (noise.Noise, LowRankNoise)
+        checks.instance("noise", self.noise, families, "a gfopt noise family")
         checks.is_callable("shaping", self.shaping)
         descent.set_fields(self)
         decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)

@@ -47,15 +47,20 @@ class Seeded:
     ``antithetic``, and a state with a ``mean``.
     """
 
-    noise: noise.Noise
+    noise: Any
     antithetic: bool = True
     population_size: Any
     sigma: schedules.Hyperparameter
 
     @property
-    def group_size(self) -> int:
-        """Rows that share one draw: an antithetic pair."""
+    def pair_size(self) -> int:
+        """Rows that have one seed: an antithetic pair."""
         return 2 if self.antithetic else 1
+
+    @property
+    def group_size(self) -> int:
+        """Rows that are decoded together: a pair, with one draw of dense noise."""
+        return 1 if self.noise.is_lazy else self.pair_size
 
     def _size(self, solution: Solution) -> int:
         """Returns the population size for such a solution."""
@@ -81,12 +86,12 @@ class Seeded:
 
     def ask(self, key: Key, state: State) -> Population:
         """Draws ``P / 2`` seeds with both signs, or ``P`` seeds."""
-        pairs = self._size(state.mean) // self.group_size
+        pairs = self._size(state.mean) // self.pair_size
         return self._population(state, noise.seeds(key, pairs))
 
     def _population(self, state: State, seeds: jax.Array) -> Population:
         """Returns the members of these seeds, each with its signs."""
-        group, size = self.group_size, self.group_size * seeds.shape[0]
+        group, size = self.pair_size, self.pair_size * seeds.shape[0]
         signs = jnp.tile(jnp.array([1.0, -1.0][:group], jnp.float32), seeds.shape[0])
         sigma = jnp.asarray(self._sigma(state), trees.wide_dtype(state.mean))
         sigma = jnp.broadcast_to(noise.round_significant(sigma), size)
@@ -119,14 +124,14 @@ class Seeded:
 
     def _per_draw(self, weights: jax.Array) -> jax.Array:
         """Adds up the weights of the rows that share a draw: ``[P]`` to ``[P / 2]``."""
-        return weights.reshape(-1, self.group_size).sum(axis=1)
+        return weights.reshape(-1, self.pair_size).sum(axis=1)
 
     def _add_noise(self, tree: PyTree, members: Member, weights: jax.Array) -> PyTree:
         """Returns ``tree + sum_p weights[p] sign[p] z_p``."""
         weights = self._per_draw(weights * members.sign)
         if _has_noise(members):
             return _add_held(tree, members.z, weights, 1)
-        return self.noise.add_weighted(tree, members.seed[:: self.group_size], weights)
+        return self.noise.add_weighted(tree, members.seed[:: self.pair_size], weights)
 
     def _moments(
         self, like: PyTree, members: Member, weights: jax.Array, squares: jax.Array
@@ -143,7 +148,7 @@ class Seeded:
             first = self._add_noise(zeros, members, weights)
             return first, _add_held(zeros, members.z, self._per_draw(squares), 2)
         weights = self._per_draw(weights * members.sign)
-        seeds = members.seed[:: self.group_size]
+        seeds = members.seed[:: self.pair_size]
         return self.noise.weighted_moments(
             like, seeds, weights, self._per_draw(squares)
         )
