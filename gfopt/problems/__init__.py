@@ -11,6 +11,7 @@ from gfopt.problems.control import (
 )
 from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
 from gfopt.problems.language import smollm2
+from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.pixels import ConvolutionalPolicy
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
@@ -21,16 +22,19 @@ __all__ = [
     "ConvolutionalPolicy",
     "GymnasiumRollout",
     "InfluenceBalancing",
+    "Maze",
     "Pendulum",
     "Rollout",
     "bbob",
     "bbob_batch",
     "brax",
     "continuous_action",
+    "deceptive_maze",
     "digits",
     "discrete_action",
     "gymnax",
     "mlp",
+    "random_maze",
     "smollm2",
     "unrolled",
 ]

@@ -1,0 +1,351 @@
+"""Deceptive mazes: the shortest way to the goal's neighbourhood is a dead end.
+
+A robot sees the walls by rays and the goal's direction as if there were none; its
+policy turns and drives. The fitness is the distance to the goal at the end, and the
+behaviour is where that is. Everything is pure JAX: thousands of robots walk at once.
+
+The robot and its task follow the idea of Lehman & Stanley (2011), "Abandoning
+objectives", section 4; layouts, sensors and numbers are our own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gfopt import checks
+from gfopt.core.objective import Objective
+
+RAY_ANGLES = tuple(math.radians(angle) for angle in (-90, -45, 0, 45, 90, 180))
+NUM_OBSERVATIONS = len(RAY_ANGLES) + 2
+REACH = 4.0  # cells that a ray sees
+RAY_STEP = 0.25  # cells
+SPEED = 0.3  # cells a step, below the thickness of a wall
+TURN = math.radians(30)  # a step
+RADIUS = 0.5  # of the goal, in cells: who comes there has arrived
+
+LAYOUT = """
+###########
+#G........#
+#########.#
+#....#....#
+#.##.#.##.#
+#.##...##.#
+#.#######.#
+#....##...#
+#.##.##.###
+#S........#
+###########
+"""
+
+Policy = Callable[[Any, jax.Array], jax.Array]
+
+
+class Deception(NamedTuple):
+    """What following the distance leads to, on the grid of cells.
+
+    Attributes:
+        trap: the cell (row, column) where each neighbour is farther from the goal; the
+            goal itself if there is no trap.
+        gap: by how much the distance must rise again, at least, on any way from the
+            trap to the goal, in cells.
+        length: steps from cell to cell of the shortest way from start to goal.
+        followed: steps of who follows a wall to the goal, by the better hand.
+    """
+
+    trap: tuple[int, ...]
+    gap: float
+    length: int
+    followed: float
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["walls", "start", "goal"],
+    meta_fields=["num_steps"],
+)
+@dataclass(frozen=True, eq=False)
+class Maze:
+    """A maze and its task.
+
+    Args:
+        walls: ``bool[H, W]``; its border must be walls.
+        start: cell ``(row, column)``.
+        goal: cell ``(row, column)``.
+        num_steps: of a walk.
+
+    Raises:
+        ValueError: for a border with holes, or a start or goal in a wall.
+
+    Example:
+        >>> maze = Maze.from_text(LAYOUT)
+        >>> maze.deception()
+        Deception(trap=(3, 1), gap=..., length=24, followed=...)
+    """
+
+    walls: Any
+    start: Any
+    goal: Any
+    num_steps: int = 200
+
+    @classmethod
+    def from_text(cls, text: str, num_steps: int = 200) -> Maze:
+        """Reads a layout: ``#`` is a wall, ``S`` the start, ``G`` the goal.
+
+        Raises:
+            ValueError: for lines of unequal length, no start or no goal, or a border
+                with holes.
+        """
+        lines = text.split()
+        if not lines or any(len(line) != len(lines[0]) for line in lines):
+            raise ValueError(f"text must have lines of one length; got {lines!r}")
+        cells = np.array([list(line) for line in lines])
+        places = {mark: np.argwhere(cells == mark) for mark in "SG"}
+        for mark, found in places.items():
+            if len(found) != 1:
+                raise ValueError(f"text must have one {mark}; got {len(found)}")
+        start, goal = (tuple(map(int, places[mark][0])) for mark in "SG")
+        return cls.made(cells == "#", start, goal, num_steps)
+
+    @classmethod
+    def made(
+        cls,
+        walls: np.ndarray,
+        start: tuple[int, ...],
+        goal: tuple[int, ...],
+        num_steps: int = 200,
+    ) -> Maze:
+        """Makes a maze of NumPy arrays, checked."""
+        checks.integer("num_steps", num_steps, 1)
+        inner = np.zeros_like(walls)
+        inner[1:-1, 1:-1] = True
+        if not walls[~inner].all():
+            raise ValueError("walls must close the border; got a hole in it")
+        for name, cell in (("start", start), ("goal", goal)):
+            if walls[cell]:
+                raise ValueError(f"{name} must not be in a wall; got {cell}")
+        first, last = (np.asarray(cell, np.int32) for cell in (start, goal))
+        return cls(np.asarray(walls, bool), first, last, num_steps)
+
+    def objective(self, policy: Policy) -> Objective:
+        """Returns the objective: the distance to the goal, and the end as behaviour.
+
+        Args:
+            policy: ``(parameters, observation [8]) -> (turn, drive)``, each in
+                [-1, 1], such as ``continuous_action`` of a network with 2 outputs.
+        """
+        checks.is_callable("policy", policy)
+        return Objective(_Walk(self, policy), has_aux=True)
+
+    def walk(self, policy: Policy, parameters: Any) -> jax.Array:
+        """Returns the places ``float[num_steps, 2]`` (row, column) of a walk."""
+        goal = self.goal + 0.5
+
+        def step(now: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            turn, drive = policy(parameters, self.observed(now))
+            heading = now[2] + TURN * turn
+            arrived = jnp.linalg.norm(now[:2] - goal) < RADIUS
+            length = jnp.where(arrived, 0, SPEED * drive)
+            # along a wall the robot slides
+            row = now[0] + length * jnp.sin(heading)
+            row = jnp.where(self._is_wall(row, now[1]), now[0], row)
+            column = now[1] + length * jnp.cos(heading)
+            column = jnp.where(self._is_wall(row, column), now[1], column)
+            new = jnp.stack([row, column, heading])
+            return new, new[:2]
+
+        first = jnp.concatenate([self.start + 0.5, jnp.zeros(1)]).astype(jnp.float32)
+        return lax.scan(step, first, None, self.num_steps)[1]
+
+    def observed(self, pose: jax.Array) -> jax.Array:
+        """Returns what the robot sees: rays in [0, 1], sine and cosine to the goal."""
+        angles = pose[2] + jnp.array(RAY_ANGLES)
+        far = jnp.arange(RAY_STEP, REACH + RAY_STEP / 2, RAY_STEP)
+        rows = pose[0] + jnp.sin(angles)[:, None] * far
+        columns = pose[1] + jnp.cos(angles)[:, None] * far
+        hit = self._is_wall(rows, columns)
+        rays = jnp.where(hit.any(axis=1), jnp.argmax(hit, axis=1) / far.size, 1)
+        row, column = self.goal + 0.5 - pose[:2]
+        bearing = jnp.arctan2(row, column) - pose[2]
+        return jnp.concatenate([rays, jnp.stack([jnp.sin(bearing), jnp.cos(bearing)])])
+
+    def _is_wall(self, row: jax.Array, column: jax.Array) -> jax.Array:
+        height, width = self.walls.shape
+        # beyond the border is border
+        i = jnp.clip(jnp.floor(row).astype(jnp.int32), 0, height - 1)
+        j = jnp.clip(jnp.floor(column).astype(jnp.int32), 0, width - 1)
+        return jnp.asarray(self.walls)[i, j]
+
+    def deception(self) -> Deception:
+        """Certifies where following the distance leads.
+
+        Raises:
+            ValueError: where no way leads to the goal.
+        """
+        start, goal = (tuple(map(int, cell)) for cell in (self.start, self.goal))
+        trap = start
+        while trap != (
+            near := min([trap, *self._neighbours(trap)], key=self._distance)
+        ):
+            trap = near
+        length = self._least(start, goal, lambda so_far, cell: so_far + 1)
+        highest = self._least(
+            trap, goal, lambda so_far, cell: max(so_far, self._distance(cell))
+        )
+        gap = max(0.0, highest - self._distance(trap))
+        followed = min(self._followed(start, goal, hand) for hand in (1, -1))
+        return Deception(trap, gap, int(length), followed)
+
+    def _distance(self, cell: tuple[int, ...]) -> float:
+        return math.dist(cell, self.goal)
+
+    def _neighbours(self, cell: tuple[int, ...]) -> list[tuple[int, int]]:
+        row, column = cell
+        around = [(row - 1, column), (row + 1, column), (row, column - 1)]
+        around.append((row, column + 1))
+        return [one for one in around if not self.walls[one]]
+
+    def _followed(
+        self, start: tuple[int, ...], goal: tuple[int, ...], hand: int
+    ) -> float:
+        """Returns the steps of a walk with one hand at the wall, towards +column."""
+        turns = ((0, 1), (1, 0), (0, -1), (-1, 0))  # a quarter to the right each
+        (row, column), facing = start, 0
+        for number in range(4 * self.walls.size):
+            if (row, column) == goal:
+                return number
+            for turn in (hand, 0, -hand, 2):
+                down, right = turns[(facing + turn) % 4]
+                if not self.walls[row + down, column + right]:
+                    break
+            facing = (facing + turn) % 4
+            row, column = row + down, column + right
+        return math.inf
+
+    def _least(
+        self,
+        first: tuple[int, ...],
+        last: tuple[int, ...],
+        cost: Callable[[float, tuple[int, ...]], float],
+    ) -> float:
+        """Returns the least cost of a way, by Dijkstra's algorithm."""
+        open_: list[tuple[float, tuple[int, ...]]] = [(0.0, first)]
+        done = set()
+        while open_:
+            so_far, cell = heapq.heappop(open_)
+            if cell == last:
+                return so_far
+            if cell not in done:
+                done.add(cell)
+                for one in self._neighbours(cell):
+                    heapq.heappush(open_, (cost(so_far, one), one))
+        raise ValueError(f"goal must be within reach of the start; got {last}")
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["maze"], meta_fields=["policy"])
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """The maze is data, so that all mazes of a size share one program."""
+
+    maze: Maze
+    policy: Policy
+
+    def __call__(self, parameters: Any) -> tuple[jax.Array, jax.Array]:
+        end = self.maze.walk(self.policy, parameters)[-1]
+        return jnp.linalg.norm(end - (self.maze.goal + 0.5)), end
+
+
+def deceptive_maze(num_steps: int = 200) -> Maze:
+    """Returns the maze of ``LAYOUT``: the goal lies behind the wall of a dead end.
+
+    Example:
+        >>> deceptive_maze().deception().length
+        24
+    """
+    return Maze.from_text(LAYOUT, num_steps)
+
+
+def random_maze(
+    seed: int,
+    size: int = 17,
+    least_gap: float = 4.0,
+    least_length: int = 40,
+    num_steps: int = 400,
+) -> Maze:
+    """Makes a maze that is certified to be deceptive.
+
+    Walls are those of a random spanning tree of rooms; mazes are drawn until following
+    the distance ends in a trap, from which any way to the goal leads ``least_gap``
+    cells farther off, until the way is short enough to be walked at half of the full
+    speed, and until following a wall is too long a way at full speed.
+
+    Args:
+        seed: of the layout.
+        size: rows and columns, odd, from 7 up.
+        least_gap: in cells.
+        least_length: of the shortest way, in cells.
+        num_steps: of a walk.
+
+    Raises:
+        ValueError: for a size that is even or too small, or where 1,000 draws give no
+            such maze.
+
+    Example:
+        >>> random_maze(3).deception().gap >= 3
+        True
+    """
+    checks.integer("size", size, 7)
+    if size % 2 == 0:
+        raise ValueError(f"size must be odd; got {size}")
+    rng = np.random.default_rng(seed)
+    rooms = size // 2
+    for _ in range(1000):
+        walls = _spanning_tree(rng, rooms)
+        start, goal = (
+            tuple(int(2 * number + 1) for number in rng.integers(0, rooms, 2))
+            for _ in range(2)
+        )
+        maze = Maze.made(walls, start, goal, num_steps)
+        found = maze.deception()
+        far = SPEED * num_steps
+        is_fit = least_length <= found.length <= far / 2 and found.followed > far
+        if found.trap != goal and found.gap >= least_gap and is_fit:
+            return maze
+    raise ValueError(
+        "least_gap and least_length must be possible in a maze of size "
+        f"{size} with {num_steps} steps; "
+        f"got {least_gap} and {least_length}, found in none of 1,000 mazes"
+    )
+
+
+def _spanning_tree(rng: np.random.Generator, rooms: int) -> np.ndarray:
+    """Draws walls of rooms that are joined by a tree, by a walk that backtracks."""
+    walls = np.ones((2 * rooms + 1, 2 * rooms + 1), bool)
+    walls[1, 1] = False
+    way = [(1, 1)]
+    while way:
+        row, column = way[-1]
+        steps = [
+            (down, right)
+            for down, right in ((2, 0), (-2, 0), (0, 2), (0, -2))
+            if 0 < row + down < len(walls)
+            and 0 < column + right < len(walls)
+            and walls[row + down, column + right]
+        ]
+        if not steps:
+            way.pop()
+            continue
+        down, right = steps[rng.integers(len(steps))]
+        walls[row + down // 2, column + right // 2] = False
+        walls[row + down, column + right] = False
+        way.append((row + down, column + right))
+    return walls
