@@ -347,7 +347,7 @@ def test_bad_arguments_are_named():
 
 
 def test_default_chunks_are_of_whole_pairs():
-    third = jax.ShapeDtypeStruct((DEFAULT_ELEMENTS // 7,), jnp.float32)
-    assert default_evaluator(third, 64) == gfopt.chunked(6)
-    assert default_evaluator(third, 7) == gfopt.vmapped()
-    assert default_evaluator(third, 64, num_active=5) == gfopt.chunked(5)
+    seventh = DEFAULT_ELEMENTS // 7
+    assert default_evaluator(seventh, 64) == gfopt.chunked(6)
+    assert default_evaluator(seventh, 7) == gfopt.vmapped()
+    assert default_evaluator(seventh, 64, num_active=5) == gfopt.chunked(5)
