@@ -246,7 +246,7 @@ def noise_leaf(
         # the same, element by element: a slice of rows would be ten times slower
         index = lax.iota(jnp.uint32, shape[0])
         counter = index // np.uint32(columns), index % np.uint32(columns)
-        key = (jnp.asarray(seed, jnp.uint32), np.uint32(path_hash))
+        key = (jnp.asarray(seed, jnp.uint32), jnp.asarray(path_hash, jnp.uint32))
         return round_significant(_normal(threefry(key, counter)[0]))
     noise = noise_rows(kind, seed, path_hash, 0, rows, columns)
     return noise.reshape(-1)[: math.prod(shape)].reshape(shape)

@@ -151,6 +151,22 @@ def test_a_layer_can_draw_its_own_factors(kind):
         np.testing.assert_array_equal(part[0], all_of_it[2])
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
+def test_leaves_drawn_together_have_the_bits_of_each_alone(kind):
+    noise, seeds = gfopt.low_rank(kind=kind), jnp.array([4, 11], jnp.uint32)
+    tree = {name: {"w": jnp.zeros((8, 6)), "b": jnp.zeros(6)} for name in "xyz"}
+    together, total = jax.jit(
+        lambda t: (noise.add(t, SEED, 1.0), noise.weighted_sum(t, seeds, jnp.ones(2)))
+    )(tree)
+    alone, part = jax.jit(
+        lambda t: (noise.add(t, SEED, 1.0), noise.weighted_sum(t, seeds, jnp.ones(2)))
+    )({"y": tree["y"]})
+    np.testing.assert_array_equal(together["y"]["w"].b, alone["y"]["w"].b)
+    np.testing.assert_array_equal(together["y"]["b"], alone["y"]["b"])
+    close(total["y"], part["y"])
+    assert not np.array_equal(together["x"]["b"], together["y"]["b"])
+
+
 def test_a_sample_is_the_product_of_its_factors():
     noise = gfopt.low_rank(3)
     tree = {"w": TREE["layers"]["w"]}
