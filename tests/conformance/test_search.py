@@ -16,7 +16,7 @@ import gfopt
 from gfopt.types import Optimizer
 
 SEEDS = 5
-DIMENSIONS = (1, 2, 3, 5, 50)
+DIMENSIONS = (1, 2, 3, 5, 50, 500)
 
 
 @cases.each_case
@@ -81,7 +81,7 @@ def extremes(context: Any, evaluation: Any) -> jax.Array:
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 @cases.each_method
 def test_every_shape_has_its_types(case: Case, dimension: int) -> None:
-    for options in case.sizes(2, 3, 7, 2 * dimension + 1):
+    for options in case.sizes(2, 3, 7, 2 * dimension + 1, 10 * dimension):
         optimizer = case.make(**options)
         x0 = jnp.ones(dimension)
         first, population, new = jax.eval_shape(partial(one_step, optimizer), x0)
@@ -114,3 +114,48 @@ def test_every_shape_runs(case: Case) -> None:
         recommended = cases.recommend(optimizer, state)
         assert recommended.shape == (dimension,)
         assert np.all(np.isfinite(recommended))
+
+
+@cases.each_method
+def test_a_moved_problem_is_the_same_problem(case: Case) -> None:
+    """The same steps from a moved start, up to rounding in double precision."""
+    shift = np.array([3.0, -1.0, 0.5, 7.0, -2.0])
+
+    @jax.jit
+    def path(shift: jax.Array) -> jax.Array:
+        result = gfopt.run(
+            case.make(),
+            lambda x: jnp.sum(jnp.arange(1, 6) * (x - shift) ** 2),
+            jnp.ones(5) + shift,
+            key=KEY,
+            generations=15,
+        )
+        return result.x - shift
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(path(shift), path(0 * shift), atol=1e-8)
+
+
+@cases.methods_with("rotation_invariant")
+def test_a_turned_problem_is_no_harder(case: Case) -> None:
+    """An ellipsoid of condition 1e4, along the axes and turned: 25 runs of each."""
+    normal = np.random.default_rng(0).normal(size=(5, 5))
+
+    @jax.jit
+    @jax.vmap
+    def reached(key: jax.Array, axes: jax.Array) -> jax.Array:
+        result = gfopt.run(
+            case.make(),
+            lambda x: jnp.sum(10.0 ** jnp.arange(5) * (axes @ x) ** 2),
+            axes.T @ jnp.ones(5),
+            key=key,
+            generations=60,
+        )
+        return result.history.best_fitness.min()
+
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(2), 50)
+        axes = np.stack([np.eye(5)] * 25 + [np.linalg.qr(normal)[0]] * 25)
+        digits = np.log10(np.maximum(reached(keys, axes), 1e-12))
+    along, turned = np.median(np.split(digits, 2), axis=1)
+    assert abs(along - turned) < 1
