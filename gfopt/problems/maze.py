@@ -27,24 +27,31 @@ from gfopt.core.objective import Objective
 
 RAY_ANGLES = tuple(math.radians(angle) for angle in (-90, -45, 0, 45, 90, 180))
 NUM_OBSERVATIONS = len(RAY_ANGLES) + 2
-REACH = 4.0  # cells that a ray sees
-RAY_STEP = 0.25  # cells
+REACH = 3.0  # cells that a ray sees
+RAY_STEP = 0.5  # cells
 SPEED = 0.3  # cells a step, below the thickness of a wall
 TURN = math.radians(30)  # a step
+NUM_DRAWS = 20_000  # of a random maze, before its wishes are refused
 RADIUS = 0.5  # of the goal, in cells: who comes there has arrived
 
 LAYOUT = """
-###########
-#G........#
-#########.#
-#....#....#
-#.##.#.##.#
-#.##...##.#
-#.#######.#
-#....##...#
-#.##.##.###
-#S........#
-###########
+#################
+#G#..........S#.#
+#.#.#.#######.#.#
+#.#.#.#.....#...#
+#.###.#####.###.#
+#...#.....#...#.#
+###.#.###.#.#.#.#
+#.#.#.#...#.#.#.#
+#.#.#.#.#####.#.#
+#.#.#.#...#...#.#
+#.#.#.###.#.###.#
+#...#.#...#...#.#
+#.###.#.###.#.#.#
+#...#.#.#...#.#.#
+###.###.#.###.#.#
+#.......#...#...#
+#################
 """
 
 Policy = Callable[[Any, jax.Array], jax.Array]
@@ -89,16 +96,16 @@ class Maze:
     Example:
         >>> maze = Maze.from_text(LAYOUT)
         >>> maze.deception()
-        Deception(trap=(3, 1), gap=..., length=24, followed=...)
+        Deception(trap=(1, 3), gap=13.23..., length=56, followed=172)
     """
 
     walls: Any
     start: Any
     goal: Any
-    num_steps: int = 200
+    num_steps: int = 400
 
     @classmethod
-    def from_text(cls, text: str, num_steps: int = 200) -> Maze:
+    def from_text(cls, text: str, num_steps: int = 400) -> Maze:
         """Reads a layout: ``#`` is a wall, ``S`` the start, ``G`` the goal.
 
         Raises:
@@ -122,7 +129,7 @@ class Maze:
         walls: np.ndarray,
         start: tuple[int, ...],
         goal: tuple[int, ...],
-        num_steps: int = 200,
+        num_steps: int = 400,
     ) -> Maze:
         """Makes a maze of NumPy arrays, checked."""
         checks.integer("num_steps", num_steps, 1)
@@ -264,12 +271,12 @@ class _Walk:
         return jnp.linalg.norm(end - (self.maze.goal + 0.5)), end
 
 
-def deceptive_maze(num_steps: int = 200) -> Maze:
+def deceptive_maze(num_steps: int = 400) -> Maze:
     """Returns the maze of ``LAYOUT``: the goal lies behind the wall of a dead end.
 
     Example:
         >>> deceptive_maze().deception().length
-        24
+        56
     """
     return Maze.from_text(LAYOUT, num_steps)
 
@@ -278,7 +285,7 @@ def random_maze(
     seed: int,
     size: int = 17,
     least_gap: float = 4.0,
-    least_length: int = 40,
+    least_length: int = 54,
     num_steps: int = 400,
 ) -> Maze:
     """Makes a maze that is certified to be deceptive.
@@ -296,7 +303,7 @@ def random_maze(
         num_steps: of a walk.
 
     Raises:
-        ValueError: for a size that is even or too small, or where 1,000 draws give no
+        ValueError: for a size that is even or too small, or where many draws give no
             such maze.
 
     Example:
@@ -308,7 +315,7 @@ def random_maze(
         raise ValueError(f"size must be odd; got {size}")
     rng = np.random.default_rng(seed)
     rooms = size // 2
-    for _ in range(1000):
+    for _ in range(NUM_DRAWS):
         walls = _spanning_tree(rng, rooms)
         start, goal = (
             tuple(int(2 * number + 1) for number in rng.integers(0, rooms, 2))
@@ -323,7 +330,7 @@ def random_maze(
     raise ValueError(
         "least_gap and least_length must be possible in a maze of size "
         f"{size} with {num_steps} steps; "
-        f"got {least_gap} and {least_length}, found in none of 1,000 mazes"
+        f"got {least_gap} and {least_length}, found in none of {NUM_DRAWS} mazes"
     )
 
 

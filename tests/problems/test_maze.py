@@ -35,13 +35,13 @@ def loop(maze: mazes.Maze, act: Any) -> np.ndarray:
         rays = []
         for angle in mazes.RAY_ANGLES:
             seen = 1.0
-            for number in range(1, 17):
-                r = row + 0.25 * number * math.sin(heading + angle)
-                c = column + 0.25 * number * math.cos(heading + angle)
+            for number in range(1, 7):
+                r = row + 0.5 * number * math.sin(heading + angle)
+                c = column + 0.5 * number * math.cos(heading + angle)
                 r = min(max(r, 0), maze.walls.shape[0] - 1)
                 c = min(max(c, 0), maze.walls.shape[1] - 1)
                 if is_wall(r, c):
-                    seen = (number - 1) / 16
+                    seen = (number - 1) / 6
                     break
             rays.append(seen)
         bearing = math.atan2(goal[0] - row, goal[1] - column) - heading
@@ -89,10 +89,10 @@ def test_who_arrives_stays_and_ends_there() -> None:
 
 def test_the_certificate_of_our_own_layout() -> None:
     found = mazes.deceptive_maze().deception()
-    # up the left corridor to below the goal, two cells away but for a wall
-    assert found.trap == (3, 1) and found.length == 24
-    # any way leads through the lower right, sqrt(8^2 + 2^2) from the goal
-    assert found.gap == pytest.approx(math.hypot(8, 2) - 2)
+    # along the upper corridor to the wall beside the goal, two cells away
+    assert found.trap == (1, 3) and found.length == 56
+    # any way leads through the lower middle, 14 rows and 6 columns from the goal
+    assert found.gap == pytest.approx(math.hypot(14, 6) - 2)
     straight = mazes.Maze.from_text(CORRIDOR).deception()
     assert straight == mazes.Deception((1, 6), 0.0, 5, 5)
 
@@ -112,7 +112,7 @@ def test_generated_mazes_are_what_they_say(seed: int) -> None:
     maze = mazes.random_maze(seed)
     found = maze.deception()
     assert found.trap != tuple(maze.goal) and found.gap >= 4
-    assert 40 <= found.length <= 60 and found.followed > 120
+    assert 54 <= found.length <= 60 and found.followed > 120
     np.testing.assert_array_equal(maze.walls, mazes.random_maze(seed).walls)
     assert not np.array_equal(maze.walls, mazes.random_maze(seed + 1).walls)
 
