@@ -33,7 +33,7 @@ from jax.extend.random import threefry_2x32
 
 from gfopt import checks
 from gfopt.core import noise_sums, trees
-from gfopt.core.late import zero_after
+from gfopt.core.late import made_once, zero_after
 from gfopt.types import Key, PyTree
 
 # A long vector is laid out in rows of this width, so that it has blocks too.
@@ -273,13 +273,21 @@ def noise_leaves(
     row, column = np.concatenate(
         [np.indices(size, np.uint32).reshape(2, -1) for size in sizes], axis=1
     )
-    words = threefry((jnp.asarray(seed, jnp.uint32), path), (row, column))[0]
-    if family.columns_per_word > 1:
-        words = drawn_once(words, seed)
+
+    def draw(seed: jax.Array) -> jax.Array:
+        words = threefry((seed, path), (row, column))[0]
+        # what has a word to each is finished here, the rest leaf by leaf
+        return (
+            family.values(words[None], 1)[0] if family.columns_per_word == 1 else words
+        )
+
+    # else XLA would compile the cipher into every slice
+    drawn = made_once(draw, jnp.asarray(seed, jnp.uint32))
     found = []
     for shape, size, end in zip(shapes, sizes, np.cumsum(counts), strict=True):
-        part = words[end - math.prod(size) : end].reshape(size)
-        z = family.values(part, layout(shape)[1])
+        z = drawn[end - math.prod(size) : end].reshape(size)
+        if family.columns_per_word > 1:
+            z = family.values(z, layout(shape)[1])
         found.append(z.reshape(-1)[: math.prod(shape)].reshape(shape))
     return found
 
@@ -340,14 +348,26 @@ class Noise:
         small = size * trees.num_parameters(like) <= CACHED_ELEMENTS
         return small and self.kind == "gaussian"
 
-    def sample(self, like: PyTree, seed: jax.Array) -> PyTree:
-        """Draws ``z``: float32 leaves with the shapes of ``like``."""
+    def sample(self, like: PyTree, seed: jax.Array, kept: bool = False) -> PyTree:
+        """Draws ``z``: float32 leaves with the shapes of ``like``.
+
+        Args:
+            like: pytree with the shapes of one solution.
+            seed: ``uint32[]``.
+            kept: whether all of it is in memory, made once for all its uses.
+        """
         paths, leaves, structure = trees.flatten_with_hash(like)
         shapes = [jnp.shape(leaf) for leaf in leaves]
         found = {}
         for group in _groups(shapes):
-            chosen = [paths[i] for i in group], [shapes[i] for i in group]
-            drawn = noise_leaves(self.kind, seed, *chosen)
+            draw = partial(
+                noise_leaves,
+                self.kind,
+                path_hashes=[paths[i] for i in group],
+                shapes=[shapes[i] for i in group],
+            )
+            once = kept and len(group) == 1  # several are kept anyway
+            drawn = made_once(draw, seed) if once else draw(seed)
             found.update(zip(group, drawn, strict=True))
         return jax.tree.unflatten(structure, [found[i] for i in range(len(leaves))])
 
