@@ -268,7 +268,8 @@ def noise_leaves(
         return [noise_leaf(kind, seed, path_hashes[0], shapes[0])]
     family = KINDS[kind]
     sizes = [(rows, family.num_words(columns)) for rows, columns in map(layout, shapes)]
-    counts = [rows * width for rows, width in sizes]
+    counts = list(map(math.prod, sizes))
+    ends = np.cumsum([rows * columns for rows, columns in map(layout, shapes)])[:-1]
     path = np.repeat(np.array(path_hashes, np.uint32), counts)
     row, column = np.concatenate(
         [np.indices(size, np.uint32).reshape(2, -1) for size in sizes], axis=1
@@ -276,20 +277,21 @@ def noise_leaves(
 
     def draw(seed: jax.Array) -> jax.Array:
         words = threefry((seed, path), (row, column))[0]
-        # what has a word to each is finished here, the rest leaf by leaf
-        return (
-            family.values(words[None], 1)[0] if family.columns_per_word == 1 else words
-        )
+        if family.columns_per_word == 1:
+            return family.values(words[None], 1)[0]
+        parts = jnp.split(drawn_once(words, seed), np.cumsum(counts)[:-1])
+        z = [
+            family.values(part.reshape(size), layout(shape)[1]).reshape(-1)
+            for part, size, shape in zip(parts, sizes, shapes, strict=True)
+        ]
+        return jnp.concatenate(z)
 
     # else XLA would compile the cipher into every slice
-    drawn = made_once(draw, jnp.asarray(seed, jnp.uint32))
-    found = []
-    for shape, size, end in zip(shapes, sizes, np.cumsum(counts), strict=True):
-        z = drawn[end - math.prod(size) : end].reshape(size)
-        if family.columns_per_word > 1:
-            z = family.values(z, layout(shape)[1])
-        found.append(z.reshape(-1)[: math.prod(shape)].reshape(shape))
-    return found
+    z = jnp.split(made_once(draw, jnp.asarray(seed, jnp.uint32)), ends)
+    return [
+        part[: math.prod(shape)].reshape(shape)
+        for part, shape in zip(z, shapes, strict=True)
+    ]
 
 
 def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
