@@ -20,10 +20,10 @@ Sources: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from jax.extend.random import threefry_2x32
 
 from gfopt import checks
 from gfopt.core import noise_sums, trees
-from gfopt.core.late import zero_after
+from gfopt.core.late import made_once, zero_after
 from gfopt.types import Key, PyTree
 
 # A long vector is laid out in rows of this width, so that it has blocks too.
@@ -42,6 +42,10 @@ VECTOR_COLUMNS = 4096
 # Populations of at most this many numbers keep their Gaussian noise, 64 MB of float32:
 # the default evaluator holds their candidates all at once, too.
 CACHED_ELEMENTS = 1 << 24
+
+# Leaves of at most this many numbers are drawn together: each use of the cipher takes
+# a tenth of a second to compile, and each loop over members some microseconds.
+SMALL = 1 << 14
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
@@ -109,27 +113,14 @@ def _normal(bits: jax.Array) -> jax.Array:
     return np.float32(math.sqrt(2)) * lax.erf_inv(u)
 
 
-def _gaussian(
-    seed: jax.Array,
-    path_hash: int | jax.Array,
-    row_start: jax.Array,
-    rows: int,
-    columns: int,
-) -> jax.Array:
-    return round_significant(_normal(_words(seed, path_hash, row_start, rows, columns)))
+def _gaussian(words: jax.Array, columns: int) -> jax.Array:
+    del columns  # a word to each
+    return round_significant(_normal(words))
 
 
-def _rademacher(
-    seed: jax.Array,
-    path_hash: int | jax.Array,
-    row_start: jax.Array,
-    rows: int,
-    columns: int,
-) -> jax.Array:
+def _rademacher(words: jax.Array, columns: int) -> jax.Array:
     # 32 signs to a draw: bit b of word w is the sign of column b * num_words + w
-    num_words = -(-columns // 32)
-    words = _words(seed, path_hash, row_start, rows, num_words)
-    words = drawn_once(words, seed)
+    rows, num_words = words.shape
     shift = lax.broadcasted_iota(jnp.uint32, (rows, 32, num_words), 1)
     sign = (words[:, None, :] << shift) & np.uint32(0x80000000)
     signs = lax.bitcast_convert_type(sign | np.uint32(0x3F800000), jnp.float32)
@@ -191,10 +182,18 @@ def normal_and_uniform(
     return z.astype(dtype), u.astype(dtype)
 
 
-KINDS: dict[str, Callable[..., jax.Array]] = {
-    "gaussian": _gaussian,
-    "rademacher": _rademacher,
-}
+class _Kind(NamedTuple):
+    """How many columns share a word, and what ``[rows, words]`` become."""
+
+    columns_per_word: int
+    values: Callable[[jax.Array, int], jax.Array]
+
+    def num_words(self, columns: int) -> int:
+        """Returns the words of a row."""
+        return -(-columns // self.columns_per_word)
+
+
+KINDS = {"gaussian": _Kind(1, _gaussian), "rademacher": _Kind(32, _rademacher)}
 
 
 def layout(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -233,8 +232,11 @@ def noise_rows(
         >>> bool((noise_rows("gaussian", seed, 99, 6, 2, 5) == whole[6:]).all())
         True
     """
-    start = jnp.asarray(row_start, jnp.int32)
-    return KINDS[kind](seed, path_hash, start, num_rows, columns)
+    family, start = KINDS[kind], jnp.asarray(row_start, jnp.int32)
+    words = _words(seed, path_hash, start, num_rows, family.num_words(columns))
+    if family.columns_per_word > 1:
+        words = drawn_once(words, seed)
+    return family.values(words, columns)
 
 
 def noise_leaf(
@@ -250,6 +252,63 @@ def noise_leaf(
         return round_significant(_normal(threefry(key, counter)[0]))
     noise = noise_rows(kind, seed, path_hash, 0, rows, columns)
     return noise.reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def noise_leaves(
+    kind: str,
+    seed: jax.Array,
+    path_hashes: Sequence[int],
+    shapes: Sequence[tuple[int, ...]],
+) -> list[jax.Array]:
+    """Draws the noise of several small leaves with one use of the cipher.
+
+    The bits are those of ``noise_leaf``; one program is compiled and run for all.
+    """
+    if len(shapes) == 1:
+        return [noise_leaf(kind, seed, path_hashes[0], shapes[0])]
+    family = KINDS[kind]
+    sizes = [(rows, family.num_words(columns)) for rows, columns in map(layout, shapes)]
+    counts = list(map(math.prod, sizes))
+    ends = np.cumsum([rows * columns for rows, columns in map(layout, shapes)])[:-1]
+    path = np.repeat(np.array(path_hashes, np.uint32), counts)
+    row, column = np.concatenate(
+        [np.indices(size, np.uint32).reshape(2, -1) for size in sizes], axis=1
+    )
+
+    def draw(seed: jax.Array) -> jax.Array:
+        words = threefry((seed, path), (row, column))[0]
+        if family.columns_per_word == 1:
+            return family.values(words[None], 1)[0]
+        parts = jnp.split(drawn_once(words, seed), np.cumsum(counts)[:-1])
+        z = [
+            family.values(part.reshape(size), layout(shape)[1]).reshape(-1)
+            for part, size, shape in zip(parts, sizes, shapes, strict=True)
+        ]
+        return jnp.concatenate(z)
+
+    # else XLA would compile the cipher into every slice
+    z = jnp.split(made_once(draw, jnp.asarray(seed, jnp.uint32)), ends)
+    return [
+        part[: math.prod(shape)].reshape(shape)
+        for part, shape in zip(z, shapes, strict=True)
+    ]
+
+
+def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Returns which leaves are drawn together: small ones, up to a block of them."""
+    groups: list[list[int]] = []
+    small: list[int] = []
+    room = -1
+    for index, size in enumerate(map(math.prod, shapes)):
+        if size > SMALL:
+            groups.append([index])
+        elif size > room:
+            small, room = [index], noise_sums.BLOCK - size
+            groups.append(small)
+        else:
+            small.append(index)
+            room -= size
+    return groups
 
 
 @partial(
@@ -291,11 +350,28 @@ class Noise:
         small = size * trees.num_parameters(like) <= CACHED_ELEMENTS
         return small and self.kind == "gaussian"
 
-    def sample(self, like: PyTree, seed: jax.Array) -> PyTree:
-        """Draws ``z``: float32 leaves with the shapes of ``like``."""
-        return trees.map_with_hash(
-            lambda path, leaf: noise_leaf(self.kind, seed, path, jnp.shape(leaf)), like
-        )
+    def sample(self, like: PyTree, seed: jax.Array, kept: bool = False) -> PyTree:
+        """Draws ``z``: float32 leaves with the shapes of ``like``.
+
+        Args:
+            like: pytree with the shapes of one solution.
+            seed: ``uint32[]``.
+            kept: whether all of it is in memory, made once for all its uses.
+        """
+        paths, leaves, structure = trees.flatten_with_hash(like)
+        shapes = [jnp.shape(leaf) for leaf in leaves]
+        found = {}
+        for group in _groups(shapes):
+            draw = partial(
+                noise_leaves,
+                self.kind,
+                path_hashes=[paths[i] for i in group],
+                shapes=[shapes[i] for i in group],
+            )
+            once = kept and len(group) == 1  # several are kept anyway
+            drawn = made_once(draw, seed) if once else draw(seed)
+            found.update(zip(group, drawn, strict=True))
+        return jax.tree.unflatten(structure, [found[i] for i in range(len(leaves))])
 
     def add(self, tree: PyTree, seed: jax.Array, scale: jax.Array | PyTree) -> PyTree:
         """Returns ``tree + scale * z`` with one rounding, in each leaf's dtype.
@@ -349,13 +425,8 @@ class Noise:
         """
         both = jnp.stack([weights, square_weights], axis=1)
         zeros = zeros_after(like, weights)
-        found = trees.map_with_hash(
-            lambda path, leaf: _add_leaves(self.kind, path, (leaf, leaf), seeds, both),
-            zeros,
-        )
-        return jax.tree.transpose(
-            jax.tree.structure(zeros), jax.tree.structure((0, 0)), found
-        )
+        first, second = _add_trees(self.kind, (zeros, zeros), seeds, both)
+        return first, second
 
     def add_weighted(
         self, tree: PyTree, seeds: jax.Array, weights: jax.Array
@@ -365,10 +436,7 @@ class Noise:
         The noise is drawn again in cache-sized blocks and added to one block of the
         leaf at a time: inside a compiled program no second copy of the tree is made.
         """
-        return trees.map_with_hash(
-            lambda path, leaf: add_weighted_leaf(self.kind, path, leaf, seeds, weights),
-            tree,
-        )
+        return _add_trees(self.kind, (tree,), seeds, weights[:, None])[0]
 
 
 def add_weighted_leaf(
@@ -397,6 +465,56 @@ def _add_leaves(
         return noise_rows(kind, seed, path_hash, start, num_rows, columns)
 
     return noise_sums.add(draw, rows, columns, leaves, seeds, wide)
+
+
+def _add_trees(
+    kind: str, powers: tuple[PyTree, ...], seeds: jax.Array, weights: jax.Array
+) -> list[PyTree]:
+    """Returns ``powers[k] + sum_p weights[p, k] z_p ** (k + 1)``, tree by tree."""
+    paths, leaves, structure = trees.flatten_with_hash(powers[0])
+    rows = list(zip(leaves, *map(jax.tree.leaves, powers[1:]), strict=True))
+    shapes = [leaf.shape for leaf in leaves]
+    found: dict[int, Sequence[jax.Array]] = {}
+    for group in _groups(shapes):
+        if len(group) == 1:
+            (i,) = group
+            found[i] = _add_leaves(kind, paths[i], rows[i], seeds, weights)
+            continue
+        added = _add_together(
+            kind, [paths[i] for i in group], [rows[i] for i in group], seeds, weights
+        )
+        found.update(zip(group, added, strict=True))
+    columns = zip(*(found[i] for i in range(len(leaves))), strict=True)
+    return [jax.tree.unflatten(structure, column) for column in columns]
+
+
+def _add_together(
+    kind: str,
+    path_hashes: Sequence[int],
+    rows: Sequence[tuple[jax.Array, ...]],
+    seeds: jax.Array,
+    weights: jax.Array,
+) -> list[list[jax.Array]]:
+    """Returns the sums of several small leaves, which are one row of numbers."""
+    shapes = [row[0].shape for row in rows]
+    wide = jnp.result_type(jnp.float32, *(row[0].dtype for row in rows))
+    sizes = list(map(math.prod, shapes))
+
+    def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
+        del start, num_rows
+        z = noise_leaves(kind, seed, path_hashes, shapes)
+        return jnp.concatenate([leaf.reshape(-1) for leaf in z])[None]
+
+    zeros = (jnp.zeros(sum(sizes), wide),) * len(rows[0])
+    totals = noise_sums.add(draw, 1, sum(sizes), zeros, seeds, weights.astype(wide))
+    parts = zip(*(jnp.split(t, np.cumsum(sizes)[:-1]) for t in totals), strict=True)
+    return [
+        [
+            (leaf + total.reshape(leaf.shape)).astype(leaf.dtype)
+            for leaf, total in zip(row, part, strict=True)
+        ]
+        for row, part in zip(rows, parts, strict=True)
+    ]
 
 
 def zeros_after(like: PyTree, weights: jax.Array) -> PyTree:

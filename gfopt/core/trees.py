@@ -29,6 +29,16 @@ def path_hash(path: tuple[Any, ...]) -> int:
     return zlib.crc32(path_name(path).encode())
 
 
+def flatten_with_hash(tree: PyTree) -> tuple[list[int], list[Any], Any]:
+    """Returns the hashes of the leaves' paths, the leaves and the structure."""
+    named, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return (
+        [path_hash(path) for path, _ in named],
+        [leaf for _, leaf in named],
+        structure,
+    )
+
+
 def map_with_hash(fun: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
     """Maps ``fun(path_hash, leaf, *others)`` over the leaves."""
     return jax.tree_util.tree_map_with_path(

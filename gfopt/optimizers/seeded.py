@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import noise, schedules, trees
-from gfopt.core.late import made_once
 from gfopt.types import Key, Member, Population, PyTree, Solution, State
 
 
@@ -97,8 +96,8 @@ class Seeded:
         sigma = jnp.broadcast_to(noise.round_significant(sigma), size)
         z: PyTree = ()
         if self._is_cached(state.mean):
-            draw = jax.vmap(lambda seed: self.noise.sample(state.mean, seed))
-            z = made_once(draw, seeds)
+            draw = jax.vmap(lambda seed: self.noise.sample(state.mean, seed, kept=True))
+            z = draw(seeds)
             z = jax.tree.map(lambda leaf: jnp.repeat(leaf, group, axis=0), z)
         members = SignedSeed(jnp.repeat(seeds, group), signs, sigma, z)
         return Population(members, jnp.ones(size, bool))
