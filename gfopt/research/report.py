@@ -203,7 +203,8 @@ def _atari_charts(section: Section, colours: Mapping[str, int]) -> str:
 def _scores(section: Section, colours: Mapping[str, int], game: int) -> str:
     lines = []
     for method in section.methods:
-        curve = convergence(section.of(method, [game]), is_best=False)
+        runs = section.of(method, [game])
+        curve = convergence(runs, is_best=False) if runs else None
         if curve is not None:
             count, low, median, high = curve
             lines.append(Line(method, colours[method], count, -median, -high, -low))

@@ -50,10 +50,9 @@ def title_of(section: Section) -> str:
     if section.suite == "digits":
         return f"Digits: a network of {section.dimension:,} weights, {_budget(section)}"
     if section.suite == "atari":
-        size = (
-            f"{section.evaluator.removeprefix('ale-')}, {section.dimension:,} weights"
-        )
-        return f"Atari: the network {size}, {section.budget:,} frames"
+        name = section.evaluator.removeprefix("ale-")
+        network = f"the {name} network of {section.dimension:,} weights"
+        return f"Atari: {network}, {section.budget:,} frames"
     where = "" if section.evaluator == "jax" else f", {section.evaluator}"
     return f"BBOB in {section.dimension}-D, {_budget(section)}{where}"
 
