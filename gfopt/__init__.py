@@ -39,6 +39,7 @@ from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.novelty import Novelty
+from gfopt.optimizers.novelty_agents import NoveltyAgents
 from gfopt.optimizers.one_plus_one import OnePlusOneES
 from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
@@ -81,6 +82,7 @@ __all__ = [
     "Noise",
     "NoiseTable",
     "Novelty",
+    "NoveltyAgents",
     "Objective",
     "OnePlusOneES",
     "OpenES",

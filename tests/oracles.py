@@ -795,3 +795,54 @@ def deep_ga(
         scores = [score] + [values[i] for i in kept]
         found.append((elite, score))
     return found
+
+
+@dataclass
+class NoveltyAgents:
+    """Conti et al. (2018), arXiv 1712.06560, algorithms 1 to 3, all agents at once.
+
+    Each agent follows Salimans et al.'s estimate of the gradient of a mixed rank, with
+    plain steps. ``theta`` is ``[M, D]``.
+    """
+
+    theta: Array
+    sigma: float
+    rate: float
+    neighbours: int
+    places: int
+    weight: float
+    change: float
+    patience: int
+    archive: list[Array] = field(default_factory=list)
+    best_mean: float = math.inf
+    barren: int = 0
+
+    def novelty(self, behaviour: Array) -> float:
+        distances = sorted(math.dist(behaviour, other) for other in self.archive)
+        near = distances[: self.neighbours]
+        return sum(near) / len(near)
+
+    def step(
+        self,
+        noise: Array,  # [M, P, D], signs included
+        fitness: Array,  # [M, P]
+        behaviours: Array,  # [M, P, K]
+        mean_fitness: Array,  # [M]
+        mean_behaviours: Array,  # [M, K]
+    ) -> None:
+        self.archive += list(mean_behaviours)
+        self.archive = self.archive[-self.places :]
+        if min(mean_fitness) < self.best_mean:
+            self.best_mean, self.barren = min(mean_fitness), 0
+            self.weight = min(1.0, self.weight + self.change)
+        else:
+            self.barren += 1
+            if self.barren >= self.patience:
+                self.weight, self.barren = max(0.0, self.weight - self.change), 0
+        for agent, theta in enumerate(self.theta):
+            rare = np.array([self.novelty(b) for b in behaviours[agent]])
+            mixed = (1 - self.weight) * centered_ranks(-rare)
+            mixed = mixed + self.weight * centered_ranks(fitness[agent])
+            utility = centered_ranks(-mixed)
+            step = utility @ noise[agent] / (len(utility) * self.sigma)
+            self.theta[agent] = theta + self.rate * step

@@ -15,6 +15,7 @@ import typer
 from gfopt import checks, registry
 from gfopt.cli import terminal
 from gfopt.cli.arguments import USAGE_ERROR, integers, number, refusals, words
+from gfopt.problems.atari import GAMES, NETWORKS
 from gfopt.problems.bbob_suite import BBOB_NAMES
 from gfopt.research import plan
 from gfopt.research.benchmark import pending, run_batch, runs_of
@@ -27,6 +28,7 @@ from gfopt.research.tables import tables
 _MAX_DIMENSION = 1000
 _MAX_INSTANCE = 200_000
 _MAX_BUDGET = 10**9
+_MAX_FRAMES = 10**11
 
 
 def bench(
@@ -34,8 +36,9 @@ def bench(
     suite: Annotated[
         str | None,
         typer.Option(
-            metavar="bbob|digits",
-            help="What to run; both, or bbob where an option of BBOB is given.",
+            metavar="bbob|digits|atari",
+            help="What to run; bbob and digits, or bbob or atari alone where one of "
+            "its options is given.",
             show_default=False,
         ),
     ] = None,
@@ -65,8 +68,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Instances of each function, or splits of the digits.",
-            show_default="1-15, digits 1-5",
+            help="Instances of each function, splits of the digits, or runs of a game.",
+            show_default="1-15, digits and atari 1-5",
         ),
     ] = None,
     budget: Annotated[
@@ -77,6 +80,33 @@ def bench(
             show_default="1000, digits 19200",
         ),
     ] = None,
+    game: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="An Atari game, as in frostbite.",
+            show_default=plan.ATARI_GAME,
+        ),
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Frames of a run on Atari, 4 for each step.",
+            show_default=f"{plan.ATARI_FRAMES}",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(NETWORKS),
+            help="Network on Atari; the large one is the papers'.",
+            show_default=plan.ATARI_NETWORK,
+        ),
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Processes that play on Atari.")
+    ] = "1",
     seed: Annotated[
         str, typer.Option(metavar="NUMBER", help="Of starts and methods.")
     ] = "0",
@@ -92,12 +122,13 @@ def bench(
         str, typer.Option(metavar="DIR", help="Where results and report go.")
     ] = "gfopt-bench",
 ) -> None:
-    """Compare methods on BBOB and on training a network to read digits.
+    """Compare methods on BBOB, on a network that reads digits, and on Atari games.
 
     Without options: about three minutes. Results are kept as they come; after Ctrl-C
     the same command goes on, and a larger one adds what is missing.
     """
-    with refusals(ValueError, TypeError, context=context):
+    with refusals(ValueError, TypeError, ImportError, context=context):
+        num_workers = number("--workers", workers, 1, 10_000)
         batches = planned(
             suite=suite,
             methods=methods,
@@ -105,6 +136,9 @@ def bench(
             dimensions=dimensions,
             instances=instances,
             budget=budget,
+            game=game,
+            frames=frames,
+            network=network,
             seed=seed,
             evaluator=evaluator,
         )
@@ -118,7 +152,7 @@ def bench(
             left = pending(batches, store)
         if left:
             with refusals(OSError, context=context):
-                _run(context.obj, batches, left, store)
+                _run(context.obj, batches, left, store, num_workers)
         else:
             terminal.note("all runs are there already", stderr=True)
         with refusals(ValueError, OSError, context=context):
@@ -130,7 +164,11 @@ def bench(
 
 
 def _run(
-    command: str, batches: Sequence[Batch], left: Sequence[Batch], store: ResultStore
+    command: str,
+    batches: Sequence[Batch],
+    left: Sequence[Batch],
+    store: ResultStore,
+    workers: int,
 ) -> None:
     store.start_session(command)
     directory = store.path.parent
@@ -148,7 +186,7 @@ def _run(
     with display, _leaving_at_once(farewell):
         for batch in left:
             display.begin(batch)
-            for runs in run_batch(batch, directory):
+            for runs in run_batch(batch, directory, workers):
                 store.add(runs)
                 display.finished(runs)
 
@@ -184,24 +222,31 @@ def planned(
     dimensions: str | None = None,
     instances: str | None = None,
     budget: str | None = None,
+    game: str | None = None,
+    frames: str | None = None,
+    network: str | None = None,
     seed: str = "0",
     evaluator: str = "jax",
 ) -> list[Batch]:
     """Turns options as typed into a plan.
 
     Args:
-        suite: ``"bbob"``, ``"digits"`` or None: both, or BBOB alone where one of its
-            options is given.
+        suite: ``"bbob"``, ``"digits"``, ``"atari"`` or None: the first two, or one
+            suite alone where one of its options is given.
         methods: names.
         functions: numbers and ranges.
         dimensions: numbers and ranges.
         instances: numbers and ranges.
         budget: evaluations, per dimension on BBOB.
+        game: an Atari game.
+        frames: of a run on Atari.
+        network: on Atari.
         seed: of starts and methods.
         evaluator: ``"jax"`` or ``"coco"``.
 
     Raises:
         ValueError: for an option that is not understood or does not fit the suite.
+        ImportError: for a game without ale-py.
 
     Example:
         >>> [batch.method for batch in planned(suite="digits", methods="mezo,open_es")]
@@ -210,16 +255,25 @@ def planned(
     if suite is not None:
         checks.one_of("--suite", suite, plan.SUITES)
     checks.one_of("--evaluator", evaluator, plan.EVALUATORS)
-    only_bbob = {
-        "--functions": functions,
-        "--dimensions": dimensions,
-        "--evaluator": None if evaluator == "jax" else evaluator,
+    only = {
+        "atari": {"--game": game, "--frames": frames, "--network": network},
+        "bbob": {
+            "--functions": functions,
+            "--dimensions": dimensions,
+            "--evaluator": None if evaluator == "jax" else evaluator,
+        },
     }
-    given = [name for name, value in only_bbob.items() if value is not None]
-    if suite == "digits" and given:
-        raise ValueError(f"{given[0]} is an option of --suite bbob; got --suite digits")
-    if suite is None and (given or budget is not None):
+    for owner, options in only.items():
+        given = [name for name, value in options.items() if value is not None]
+        if given and suite not in (owner, None):
+            raise ValueError(
+                f"{given[0]} is an option of --suite {owner}; got --suite {suite}"
+            )
+        suite = owner if given else suite
+    if suite is None and budget is not None:
         suite = "bbob"
+    if suite == "atari" and budget is not None:
+        raise ValueError("--budget is --frames on --suite atari")
     common: dict[str, Any] = {"seed": number("--seed", seed, 0, 2**31 - 1)}
     if budget is not None:
         common["budget"] = number("--budget", budget, 1, _MAX_BUDGET)
@@ -228,6 +282,10 @@ def planned(
     if methods is not None:
         common["methods"] = words("--methods", methods, registry.METHODS)
     batches: list[Batch] = []
+    if suite == "atari":
+        return plan.atari_batches(
+            **_trainable(common, suite), **_game(game, frames, network)
+        )
     if suite != "digits":
         chosen: dict[str, Any] = dict(common)
         if functions is not None:
@@ -240,6 +298,19 @@ def planned(
     return batches
 
 
+def _game(game: str | None, frames: str | None, network: str | None) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    if game is not None:
+        checks.one_of("--game", game, GAMES)
+        chosen["game"] = game
+    if network is not None:
+        checks.one_of("--network", network, NETWORKS)
+        chosen["network"] = network
+    if frames is not None:
+        chosen["frames"] = number("--frames", frames, 1, _MAX_FRAMES)
+    return chosen
+
+
 def _dimensions(text: str, evaluator: str) -> tuple[int, ...]:
     found = integers("--dimensions", text, 2, _MAX_DIMENSION)
     if evaluator == "coco":
@@ -249,15 +320,15 @@ def _dimensions(text: str, evaluator: str) -> tuple[int, ...]:
 
 
 def _trainable(options: dict[str, Any], suite: str | None) -> dict[str, Any]:
-    """Leaves out, or refuses, methods that cannot train the digits' network."""
+    """Leaves out, or refuses, methods that cannot train a network."""
     if "methods" not in options:
         return options
     able = tuple(m for m in options["methods"] if plan.trains_networks(m))
-    if suite == "digits" and able != options["methods"]:
+    if suite is not None and able != options["methods"]:
         (name, *_) = (m for m in options["methods"] if m not in able)
         raise ValueError(
-            f"--methods of --suite digits must not hold D x D matrices, for D = "
-            f"{plan.DIGITS_DIMENSION}; got {name!r}"
+            f"--methods of --suite {suite} must not hold D x D matrices, for D is the "
+            f"number of a network's weights; got {name!r}"
         )
     return options | {"methods": able}
 

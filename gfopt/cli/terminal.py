@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from gfopt.problems.atari import GAMES
 from gfopt.research.plan import Batch
 from gfopt.research.results import Run
 from gfopt.research.tables import Table
@@ -176,4 +177,6 @@ def _count(batches: Iterable[Batch], suite: str) -> int:
 def _name(batch: Batch) -> str:
     if batch.suite == "digits":
         return f"digits {batch.method}"
+    if batch.suite == "atari":
+        return f"{GAMES[batch.function - 1]} {batch.method}"
     return f"f{batch.function} {batch.dimension}-D {batch.method}"

@@ -38,7 +38,12 @@ def empty(size: int, num_descriptors: int) -> Archive:
 
 
 def novelty(
-    descriptors: jax.Array, valid: jax.Array, archive: Archive, k: int
+    descriptors: jax.Array,
+    valid: jax.Array,
+    archive: Archive,
+    k: int,
+    *,
+    among_rows: bool = True,
 ) -> jax.Array:
     """Returns the novelty of each row: ``float[P]``, 0 for rows that are not valid.
 
@@ -50,6 +55,7 @@ def novelty(
         valid: ``bool[P]``; other rows are nobody's neighbour.
         archive: what was kept before.
         k: number of neighbours.
+        among_rows: rows are each other's neighbours, too; False for the archive alone.
 
     Example:
         >>> points = jnp.arange(5.0)[:, None]
@@ -59,6 +65,7 @@ def novelty(
     size, places = descriptors.shape[0], archive.descriptors.shape[0]
     others = jnp.concatenate([archive.descriptors, descriptors])
     known = jnp.concatenate([jnp.arange(places) < archive.num_kept, valid])
+    known &= among_rows | (jnp.arange(known.size) < places)
     nearest = min(k, places + size - 1)
 
     def one(row: jax.Array) -> jax.Array:

@@ -167,17 +167,7 @@ class Novelty:
         self, state: NoveltyState, population: Population, evaluation: Evaluation
     ) -> tuple[NoveltyState, NoveltyInfo]:
         """Tells the inner method what is rare, and keeps some of what was seen."""
-        descriptors = jax.vmap(self.descriptor)(evaluation.aux)
-        shape = evaluation.valid.shape[0], self.num_descriptors
-        if jnp.shape(descriptors) != shape:
-            raise ValueError(
-                f"descriptor must return {self.num_descriptors} numbers, as "
-                "num_descriptors says, from the aux of an objective with has_aux=True; "
-                f"got shape {jnp.shape(descriptors)[1:]}"
-            )
-        # where a walker went astray nobody can say how new that is
-        valid = evaluation.valid & jnp.all(jnp.isfinite(descriptors), axis=1)
-        descriptors = jnp.where(valid[:, None], descriptors, 0)
+        descriptors, valid = described(self, evaluation)
         found = archives.novelty(descriptors, valid, state.archive, self.num_neighbours)
         weight = schedules.at("weight", self.weight, state.step)
         # larger utilities are better: centered ranks of -novelty and of the fitness
@@ -220,3 +210,29 @@ class Novelty:
     def stop(self, state: NoveltyState) -> dict[str, jax.Array]:
         """Returns the inner method's reasons to stop."""
         return stop_reasons(self.inner, state.inner)
+
+
+def described(optimizer: Any, evaluation: Evaluation) -> tuple[jax.Array, jax.Array]:
+    """Returns the behaviours of a population, and which of them are known.
+
+    Args:
+        optimizer: has a ``descriptor`` and ``num_descriptors``.
+        evaluation: of the population.
+
+    Returns:
+        ``(float[P, K], bool[P])``; what is not known is 0.
+
+    Raises:
+        ValueError: where a descriptor has another shape.
+    """
+    descriptors = jax.vmap(optimizer.descriptor)(evaluation.aux)
+    shape = evaluation.valid.shape[0], optimizer.num_descriptors
+    if jnp.shape(descriptors) != shape:
+        raise ValueError(
+            f"descriptor must return {optimizer.num_descriptors} numbers, as "
+            "num_descriptors says, from the aux of an objective with has_aux=True; "
+            f"got shape {jnp.shape(descriptors)[1:]}"
+        )
+    # where a walker went astray nobody can say how new that is
+    valid = evaluation.valid & jnp.all(jnp.isfinite(descriptors), axis=1)
+    return jnp.where(valid[:, None], descriptors, 0), valid

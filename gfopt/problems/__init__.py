@@ -1,5 +1,6 @@
 """Test problems: black-box functions, small networks to train, control tasks."""
 
+from gfopt.problems.atari import Atari
 from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits, mlp
 from gfopt.problems.control import (
@@ -16,6 +17,7 @@ from gfopt.problems.pixels import ConvolutionalPolicy
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
 __all__ = [
+    "Atari",
     "BBOBProblem",
     "CartPole",
     "Classification",

@@ -60,8 +60,10 @@ class ConvolutionalPolicy:
 
     Args:
         num_actions: outputs.
-        layers: ``(channels, size, stride)`` of each convolution, without padding.
+        layers: ``(channels, size, stride)`` of each convolution.
         hidden: units of the dense layer after them.
+        padding: ``"VALID"`` for none, ``"SAME"`` for zeros around every image, so that
+            a convolution leaves ``ceil(size / stride)`` rows and columns.
 
     Raises:
         TypeError: for a number that is not an integer.
@@ -79,10 +81,12 @@ class ConvolutionalPolicy:
     num_actions: int
     layers: tuple[tuple[int, int, int], ...] = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
     hidden: int = 512
+    padding: str = "VALID"
 
     def __post_init__(self) -> None:
         checks.integer("num_actions", self.num_actions, 1)
         checks.integer("hidden", self.hidden, 1)
+        checks.one_of("padding", self.padding, ("VALID", "SAME"))
         checks.instance("layers", self.layers, tuple, "a tuple of triples")
         for layer in self.layers:
             if len(layer) != 3:
@@ -104,7 +108,9 @@ class ConvolutionalPolicy:
         shapes: list[tuple[int, ...]] = []
         for out, size, stride in self.layers:
             shapes.append((size, size, channels, out))
-            height, width = (height - size) // stride + 1, (width - size) // stride + 1
+            # SAME: the image is as if (size - 1) wider
+            lost = size - 1 if self.padding == "VALID" else 0
+            height, width = (-((lost - n) // stride) for n in (height, width))
             channels = out
         if min(height, width) < 1:
             raise ValueError(f"shape must be large enough for layers; got {shape!r}")
@@ -160,7 +166,7 @@ class ConvolutionalPolicy:
             form = ("NHWC", "HWIO", "NHWC")
             strides = (stride, stride)
             y = lax.conv_general_dilated(
-                h, layer["w"], strides, "VALID", dimension_numbers=form
+                h, layer["w"], strides, self.padding, dimension_numbers=form
             )
             h = jax.nn.relu(normalise(number, y) + layer["b"])
         dense, last = weights[-2:]

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gfopt.research.atari_runs import run_atari
 from gfopt.research.bbob_runs import run_bbob
 from gfopt.research.coco_runs import run_coco
 from gfopt.research.digits_runs import run_digits
@@ -49,15 +50,20 @@ def pending(batches: Sequence[Batch], store: ResultStore) -> list[Batch]:
     return [batch for batch in left if batch.instances]
 
 
-def run_batch(batch: Batch, directory: Path) -> Iterator[list[Run]]:
+def run_batch(
+    batch: Batch, directory: Path, workers: int | None = None
+) -> Iterator[list[Run]]:
     """Runs a batch; yields what is finished as it comes.
 
     Args:
         batch: of one instance or more.
         directory: where COCO's log files go, if it evaluates.
+        workers: processes that play a game; None for this one.
     """
     if batch.suite == "digits":
         yield from ([run] for run in run_digits(batch))
+    elif batch.suite == "atari":
+        yield from ([run] for run in run_atari(batch, workers))
     elif batch.evaluator == "coco":
         yield run_coco(batch, directory)
     else:

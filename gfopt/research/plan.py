@@ -11,10 +11,11 @@ from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from gfopt import registry
+from gfopt.problems.atari import GAMES, Atari
 from gfopt.research.results import RunKey
 from gfopt.research.settings import described, settings
 
-SUITES = ("bbob", "digits")
+SUITES = ("bbob", "digits", "atari")
 EVALUATORS = ("jax", "coco")
 COCO_DIMENSIONS = (2, 3, 5, 10, 20, 40)
 
@@ -30,6 +31,13 @@ DIGITS_DIMENSION = 64 * 32 + 32 + 32 * 10 + 10
 DIGITS_INSTANCES = (1, 2, 3, 4, 5)
 DIGITS_METHODS = ("random_search", "open_es", "mezo")
 DIGITS_BUDGET = 19_200  # evaluations in all: 300 generations of 64
+
+ATARI_GAME = "frostbite"
+ATARI_NETWORK = "tiny"
+ATARI_INSTANCES = (1, 2, 3, 4, 5)
+ATARI_METHODS = ("random_search", "open_es", "deep_ga")
+ATARI_FRAMES = 200_000
+ATARI_MAX_STEPS = 500  # of an episode, 4 frames each
 
 
 class Batch(NamedTuple):
@@ -114,6 +122,35 @@ def digits_batches(
     return [Batch("digits", 1, size, chosen, m, budget, seed, "jax") for m in methods]
 
 
+def atari_batches(
+    *,
+    game: str = ATARI_GAME,
+    network: str = ATARI_NETWORK,
+    frames: int = ATARI_FRAMES,
+    instances: Sequence[int] = ATARI_INSTANCES,
+    methods: Sequence[str] = ATARI_METHODS,
+    seed: int = 0,
+) -> list[Batch]:
+    """Lists the batches of a game; its budget is frames, as in the papers.
+
+    Args:
+        game: one of ``gfopt.problems.atari.GAMES``.
+        network: one of ``gfopt.problems.atari.NETWORKS``.
+        frames: of a run.
+        instances: numbers of the runs, each with its own first network.
+        methods: registered names.
+        seed: of all runs.
+
+    Raises:
+        ImportError: without ale-py, which knows the game's actions.
+    """
+    number, size = GAMES.index(game) + 1, Atari(game, network).num_weights
+    chosen, where = tuple(instances), f"ale-{network}"
+    return [
+        Batch("atari", number, size, chosen, m, frames, seed, where) for m in methods
+    ]
+
+
 def trains_networks(method: str) -> bool:
-    """Tells whether a method can take the 2,410 weights of the digits' network."""
+    """Tells whether a method can take the thousands of weights of a network."""
     return "dense" not in registry.METHODS[method].flags

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gfopt.problems.atari import GAMES
 from gfopt.research.figures import Axis, Line, chart, colour_class
 from gfopt.research.results import ResultStore, Run
 from gfopt.research.statistics import TARGETS
@@ -95,7 +96,8 @@ def _lead(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
 
 def _section(section: Section, colours: Mapping[str, int]) -> str:
     first, *others = tables_of(section)
-    draw = _digits_charts if section.suite == "digits" else _bbob_charts
+    charts = {"digits": _digits_charts, "atari": _atari_charts}
+    draw = charts.get(section.suite, _bbob_charts)
     return "\n".join(
         [
             f"<section>\n<h2>{escape(title_of(section))}</h2>",
@@ -187,6 +189,29 @@ def _digits_charts(section: Section, colours: Mapping[str, int]) -> str:
         f'<p class="note">{note}</p>\n{_legend(section, colours)}\n'
         f'<figure class="single">{drawn}</figure>'
     )
+
+
+def _atari_charts(section: Section, colours: Mapping[str, int]) -> str:
+    note = (
+        "Score of the recommended network: median over runs, in a band from quartile "
+        "to quartile."
+    )
+    curves = [_scores(section, colours, game) for game in section.functions]
+    return f'<p class="note">{note}</p>\n{_legend(section, colours)}\n{_grid(curves)}'
+
+
+def _scores(section: Section, colours: Mapping[str, int], game: int) -> str:
+    lines = []
+    for method in section.methods:
+        runs = section.of(method, [game])
+        curve = convergence(runs, is_best=False) if runs else None
+        if curve is not None:
+            count, low, median, high = curve
+            lines.append(Line(method, colours[method], count, -median, -high, -low))
+    values = np.concatenate([[0.0], *((n.low, n.high) for n in lines)], axis=None)
+    x = Axis("frames", 0, max(section.budget, *(n.x.max() for n in lines)))
+    y = Axis("score", float(values.min()), float(max(values.max(), values.min() + 1)))
+    return chart(GAMES[game - 1], lines, x, y)
 
 
 def _legend(section: Section, colours: Mapping[str, int]) -> str:

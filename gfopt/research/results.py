@@ -63,14 +63,15 @@ class RunKey(NamedTuple):
     """What a run is found by.
 
     Attributes:
-        suite: ``"bbob"`` or ``"digits"``.
-        function: its number in the suite.
+        suite: ``"bbob"``, ``"digits"`` or ``"atari"``.
+        function: its number in the suite; of a game, its place among ``GAMES``.
         dimension: ``D``.
-        instance: of the function: its shift and rotation, or the split of the data.
+        instance: of the function: its shift and rotation, the split of the data, or
+            the first network.
         method: a registered name.
-        budget: evaluations in all.
+        budget: evaluations in all; of a game, frames.
         seed: of the start and of the method.
-        evaluator: ``"jax"`` or ``"coco"``.
+        evaluator: ``"jax"``, ``"coco"``, or ``"ale-"`` and a network's name.
     """
 
     suite: str
@@ -94,7 +95,8 @@ class Run(NamedTuple):
         seconds: wall time; the share of one run where a batch ran at once.
         compile_seconds: wall time of tracing and compiling, the same way.
         trajectory: pairs (evaluations, value). On BBOB the improvements of the best
-            f - f_opt; on the digits the held-out error at regular intervals.
+            f - f_opt; on the digits the held-out error at regular intervals; of a game
+            (frames, minus the score of the recommended network).
     """
 
     key: RunKey

@@ -12,8 +12,12 @@ without a step size of its own gets a schedule that spans the budget. What was c
 | digits | random_search | P = 64, sigma 0.1 |
 | digits | open_es | P = 64, signs, sigma 0.05, learning rate from 0.05 to 0.005 |
 | digits | mezo | signs, eps 0.01, learning rate from 0.01 to 0.001 |
+| atari | random_search | P = 40, sigma 1: networks of their own, not changes of the first |
+| atari | open_es | P = 40, sigma 0.02, learning rate 0.01 |
+| atari | deep_ga | P = 40, 5 parents, sigma 0.02, the first generation drawn anew |
 | bbob | any other | its defaults with sigma 2 |
 | digits | any other | its defaults with sigma 0.05, P = 64 where it can be chosen |
+| atari | any other | its defaults with sigma 0.02, P = 40 where it can be chosen |
 
 open_es on BBOB is the best of 576 such settings (4 sigmas, 3 rates, 16 pairs of decays,
 3 population sizes) on ten functions in 5-D; on the default slice it reaches .39 of the
@@ -94,19 +98,36 @@ _SETTINGS: Mapping[tuple[str, str], Setting] = MappingProxyType(
         },
         ("digits", "open_es"): _open_es_on_digits,
         ("digits", "mezo"): _mezo_on_digits,
+        ("atari", "random_search"): lambda dimension, budget: {
+            "population_size": 40,
+            "sigma": 1.0,
+        },
+        ("atari", "open_es"): lambda dimension, budget: {
+            "population_size": 40,
+            "sigma": 0.02,
+            "learning_rate": 0.01,
+        },
+        ("atari", "deep_ga"): lambda dimension, budget: {
+            "population_size": 40,
+            "num_parents": 5,
+            "num_candidates": 5,
+            "sigma": 0.02,
+            "initial_std": 1.0,
+        },
     }
 )
-_SIGMA = MappingProxyType({"bbob": 2.0, "digits": 0.05})
+_NETWORK_SIZES = MappingProxyType({"digits": 64, "atari": 40})
+_SIGMA = MappingProxyType({"bbob": 2.0, "digits": 0.05, "atari": 0.02})
 
 
 def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, Any]:
     """Returns the options with which a method runs in a suite.
 
     Args:
-        suite: ``"bbob"`` or ``"digits"``.
+        suite: ``"bbob"``, ``"digits"`` or ``"atari"``.
         method: a registered name.
         dimension: ``D``.
-        budget: evaluations in all.
+        budget: evaluations in all; of a game, frames.
 
     Example:
         >>> settings("bbob", "cma_es", dimension=5, budget=5000)
@@ -117,8 +138,8 @@ def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, 
         return dict(chosen(dimension, budget))
     row = registry.METHODS[method]
     options: dict[str, Any] = {} if row.sigma is None else {row.sigma: _SIGMA[suite]}
-    if suite == "digits" and "population_size" in row.flags:
-        options["population_size"] = 64
+    if suite in _NETWORK_SIZES and "population_size" in row.flags:
+        options["population_size"] = _NETWORK_SIZES[suite]
     return options
 
 

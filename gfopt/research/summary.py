@@ -38,10 +38,10 @@ class Section(NamedTuple):
     """Runs that may be compared, and what they have in common.
 
     Attributes:
-        suite: ``"bbob"`` or ``"digits"``.
+        suite: ``"bbob"``, ``"digits"`` or ``"atari"``.
         dimension: ``D``.
-        budget: evaluations in all.
-        evaluator: ``"jax"`` or ``"coco"``.
+        budget: evaluations in all; of games, frames.
+        evaluator: as in ``RunKey``.
         runs: at least one.
     """
 
@@ -85,7 +85,7 @@ class Section(NamedTuple):
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:
-    """Sorts runs into sections: BBOB by dimension and budget, then the digits."""
+    """Sorts runs into sections: by suite, dimension, budget and evaluator."""
     found: dict[tuple[str, int, int, str], list[Run]] = {}
     for run in runs:
         key = run.key
@@ -144,6 +144,11 @@ def time_to_solve(
 def accuracy(runs: Sequence[Run]) -> Interval:
     """Returns the mean held-out accuracy at the end of the digits' runs."""
     return bootstrap_interval([1 - run.value for run in runs])
+
+
+def score(runs: Sequence[Run]) -> Interval:
+    """Returns the mean score at the end of a game's runs."""
+    return bootstrap_interval([-run.value for run in runs])
 
 
 def ecdf_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:

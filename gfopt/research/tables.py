@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gfopt.problems.atari import GAMES
 from gfopt.research.results import Run
 from gfopt.research.statistics import Interval
 from gfopt.research.summary import (
     Section,
     accuracy,
     name_of,
+    score,
     sections,
     share_of_targets,
     time_to_solve,
@@ -38,6 +40,8 @@ def tables_of(section: Section) -> list[Table]:
     """Returns a section's tables: the methods, and on BBOB each function."""
     if section.suite == "digits":
         return [_digits(section)]
+    if section.suite == "atari":
+        return [_atari(section)]
     return [_bbob(section), _functions(section)]
 
 
@@ -45,6 +49,10 @@ def title_of(section: Section) -> str:
     """Says what the runs of a section have in common."""
     if section.suite == "digits":
         return f"Digits: a network of {section.dimension:,} weights, {_budget(section)}"
+    if section.suite == "atari":
+        name = section.evaluator.removeprefix("ale-")
+        network = f"the {name} network of {section.dimension:,} weights"
+        return f"Atari: {network}, {section.budget:,} frames"
     where = "" if section.evaluator == "jax" else f", {section.evaluator}"
     return f"BBOB in {section.dimension}-D, {_budget(section)}{where}"
 
@@ -121,6 +129,27 @@ def _digits(section: Section) -> Table:
     return Table(title_of(section), (*columns, "run s", "compile s"), rows, note)
 
 
+def _atari(section: Section) -> Table:
+    rows = []
+    for function in section.functions:
+        for method in section.methods:
+            runs = section.of(method, [function])
+            if not runs:
+                continue
+            mean = score(runs)
+            name = f"{GAMES[function - 1]}, {method}"
+            ends = _ends(mean, len(runs), digits=1)
+            cells = (name, f"{mean.estimate:.1f}", ends, str(len(runs)), *_costs(runs))
+            rows.append(cells[:-1])
+    columns = ("game, method", "score", "interval", "runs", "evaluations", "run s")
+    note = (
+        "score of the method's recommendation in 20 episodes that it never saw, mean "
+        "of the runs; interval: 95 %, bootstrap over runs, each with its own first "
+        "network."
+    )
+    return Table(title_of(section), columns, rows, note)
+
+
 def _costs(runs: Sequence[Run]) -> tuple[str, str, str]:
     return (
         f"{sum(run.evaluations for run in runs):,}",
@@ -129,6 +158,8 @@ def _costs(runs: Sequence[Run]) -> tuple[str, str, str]:
     )
 
 
-def _ends(interval: Interval, count: int) -> str:
+def _ends(interval: Interval, count: int, digits: int = 3) -> str:
     """Writes the ends, or a dash where one sample has no interval."""
-    return f"{interval.low:.3f} .. {interval.high:.3f}" if count > 1 else "-"
+    if count < 2:
+        return "-"
+    return f"{interval.low:.{digits}f} .. {interval.high:.{digits}f}"

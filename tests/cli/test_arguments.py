@@ -114,6 +114,21 @@ def test_the_command_of_the_manual() -> None:
     assert all(b.instances == (1, 2, 3, 4, 5) and b.seed == 0 for b in batches)
 
 
+def test_options_of_atari_mean_atari() -> None:
+    pytest.importorskip("ale_py", reason="pip install 'gfopt[atari]'")
+    batches = planned(game="frostbite", frames="8000", instances="2")
+    assert [batch.method for batch in batches] == list(plan.ATARI_METHODS)
+    for batch in batches:
+        assert (batch.suite, batch.function, batch.evaluator) == (
+            "atari",
+            23,
+            "ale-tiny",
+        )
+        assert (batch.budget, batch.instances, batch.dimension) == (8000, (2,), 46_218)
+    (batch,) = planned(network="large", methods="deep_ga")
+    assert batch.dimension == 4_052_658 and batch.evaluator == "ale-large"
+
+
 def test_methods_that_cannot_train_networks_are_left_out_or_refused() -> None:
     both = planned(methods="cma_es,open_es")
     digits = [b.method for b in both if b.suite == "digits"]
@@ -139,6 +154,16 @@ def test_methods_that_cannot_train_networks_are_left_out_or_refused() -> None:
         ({"seed": "-1"}, "--seed .* got '-1'"),
         ({"suite": "digits", "functions": "1"}, "--functions .* --suite bbob"),
         ({"suite": "digits", "evaluator": "coco"}, "--evaluator .* --suite bbob"),
+        (
+            {"suite": "bbob", "game": "pong"},
+            "--game .* --suite atari; got --suite bbob",
+        ),
+        ({"functions": "1", "game": "pong"}, "--functions .* --suite bbob"),
+        ({"game": "frostbit"}, "--game .* did you mean 'frostbite'"),
+        ({"network": "huge"}, "--network .* 'large', 'small', 'tiny'"),
+        ({"frames": "1e6"}, "--frames .* got '1e6'"),
+        ({"suite": "atari", "budget": "10"}, "--budget is --frames"),
+        ({"game": "pong", "methods": "cma_es"}, "D x D.*got 'cma_es'"),
     ],
 )
 def test_refusals_of_plans(options, words) -> None:

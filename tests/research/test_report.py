@@ -48,6 +48,13 @@ def _digits(method: str, instance: int, *errors: float) -> Run:
     return _run(method, 1, instance, trajectory, 100 * len(errors), **key)
 
 
+def _atari(method: str, instance: int, *scores: float, game: int = 23) -> Run:
+    trajectory = tuple((1000 * i, -score) for i, score in enumerate(scores, 1))
+    key = {"suite": "atari", "dimension": 46_218, "budget": 2000}
+    run = _run(method, game, instance, trajectory, 40, **key)
+    return run._replace(key=run.key._replace(evaluator="ale-tiny"))
+
+
 SOLVED = _run("cma_es")
 HALF = _run("open_es", trajectory=((10, 50.0), (100, 1e-3)), evaluations=200)
 NOTHING = _run("open_es", instance=2, trajectory=(), evaluations=200)
@@ -289,3 +296,22 @@ def test_targets_end_where_the_figures_do() -> None:
     assert curve is not None and curve.median[-1] < TARGETS[-1]
     text = page([SOLVED], [])
     assert "10<tspan" in text and ">-8</tspan>" in text
+
+
+def test_games_have_a_row_for_each_method_and_a_chart_for_each_game() -> None:
+    runs = [
+        _atari("deep_ga", 1, 50, 100),
+        _atari("deep_ga", 2, 60, 140),
+        _atari("open_es", 1, -20, 30),
+        _atari("deep_ga", 1, 0, 0, game=37),
+    ]
+    (table,) = tables(runs)
+    assert "tiny network of 46,218 weights, 2,000 frames" in table.title
+    rows = {row[0]: row[1:4] for row in table.rows}
+    assert rows == {
+        "frostbite, open_es": ("30.0", "-", "1"),
+        "frostbite, deep_ga": ("120.0", "100.0 .. 140.0", "2"),
+        "pong, deep_ga": ("0.0", "-", "1"),
+    }
+    text = page(runs, [])
+    assert text.count("frostbite</text>") == 1 and text.count("pong</text>") == 1

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from gfopt.problems import bbob
+from gfopt.research import atari_runs
 from gfopt.research.bbob_runs import _Log, run_bbob, start_of
 from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished, run_coco
 from gfopt.research.digits_runs import NUM_TESTS, run_digits
-from gfopt.research.plan import bbob_batches, digits_batches
+from gfopt.research.plan import atari_batches, bbob_batches, digits_batches
 from gfopt.research.results import ResultStore, Run
 from gfopt.research.statistics import TARGETS, running_times
 
@@ -228,4 +229,23 @@ def test_digits_are_learned_and_tested_at_regular_times() -> None:
         assert errors[-1] < 0.4 < errors[0]
     assert runs[0].trajectory != runs[1].trajectory
     (again,) = run_digits(batch._replace(instances=(2,)))
+    assert again.trajectory == runs[1].trajectory
+
+
+def test_a_game_is_learned_and_tested_at_its_end(monkeypatch) -> None:
+    pytest.importorskip("ale_py", reason="pip install 'gfopt[atari]'")
+    monkeypatch.setattr(atari_runs, "ATARI_MAX_STEPS", 4)
+    monkeypatch.setattr(atari_runs, "NUM_EPISODES", 2)
+    (batch,) = atari_batches(methods=["deep_ga"], instances=[1, 2], frames=600)
+    runs = [run for (run,) in run_batch(batch, Path())]
+    assert [run.key.instance for run in runs] == [1, 2]
+    size = batch.options["population_size"]
+    frames = size * 4 * 4  # of a generation
+    for run in runs:
+        assert run.status == "budget"
+        assert run.evaluations == -(-600 // frames) * size
+        counts = [count for count, _ in run.trajectory]
+        assert counts[-1] == run.evaluations * 4 * 4
+        assert all(count % frames == 0 for count in counts)
+    (again,) = (run for (run,) in run_batch(batch._replace(instances=(2,)), Path()))
     assert again.trajectory == runs[1].trajectory
