@@ -8,6 +8,12 @@ from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
 from gfopt.core.domains import categorical, integer, real
 from gfopt.core.evaluate import chunked, sharded, vmapped
+from gfopt.core.gradient_estimates import (
+    GradientEstimator,
+    black_box,
+    gradient_estimator,
+    per_sample_directional_derivatives,
+)
 from gfopt.core.host_evaluator import host
 from gfopt.core.low_rank import LowRank
 from gfopt.core.low_rank_noise import LowRankNoise, low_rank
@@ -34,6 +40,7 @@ from gfopt.optimizers.deep_ga import DeepGA
 from gfopt.optimizers.descent import clip_up
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.feasibility_rule import FeasibilityRule
+from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nelder_mead import NelderMead
@@ -50,7 +57,7 @@ from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import MeZO
+from gfopt.optimizers.zeroth_order import FZOO, SPSA, MeZO
 from gfopt.registry import METHODS, method
 from gfopt.types import Evaluation, Optimizer, Population
 
@@ -63,9 +70,11 @@ __all__ = [
     "CMAES",
     "LQCMAES",
     "CRFMNES",
+    "FZOO",
     "METHODS",
     "PGPE",
     "SNES",
+    "SPSA",
     "XNES",
     "Bounded",
     "ConstraintValues",
@@ -74,6 +83,8 @@ __all__ = [
     "DifferentialEvolution",
     "Evaluation",
     "FeasibilityRule",
+    "GradientEstimator",
+    "HiZOO",
     "LowRank",
     "LowRankNoise",
     "Margin",
@@ -100,12 +111,14 @@ __all__ = [
     "Space",
     "Status",
     "Trial",
+    "black_box",
     "categorical",
     "chunked",
     "clip_up",
     "count_materialisations",
     "gaussian",
     "genome",
+    "gradient_estimator",
     "host",
     "integer",
     "low_rank",
@@ -114,6 +127,7 @@ __all__ = [
     "minimize",
     "partition",
     "problems",
+    "per_sample_directional_derivatives",
     "rademacher",
     "real",
     "run",

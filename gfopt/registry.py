@@ -18,6 +18,7 @@ from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.deep_ga import DeepGA
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
@@ -29,13 +30,14 @@ from gfopt.optimizers.pgpe import PGPE
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import MeZO
+from gfopt.optimizers.zeroth_order import FZOO, SPSA, MeZO
 from gfopt.types import Optimizer
 
 FLAGS = MappingProxyType(
     {
         "rank_based": "only the order of the fitness matters",
         "seeds": "a member is a seed: no large population is ever held",
+        "centered": "the first candidate is the center, to which others are compared",
         "lazy": "candidates are lazy leaves: the memory of inference",
         "population_size": "the number of candidates can be chosen",
         "pairs": "candidates come in antithetic pairs, by default: rows 2i and 2i + 1",
@@ -248,10 +250,44 @@ _ROWS = (
         "mezo",
         MeZO,
         "fine-tuning at the memory of inference",
-        frozenset({"seeds", "lazy", "pairs"}),
+        frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
         None,
         ("learning_rate", "eps"),
         {"learning_rate": 0.03, "eps": 1e-3},
+        300,
+        1e-2,
+    ),
+    Row(
+        "spsa",
+        SPSA,
+        "noisy measurements, any size",
+        frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
+        None,
+        (),
+        {"learning_rate": 0.5, "eps": 1e-2, "stability": 20.0},
+        300,
+        1e-2,
+    ),
+    Row(
+        "fzoo",
+        FZOO,
+        "fine-tuning in batches of forward passes",
+        frozenset({"seeds", "lazy", "population_size", "resizable", "centered"}),
+        None,
+        ("learning_rate", "eps"),
+        {"learning_rate": 0.02, "eps": 1e-3, "population_size": 5},
+        400,
+        1e-2,
+        smallest=3,
+    ),
+    Row(
+        "hizoo",
+        HiZOO,
+        "fine-tuning of numbers on different scales",
+        frozenset({"seeds", "lazy", "centered"}),
+        None,
+        ("learning_rate", "eps", "hessian_rate"),
+        {"learning_rate": 0.1, "eps": 0.25, "hessian_rate": 0.05},
         300,
         1e-2,
     ),

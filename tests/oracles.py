@@ -217,6 +217,63 @@ def mezo_step(
     return theta
 
 
+def spsa_gains(
+    step: int, a: float, c: float, stability: float, alpha: float, gamma: float
+) -> tuple[float, float]:
+    """Spall (1998), section III: the gains of step ``k = 0, 1, ...``."""
+    return a / (stability + step + 1) ** alpha, c / (step + 1) ** gamma
+
+
+def fzoo_step(
+    theta: Array, u: Array, center: float, losses: Array, rate: float
+) -> Array:
+    """FZOO (arXiv 2506.09034) with its learning rate over eps.
+
+    Args:
+        theta: the weights, ``[D]``.
+        u: the directions, ``[N, D]``.
+        center: the loss at ``theta``.
+        losses: at ``theta + eps u_i``, ``[N]``.
+        rate: the learning rate.
+    """
+    n = len(losses)
+    mean = sum(losses) / n
+    std = (sum((loss - mean) ** 2 for loss in losses) / (n - 1)) ** 0.5
+    g = np.zeros_like(theta)
+    for i in range(n):
+        g += (losses[i] - center) * u[i] / n
+    return theta - rate * g / std
+
+
+def hizoo_step(
+    theta: Array,
+    h: Array,
+    z: Array,
+    losses: tuple[float, float, float],
+    eps: float,
+    rate: float,
+    share: float,
+) -> tuple[Array, Array]:
+    """Zhao et al. (2024), arXiv 2402.15173, algorithm 1, with matrices in full.
+
+    Args:
+        theta: the weights, ``[D]``.
+        h: the diagonal of ``Sigma^(-1)``.
+        z: standard normal, ``[D]``.
+        losses: at ``theta`` and at ``theta +- eps Sigma^(1/2) z``.
+        eps: the radius.
+        rate: the learning rate.
+        share: of the new estimate in the average.
+    """
+    middle, plus, minus = losses
+    root = np.diag(np.sqrt(h))  # Sigma^(-1/2)
+    second = (plus + minus - 2 * middle) / (2 * eps**2)
+    estimate = np.abs(np.diag(second * root @ np.outer(z, z) @ root))
+    h = (1 - share) * h + share * estimate
+    projected = (plus - minus) / (2 * eps)
+    return theta - rate * projected * np.diag(1 / np.sqrt(h)) @ z, h
+
+
 @dataclass
 class Restarts:
     """The schedule of IPOP and BIPOP (Hansen 2009, section 2), which draws nothing.

@@ -91,14 +91,15 @@ def _words(
     seed: jax.Array,
     path_hash: int | jax.Array,
     row_start: jax.Array,
-    rows: int,
+    num_rows: int,
     columns: int,
+    which: int = 0,
 ) -> jax.Array:
-    row = lax.broadcasted_iota(jnp.uint32, (rows, columns), 0)
+    row = lax.broadcasted_iota(jnp.uint32, (num_rows, columns), 0)
     row = row + jnp.asarray(row_start).astype(jnp.uint32)
-    column = lax.broadcasted_iota(jnp.uint32, (rows, columns), 1)
+    column = lax.broadcasted_iota(jnp.uint32, (num_rows, columns), 1)
     key = (jnp.asarray(seed, jnp.uint32), jnp.asarray(path_hash, jnp.uint32))
-    return threefry(key, (row, column))[0]
+    return threefry(key, (row, column))[which]
 
 
 def _uniform(bits: jax.Array) -> jax.Array:
@@ -429,14 +430,32 @@ class Noise:
         return first, second
 
     def add_weighted(
-        self, tree: PyTree, seeds: jax.Array, weights: jax.Array
+        self,
+        tree: PyTree,
+        seeds: jax.Array,
+        weights: jax.Array,
+        rounding_seed: jax.Array | None = None,
     ) -> PyTree:
         """Returns ``tree + sum_p weights[p] * z_p``, in place if donated.
 
         The noise is drawn again in cache-sized blocks and added to one block of the
         leaf at a time: inside a compiled program no second copy of the tree is made.
+
+        Args:
+            tree: pytree of floating-point leaves.
+            seeds: ``uint32[P]``.
+            weights: ``float[P]``.
+            rounding_seed: ``uint32[]``: round bfloat16 and float16 leaves up or down
+                at random; None for rounding to the nearest.
         """
-        return _add_trees(self.kind, (tree,), seeds, weights[:, None])[0]
+        if rounding_seed is None:
+            return _add_trees(self.kind, (tree,), seeds, weights[:, None])[0]
+        return trees.map_with_hash(
+            lambda path, leaf: add_weighted_leaf(
+                self.kind, path, leaf, seeds, weights, rounding_seed
+            ),
+            tree,
+        )
 
 
 def add_weighted_leaf(
@@ -445,9 +464,11 @@ def add_weighted_leaf(
     leaf: jax.Array,
     seeds: jax.Array,
     weights: jax.Array,
+    rounding_seed: jax.Array | None = None,
 ) -> jax.Array:
     """Returns one leaf of ``Noise(kind).add_weighted``."""
-    return _add_leaves(kind, path_hash, (leaf,), seeds, weights[:, None])[0]
+    weights = weights[:, None]
+    return _add_leaves(kind, path_hash, (leaf,), seeds, weights, rounding_seed)[0]
 
 
 def _add_leaves(
@@ -456,6 +477,7 @@ def _add_leaves(
     leaves: tuple[jax.Array, ...],
     seeds: jax.Array,
     weights: jax.Array,
+    rounding_seed: jax.Array | None = None,
 ) -> tuple[jax.Array, ...]:
     leaf = leaves[0]
     wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
@@ -464,7 +486,11 @@ def _add_leaves(
     def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
         return noise_rows(kind, seed, path_hash, start, num_rows, columns)
 
-    return noise_sums.add(draw, rows, columns, leaves, seeds, wide)
+    bits = None
+    if rounding_seed is not None:
+        # the cipher's second words, which no noise is made of
+        bits = partial(_words, rounding_seed, path_hash, columns=columns, which=1)
+    return noise_sums.add(draw, rows, columns, leaves, seeds, wide, bits)
 
 
 def _add_trees(

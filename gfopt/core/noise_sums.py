@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from gfopt.core import rounding
 
 # Elements drawn at a time: 256 kB of float32 stays in cache.
 BLOCK = 1 << 16
@@ -26,6 +29,7 @@ def add(
     leaves: tuple[jax.Array, ...],
     seeds: jax.Array,
     weights: jax.Array,
+    bits: Callable[[jax.Array, int], jax.Array] | None = None,
 ) -> tuple[jax.Array, ...]:
     """Returns ``leaves[k] + sum_p weights[p, k] * z_p ** (k + 1)``, block by block.
 
@@ -37,6 +41,8 @@ def add(
             of its squares.
         seeds: ``uint32[P]``.
         weights: ``float[P, K]``, the sums' dtype.
+        bits: ``(first row, count) -> uint32[count, C]``, random words by which narrow
+            leaves are rounded up or down; None for rounding to the nearest.
     """
     shape, size = leaves[0].shape, leaves[0].size
     if size == 0 or seeds.shape[0] == 0:
@@ -83,11 +89,27 @@ def add(
         z, totals = lax.fori_loop(0, num_groups, turn, (z, totals))
         return added(jnp.int32(num_groups - 1), z, totals)
 
+    def added_to(
+        old: jax.Array, total: jax.Array, start: jax.Array, count: int, cut: Any
+    ) -> jax.Array:
+        """Returns ``old`` plus its part of a block's sum, in the dtype of ``old``."""
+        change = cut(total)
+        new = old + change
+        if bits is None or not rounding.is_narrow(old.dtype):
+            new = new.astype(old.dtype)
+        else:
+            new = rounding.stochastic(new, cut(bits(start, count)), old.dtype)
+        return jnp.where(change == 0, old, new)  # -0 + 0 would be another 0
+
     if turns == 1:
-        totals = block_sums(jnp.int32(0), rows)
+        start = jnp.int32(0)
+
+        def cut(block: jax.Array) -> jax.Array:
+            return block.reshape(-1)[:size].reshape(shape)
+
         return tuple(
-            (leaf + total.reshape(-1)[:size].reshape(shape)).astype(leaf.dtype)
-            for leaf, total in zip(leaves, totals, strict=True)
+            added_to(leaf, total, start, rows, cut)
+            for leaf, total in zip(leaves, block_sums(start, rows), strict=True)
         )
 
     # The last block is moved back to be as large as the others; what the block before
@@ -98,9 +120,8 @@ def add(
         for whole, total in zip(wholes, block_sums(start, block_rows), strict=True):
             old = lax.dynamic_slice_in_dim(whole, start, block_rows)
             row = start + lax.broadcasted_iota(jnp.int32, old.shape, 0)
-            new = jnp.where(
-                row >= turn * block_rows, (old + total).astype(old.dtype), old
-            )
+            new = added_to(old, total, start, block_rows, lambda block: block)
+            new = jnp.where(row >= turn * block_rows, new, old)
             found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
         return found
 
@@ -109,13 +130,15 @@ def add(
         start = jnp.minimum(turn * block, size - block)
         row = start // columns
         element = start + lax.iota(jnp.int32, block)
+
+        def cut(whole: jax.Array) -> jax.Array:
+            first = start - row * columns
+            return lax.dynamic_slice_in_dim(whole.reshape(-1), first, block)
+
         found = []
         for whole, total in zip(wholes, block_sums(row, block_rows + 1), strict=True):
-            change = lax.dynamic_slice_in_dim(
-                total.reshape(-1), start - row * columns, block
-            )
             old = lax.dynamic_slice_in_dim(whole, start, block)
-            new = (old + change).astype(old.dtype)
+            new = added_to(old, total, row, block_rows + 1, cut)
             new = jnp.where(element >= turn * block, new, old)
             found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
         return found

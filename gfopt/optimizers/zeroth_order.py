@@ -1,70 +1,242 @@
-"""Zeroth-order SGD with forward passes alone: MeZO.
+"""Zeroth-order SGD with forward passes alone: MeZO, SPSA and FZOO.
 
-    l+- = f(theta +- eps z),   p = (l+ - l-) / (2 eps),   theta <- theta - lr p z
+    p_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps)
+    g = 1/q sum_i p_i z_i,   theta <- theta - lr g                            (MeZO)
+    lr_k = a / (A + k + 1)^alpha,   eps_k = c / (k + 1)^gamma                 (SPSA)
+    g = 1/(N s) sum_i (f(theta + eps u_i) - f(theta)) u_i                     (FZOO)
 
-The two perturbed models are never made: ``decode`` returns ``Perturbed`` leaves,
-whose noise is drawn inside the layer that uses them, and ``tell`` adds ``-lr p z``
-to the weights in place, block by block. A step takes the memory of inference, and
-nothing is added and subtracted again, so nothing drifts.
+with ``s`` the standard deviation of FZOO's N losses. Any optax transform may take
+``g``; without one the perturbed models are never made: ``decode`` returns lazy leaves,
+whose noise is drawn inside the layer that uses them, and ``tell`` adds ``-lr g`` to the
+weights in place, block by block. A step takes the memory of inference, and nothing is
+added and subtracted again, so nothing drifts.
 
-Source: Malladi, Gao, Nichani, Damian, Lee, Chen, Arora (2023), arXiv 2305.17333,
-algorithm 1. Its code perturbs the weights in place and back; we do not.
+Sources: Malladi, Gao, Nichani, Damian, Lee, Chen, Arora (2023), arXiv 2305.17333,
+algorithm 1; its code perturbs the weights in place and back, we do not. Spall (1998),
+"Implementation of the simultaneous perturbation algorithm for stochastic
+optimization", IEEE Trans. Aerospace and Electronic Systems 34(3), section III. FZOO:
+arXiv 2506.09034; its learning rate is ours times eps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import noise, rounding, schedules, trees
+from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.core.perturbed import Perturbed
+from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import SignedSeed
-from gfopt.types import Evaluation, Key, Member, Population, Solution
+from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
+
+_DESCENT = descent.Default(optax.sgd(1.0), 1e-3)
 
 
-class MeZOState(NamedTuple):
-    """``step`` and the weights ``theta``: a run needs nothing else."""
+class ZerothOrderState(NamedTuple):
+    """``step``, the weights ``theta``, and the transform's state, if there is one."""
 
     step: jax.Array
     mean: Solution
+    transform: PyTree
 
 
 class MeZOInfo(NamedTuple):
     """Diagnostics of one step.
 
     Attributes:
-        projected_gradient: ``p``, 0 where the step was skipped.
-        loss: mean of the two losses, NaN where the step was skipped.
-        skipped: whether a loss was invalid, so that nothing moved.
+        seed: of the first direction.
+        projected_gradient: its ``p``, 0 where the step was skipped.
+        learning_rate: of this step.
+        median_slope: median of ``|p|`` over the directions.
+        largest_slope: largest of them.
+        loss: mean of the losses, NaN where the step was skipped.
+        skipped: whether no direction had two valid losses, so that nothing moved.
     """
 
+    seed: jax.Array
     projected_gradient: jax.Array
+    learning_rate: jax.Array
+    median_slope: jax.Array
+    largest_slope: jax.Array
     loss: jax.Array
     skipped: jax.Array
+
+
+class FZOOInfo(NamedTuple):
+    """Diagnostics of one step.
+
+    Attributes:
+        loss: at the weights themselves, NaN where the step was skipped.
+        loss_std: standard deviation of the others, 0 where the step was skipped.
+        median_slope: median of ``|f(theta + eps u) - f(theta)| / eps``.
+        largest_slope: largest of them.
+        num_valid: rows that came back with a number.
+        skipped: whether nothing moved: no valid loss at the weights, fewer than two
+            valid others, or all of them equal.
+    """
+
+    loss: jax.Array
+    loss_std: jax.Array
+    median_slope: jax.Array
+    largest_slope: jax.Array
+    num_valid: jax.Array
+    skipped: jax.Array
+
+
+class _Directions:
+    """What the methods share: members are a seed, a sign and a radius."""
+
+    follows_slopes: ClassVar[bool] = True  # no use where values step, or are ranked
+
+    population_size: int
+    learning_rate: schedules.Hyperparameter | None
+    eps: schedules.Hyperparameter
+    noise: noise.Noise | LowRankNoise
+    transform: optax.GradientTransformation | None = None
+    rounding: str
+
+    def _check(self) -> None:
+        """Checks the fields that all have."""
+        families = (noise.Noise, LowRankNoise)
+        checks.instance("noise", self.noise, families, "a gfopt noise family")
+        checks.instance("rounding", self.rounding, str, "text")
+        checks.one_of("rounding", self.rounding, rounding.ROUNDINGS)
+        descent.set_fields(self)
+        if self.rounding == "stochastic" and (self.transform or self.noise.is_lazy):
+            raise ValueError(
+                "rounding must be 'nearest' with a transform and with low-rank noise; "
+                f"got {checks.shown(self.rounding)}"
+            )
+
+    def init(self, key: Key, solution: Solution) -> ZerothOrderState:
+        """Starts with ``theta`` at ``solution``."""
+        mean = trees.starting_point(solution)
+        own = self.transform is not None
+        transform = descent.start(self, _DESCENT, mean) if own else ()
+        return ZerothOrderState(jnp.int32(0), mean, transform)
+
+    def _rate(self, state: ZerothOrderState) -> Any:
+        """Returns the learning rate of this step; 1 before a transform of its own."""
+        rate = self.learning_rate
+        if rate is None:
+            rate = _DESCENT.learning_rate if self.transform is None else 1.0
+        return schedules.at("learning_rate", rate, state.step)
+
+    def _eps(self, state: ZerothOrderState) -> Any:
+        """Returns the radius of this step."""
+        return schedules.at("eps", self.eps, state.step)
+
+    def _population(
+        self, state: ZerothOrderState, seeds: jax.Array, signs: jax.Array
+    ) -> Population:
+        """Returns the members of these seeds and signs, all of this step's radius."""
+        wide = trees.wide_dtype(state.mean)
+        eps = noise.round_significant(jnp.asarray(self._eps(state), wide))
+        members = SignedSeed(seeds, signs, jnp.broadcast_to(eps, signs.shape))
+        return Population(members, jnp.ones(signs.shape, bool))
+
+    def decode(self, state: ZerothOrderState, member: Member) -> Solution:
+        """Returns ``theta + sign * eps * z`` as lazy leaves."""
+        scale = member.sign * member.sigma
+        if self.noise.is_lazy:
+            return self.noise.add(state.mean, member.seed, scale)
+        return perturbed(state.mean, member.seed, scale, self.noise.kind)
+
+    def _moved(
+        self,
+        state: ZerothOrderState,
+        seeds: jax.Array,
+        slopes: jax.Array,
+        counts: jax.Array,
+    ) -> ZerothOrderState:
+        """Descends along ``g = sum_i slopes[i] z_i``, if this step ``counts``."""
+        mean, transform = state.mean, state.transform
+        if self.transform is None:
+            rate = self._rate(state)
+            mean = stepped(self.noise, self.rounding, mean, seeds, slopes, rate)
+        else:
+            gradient = self.noise.weighted_sum(mean, seeds, slopes)
+            mean, transform, _ = descent.step(self, _DESCENT, state, gradient, counts)
+        return ZerothOrderState(state.step + 1, mean, transform)
+
+    def recommend(self, state: ZerothOrderState) -> Solution:
+        """Returns ``theta``."""
+        return state.mean
+
+
+class _TwoSided(_Directions):
+    """``ask`` and ``tell`` of antithetic pairs."""
+
+    def ask(self, key: Key, state: ZerothOrderState) -> Population:
+        """Draws ``P / 2`` seeds with both signs."""
+        seeds = noise.seeds(key, self.population_size // 2)
+        # a broadcast seed would send XLA's simplifier round in circles for 1 s
+        both = jnp.stack([seeds, seeds], axis=1).reshape(-1)
+        signs = jnp.tile(jnp.array([1.0, -1.0], jnp.float32), seeds.shape[0])
+        return self._population(state, both, signs)
+
+    def tell(
+        self, state: ZerothOrderState, population: Population, evaluation: Evaluation
+    ) -> tuple[ZerothOrderState, MeZOInfo]:
+        """Adds ``-lr g`` in place; a pair with an invalid loss weighs nothing."""
+        members = population.members
+        seeds, eps = members.seed[::2], members.sigma[::2]
+        loss = evaluation.fitness.reshape(-1, 2)
+        # p = (l+ - l-) / (2 eps)
+        slopes = (loss[:, 0] - loss[:, 1]) / (2 * eps)
+        # the difference of two finite losses can still be too large a number
+        usable = evaluation.valid.reshape(-1, 2).all(axis=1) & jnp.isfinite(slopes)
+        slopes = jnp.where(usable, slopes, 0)
+        count, counts = jnp.sum(usable), jnp.any(usable)
+        share = jnp.maximum(count, 1).astype(slopes.dtype)
+        median, largest = _size_of(slopes, usable)
+        mean_loss = jnp.sum(jnp.where(usable[:, None], loss / 2, 0)) / share
+        info = MeZOInfo(
+            seeds[0],
+            slopes[0],
+            jnp.asarray(self._rate(state), slopes.dtype),
+            median,
+            largest,
+            jnp.where(counts, mean_loss, jnp.nan),
+            ~counts,
+        )
+        return self._moved(state, seeds, slopes / share, counts), info
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["learning_rate", "eps"],
-    meta_fields=["noise"],
+    meta_fields=["population_size", "noise", "transform", "rounding"],
 )
 @dataclass(frozen=True)
-class MeZO:
-    """Memory-efficient zeroth-order SGD: one antithetic pair a step.
+class MeZO(_TwoSided):
+    """Memory-efficient zeroth-order SGD: forward passes in antithetic pairs.
 
     Args:
-        learning_rate: step size, or a schedule.
+        learning_rate: step size, or a schedule; None for 1e-3, or for 1 with a
+            transform, which has its own.
         eps: finite-difference radius, or a schedule.
-        noise: ``gaussian()`` (the paper's) or ``rademacher()`` (the cheapest).
+        population_size: forward passes a step, ``P``, two for each direction. More
+            directions take no memory.
+        noise: ``gaussian()`` (the paper's), ``rademacher()`` (the cheapest) or
+            ``low_rank()``.
+        transform: any complete optax optimizer, such as ``optax.sgd(1e-3, 0.9)``,
+            ``optax.sign_sgd``, ``optax.adam``, ``optax.amsgrad`` or ``optax.lion``. The
+            estimate and its state are then trees like the weights.
+        rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16 weights,
+            whose small steps then arrive on average, at no memory.
 
     Raises:
         TypeError: for an argument of the wrong type.
-        ValueError: for one out of range.
+        ValueError: for one out of range, an odd population, or stochastic rounding
+            with a transform or low-rank noise.
 
     Example:
         >>> import gfopt
@@ -75,68 +247,230 @@ class MeZO:
         True
     """
 
-    learning_rate: schedules.Hyperparameter = 1e-3
+    learning_rate: schedules.Hyperparameter | None = None
     eps: schedules.Hyperparameter = 1e-3
-    noise: noise.Noise = field(default_factory=noise.gaussian)
-    follows_slopes: ClassVar[bool] = True  # no use where values step, or are ranked
+    population_size: int = 2
+    noise: noise.Noise | LowRankNoise = field(default_factory=noise.gaussian)
+    transform: optax.GradientTransformation | None = None
+    rounding: str = "nearest"
 
     def __post_init__(self) -> None:
-        checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
-        rate = schedules.field("learning_rate", self.learning_rate, checks.non_negative)
+        checks.integer("population_size", self.population_size, 2, even=True)
+        self._check()
+        schedules.set_fields(self, eps=schedules.field("eps", self.eps))
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "learning_rate",
+        "eps",
+        "stability",
+        "learning_rate_decay",
+        "eps_decay",
+    ],
+    meta_fields=["population_size", "noise", "rounding"],
+)
+@dataclass(frozen=True)
+class SPSA(_TwoSided):
+    """Simultaneous perturbation stochastic approximation with Spall's gains.
+
+    At step ``k = 0, 1, ...`` the learning rate is ``learning_rate / (stability + k +
+    1)**learning_rate_decay`` and the radius ``eps / (k + 1)**eps_decay``.
+
+    Args:
+        learning_rate: ``a``.
+        eps: ``c``, about the standard deviation of the noise of a value.
+        stability: ``A``, about a tenth of the steps.
+        learning_rate_decay: ``alpha``.
+        eps_decay: ``gamma``.
+        population_size: evaluations a step, two for each direction.
+        noise: ``rademacher()`` (Spall's), ``gaussian()`` or ``low_rank()``.
+        rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range, or an odd population.
+
+    Example:
+        >>> import gfopt
+        >>> result = gfopt.run(gfopt.SPSA(learning_rate=0.5, stability=20),
+        ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=200)
+        >>> bool(jnp.sum(result.x**2) < 0.01)
+        True
+
+    Source: Spall (1998), section III; the exponents are those that it recommends.
+    """
+
+    learning_rate: schedules.Hyperparameter = 0.1
+    eps: schedules.Hyperparameter = 1e-2
+    stability: schedules.Hyperparameter = 100.0
+    learning_rate_decay: schedules.Hyperparameter = 0.602
+    eps_decay: schedules.Hyperparameter = 0.101
+    population_size: int = 2
+    noise: noise.Noise | LowRankNoise = field(default_factory=noise.rademacher)
+    rounding: str = "nearest"
+
+    def __post_init__(self) -> None:
+        checks.integer("population_size", self.population_size, 2, even=True)
+        self._check()
+        number = partial(schedules.number, check=checks.non_negative)
         schedules.set_fields(
-            self, learning_rate=rate, eps=schedules.field("eps", self.eps)
+            self,
+            learning_rate=number("learning_rate", self.learning_rate),
+            eps=schedules.number("eps", self.eps),
+            stability=number("stability", self.stability),
+            learning_rate_decay=number("learning_rate_decay", self.learning_rate_decay),
+            eps_decay=number("eps_decay", self.eps_decay),
         )
 
-    @property
-    def population_size(self) -> int:
-        """Two: the pair."""
-        return 2
+    def _rate(self, state: ZerothOrderState) -> Any:
+        # a_k = a / (A + k + 1)^alpha
+        delay = self._number("stability", state) + state.step + 1
+        power = delay ** self._number("learning_rate_decay", state)
+        return self._number("learning_rate", state) / power
 
-    def init(self, key: Key, solution: Solution) -> MeZOState:
-        """Starts with ``theta`` at ``solution``."""
-        return MeZOState(jnp.int32(0), trees.starting_point(solution))
+    def _eps(self, state: ZerothOrderState) -> Any:
+        # c_k = c / (k + 1)^gamma
+        power = (state.step + 1) ** self._number("eps_decay", state)
+        return self._number("eps", state) / power
 
-    def ask(self, key: Key, state: MeZOState) -> Population:
-        """Draws one seed with both signs."""
-        eps = schedules.at("eps", self.eps, state.step)
-        eps = noise.round_significant(jnp.asarray(eps, trees.wide_dtype(state.mean)))
-        seed = noise.seeds(key, 1)
-        members = SignedSeed(
-            # a broadcast seed would send XLA's simplifier round in circles for 1 s
-            jnp.concatenate([seed, seed]),
-            jnp.array([1.0, -1.0], jnp.float32),
-            jnp.broadcast_to(eps, 2),
-        )
-        return Population(members, jnp.ones(2, bool))
+    def _number(self, name: str, state: ZerothOrderState) -> Any:
+        return schedules.at(name, getattr(self, name), state.step)
 
-    def decode(self, state: MeZOState, member: Member) -> Solution:
-        """Returns ``theta + sign * eps * z`` as lazy leaves."""
-        scale = member.sign * member.sigma
-        return trees.map_with_hash(
-            lambda path, leaf: Perturbed(
-                leaf, member.seed, scale, path_hash=path, kind=self.noise.kind
-            ),
-            state.mean,
-        )
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["learning_rate", "eps"],
+    meta_fields=["population_size", "noise", "transform", "rounding"],
+)
+@dataclass(frozen=True)
+class FZOO(_Directions):
+    """Fast zeroth-order optimizer: batched one-sided differences over their spread.
+
+    The step does not change if the objective is multiplied by a positive number, nor if
+    one is added to it: steep and flat regions take steps of one size.
+
+    Args:
+        learning_rate: step size, or a schedule (the paper's divided by ``eps``); None
+            for 1e-3, or for 1 with a transform, which has its own.
+        eps: finite-difference radius, or a schedule.
+        population_size: forward passes a step, ``P``: one at the weights themselves and
+            one for each of the ``N = P - 1`` directions.
+        noise: ``rademacher()`` (the paper's), ``gaussian()`` or ``low_rank()``.
+        transform: any complete optax optimizer.
+        rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> result = gfopt.run(gfopt.FZOO(learning_rate=0.02),
+        ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=200)
+        >>> bool(jnp.sum(result.x**2) < 0.1)
+        True
+
+    Source: arXiv 2506.09034.
+    """
+
+    learning_rate: schedules.Hyperparameter | None = None
+    eps: schedules.Hyperparameter = 1e-3
+    population_size: int = 9
+    noise: noise.Noise | LowRankNoise = field(default_factory=noise.rademacher)
+    transform: optax.GradientTransformation | None = None
+    rounding: str = "nearest"
+
+    def __post_init__(self) -> None:
+        checks.integer("population_size", self.population_size, 3)
+        self._check()
+        schedules.set_fields(self, eps=schedules.field("eps", self.eps))
+
+    def ask(self, key: Key, state: ZerothOrderState) -> Population:
+        """Proposes the weights themselves, then ``P - 1`` directions."""
+        seeds = noise.seeds(key, self.population_size - 1)
+        signs = (jnp.arange(self.population_size) > 0).astype(jnp.float32)
+        return self._population(state, jnp.concatenate([seeds[:1], seeds]), signs)
 
     def tell(
-        self, state: MeZOState, population: Population, evaluation: Evaluation
-    ) -> tuple[MeZOState, MeZOInfo]:
-        """Adds ``-lr p z`` in place; an invalid loss skips the step."""
+        self, state: ZerothOrderState, population: Population, evaluation: Evaluation
+    ) -> tuple[ZerothOrderState, FZOOInfo]:
+        """Steps by the differences over their standard deviation."""
+        fitness, valid = evaluation.fitness, evaluation.valid
         members = population.members
-        loss = evaluation.fitness
-        # p = (l+ - l-) / (2 eps)
-        projected = (loss[0] - loss[1]) / (2 * members.sigma[0])
-        # the difference of two finite losses can still be too large a number
-        usable = jnp.all(evaluation.valid) & jnp.isfinite(projected)
-        projected = jnp.where(usable, projected, 0)
-        rate = schedules.at("learning_rate", self.learning_rate, state.step)
-        mean = self.noise.add_weighted(
-            state.mean, members.seed[:1], jnp.reshape(-rate * projected, 1)
+        usable = valid[1:] & valid[0]
+        differences = jnp.where(usable, fitness[1:] - fitness[0], 0)
+        # as shares of the largest one, whose squares are no too large numbers
+        scale = jnp.max(jnp.abs(differences))
+        counts = jnp.isfinite(scale) & (scale > 0) & (jnp.sum(usable) > 1)
+        shares = jnp.where(counts, differences / jnp.where(counts, scale, 1), 0)
+        # s^2 = 1 / (N - 1) sum_i (l_i - mean)^2
+        count = jnp.maximum(jnp.sum(usable), 2).astype(fitness.dtype)
+        centered = jnp.where(usable, shares - jnp.sum(shares) / count, 0)
+        std = jnp.sqrt(jnp.sum(centered**2) / (count - 1))
+        counts &= std > 0
+        # g = 1 / (N s) sum_i (l_i - l_0) u_i
+        slopes = jnp.where(counts, shares / (count * jnp.where(counts, std, 1)), 0)
+        median, largest = _size_of(differences / members.sigma[0], usable)
+        info = FZOOInfo(
+            jnp.where(counts, fitness[0], jnp.nan),
+            jnp.where(counts, std * scale, 0),
+            median,
+            largest,
+            jnp.sum(valid),
+            ~counts,
         )
-        info = MeZOInfo(projected, jnp.where(usable, loss.mean(), jnp.nan), ~usable)
-        return MeZOState(state.step + 1, mean), info
+        return self._moved(state, members.seed[1:], slopes, counts), info
 
-    def recommend(self, state: MeZOState) -> Solution:
-        """Returns ``theta``."""
-        return state.mean
+
+def perturbed(
+    tree: Solution, seed: jax.Array, scale: jax.Array | PyTree, kind: str
+) -> Solution:
+    """Returns ``tree + scale * z`` as ``Perturbed`` leaves; scale may be a tree."""
+    structure: Any = jax.tree.structure(tree)
+    if jax.tree.structure(scale) != structure:
+        scale = jax.tree.map(lambda _: scale, tree)
+    return trees.map_with_hash(
+        lambda path, leaf, by: Perturbed(leaf, seed, by, path_hash=path, kind=kind),
+        tree,
+        scale,
+    )
+
+
+def stepped(
+    family: Any,
+    how: str,
+    mean: Solution,
+    seeds: jax.Array,
+    slopes: jax.Array,
+    rate: Any,
+) -> Solution:
+    """Returns ``mean - rate * sum_i slopes[i] z_i``, in place: what a log replays.
+
+    Args:
+        family: of the noise.
+        how: it is rounded, ``"nearest"`` or ``"stochastic"``.
+        mean: the weights.
+        seeds: ``uint32[q]``.
+        slopes: ``float[q]``.
+        rate: the learning rate.
+    """
+    weights = -jnp.asarray(rate, slopes.dtype) * slopes
+    if how == "stochastic":
+        return family.add_weighted(mean, seeds, weights, seeds[0])
+    return family.add_weighted(mean, seeds, weights)
+
+
+def _size_of(slopes: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the median and the largest of ``|slopes|``, 0 where none is usable."""
+    size = jnp.where(usable, jnp.abs(slopes), 0)
+    if size.shape[0] == 1:
+        return size[0], size[0]
+    # the unusable ones are the first 0s
+    ordered, count = jnp.sort(size), jnp.sum(usable)
+    first = size.shape[0] - jnp.maximum(count, 1)
+    low, high = first + (count - 1) // 2, first + count // 2
+    return (ordered[low] + ordered[high]) / 2, ordered[-1]

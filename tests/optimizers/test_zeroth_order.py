@@ -1,4 +1,4 @@
-"""MeZO beside its oracle, and the reference checks of zeroth-order gradients."""
+"""MeZO, SPSA, FZOO beside their oracles; the reference checks of their gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import gfopt
 from gfopt.core import shaping
 from gfopt.core.evaluate import judged, vmapped
 from gfopt.core.objective import Inputs, Objective
-from gfopt.optimizers.zeroth_order import MeZO
+from gfopt.optimizers.zeroth_order import FZOO, SPSA, MeZO
 
 X0 = np.array([1.0, -2.0, 0.5, 0.25])
 GAUSSIAN, SIGNS = gfopt.gaussian(), gfopt.rademacher()
@@ -195,3 +195,200 @@ def test_an_invalid_loss_skips_the_step() -> None:
         np.testing.assert_array_equal(new.mean, state.mean)
         assert new.step == 1 and info.skipped and jnp.isnan(info.loss)
         assert info.projected_gradient == 0
+
+
+def told(optimizer: Any, losses: Any, x0: Any = X0, seed: int = 1) -> Any:
+    """Returns state, new state and info after one step with these losses."""
+    state = optimizer.init(jax.random.key(0), jnp.asarray(x0, jnp.float32))
+    population = optimizer.ask(jax.random.key(seed), state)
+    found = judged(jnp.asarray(losses), population.active, ())
+    return state, *optimizer.tell(state, population, found)
+
+
+def test_spsa_has_the_gains_of_spall(x64: None) -> None:
+    # Z9: a_0 = a / (A + 1)^0.602, c_0 = c; then beside the loop
+    gains = {"a": 0.3, "c": 2.0**-8, "stability": 10.0, "alpha": 0.602, "gamma": 0.101}
+    optimizer = SPSA(learning_rate=0.3, eps=2.0**-8, stability=10.0)
+    assert optimizer.noise == SIGNS
+    state, theta = optimizer.init(jax.random.key(0), jnp.asarray(X0)), X0
+    for count in range(5):
+        key = jax.random.key(count)
+        population, evaluation, state, info = step(optimizer, key, state, quadratic)
+        rate, eps = oracles.spsa_gains(count, **gains)
+        if count == 0:
+            assert (rate, eps) == (0.3 / 11**0.602, 2.0**-8)
+        np.testing.assert_allclose(info.learning_rate, rate, rtol=1e-12)
+        # a radius has 12 significant bits
+        np.testing.assert_allclose(population.members.sigma, eps, rtol=2.0**-12)
+        z = np.asarray(optimizer.noise.sample(jnp.zeros(4), population.members.seed[0]))
+        losses = tuple(map(float, evaluation.fitness))
+        eps = float(population.members.sigma[0])
+        theta = oracles.mezo_step(theta, z.astype(float), losses, eps, rate)
+        np.testing.assert_allclose(state.mean, theta, rtol=1e-9)
+
+
+def test_fzoo_steps_as_its_oracle(x64: None) -> None:
+    optimizer = FZOO(learning_rate=0.05, eps=2.0**-10, population_size=6)
+    state, theta = optimizer.init(jax.random.key(0), jnp.asarray(X0)), X0
+    for count in range(5):
+        key = jax.random.key(count)
+        population, evaluation, state, info = step(optimizer, key, state, quadratic)
+        seeds = population.members.seed[1:]
+        u = [np.asarray(SIGNS.sample(jnp.zeros(4), seed), float) for seed in seeds]
+        losses = [float(quadratic(theta + 2.0**-10 * each)) for each in u]
+        np.testing.assert_allclose(evaluation.fitness[1:], losses, rtol=1e-9)
+        center = float(quadratic(theta))
+        np.testing.assert_allclose(info.loss_std, np.std(losses, ddof=1), rtol=1e-6)
+        slopes = np.abs(np.array(losses) - center) * 2.0**10
+        np.testing.assert_allclose(info.median_slope, np.median(slopes), rtol=1e-6)
+        np.testing.assert_allclose(info.largest_slope, slopes.max(), rtol=1e-6)
+        theta = oracles.fzoo_step(theta, np.array(u), center, np.array(losses), 0.05)
+        np.testing.assert_allclose(state.mean, theta, rtol=1e-7)
+
+
+def test_fzoo_does_not_see_the_scale_of_the_objective(x64: None) -> None:
+    # Z8: f -> a f + b with a > 0 changes nothing
+    optimizer = FZOO(learning_rate=0.05)
+    state = optimizer.init(jax.random.key(0), jnp.asarray(X0))
+    key = jax.random.key(3)
+    _, _, one, _ = step(optimizer, key, state, quadratic)
+    _, _, other, _ = step(optimizer, key, state, lambda x: 300 * quadratic(x) - 7)
+    np.testing.assert_allclose(one.mean, other.mean, rtol=1e-5)
+    assert np.all(one.mean != state.mean)
+
+
+def test_fzoo_leaves_failures_out_and_skips_what_says_nothing() -> None:
+    optimizer = FZOO(learning_rate=0.1, population_size=5)
+    losses = [1.0, 1.5, jnp.nan, 0.5, jnp.inf]
+    state, new, info = told(optimizer, losses)
+    u = [
+        np.asarray(SIGNS.sample(state.mean, seed))
+        for seed in optimizer.ask(jax.random.key(1), state).members.seed[1:]
+    ]
+    kept = np.array([u[0], u[2]], float)
+    expected = oracles.fzoo_step(X0, kept, 1.0, np.array([1.5, 0.5]), 0.1)
+    np.testing.assert_allclose(new.mean, expected, rtol=1e-5)
+    assert info.num_valid == 3 and not info.skipped
+    np.testing.assert_allclose(info.median_slope, 500, rtol=1e-3)
+    for losses in (
+        [jnp.nan, 1.0, 2.0, 3.0, 4.0],  # not at the weights
+        [1.0, 2.0, jnp.nan, jnp.nan, jnp.nan],  # one has no spread
+        [1.0, 1.0, 1.0, 1.0, 1.0],
+        [1.0, 2.0, 2.0, 2.0, 2.0],
+        [-3e38, 3e38, 1.0, 2.0, 3.0],  # the difference is too large a number
+    ):
+        _, new, info = told(optimizer, losses)
+        np.testing.assert_array_equal(new.mean, state.mean)
+        assert info.skipped and jnp.isnan(info.loss) and info.loss_std == 0
+
+
+def test_several_pairs_are_averaged_and_a_failed_one_is_left_out() -> None:
+    optimizer = MeZO(learning_rate=0.1, population_size=6)
+    state, new, info = told(optimizer, [1.0, 0.5, 0.2, jnp.nan, 3.0, 4.0])
+    seeds = optimizer.ask(jax.random.key(1), state).members.seed[::2]
+    assert len(set(map(int, seeds))) == 3
+    z = [np.asarray(GAUSSIAN.sample(state.mean, seed)) for seed in seeds]
+    p = (
+        np.array([0.25, -0.5])
+        / optimizer.ask(jax.random.key(1), state).members.sigma[0]
+    )
+    expected = X0 - 0.1 / 2 * (p[0] * z[0] + p[1] * z[2])
+    np.testing.assert_allclose(new.mean, expected, rtol=1e-4)
+    np.testing.assert_allclose(info.median_slope, np.abs(p).mean(), rtol=1e-5)
+    np.testing.assert_allclose(info.largest_slope, np.abs(p).max(), rtol=1e-5)
+    np.testing.assert_allclose(info.projected_gradient, p[0], rtol=1e-5)
+    np.testing.assert_allclose(info.loss, (0.75 + 3.5) / 2, rtol=1e-6)
+    assert not info.skipped and info.seed == seeds[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "transform"),
+    [
+        (MeZO, optax.sgd(0.01, 0.9)),
+        (MeZO, optax.sign_sgd(0.01)),
+        (MeZO, optax.amsgrad(0.02)),
+        (FZOO, optax.lion(0.01)),
+    ],
+    ids=["momentum", "sign", "adamm", "lion"],
+)
+def test_any_transform_takes_the_estimate(kind: Any, transform: Any) -> None:
+    optimizer = kind(transform=transform)
+    x0 = {"w": jnp.ones((3, 2)), "b": jnp.zeros(3)}
+    state = optimizer.init(jax.random.key(0), x0)
+    key = jax.random.key(1)
+    _, _, new, _ = step(optimizer, key, state, tree_quadratic)
+    # the estimate is what a plain step of rate 1 takes away
+    plain = kind(learning_rate=1.0)
+    _, _, moved, _ = step(plain, key, plain.init(key, x0), tree_quadratic)
+    gradient = jax.tree.map(jnp.subtract, x0, moved.mean)
+    updates, _ = transform.update(gradient, state.transform, x0)
+    expected = optax.apply_updates(x0, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        new.mean,
+        expected,
+    )
+    _, skipped, _ = told(optimizer, [jnp.nan] * optimizer.population_size)
+    np.testing.assert_array_equal(skipped.mean, jnp.asarray(X0, jnp.float32))
+
+
+def tree_quadratic(x: Any) -> jax.Array:
+    """A quadratic over two leaves."""
+    return jnp.sum((x["w"] - 0.3) ** 2) + jnp.sum((x["b"] - 0.1) ** 2)
+
+
+def test_directions_of_low_rank() -> None:
+    optimizer = MeZO(learning_rate=1.0, noise=gfopt.low_rank(1, kind="rademacher"))
+    x0 = {"w": jnp.zeros((8, 6)), "b": jnp.zeros(3)}
+    state = optimizer.init(jax.random.key(0), x0)
+    _, _, new, info = step(optimizer, jax.random.key(1), state, tree_quadratic)
+    assert np.linalg.matrix_rank(new.mean["w"]) == 1 and not info.skipped
+    assert np.all(new.mean["b"] != 0)
+
+
+# -- narrow weights
+
+
+def narrow_loss(x: Any) -> jax.Array:
+    """A quadratic of narrow numbers, computed in float32."""
+    wide = x.astype(jnp.float32)
+    return jnp.sum((wide - 0.05) ** 2)
+
+
+@pytest.mark.parametrize("kind", [MeZO, FZOO, SPSA])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_rate_0_leaves_every_bit_of_narrow_weights(kind: Any, dtype: Any) -> None:
+    optimizer = kind(learning_rate=0.0, eps=0.01, rounding="stochastic")
+    x0 = jnp.linspace(-3, 3, 5000).astype(dtype).at[:2].set(-0.0)
+    key = jax.random.key(0)
+    result = gfopt.run(optimizer, narrow_loss, x0, key=key, generations=100)
+    assert np.asarray(result.x).tobytes() == np.asarray(x0).tobytes()
+    assert not np.any(result.history.info.skipped)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate"), [(jnp.bfloat16, 2e-5), (jnp.float16, 2e-6)], ids=["bf16", "f16"]
+)
+def test_narrow_weights_learn_by_stochastic_rounding(dtype: Any, rate: float) -> None:
+    # a step is below half the spacing of the weights
+    x0, found = jnp.full(300, 0.499, dtype), {}
+    for name, start, how in (
+        ("wide", x0.astype(jnp.float32), "nearest"),
+        ("nearest", x0, "nearest"),
+        ("stochastic", x0, "stochastic"),
+    ):
+        method = MeZO(learning_rate=rate, eps=1e-2, noise=SIGNS, rounding=how)
+        key = jax.random.key(0)
+        result = gfopt.run(method, narrow_loss, start, key=key, generations=600)
+        found[name] = 1 - float(narrow_loss(result.x) / narrow_loss(start))
+    assert found["wide"] > 1e-3
+    assert abs(found["stochastic"] / found["wide"] - 1) < 0.3
+    assert found["nearest"] < 0.1 * found["wide"]
+
+
+def test_rounding_is_refused_where_it_does_nothing() -> None:
+    for options in ({"transform": optax.adam(0.1)}, {"noise": gfopt.low_rank()}):
+        with pytest.raises(ValueError, match="^rounding must be 'nearest'"):
+            MeZO(rounding="stochastic", **options)
+    with pytest.raises(ValueError, match="rounding.*did you mean 'stochastic'"):
+        MeZO(rounding="stochastics")
