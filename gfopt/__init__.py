@@ -24,12 +24,15 @@ from gfopt.driver.warm_start import warm_start
 from gfopt.optimizers.augmented_lagrangian import AugmentedLagrangian
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.consensus import CBO
+from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.feasibility_rule import FeasibilityRule
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.margin import Margin
+from gfopt.optimizers.mirror_maps import Ball, Box, Simplex
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
@@ -49,6 +52,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AskTell",
     "AugmentedLagrangian",
+    "Ball",
+    "Box",
+    "CBO",
     "CMAES",
     "LQCMAES",
     "CRFMNES",
@@ -59,6 +65,7 @@ __all__ = [
     "ConstraintValues",
     "CrossEntropy",
     "DifferentialEvolution",
+    "EffectiveSampleSize",
     "Evaluation",
     "FeasibilityRule",
     "LowRank",
@@ -79,6 +86,7 @@ __all__ = [
     "Result",
     "RunResult",
     "SepCMAES",
+    "Simplex",
     "Space",
     "Status",
     "Trial",
