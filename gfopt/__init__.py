@@ -25,6 +25,8 @@ from gfopt.optimizers.augmented_lagrangian import AugmentedLagrangian
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.consensus import CBO
+from gfopt.optimizers.consensus_hopping import ConsensusHopping
+from gfopt.optimizers.consensus_variants import consensus_variant
 from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
@@ -62,6 +64,7 @@ __all__ = [
     "SNES",
     "XNES",
     "Bounded",
+    "ConsensusHopping",
     "ConstraintValues",
     "CrossEntropy",
     "DifferentialEvolution",
@@ -92,6 +95,7 @@ __all__ = [
     "Trial",
     "categorical",
     "chunked",
+    "consensus_variant",
     "count_materialisations",
     "gaussian",
     "host",

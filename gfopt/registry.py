@@ -14,6 +14,7 @@ from gfopt import checks
 from gfopt.optimizers.bounded import innermost
 from gfopt.optimizers.cma_es import CMAES
 from gfopt.optimizers.consensus import CBO
+from gfopt.optimizers.consensus_hopping import ConsensusHopping
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
@@ -257,6 +258,17 @@ _ROWS = (
         },
         150,
         0.3,
+    ),
+    Row(
+        "consensus_hopping",
+        ConsensusHopping,
+        "networks, any size",
+        frozenset({"seeds", "population_size", "resizable"}),
+        "sigma",
+        ("sigma", "alpha"),
+        {"population_size": 32, "sigma": 0.1, "alpha": 30.0},
+        150,
+        0.1,
     ),
     Row(
         "one_plus_one",

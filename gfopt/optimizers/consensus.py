@@ -24,57 +24,13 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, trees, vectors
+from gfopt.optimizers import consensus_particles as crowd
 from gfopt.optimizers import consensus_steps as steps
 from gfopt.optimizers import consensus_weights as weighing
+from gfopt.optimizers.consensus_particles import CBOState, Particles
 from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 from gfopt.optimizers.mirror_maps import MirrorMap
 from gfopt.types import Evaluation, Key, Member, Population, Solution
-
-
-class Particles(NamedTuple):
-    """What a particle is; every leaf has the leading axis ``N``.
-
-    Attributes:
-        position: ``float[N, D]``, before the mirror map if there is one.
-        fitness: ``float[N]`` of the memory, else of the position; infinite where none.
-        memory: ``float[N, D]``, ``()`` without memory.
-        first: ``float[N, D]``, Adam's mean of the distances, or ``()``.
-        second: ``float[N, D]``, Adam's mean of their squares, or ``()``.
-    """
-
-    position: jax.Array
-    fitness: jax.Array
-    memory: Any
-    first: Any
-    second: Any
-
-
-class CBOState(NamedTuple):
-    """The particles and their consensus.
-
-    Attributes:
-        step: ``i32[]``.
-        center: the starting solution.
-        particles: where they are; those of the last batch stand first.
-        consensus: ``float[D]``.
-        alpha: ``float[]``, of the last consensus.
-        best_fitness: ``float[]``, the best so far.
-        num_stalled: ``i32[]``, steps since it was found.
-        is_stagnant: ``bool[]``, whether the next step is a kick.
-        num_active: ``i32[]``, particles that are left; they stand first.
-        variance: ``float[]``, of the particles, which decides how many are left.
-    """
-
-    step: jax.Array
-    center: Solution
-    particles: Particles
-    consensus: jax.Array
-    alpha: jax.Array
-    best_fitness: jax.Array
-    num_stalled: jax.Array
-    is_stagnant: jax.Array
-    num_active: jax.Array
-    variance: jax.Array
 
 
 class CBOInfo(NamedTuple):
@@ -252,7 +208,7 @@ class CBO:
             ("convention", tuple(steps.CONVENTIONS)),
             ("directions", tuple(noise.KINDS)),
             ("memory", (None, "best", "smooth")),
-            ("kernel", (None, *steps.KERNELS)),
+            ("kernel", (None, *weighing.KERNELS)),
             ("update", ("all", "batch")),
         ):
             value = getattr(self, name)
@@ -307,32 +263,35 @@ class CBO:
 
     def ask(self, key: Key, state: CBOState) -> Population:
         """Moves the particles, ``[N, D]``; those to be evaluated stand first."""
-        seeds = noise.seeds(key, 2 * self.frozen_steps + 1)
-        particles, rows = state.particles, jnp.arange(self.population_size)
-        has_started = jnp.any(jnp.isfinite(particles.fitness))
-        moved, z = particles, jnp.zeros(())
+        count = self.frozen_steps * (1 if self.memory is None else 2)
+        seeds = noise.seeds(key, count + 1)
+        draws = [self._noise(state, seeds[index]) for index in range(count)]
+        moved, size = state.particles, count // self.frozen_steps
         for turn in range(self.frozen_steps):
-            draws = [
-                self._noise(state, seeds[2 * turn + one])
-                for one in range(1 if self.memory is None else 2)
-            ]
-            z = draws[0] if turn == 0 else z
-            moved = self._moved(state, moved, draws)
-        moves = self.update == "all" or rows < self._batch(state)
-        x = jnp.where((has_started & moves)[..., None], moved.position, particles[0])
-        x += jnp.where(has_started, 0, self._at("sigma", state) * z)
+            of_turn = draws[turn * size : (turn + 1) * size]
+            moved = steps.moved(self, state, moved, of_turn)
+        rows, evaluated = (
+            jnp.arange(self.population_size),
+            crowd.num_evaluated(self, state),
+        )
+        moves = jnp.array(self.update == "all") | (rows < evaluated)
+        x = jnp.where(moves[:, None], moved.position, state.particles.position)
         # those that were let go are where they make no difference
         gone = (rows >= state.num_active)[:, None]
-        x = jnp.where(gone & has_started, self._dual(state.consensus), x)
-        moved = moved._replace(position=vectors.limited(x.astype(state.alpha.dtype)))
-        if self._is_batched:
-            order = self._order(seeds[-1], state)
+        x = jnp.where(gone, crowd.dual(self, state.consensus), x)
+        # the first generation is x0 + sigma z
+        start = state.particles.position + crowd.at(self, "sigma", state) * draws[0]
+        has_started = jnp.any(jnp.isfinite(state.particles.fitness))
+        x = jnp.where(has_started, x, start).astype(state.alpha.dtype)
+        moved = moved._replace(position=vectors.limited(x))
+        if self.batch_size is not None and self.batch_size < self.population_size:
+            order = crowd.order(self, seeds[-1], state)
             moved = jax.tree.map(lambda leaf: leaf[order], moved)
-        return Population(moved, rows < self._batch(state))
+        return Population(moved, rows < evaluated)
 
     def decode(self, state: CBOState, member: Member) -> Solution:
         """Returns the particle's position as a solution."""
-        return vectors.unflat(self._primal(member.position), state.center)
+        return vectors.unflat(crowd.primal(self, member.position), state.center)
 
     def tell(
         self, state: CBOState, population: Population, evaluation: Evaluation
@@ -340,20 +299,20 @@ class CBO:
         """Takes the particles where they moved, and finds their consensus."""
         valid = evaluation.valid
         fitness = jnp.where(valid, evaluation.fitness, jnp.inf)
-        particles, points = self._remembered(
-            state, population.members, fitness.astype(state.alpha.dtype)
+        particles, points = crowd.remembered(
+            self, state, population.members, fitness.astype(state.alpha.dtype)
         )
         counts = population.active & jnp.isfinite(particles.fitness)
         alpha = weighing.alpha_at(self.alpha, state.step, particles.fitness, counts)
         weights = weighing.consensus_weights(particles.fitness, counts, alpha)
-        consensus = steps.weighted_mean(weights, points)
+        consensus = weighing.weighted_mean(weights, points)
         best = jnp.minimum(state.best_fitness, jnp.min(particles.fitness))
         num_stalled = jnp.where(best < state.best_fitness, 0, state.num_stalled + 1)
         change = jnp.max(jnp.abs(consensus - state.consensus))
-        is_stagnant = change < self._at("kick_distance", state)
+        is_stagnant = change < crowd.at(self, "kick_distance", state)
         if self.patience is not None:
             is_stagnant |= num_stalled >= self.patience
-        num_active, variance = self._left(state, particles.position)
+        num_active, variance = crowd.left(self, state, particles.position)
         new = CBOState(
             step=state.step,
             center=state.center,
@@ -381,7 +340,7 @@ class CBO:
 
     def recommend(self, state: CBOState) -> Solution:
         """Returns the consensus."""
-        consensus = self._primal(self._dual(state.consensus))
+        consensus = crowd.primal(self, crowd.dual(self, state.consensus))
         return vectors.unflat(consensus, state.center)
 
     def stop(self, state: CBOState) -> dict[str, jax.Array]:
@@ -392,27 +351,10 @@ class CBO:
         x, fitness = state.particles.position, state.particles.fitness
         can_stop = jnp.any(jnp.isfinite(fitness)) & (self.kick is None)
         return {
-            "tol_x": can_stop & vectors.is_small(x, self._at("tol_x", state)),
-            "tol_fun": can_stop & vectors.is_level(fitness, self._at("tol_fun", state)),
+            "tol_x": can_stop & vectors.is_small(x, crowd.at(self, "tol_x", state)),
+            "tol_fun": can_stop
+            & vectors.is_level(fitness, crowd.at(self, "tol_fun", state)),
         }
-
-    @property
-    def _is_batched(self) -> bool:
-        return self.batch_size is not None and self.batch_size < self.population_size
-
-    def _at(self, name: str, state: CBOState) -> Any:
-        return schedules.at(name, getattr(self, name), state.step)
-
-    def _batch(self, state: CBOState) -> jax.Array:
-        """Returns how many rows are evaluated."""
-        size = self.population_size if self.batch_size is None else self.batch_size
-        return jnp.minimum(state.num_active, size)
-
-    def _primal(self, y: jax.Array) -> jax.Array:
-        return y if self.mirror is None else self.mirror.to_primal(y)
-
-    def _dual(self, x: jax.Array) -> jax.Array:
-        return x if self.mirror is None else self.mirror.to_dual(x)
 
     def _noise(self, state: CBOState, seed: jax.Array) -> jax.Array:
         shape = state.particles.position.shape
@@ -425,138 +367,6 @@ class CBO:
         # a first generation of signs would lie on the corners of a cube
         first = state.step == 0
         return lax.cond(first, lambda: draw("gaussian"), lambda: draw("rademacher"))
-
-    def _moved(
-        self, state: CBOState, particles: Particles, draws: list[jax.Array]
-    ) -> Particles:
-        """Returns the particles after one time step, with the consensus at rest."""
-        x, drift, dt = (
-            particles.position,
-            self._at("drift", state),
-            self._at("dt", state),
-        )
-        rows = jnp.arange(len(x))
-        counts = jnp.isfinite(particles.fitness) & (rows < self._batch(state))
-        logs = weighing.log_weights(particles.fitness, counts, state.alpha)
-        weights = jnp.exp(logs) / jnp.maximum(jnp.sum(jnp.exp(logs)), 1)
-        primal, target = jax.vmap(self._primal)(x), state.consensus
-        points = primal if self.memory is None else particles.memory
-        if self.kernel is not None:
-            target = steps.polarised(
-                self.kernel,
-                self._at("kernel_width", state),
-                state.alpha,
-                primal,
-                points,
-                logs,
-                target,
-            )
-        scale: Any = steps.CONVENTIONS[self.convention]
-        if self.is_sampling:
-            scale = scale * jnp.sqrt(1 + state.alpha)
-        diffusion = self._at("diffusion", state)
-        floor = self._at("floor", state)
-        if self.kick is not None:
-            floor = floor + self._at("kick", state) * state.is_stagnant
-        longest = None if self.longest is None else self._at("longest", state)
-        pull = self._at("memory_drift", state)
-        shake = pull * diffusion
-        if self.memory_diffusion is not None:
-            shake = self._at("memory_diffusion", state)
-
-        def step(
-            distance: jax.Array, z: jax.Array, drift: Any, diffusion: Any, floor: Any
-        ) -> jax.Array:
-            def scatter(z: jax.Array) -> jax.Array:
-                root = None
-                if self.noise == "covariance":
-                    root = steps.covariance_root(points - state.consensus, weights)
-                return steps.diffused(self.noise, distance, z, longest, root)
-
-            return steps.moved(
-                "exponential" if self.integrator == "exponential" else "euler",
-                distance,
-                z,
-                drift=drift,
-                diffusion=scale * diffusion,
-                floor=scale * floor,
-                dt=dt,
-                diffuse=(self.noise, scatter),
-            )
-
-        distance = primal - target
-        if self.integrator == "adam":
-            # m, v: means of x - c and of its square;
-            # x <- x - lambda (m_hat / (sqrt(v_hat) + eps) - noise)
-            b1, b2 = self._at("first_decay", state), self._at("second_decay", state)
-            m = b1 * particles.first + (1 - b1) * distance
-            v = b2 * particles.second + (1 - b2) * distance**2
-            count = jnp.maximum(state.step, 1)
-            m_hat = m / jnp.maximum(1 - b1**count, 1e-8)
-            v_hat = v / jnp.maximum(1 - b2**count, 1e-8)
-            spread = step(distance, draws[0], 0.0, diffusion, floor)
-            x = x - drift * (m_hat / (jnp.sqrt(v_hat) + 1e-8) - spread)
-            particles = particles._replace(
-                first=m.astype(x.dtype), second=jnp.minimum(v, vectors.LIMIT)
-            )
-        else:
-            x = x + step(distance, draws[0], drift, diffusion, floor)
-        if self.memory is not None:
-            # a second step, to the particle's own memory, as CBXpy's
-            distance = jax.vmap(self._primal)(x) - particles.memory
-            x = x + step(distance, draws[1], pull, shake, 0.0)
-        return particles._replace(position=x)
-
-    def _remembered(
-        self, state: CBOState, members: Particles, fitness: jax.Array
-    ) -> tuple[Particles, jax.Array]:
-        """Returns the particles with their fitness, and the points of the consensus."""
-        x = jax.vmap(self._primal)(members.position)
-        if self.memory is None:
-            return members._replace(fitness=fitness), x
-        known, found = members.fitness, jnp.isfinite(fitness)
-        if self.memory == "best":
-            rate = jnp.where(fitness < known, 1.0, 0.0)
-        else:
-            # y <- y + kappa dt (x - y) (1 + tanh(beta (f(y) - f(x)))) / 2;
-            # f(y) is not evaluated but follows f(x) at the rate at which y follows x
-            gain = jnp.where(found & jnp.isfinite(known), known - fitness, 0)
-            sharpness = self._at("memory_sharpness", state)
-            follow = self._at("memory_rate", state) * self._at("dt", state)
-            rate = follow * (1 + jnp.tanh(sharpness * gain)) / 2
-        rate = jnp.where(jnp.isinf(known), 1, jnp.clip(rate, 0, 1))
-        rate = jnp.where(found, rate, 0).astype(x.dtype)
-        y = members.memory + rate[:, None] * (x - members.memory)
-        mixed = (1 - rate) * known + rate * fitness
-        mixed = jnp.where(rate == 0, known, jnp.where(rate == 1, fitness, mixed))
-        return members._replace(fitness=mixed, memory=y), y
-
-    def _left(self, state: CBOState, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns how many particles are left, and their variance."""
-        if self.reduction is None:
-            return state.num_active, state.variance
-        share = (jnp.arange(len(x)) < state.num_active)[:, None] / state.num_active
-        distance = x - jnp.sum(share * x, axis=0)
-        variance = jnp.sum(share * distance**2) / x.shape[1]
-        # N <- N (1 - mu + mu var_after / var_before), never more
-        ratio = variance / jnp.where(state.variance > 0, state.variance, variance)
-        ratio = jnp.where(jnp.isfinite(ratio), jnp.minimum(ratio, 1), 1)
-        kept = 1 - self._at("reduction", state) * (1 - ratio)
-        least = jnp.minimum(self.min_particles, state.num_active)
-        num = jnp.maximum(jnp.round(state.num_active * kept).astype(jnp.int32), least)
-        return num, variance.astype(x.dtype)
-
-    def _order(self, seed: jax.Array, state: CBOState) -> jax.Array:
-        """Returns an order of the rows that puts the next batch first, ``i32[N]``.
-
-        The rows take turns, and are shuffled where all have had theirs.
-        """
-        rows, live = jnp.arange(self.population_size), state.num_active
-        batch = self._batch(state)
-        coins = noise.noise_rows("gaussian", seed, 1, 0, 1, len(rows))[0]
-        shuffled = jnp.argsort(jnp.where(rows < live, coins, jnp.inf))
-        turned = jnp.where(rows < live, (rows + batch) % live, rows)
-        return jnp.where(state.step % jnp.maximum(live // batch, 1), turned, shuffled)
 
     def _refuse_explosive(self, dimension: int) -> None:
         """Refuses isotropic noise with ``2 lambda <= D sigma^2``, where it is known."""

@@ -1,36 +1,33 @@
-"""The step of a particle to a consensus: how far, how noisy, seen through which kernel.
+"""The step of a particle to a consensus: how far, how noisy.
 
     S(x - c) = |x - c|  isotropic  |  diag(x - c)  anisotropic  |  C^{1/2}  covariance
 
-Functions of vectors ``[N, D]`` without a state; ``consensus.py`` puts them together.
+Functions of vectors ``[N, D]``; the last one, ``moved``, puts them together.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gfopt.core import vectors
+from gfopt.optimizers import consensus_weights as weighing
+from gfopt.optimizers.consensus_particles import (
+    CBOState,
+    Particles,
+    at,
+    num_evaluated,
+    primal,
+)
+
 NOISES = ("anisotropic", "isotropic", "covariance")
 INTEGRATORS = ("euler", "exponential", "adam")
-KERNELS = ("gaussian", "laplace", "constant", "inverse_quadratic")
 CONVENTIONS = {"sqrt_dt": 1.0, "sqrt_2dt": math.sqrt(2)}
-_CHUNK = 32  # rows of the [N, N] kernel that are held at a time
-
-
-def lengths(rows: jax.Array) -> jax.Array:
-    """Returns the lengths ``[..., 1]`` of rows ``[..., D]``, safe from overflow."""
-    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
-    scaled = rows / jnp.where(largest > 0, largest, 1)
-    return largest * jnp.sqrt(jnp.sum(scaled**2, axis=-1, keepdims=True))
-
-
-def weighted_mean(weights: jax.Array, points: jax.Array) -> jax.Array:
-    """Returns ``sum_i w_i x_i``, in full precision on every device."""
-    return jnp.einsum("i,id->d", weights, points, precision=lax.Precision.HIGHEST)
 
 
 def diffused(
@@ -48,7 +45,7 @@ def diffused(
     if noise == "covariance":
         return jnp.matmul(z, root, precision=lax.Precision.HIGHEST)
     if noise == "isotropic":
-        distance = lengths(distance)
+        distance = weighing.lengths(distance)
     if longest is not None:
         distance = jnp.clip(distance, -longest, longest)
     return distance * z
@@ -71,7 +68,7 @@ def covariance_root(distance: jax.Array, weights: jax.Array) -> jax.Array:
     return largest * root
 
 
-def moved(
+def _step(
     integrator: str,
     distance: jax.Array,
     noise: jax.Array,
@@ -113,43 +110,83 @@ def moved(
     return (decay - 1) * distance + scale * scatter(noise) + added
 
 
-def polarised(
-    kernel: str,
-    width: Any,
-    alpha: jax.Array,
-    positions: jax.Array,
-    points: jax.Array,
-    logs: jax.Array,
-    fallback: jax.Array,
-) -> jax.Array:
-    """Returns a consensus for each particle, ``[N, D]``, in chunks of its rows.
+def moved(
+    method: Any, state: CBOState, particles: Particles, draws: list[jax.Array]
+) -> Particles:
+    """Returns the particles after one time step, with the consensus at rest."""
+    x, drift, dt = (
+        particles.position,
+        at(method, "drift", state),
+        at(method, "dt", state),
+    )
+    rows = jnp.arange(len(x))
+    counts = jnp.isfinite(particles.fitness) & (rows < num_evaluated(method, state))
+    logs = weighing.log_weights(particles.fitness, counts, state.alpha)
+    weights = jnp.exp(logs) / jnp.maximum(jnp.sum(jnp.exp(logs)), 1)
+    solutions, target = jax.vmap(partial(primal, method))(x), state.consensus
+    points = solutions if method.memory is None else particles.memory
+    if method.kernel is not None:
+        target = weighing.polarised(
+            method.kernel,
+            at(method, "kernel_width", state),
+            state.alpha,
+            solutions,
+            points,
+            logs,
+            target,
+        )
+    scale: Any = CONVENTIONS[method.convention]
+    if method.is_sampling:
+        scale = scale * jnp.sqrt(1 + state.alpha)
+    diffusion = at(method, "diffusion", state)
+    floor = at(method, "floor", state)
+    if method.kick is not None:
+        floor = floor + at(method, "kick", state) * state.is_stagnant
+    longest = None if method.longest is None else at(method, "longest", state)
+    pull = at(method, "memory_drift", state)
+    shake = pull * diffusion
+    if method.memory_diffusion is not None:
+        shake = at(method, "memory_diffusion", state)
 
-    ``c(x) = sum_j k(x, x_j)^alpha exp(-alpha f_j) x_j``, normalised.
+    def step(
+        distance: jax.Array, z: jax.Array, drift: Any, diffusion: Any, floor: Any
+    ) -> jax.Array:
+        def scatter(z: jax.Array) -> jax.Array:
+            root = None
+            if method.noise == "covariance":
+                root = covariance_root(points - state.consensus, weights)
+            return diffused(method.noise, distance, z, longest, root)
 
-    Args:
-        kernel: one of ``KERNELS``.
-        width: ``kappa``.
-        alpha: the exponent of the kernel.
-        positions: ``x``, ``[N, D]``.
-        points: ``x_j``, ``[N, D]``.
-        logs: ``-alpha f_j``, ``[N]``, -inf for failures.
-        fallback: ``[D]``, for a particle that sees no other.
-    """
+        return _step(
+            "exponential" if method.integrator == "exponential" else "euler",
+            distance,
+            z,
+            drift=drift,
+            diffusion=scale * diffusion,
+            floor=scale * floor,
+            dt=dt,
+            diffuse=(method.noise, scatter),
+        )
 
-    def consensus(x: jax.Array) -> jax.Array:
-        r = lengths(points - x)[:, 0] / width
-        if kernel == "gaussian":
-            exponents = logs - alpha * r**2 / 2
-        elif kernel == "laplace":
-            exponents = logs - alpha * r
-        elif kernel == "inverse_quadratic":
-            exponents = logs - alpha * jnp.log1p(r**2)
-        else:
-            exponents = jnp.where(r <= 1, logs, -jnp.inf)
-        highest = jnp.max(exponents)
-        seen = jnp.isfinite(highest)
-        weights = jnp.exp(exponents - jnp.where(seen, highest, 0))
-        weights /= jnp.maximum(jnp.sum(weights), 1e-30)
-        return jnp.where(seen, weighted_mean(weights, points), fallback)
-
-    return lax.map(consensus, positions, batch_size=min(_CHUNK, len(positions)))
+    distance = solutions - target
+    if method.integrator == "adam":
+        # m, v: means of x - c and of its square;
+        # x <- x - lambda m_hat / (sqrt(v_hat) + eps) + noise
+        b1, b2 = at(method, "first_decay", state), at(method, "second_decay", state)
+        m = b1 * particles.first + (1 - b1) * distance
+        v = b2 * particles.second + (1 - b2) * distance**2
+        count = jnp.maximum(state.step, 1)
+        m_hat = m / jnp.maximum(1 - b1**count, 1e-8)
+        v_hat = v / jnp.maximum(1 - b2**count, 1e-8)
+        spread = step(distance, draws[0], 0.0, diffusion, floor)
+        x = x - drift * m_hat / (jnp.sqrt(v_hat) + 1e-8) + spread
+        particles = particles._replace(
+            first=m.astype(x.dtype), second=jnp.minimum(v, vectors.LIMIT)
+        )
+    else:
+        x = x + step(distance, draws[0], drift, diffusion, floor)
+    if method.memory is not None:
+        # a second step, to the particle's own memory, as CBXpy's
+        distance = jax.vmap(partial(primal, method))(x) - particles.memory
+        x = x + step(distance, draws[1], pull, shake, 0.0)
+    return particles._replace(position=x)

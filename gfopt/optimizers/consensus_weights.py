@@ -22,6 +22,8 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import schedules
 
+KERNELS = ("gaussian", "laplace", "constant", "inverse_quadratic")
+_CHUNK = 32  # rows of the [N, N] kernel that are held at a time
 _HALVINGS = 25  # of an interval of some 20 to 100 powers of e
 
 
@@ -139,3 +141,57 @@ def alpha_field(alpha: Any) -> Any:
     if isinstance(alpha, EffectiveSampleSize):
         return alpha
     return schedules.field("alpha", alpha, checks.non_negative)
+
+
+def weighted_mean(weights: jax.Array, points: jax.Array) -> jax.Array:
+    """Returns ``sum_i w_i x_i``, in full precision on every device."""
+    return jnp.einsum("i,id->d", weights, points, precision=lax.Precision.HIGHEST)
+
+
+def lengths(rows: jax.Array) -> jax.Array:
+    """Returns the lengths ``[..., 1]`` of rows ``[..., D]``, safe from overflow."""
+    largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
+    scaled = rows / jnp.where(largest > 0, largest, 1)
+    return largest * jnp.sqrt(jnp.sum(scaled**2, axis=-1, keepdims=True))
+
+
+def polarised(
+    kernel: str,
+    width: Any,
+    alpha: jax.Array,
+    positions: jax.Array,
+    points: jax.Array,
+    logs: jax.Array,
+    fallback: jax.Array,
+) -> jax.Array:
+    """Returns a consensus for each particle, ``[N, D]``, in chunks of its rows.
+
+    ``c(x) = sum_j k(x, x_j)^alpha exp(-alpha f_j) x_j``, normalised.
+
+    Args:
+        kernel: one of ``KERNELS``.
+        width: ``kappa``.
+        alpha: the exponent of the kernel.
+        positions: ``x``, ``[N, D]``.
+        points: ``x_j``, ``[N, D]``.
+        logs: ``-alpha f_j``, ``[N]``, -inf for failures.
+        fallback: ``[D]``, for a particle that sees no other.
+    """
+
+    def consensus(x: jax.Array) -> jax.Array:
+        r = lengths(points - x)[:, 0] / width
+        if kernel == "gaussian":
+            exponents = logs - alpha * r**2 / 2
+        elif kernel == "laplace":
+            exponents = logs - alpha * r
+        elif kernel == "inverse_quadratic":
+            exponents = logs - alpha * jnp.log1p(r**2)
+        else:
+            exponents = jnp.where(r <= 1, logs, -jnp.inf)
+        highest = jnp.max(exponents)
+        seen = jnp.isfinite(highest)
+        weights = jnp.exp(exponents - jnp.where(seen, highest, 0))
+        weights /= jnp.maximum(jnp.sum(weights), 1e-30)
+        return jnp.where(seen, weighted_mean(weights, points), fallback)
+
+    return lax.map(consensus, positions, batch_size=min(_CHUNK, len(positions)))
