@@ -34,6 +34,10 @@ from gfopt.optimizers.ars import ARS
 from gfopt.optimizers.augmented_lagrangian import AugmentedLagrangian
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.consensus import CBO
+from gfopt.optimizers.consensus_hopping import ConsensusHopping
+from gfopt.optimizers.consensus_variants import consensus_variant
+from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.deep_ga import DeepGA
@@ -43,6 +47,7 @@ from gfopt.optimizers.feasibility_rule import FeasibilityRule
 from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.margin import Margin
+from gfopt.optimizers.mirror_maps import Ball, Box, Simplex
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.novelty import Novelty
@@ -67,6 +72,9 @@ __all__ = [
     "ARS",
     "AskTell",
     "AugmentedLagrangian",
+    "Ball",
+    "Box",
+    "CBO",
     "CMAES",
     "LQCMAES",
     "CRFMNES",
@@ -77,10 +85,12 @@ __all__ = [
     "SPSA",
     "XNES",
     "Bounded",
+    "ConsensusHopping",
     "ConstraintValues",
     "CrossEntropy",
     "DeepGA",
     "DifferentialEvolution",
+    "EffectiveSampleSize",
     "Evaluation",
     "FeasibilityRule",
     "GradientEstimator",
@@ -108,6 +118,7 @@ __all__ = [
     "Result",
     "RunResult",
     "SepCMAES",
+    "Simplex",
     "Space",
     "Status",
     "Trial",
@@ -115,6 +126,7 @@ __all__ = [
     "categorical",
     "chunked",
     "clip_up",
+    "consensus_variant",
     "count_materialisations",
     "gaussian",
     "genome",

@@ -14,6 +14,8 @@ from gfopt import checks
 from gfopt.optimizers.ars import ARS
 from gfopt.optimizers.bounded import innermost
 from gfopt.optimizers.cma_es import CMAES
+from gfopt.optimizers.consensus import CBO
+from gfopt.optimizers.consensus_hopping import ConsensusHopping
 from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.deep_ga import DeepGA
@@ -324,6 +326,39 @@ _ROWS = (
         {"population_size": 16, "sigma": 0.5, "std_learning_rate": 0.2},
         120,
         1e-4,
+    ),
+    Row(
+        "cbo",
+        CBO,
+        "black box, any size, many minima",
+        frozenset({"population_size", "stops"}),
+        "sigma",
+        ("alpha", "drift", "diffusion", "dt", "floor"),
+        {
+            "population_size": 24,
+            "sigma": 0.5,
+            "alpha": 30.0,
+            "diffusion": 1.2,
+            "dt": 0.5,
+            "floor": 0.02,
+            "longest": 20.0,
+            "memory_diffusion": 0.1,
+            "kick": 0.05,
+            "reduction": 0.1,
+        },
+        150,
+        0.3,
+    ),
+    Row(
+        "consensus_hopping",
+        ConsensusHopping,
+        "networks, any size",
+        frozenset({"seeds", "population_size", "resizable"}),
+        "sigma",
+        ("sigma", "alpha"),
+        {"population_size": 32, "sigma": 0.1, "alpha": 30.0},
+        150,
+        0.1,
     ),
     Row(
         "one_plus_one",

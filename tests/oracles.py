@@ -903,3 +903,57 @@ class NoveltyAgents:
             utility = centered_ranks(-mixed)
             step = utility @ noise[agent] / (len(utility) * self.sigma)
             self.theta[agent] = theta + self.rate * step
+
+
+def consensus(x: Array, fitness: Array, alpha: float) -> Array:
+    """Pinnau et al. (2017): the mean with weights exp(-alpha f); NaN is a failure."""
+    valid = np.isfinite(fitness)
+    weights = np.exp(-alpha * (fitness[valid] - fitness[valid].min()))
+    return (weights[:, None] * x[valid]).sum(axis=0) / weights.sum()
+
+
+class CBO:
+    """Carrillo, Jin, Li, Zhu (2021), particle by particle, with a memory of the best.
+
+    The memory is that of Grassi & Pareschi (2021), its step after that to the
+    consensus, as CBXpy has it.
+    """
+
+    def __init__(
+        self, x: Array, noise: str, has_memory: bool, **numbers: float
+    ) -> None:
+        self.x, self.y = x.copy(), x.copy()
+        self.best = np.full(len(x), np.inf)
+        self.noise, self.has_memory, self.numbers = noise, has_memory, numbers
+        self.c = x.mean(axis=0)
+
+    def tell(self, fitness: Array) -> None:
+        """Finds the consensus."""
+        if not self.has_memory:
+            self.c = consensus(self.x, fitness, self.numbers["alpha"])
+            return
+        for i, value in enumerate(fitness):
+            if value < self.best[i]:
+                self.y[i], self.best[i] = self.x[i], value
+            elif np.isinf(self.best[i]):
+                self.y[i] = self.x[i]
+        self.c = consensus(self.y, self.best, self.numbers["alpha"])
+
+    def move(self, z: Array, z_memory: Array | None = None) -> None:
+        """Moves every particle by one Euler-Maruyama step."""
+        n = self.numbers
+        for i in range(len(self.x)):
+            self.x[i] = self._step(i, self.c, z[i], n["drift"], n["diffusion"])
+            if self.has_memory:
+                strength = n["memory_drift"], n["memory_diffusion"]
+                self.x[i] = self._step(i, self.y[i], z_memory[i], *strength)
+
+    def _step(
+        self, i: int, to: Array, z: Array, drift: float, diffusion: float
+    ) -> Array:
+        distance, dt = self.x[i] - to, self.numbers["dt"]
+        size = distance
+        if self.noise == "isotropic":
+            size = np.linalg.norm(distance)
+        size = np.clip(size, None, self.numbers.get("longest", np.inf))
+        return self.x[i] - drift * dt * distance + diffusion * np.sqrt(dt) * size * z

@@ -1,0 +1,108 @@
+"""The published schemes of consensus-based optimization, by name.
+
+Each is a choice of ``CBO``'s fields; any of them may be changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gfopt import checks
+from gfopt.optimizers.consensus import CBO
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # Carrillo, Jin, Li, Zhu (2021), ESAIM COCV 27
+        "anisotropic": {"memory": None, "alpha": 1e5, "dt": 0.1, "diffusion": 1.5},
+        # Pinnau, Totzeck, Tse, Martin (2017); 2 lambda > d sigma^2, here up to d = 12
+        "isotropic": {
+            "memory": None,
+            "noise": "isotropic",
+            "alpha": 1e5,
+            "dt": 0.1,
+            "diffusion": 0.4,
+        },
+        # Fornasier, Huang, Klemenc, Malaspina, arXiv 2602.11677: noise that stays
+        "delta": {
+            "memory": None,
+            "alpha": 1e5,
+            "dt": 0.1,
+            "diffusion": 0.0,
+            "floor": 0.5,
+        },
+        # the same authors: the consensus rests while the particles move for any time
+        "freezing": {
+            "memory": None,
+            "integrator": "exponential",
+            "alpha": 1e5,
+            "dt": 1.0,
+            "diffusion": 0.0,
+            "floor": 0.5,
+        },
+        # Grassi, Pareschi (2021), M3AS 31; Riedl (2023), Eur. J. Applied Mathematics
+        "memory": {"memory": "best", "alpha": 1e5, "dt": 0.1},
+        "smooth_memory": {"memory": "smooth", "alpha": 1e5, "dt": 0.1},
+        # Fornasier, Richtarik, Riedl, Sun, arXiv 2310.16610
+        "truncated": {
+            "memory": None,
+            "alpha": 1e5,
+            "dt": 0.1,
+            "diffusion": 2.0,
+            "longest": 1.0,
+        },
+        # Bungert, Roith, Wacker, arXiv 2211.05238
+        "polarised": {
+            "memory": None,
+            "kernel": "gaussian",
+            "alpha": 100.0,
+            "dt": 0.1,
+            "diffusion": 1.0,
+        },
+        # Carrillo, Hoffmann, Stuart, Vaes (2022), Studies in Applied Mathematics 148(3)
+        "sampling": {
+            "memory": None,
+            "noise": "covariance",
+            "integrator": "exponential",
+            "is_sampling": True,
+            "alpha": 1.0,
+            "diffusion": 1.0,
+            "dt": 0.1,
+        },
+        "sampling_optimization": {
+            "memory": None,
+            "noise": "covariance",
+            "integrator": "exponential",
+            "diffusion": 1.0,
+            "dt": 0.1,
+        },
+        # Chen, Jin, Lyu, arXiv 2012.04827
+        "adam": {
+            "memory": None,
+            "integrator": "adam",
+            "alpha": 1e5,
+            "drift": 0.1,
+            "diffusion": 1.0,
+            "dt": 0.1,
+        },
+    }
+)
+
+
+def consensus_variant(name: str, **options: Any) -> CBO:
+    """Makes a published scheme of consensus-based optimization.
+
+    Args:
+        name: a key of ``VARIANTS``.
+        **options: fields of ``CBO`` that are to be others.
+
+    Raises:
+        ValueError: for an unknown name.
+
+    Example:
+        >>> consensus_variant("polarised", kernel_width=0.5).kernel
+        'gaussian'
+    """
+    checks.one_of("name", name, VARIANTS)
+    return CBO(**{**VARIANTS[name], **options})
