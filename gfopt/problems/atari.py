@@ -44,8 +44,7 @@ SIDE = 84  # pixels
 _NUM_REFERENCE = 128
 
 #: Networks by name, without their number of actions. Large and small are those of Such
-#: et al. (4,052,658 and 1,008,450 weights
-#: for 18 actions); tiny is for a short look.
+#: et al., 4,052,658 and 1,008,450 weights for 18 actions; tiny is for a short look.
 NETWORKS: Mapping[str, ConvolutionalPolicy] = MappingProxyType(
     {
         "large": ConvolutionalPolicy(1, padding="SAME"),

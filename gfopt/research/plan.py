@@ -36,7 +36,7 @@ ATARI_GAME = "asterix"
 ATARI_NETWORK = "tiny"
 ATARI_INSTANCES = (1, 2, 3, 4, 5)
 ATARI_METHODS = ("random_search", "open_es", "deep_ga")
-ATARI_FRAMES = 80_000
+ATARI_FRAMES = 200_000
 
 
 class Batch(NamedTuple):
