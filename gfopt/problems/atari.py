@@ -6,8 +6,9 @@ two of them the brighter pixels count. An episode begins with 1 to 30 frames wit
 action and ends with the game, or after a number of steps.
 
 Sources: Mnih et al. (2015), Nature 518, methods, for what the network sees; Such et al.
-(2017), arXiv 1712.06567, section 4.1, for the protocol and the adaptive number of
-steps. Deviation: screens are reduced by the mean over areas.
+(2017), arXiv 1712.06567, for the protocol, and its code for the networks and the
+adaptive number of steps. Deviations: screens are reduced by the mean over areas; the
+last layer is drawn as the others are, not at a tenth of their scale.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ FRAMES_PER_STEP = 4
 SIDE = 84  # pixels
 _NUM_REFERENCE = 128
 
-#: Networks by name, without their number of actions. Large and small are those of Such
-#: et al. (4,052,658 and 1,008,450 weights
-#: for 18 actions); tiny is for a short look.
+#: Networks by name, without their number of actions. Large and small are those of the
+#: code of Such et al., 4,052,658 and 1,008,450 weights for 18 actions; tiny is for a
+#: short look.
 NETWORKS: Mapping[str, ConvolutionalPolicy] = MappingProxyType(
     {
         "large": ConvolutionalPolicy(1, padding="SAME"),

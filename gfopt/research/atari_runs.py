@@ -1,15 +1,16 @@
 """Atari runs: a network learns a game, and what the method recommends is tested.
 
 A run ends with the first generation that reaches its number of frames. Now and then,
-and at the end, the recommended network plays episodes that no method has seen; these
-frames are not counted.
+and at the end, the recommended network plays episodes of its own, whose frames are not
+counted. The tiny network plays for minutes: 200 steps, always the same beginning, one
+episode for a test, since nothing is random. The papers' networks play as in the papers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,13 +18,24 @@ import numpy as np
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result
 from gfopt.problems.atari import FRAMES_PER_STEP, GAMES, Atari
-from gfopt.research.plan import ATARI_MAX_STEPS, Batch
+from gfopt.research.plan import Batch
 from gfopt.research.results import Run
 from gfopt.research.settings import optimizer_for
 
-NUM_TESTS = 4  # evenly over a run, the last one at its end
-NUM_EPISODES = 20  # of a test
+NUM_TESTS = 5  # evenly over a run, the last one at its end
 _FIRST_TEST_SEED = 10**6
+
+
+class Protocol(NamedTuple):
+    """How a network plays; see ``Atari``. A test has ``num_test_episodes``."""
+
+    max_steps: int
+    num_no_ops: int
+    num_test_episodes: int
+
+
+SHORT = Protocol(max_steps=200, num_no_ops=1, num_test_episodes=1)
+LONG = Protocol(max_steps=5000, num_no_ops=30, num_test_episodes=200)
 
 
 def run_atari(batch: Batch, workers: int | None = None) -> Iterator[Run]:
@@ -34,9 +46,15 @@ def run_atari(batch: Batch, workers: int | None = None) -> Iterator[Run]:
         workers: processes that play; None for this one.
     """
     network = batch.evaluator.removeprefix("ale-")
-    task = Atari(GAMES[batch.function - 1], network, max_steps=ATARI_MAX_STEPS)
+    protocol = SHORT if network == "tiny" else LONG
+    task = Atari(
+        GAMES[batch.function - 1],
+        network,
+        max_steps=protocol.max_steps,
+        num_no_ops=protocol.num_no_ops,
+    )
     optimizer = optimizer_for("atari", batch.method, batch.dimension, batch.budget)
-    seeds = range(_FIRST_TEST_SEED, _FIRST_TEST_SEED + NUM_EPISODES)
+    seeds = range(_FIRST_TEST_SEED, _FIRST_TEST_SEED + protocol.num_test_episodes)
     for instance in batch.instances:
         key = jax.random.fold_in(jax.random.key(batch.seed), instance)
         trajectory: list[tuple[int, float]] = []

@@ -32,12 +32,11 @@ DIGITS_INSTANCES = (1, 2, 3, 4, 5)
 DIGITS_METHODS = ("random_search", "open_es", "mezo")
 DIGITS_BUDGET = 19_200  # evaluations in all: 300 generations of 64
 
-ATARI_GAME = "frostbite"
+ATARI_GAME = "asterix"
 ATARI_NETWORK = "tiny"
 ATARI_INSTANCES = (1, 2, 3, 4, 5)
 ATARI_METHODS = ("random_search", "open_es", "deep_ga")
 ATARI_FRAMES = 200_000
-ATARI_MAX_STEPS = 500  # of an episode, 4 frames each
 
 
 class Batch(NamedTuple):

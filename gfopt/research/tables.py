@@ -143,9 +143,10 @@ def _atari(section: Section) -> Table:
             rows.append(cells[:-1])
     columns = ("game, method", "score", "interval", "runs", "evaluations", "run s")
     note = (
-        "score of the method's recommendation in 20 episodes that it never saw, mean "
-        "of the runs; interval: 95 %, bootstrap over runs, each with its own first "
-        "network."
+        "score of the method's recommendation, mean of the runs; interval: 95 %, "
+        "bootstrap over runs, each with its own first network; the tiny network plays "
+        "200 steps that always begin the same, the others up to 5,000 from beginnings "
+        "that no method has seen."
     )
     return Table(title_of(section), columns, rows, note)
 

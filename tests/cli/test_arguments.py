@@ -125,7 +125,7 @@ def test_options_of_atari_mean_atari() -> None:
             "ale-tiny",
         )
         assert (batch.budget, batch.instances, batch.dimension) == (8000, (2,), 46_218)
-    (batch,) = planned(network="large", methods="deep_ga")
+    (batch,) = planned(game="frostbite", network="large", methods="deep_ga")
     assert batch.dimension == 4_052_658 and batch.evaluator == "ale-large"
 
 

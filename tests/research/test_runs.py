@@ -234,8 +234,7 @@ def test_digits_are_learned_and_tested_at_regular_times() -> None:
 
 def test_a_game_is_learned_and_tested_at_its_end(monkeypatch) -> None:
     pytest.importorskip("ale_py", reason="pip install 'gfopt[atari]'")
-    monkeypatch.setattr(atari_runs, "ATARI_MAX_STEPS", 4)
-    monkeypatch.setattr(atari_runs, "NUM_EPISODES", 2)
+    monkeypatch.setattr(atari_runs, "SHORT", atari_runs.Protocol(4, 3, 2))
     (batch,) = atari_batches(methods=["deep_ga"], instances=[1, 2], frames=600)
     runs = [run for (run,) in run_batch(batch, Path())]
     assert [run.key.instance for run in runs] == [1, 2]
