@@ -184,16 +184,17 @@ def main() -> None:
     parser.add_argument("--forwards", type=int, default=6000)
     given = parser.parse_args()
     names = ["mezo", *(name for name in given.methods if name != "mezo")]
-    seeds, results = np.array(SEEDS), {}
+    seeds, results = np.array(TUNING_SEEDS + SEEDS), {}
     for task_name in given.tasks:
         task, found = tasks()[task_name](), {}
         for name in names:
             go = curves(task, name, given.forwards)
-            tuning, _ = go(RATES, np.array(TUNING_SEEDS))
-            final = np.nan_to_num(np.asarray(tuning)[..., -1].mean(axis=1), nan=np.inf)
-            rate = RATES[np.argmin(final)]
-            losses, scores = go(np.array([rate]), seeds)
-            found[name] = float(rate), np.asarray(losses)[0], np.asarray(scores)[0]
+            # all rates on all seeds at once; only the first seeds choose
+            losses, scores = map(np.asarray, go(RATES, seeds))
+            tuning = losses[:, : len(TUNING_SEEDS), -1].mean(axis=1)
+            best = np.argmin(np.nan_to_num(tuning, nan=np.inf))
+            kept = slice(len(TUNING_SEEDS), None)
+            found[name] = float(RATES[best]), losses[best, kept], scores[best, kept]
         goal, rows = found["mezo"][1][:, -1], []
         for name, (rate, losses, scores) in found.items():
             size = METHODS[name](0.1).population_size
