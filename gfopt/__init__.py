@@ -26,6 +26,7 @@ from gfopt.core.trees import merge, partition
 from gfopt.driver import genome
 from gfopt.driver.ask_tell import AskTell, Trial
 from gfopt.driver.minimize import minimize
+from gfopt.driver.replay_log import ReplayLog, replay
 from gfopt.driver.result import Result, Status
 from gfopt.driver.run import RunResult, run
 from gfopt.driver.scipy_method import scipy_method
@@ -113,6 +114,7 @@ __all__ = [
     "Perturbed",
     "Population",
     "RandomSearch",
+    "ReplayLog",
     "Restarts",
     "Reevaluated",
     "Result",
@@ -142,6 +144,7 @@ __all__ = [
     "per_sample_directional_derivatives",
     "rademacher",
     "real",
+    "replay",
     "run",
     "scipy_method",
     "sharded",

@@ -190,7 +190,8 @@ def gradient_estimator(
         kind: ``"two_sided"`` (2 q values), ``"one_sided"`` (q + 1), ``"one_point"`` (q,
             and the value of the estimate before), or ``"coordinates"`` (2 D).
         num_queries: directions that are averaged, q.
-        eps: how far to go.
+        eps: how far to go, above the spacing of the numbers in ``x``: 1e-3 is too
+            little for bfloat16.
         directions: ``"gaussian"``, ``"rademacher"`` or ``"sphere"``, all with variance
             1 in each number.
         batch_size: directions that are evaluated together; by default all of them, or

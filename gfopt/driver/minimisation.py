@@ -24,6 +24,7 @@ from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.probe import Probe, probe
 from gfopt.driver.progress import Interrupt, ProgressLine
+from gfopt.driver.replay_log import LogWriter
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import StepKeys, seed_keys, step_keys, wrapped
@@ -74,6 +75,7 @@ class Minimisation:
         batches: the data of each step.
         saved: the checkpoint, or None.
         starts_feasible: whether the starting solution keeps all constraints.
+        log: is told the records of complete generations, or None.
     """
 
     def __init__(
@@ -86,12 +88,13 @@ class Minimisation:
         batches: Batches,
         saved: Checkpoint | None,
         starts_feasible: bool = True,
+        log: LogWriter | None = None,
     ):
         self._began = self._last_save = time.monotonic()
         self._before = 0.0  # seconds of the sessions before this one
         self._save_seconds = 0.0
         self._made, self._seed, self._batches = made, seed, batches
-        self._objective, self._saved = objective, saved
+        self._objective, self._saved, self._log = objective, saved, log
         meta = {} if saved is None or saved.snapshot is None else saved.snapshot.meta
         objective, inputs = _closed(objective, inputs)
         found = self._probe(objective, evaluator, inputs, meta)
@@ -189,6 +192,8 @@ class Minimisation:
                     ending = Status.BUDGET, "batches came to their end"
                     break
                 self._advance(budget, deadline, goal, batch, pace, interrupt)
+                if self._log is not None:
+                    self._log.update(self._history.complete())
                 if line is not None:
                     line.update(self._history.nit, self._history.nfev, self._fun)
                 ending = self._ending(budget, deadline, goal)

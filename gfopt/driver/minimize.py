@@ -21,6 +21,7 @@ from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, as_objective
 from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.minimisation import Batches, Minimisation
+from gfopt.driver.replay_log import LogWriter
 from gfopt.driver.result import Result
 from gfopt.driver.setup import (
     against_noise,
@@ -56,6 +57,7 @@ def minimize(
     batches: Callable[[Any, Any], PyTree] | Iterable[PyTree] | None = None,
     callbacks: Callable[[Result], Any] | Iterable[Callable[[Result], Any]] = (),
     checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
     progress: bool = False,
     frozen: PyTree = None,
     constraints: Any = (),
@@ -101,6 +103,7 @@ def minimize(
         callbacks: called with a ``Result`` so far after each generation; True, or
             raising StopIteration, ends the search.
         checkpoint: file from which the same call goes on, also after a kill.
+        log: file for the scalars of a zeroth-order run, see ``gfopt.replay``.
         progress: show a line on standard error.
         frozen: leaves that are not searched but merged into every solution; ``x0`` is
             then the other half, see ``gfopt.partition``.
@@ -166,8 +169,9 @@ def minimize(
                 "batches must be a function or an iterable of pytrees; "
                 f"got {checks.shown(batches)}"
             )
-    if checkpoint is not None:
-        checks.instance("checkpoint", checkpoint, (str, os.PathLike), "a path")
+    for name, path in (("checkpoint", checkpoint), ("log", log)):
+        if path is not None:
+            checks.instance(name, path, (str, os.PathLike), "a path")
     if maximize:
         objective = replace(objective, maximize=True)
     given = as_constraints(constraints)
@@ -188,11 +192,14 @@ def minimize(
         if checkpoint is not None:
             config = configuration(made, objective, seed, frozen, args)
             saved = stack.enter_context(Checkpoint(checkpoint, config))
+        logged = None
+        if log is not None:
+            logged = stack.enter_context(LogWriter(log, made.optimizer))
         chosen = _evaluator(evaluator, workers, stack)
         data = Batches(batches, seed)
         inputs = Inputs(frozen, args)
         search = Minimisation(
-            made, objective, chosen, inputs, seed, data, saved, starts_feasible
+            made, objective, chosen, inputs, seed, data, saved, starts_feasible, logged
         )
         return search.run(
             math.inf if budget is None else budget,

@@ -63,7 +63,8 @@ class HiZOOInfo(NamedTuple):
 class HiZOO:
     """Hessian-informed zeroth-order SGD: three forward passes a step.
 
-    The diagonal takes the memory of a second copy of the weights.
+    The diagonal is a second copy of the weights; directions and updates are made whole,
+    and take several more.
 
     Args:
         learning_rate: step size, or a schedule.

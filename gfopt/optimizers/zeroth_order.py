@@ -174,6 +174,19 @@ class _Directions:
 class _TwoSided(_Directions):
     """``ask`` and ``tell`` of antithetic pairs."""
 
+    def log_header(self) -> dict[str, str]:
+        """Returns what a log of (seed, p, learning rate) needs to say beside them.
+
+        Raises:
+            ValueError: where three numbers are not all of a step.
+        """
+        if self.population_size != 2 or self.transform or self.noise.is_lazy:
+            raise ValueError(
+                "method must have one direction a step, dense noise and no transform "
+                f"to be logged; got {checks.shown(self)}"
+            )
+        return {"noise": self.noise.kind, "rounding": self.rounding}
+
     def ask(self, key: Key, state: ZerothOrderState) -> Population:
         """Draws ``P / 2`` seeds with both signs."""
         seeds = noise.seeds(key, self.population_size // 2)

@@ -200,7 +200,10 @@ def test_any_tree_and_any_optax_chain() -> None:
         wide = x["w"].astype(jnp.float32)
         return jnp.sum((wide - target) ** 2) + (x["b"] - 1) ** 2
 
-    estimate = gfopt.gradient_estimator(loss, num_queries=8, directions="rademacher")
+    # eps is above the spacing of bfloat16 at 1
+    estimate = gfopt.gradient_estimator(
+        loss, num_queries=8, directions="rademacher", eps=0.125
+    )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.lion(0.02))
     x = {"w": jnp.zeros((2, 3), jnp.bfloat16), "b": jnp.float32(0)}
     start = loss(x, jnp.ones(3))

@@ -383,7 +383,7 @@ def test_narrow_weights_learn_by_stochastic_rounding(dtype: Any, rate: float) ->
         found[name] = 1 - float(narrow_loss(result.x) / narrow_loss(start))
     assert found["wide"] > 1e-3
     assert abs(found["stochastic"] / found["wide"] - 1) < 0.3
-    assert found["nearest"] < 0.1 * found["wide"]
+    assert found["nearest"] < 0.2 * found["wide"]
 
 
 def test_rounding_is_refused_where_it_does_nothing() -> None:

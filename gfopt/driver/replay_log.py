@@ -1,0 +1,269 @@
+"""A run of zeroth-order SGD as a log of scalars, from which its weights are made again.
+
+A step adds ``-rate p z(seed)`` to the weights: three numbers. Whoever has the starting
+weights and the log has the trained ones, bit for bit on the same kind of machine; a
+part of the log from its beginning is the run up to there.
+
+    result = gfopt.minimize(loss, x0, method="mezo", log="run.log")
+    weights = gfopt.replay(x0, "run.log")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from gfopt import checks
+from gfopt.core import noise, trees
+from gfopt.driver.records import Record
+from gfopt.driver.storage import RecordWriter, read_records, write_snapshot
+from gfopt.optimizers.zeroth_order import stepped
+from gfopt.types import Optimizer, Solution
+
+KIND = "zeroth-order log"
+SYNC_EVERY = 100  # steps that a power cut may take, at most
+
+# the columns of a history, by their name in the file
+_NAMES = {"seed": "seed", "p": "projected_gradient", "rate": "learning_rate"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReplayLog:
+    """The scalars of a run, a row for each step; ``log[:n]`` is its beginning.
+
+    Attributes:
+        seed: ``uint32[T]``, of the directions.
+        projected_gradient: ``float[T]``, 0 where a step was skipped.
+        learning_rate: ``float[T]``.
+        header: what the seeds mean: the kind of noise, and how weights are rounded.
+
+    Example:
+        >>> import gfopt
+        >>> x0 = jax.numpy.ones(3)
+        >>> result = gfopt.run(gfopt.MeZO(0.02), lambda x: (x**2).sum(), x0,
+        ...                    key=jax.random.key(0), generations=50)
+        >>> log = ReplayLog.of(result)
+        >>> len(log), bool((gfopt.replay(x0, log) == result.x).all())
+        (50, True)
+    """
+
+    seed: np.ndarray
+    projected_gradient: np.ndarray
+    learning_rate: np.ndarray
+    header: dict[str, str]
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return len(self.seed)
+
+    def __getitem__(self, steps: slice) -> ReplayLog:
+        """The steps from the first one on: what comes before them may not lack."""
+        checks.instance("steps", steps, slice, "a slice such as [:100]")
+        if steps.start not in (None, 0) or steps.step not in (None, 1):
+            raise ValueError(
+                f"steps must start with the first one, [:n]; got {checks.shown(steps)}"
+            )
+        seed, slope, rate = (column[steps] for column in self._columns())
+        return ReplayLog(seed, slope, rate, self.header)
+
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.seed, self.projected_gradient, self.learning_rate
+
+    @classmethod
+    def of(cls, result: Any) -> ReplayLog:
+        """Returns the log of what ``run`` or ``minimize`` returned.
+
+        Raises:
+            ValueError: for a method whose steps are no three numbers, and for a batch
+                of runs.
+        """
+        header = _header(result.optimizer)
+        history: Any = result.history
+        if isinstance(history, Mapping):  # of minimize; its last row may be open
+            columns = {name: history[name][: result.nit] for name in _NAMES.values()}
+        else:
+            table = {name: getattr(history.info, name) for name in _NAMES.values()}
+            columns = {name: np.asarray(column) for name, column in table.items()}
+            made = np.asarray(history.num_evaluations) > 0
+            if made.ndim != 1:
+                raise ValueError(
+                    "result must be of one run; got a batch: take one by "
+                    "jax.tree.map(lambda leaf: leaf[i], result)"
+                )
+            columns = {name: column[made] for name, column in columns.items()}
+        return cls(**columns, header=header)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ReplayLog:
+        """Reads a log; a last record that was cut short by a kill is left out.
+
+        Raises:
+            ValueError: for another kind of file, or a damaged one.
+        """
+        contents = read_records(path)
+        if contents.header.get("kind") != KIND:
+            raise ValueError(
+                f"{os.fspath(path)} must be a {KIND}; got {contents.header!r}"
+            )
+        header = {k: v for k, v in contents.header.items() if k != "kind"}
+        return cls(**_joined(contents.records), header=header)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the log as one record, 12 bytes a step; the file is replaced."""
+        arrays = dict(zip(_NAMES, self._columns(), strict=True))
+        write_snapshot(path, {"kind": KIND, **self.header}, [Record("", {}, arrays)])
+
+
+def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
+    """Makes the weights of a run from its starting weights and its log.
+
+    Args:
+        base: what the run started from.
+        log: a ``ReplayLog``, or the path of one.
+
+    Returns:
+        The weights, bit for bit those of the run on the same backend.
+
+    Raises:
+        TypeError, ValueError: for weights that are no solution, or no log.
+
+    Example:
+        >>> log = ReplayLog(np.uint32([7]), np.float32([2]), np.float32([0.1]),
+        ...                 {"noise": "rademacher", "rounding": "nearest"})
+        >>> replay(np.zeros(3, np.float32), log)  # the signs of the seed 7 are -1
+        Array([0.2, 0.2, 0.2], dtype=float32)
+    """
+    if isinstance(log, str | os.PathLike):
+        log = ReplayLog.read(log)
+    checks.instance("log", log, ReplayLog, "a ReplayLog or the path of one")
+    found = [*jax.tree.leaves(base), log.projected_gradient]
+    wide = any(getattr(leaf, "dtype", None) == np.float64 for leaf in found)
+    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+        return _replayed(
+            noise.Noise(log.header["noise"]),
+            trees.starting_point(base),
+            log.seed,
+            log.projected_gradient,
+            log.learning_rate,
+            rounding=log.header["rounding"],
+        )
+
+
+@partial(jax.jit, static_argnames="rounding")
+def _replayed(
+    family: noise.Noise,
+    start: Solution,
+    seeds: jax.Array,
+    slopes: jax.Array,
+    rates: jax.Array,
+    *,
+    rounding: str,
+) -> Solution:
+    def step(mean: Solution, row: tuple[jax.Array, ...]) -> tuple[Solution, None]:
+        seed, slope, rate = row
+        return stepped(family, rounding, mean, seed[None], slope[None], rate), None
+
+    return lax.scan(step, start, (seeds, slopes, rates))[0]
+
+
+class LogWriter:
+    """Writes the log of a search as it goes; a context manager.
+
+    A file that exists goes on behind its last whole record, if it is of the same run.
+
+    Args:
+        path: the file.
+        optimizer: the method.
+
+    Raises:
+        ValueError: for another method, or a file of another kind.
+        RuntimeError: another process is writing it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], optimizer: Optimizer):
+        header = {"kind": KIND, **_header(optimizer)}
+        self._known: ReplayLog | None = None
+        try:
+            self._writer = RecordWriter.create(path, header)
+            self._count = 0
+        except FileExistsError:
+            self._writer = RecordWriter.append_to(path)
+            if self._writer.header != header:
+                found = self._writer.header
+                self._writer.close()
+                raise ValueError(
+                    f"log must be a new file, or one of this run; {os.fspath(path)} "
+                    f"has the header {found}, not {header}"
+                ) from None
+            self._known = ReplayLog.read(path)
+            self._count = len(self._known)
+        self._synced = self._count
+
+    def update(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Appends the steps that are not in the file yet.
+
+        Args:
+            columns: of all complete generations so far, by name.
+
+        Raises:
+            ValueError: the file is of another run.
+        """
+        if not columns:
+            return
+        if self._known is not None:
+            # a search that goes on from a checkpoint makes some steps once more
+            size = min(len(self._known), len(columns["seed"]))
+            for name in _NAMES.values():
+                known = getattr(self._known, name)[:size]
+                if not np.array_equal(known, columns[name][:size]):
+                    raise ValueError(
+                        f"log must be a new file, or one of this run; "
+                        f"{self._writer.path} holds other steps"
+                    )
+            if size == len(self._known):
+                self._known = None
+        arrays = {short: columns[name][self._count :] for short, name in _NAMES.items()}
+        if not arrays["seed"].size:
+            return
+        self._count += arrays["seed"].size
+        sync = self._count - self._synced >= SYNC_EVERY
+        self._writer.write(Record("", {}, arrays), sync=sync)
+        self._synced = self._count if sync else self._synced
+
+    def __enter__(self) -> LogWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.sync()
+        self._writer.close()
+
+
+def _header(optimizer: Optimizer) -> dict[str, str]:
+    """Returns what a log of this method's steps says of them."""
+    header = getattr(optimizer, "log_header", None)
+    if header is None:
+        raise ValueError(
+            "method must be one whose steps are a seed and two numbers, such as MeZO, "
+            f"to be logged; got {checks.shown(optimizer)}"
+        )
+    found: dict[str, str] = header()
+    return found
+
+
+def _joined(records: Iterable[Record]) -> dict[str, np.ndarray]:
+    """Returns the columns of all records."""
+    listed = [record.arrays for record in records]
+    empty = {"seed": np.zeros(0, np.uint32), "p": np.zeros(0, np.float32)}
+    parts = listed or [{**empty, "rate": empty["p"]}]
+    return {
+        name: np.concatenate([part[short] for part in parts])
+        for short, name in _NAMES.items()
+    }
