@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -125,16 +124,18 @@ class Count(NamedTuple):
     hit: jax.Array
 
 
-@partial(jax.jit, static_argnames="name")
+@jax.jit
 def _turns(
-    optimizer: Optimizer, states: Any, counts: Count, keys: Any, spec: Any, name: str
+    optimizer: Optimizer, states: Any, counts: Count, keys: Any, spec: Any
 ) -> tuple[Any, Count]:
     """Makes ``CHUNK`` steps of all runs."""
-    where = Problem(name, spec[0], spec[1], 0.0, 0.0)
+    number, optimum, rotation = spec
+    # one program for all functions: compiling takes longer than running
+    functions = [lambda z, f=f: jnp.maximum(f(z, jnp), 0) for f in FUNCTIONS.values()]
 
     def value(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        f = where.value(x, jnp)
-        return f, (jnp.max(jnp.abs(x - where.optimum)) < DISTANCE) & (f < GAP)
+        f = jax.lax.switch(number, functions, (x - optimum) @ rotation.T)
+        return f, (jnp.max(jnp.abs(x - optimum)) < DISTANCE) & (f < GAP)
 
     objective, evaluate = Objective(value, has_aux=True), vmapped()
 
@@ -170,9 +171,10 @@ def hits_of(
     states = jax.vmap(optimizer.init, (0, None), axes)(keys, x0)
     most = np.iinfo(np.int32).max
     counts = Count(jnp.zeros(runs, jnp.int32), jnp.full(runs, most))
-    spec = (jnp.float32(where.optimum), jnp.float32(where.rotation))
+    number = jnp.int32(list(FUNCTIONS).index(where.name))
+    spec = (number, jnp.float32(where.optimum), jnp.float32(where.rotation))
     while True:
-        states, counts = _turns(optimizer, states, counts, keys, spec, where.name)
+        states, counts = _turns(optimizer, states, counts, keys, spec)
         done = np.asarray((counts.hit < most) | (counts.evaluations >= budget))
         if done.all():
             hits = np.asarray(counts.hit, float)

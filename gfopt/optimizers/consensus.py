@@ -156,12 +156,12 @@ class CBO:
         True
     """
 
-    population_size: int = 50
+    population_size: int = 60
     sigma: schedules.Hyperparameter = 1.0
     alpha: Any = EffectiveSampleSize(0.2)
     drift: schedules.Hyperparameter = 1.0
-    diffusion: schedules.Hyperparameter = 1.5
-    dt: schedules.Hyperparameter = 0.8
+    diffusion: schedules.Hyperparameter = 1.3
+    dt: schedules.Hyperparameter = 0.9
     noise: str = "anisotropic"
     integrator: str = "euler"
     convention: str = "sqrt_dt"
@@ -170,7 +170,7 @@ class CBO:
     longest: schedules.Hyperparameter | None = None
     frozen_steps: int = 1
     is_sampling: bool = False
-    memory: str | None = "best"
+    memory: str | None = None
     memory_drift: schedules.Hyperparameter = 0.4
     memory_diffusion: schedules.Hyperparameter | None = None
     memory_rate: schedules.Hyperparameter = 1.0

@@ -11,14 +11,14 @@ from typing import Any
 
 from gfopt import checks
 from gfopt.optimizers.consensus import CBO
+from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # Carrillo, Jin, Li, Zhu (2021), ESAIM COCV 27
-        "anisotropic": {"memory": None, "alpha": 1e5, "dt": 0.1, "diffusion": 1.5},
+        "anisotropic": {"alpha": 1e5, "dt": 0.1, "diffusion": 1.5},
         # Pinnau, Totzeck, Tse, Martin (2017); 2 lambda > d sigma^2, here up to d = 12
         "isotropic": {
-            "memory": None,
             "noise": "isotropic",
             "alpha": 1e5,
             "dt": 0.1,
@@ -26,7 +26,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         # Fornasier, Huang, Klemenc, Malaspina, arXiv 2602.11677: noise that stays
         "delta": {
-            "memory": None,
             "alpha": 1e5,
             "dt": 0.1,
             "diffusion": 0.0,
@@ -34,7 +33,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         # the same authors: the consensus rests while the particles move for any time
         "freezing": {
-            "memory": None,
             "integrator": "exponential",
             "alpha": 1e5,
             "dt": 1.0,
@@ -46,7 +44,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "smooth_memory": {"memory": "smooth", "alpha": 1e5, "dt": 0.1},
         # Fornasier, Richtarik, Riedl, Sun, arXiv 2310.16610
         "truncated": {
-            "memory": None,
             "alpha": 1e5,
             "dt": 0.1,
             "diffusion": 2.0,
@@ -54,7 +51,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         # Bungert, Roith, Wacker, arXiv 2211.05238
         "polarised": {
-            "memory": None,
             "kernel": "gaussian",
             "alpha": 100.0,
             "dt": 0.1,
@@ -62,7 +58,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         # Carrillo, Hoffmann, Stuart, Vaes (2022), Studies in Applied Mathematics 148(3)
         "sampling": {
-            "memory": None,
             "noise": "covariance",
             "integrator": "exponential",
             "is_sampling": True,
@@ -70,16 +65,17 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "diffusion": 1.0,
             "dt": 0.1,
         },
+        # the same authors; a little more noise than theirs, or the particles meet early
         "sampling_optimization": {
-            "memory": None,
             "noise": "covariance",
             "integrator": "exponential",
-            "diffusion": 1.0,
-            "dt": 0.1,
+            "population_size": 200,
+            "alpha": EffectiveSampleSize(0.4),
+            "diffusion": 1.1,
+            "dt": 2.0,
         },
         # Chen, Jin, Lyu, arXiv 2012.04827
         "adam": {
-            "memory": None,
             "integrator": "adam",
             "alpha": 1e5,
             "drift": 0.1,
