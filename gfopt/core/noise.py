@@ -156,10 +156,13 @@ def seeds(key: Key, count: int) -> jax.Array:
     words = data[0]
     if data.shape[0] == 2:  # an rbg key has four words, as a rule two equal pairs
         words = threefry_2x32(words, data[1])
-    # the same cipher as ours, as one primitive: for so few words, XLA takes up to 2 s
-    # to compile the written-out one
-    index = lax.iota(jnp.uint32, count)
-    return threefry_2x32(words, jnp.concatenate([index, jnp.zeros_like(index)]))[:count]
+    zero = jnp.zeros(count, jnp.uint32)
+
+    def draw(words: jax.Array) -> jax.Array:
+        return threefry((words[0], words[1]), (lax.iota(jnp.uint32, count), zero))[0]
+
+    # else XLA compiles this cipher into the ones that use the seeds, for up to 2 s
+    return made_once(draw, words)
 
 
 def standard_normal(key: Key, shape: tuple[int, int], dtype: Any) -> jax.Array:

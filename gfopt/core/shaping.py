@@ -17,6 +17,9 @@ import jax.numpy as jnp
 
 from gfopt import checks
 
+# Up to this size rows are ranked by comparing each with each, half the time to compile.
+COMPARED = 128
+
 Shaping: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -37,10 +40,16 @@ def by_rank(
     """
     size = fitness.shape[0]
     count = jnp.sum(valid)
-    order = jnp.argsort(jnp.where(valid, fitness, jnp.inf))
-    ranked = jnp.where(valid, fitness, jnp.inf)[order]
     rank = jnp.arange(size)
     weight = jnp.where(rank < count, table(rank, count), 0).astype(fitness.dtype)
+    fitness = jnp.where(valid, fitness, jnp.inf)
+    if size <= COMPARED:
+        first = jnp.sum(fitness < fitness[:, None], axis=1)[:, None]
+        end = jnp.sum(fitness <= fitness[:, None], axis=1)[:, None]
+        total = jnp.sum(jnp.where((first <= rank) & (rank < end), weight, 0), axis=1)
+        return jnp.where(valid, total / (end - first)[:, 0], 0).astype(weight.dtype)
+    order = jnp.argsort(fitness)
+    ranked = fitness[order]
     first = jnp.concatenate([jnp.ones(1, bool), ranked[1:] != ranked[:-1]])
     group = jnp.cumsum(first) - 1
     total = jax.ops.segment_sum(weight, group, size)

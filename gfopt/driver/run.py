@@ -132,7 +132,7 @@ def run(
             "got one marked as not traceable. Use gfopt.minimize or gfopt.AskTell."
         )
     check_frozen(x0, frozen)
-    init_key, run_key = jax.random.split(key)
+    init_key, run_key = steps.run_keys(key)
     if state is None:
         checks.finite_tree("x0", x0)
         state = optimizer.init(init_key, x0)

@@ -57,21 +57,38 @@ def wrapped(key_data: jax.Array) -> Key:
 
 
 @partial(jax.jit, inline=True)  # outside of a program it would be twenty of them
+def run_keys(key: Key) -> tuple[Key, Key]:
+    """Returns the keys of ``init`` and of the run, ``jax.random.split(key)``.
+
+    For a threefry key the cipher is written out, which fuses: ``jax.random`` loops over
+    its rounds, a dozen small programs to compile and to run.
+    """
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        first, second = jax.random.split(key)
+        return first, second
+    words = jax.random.key_data(key)
+    first, second = _split(words[0], words[1], 2)
+    return first, second
+
+
+@partial(jax.jit, inline=True)
 def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
     """Returns the keys of a step: a crash between ask and tell is asked again.
 
-    They are ``split(fold_in(run_key, step), 3)``. For a threefry key the cipher is
-    written out, which fuses: ``jax.random`` loops over its rounds, and in a small
-    generation those loops would be half of the time.
+    They are ``split(fold_in(run_key, step), 3)``, written out as in ``run_keys``: in a
+    small generation the loops would be half of the time.
     """
     if str(jax.random.key_impl(run_key)) != "threefry2x32":
         return StepKeys(*jax.random.split(jax.random.fold_in(run_key, step), 3))
     words = jax.random.key_data(run_key)
-    zero = jnp.zeros(3, jnp.uint32)
-    data = jnp.full(3, step).astype(jnp.uint32)
-    folded = noise.threefry((words[0], words[1]), (zero, data))
-    keys = noise.threefry(folded, (zero, lax.iota(jnp.uint32, 3)))
-    return StepKeys(*wrapped(jnp.stack(keys, axis=1)))
+    zero, data = jnp.zeros(3, jnp.uint32), jnp.full(3, step).astype(jnp.uint32)
+    return StepKeys(*_split(*noise.threefry((words[0], words[1]), (zero, data)), 3))
+
+
+def _split(first: jax.Array, second: jax.Array, count: int) -> Key:
+    """Returns ``count`` keys of a key of two words."""
+    counter = jnp.zeros(count, jnp.uint32), lax.iota(jnp.uint32, count)
+    return wrapped(jnp.stack(noise.threefry((first, second), counter), axis=1))
 
 
 def record(objective: Objective, evaluation: Evaluation, info: Info) -> StepRecord:
