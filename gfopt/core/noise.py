@@ -51,7 +51,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def threefry(
-    key: tuple[jax.Array | np.uint32, jax.Array | np.uint32],
+    key: tuple[Any, Any],
     counter: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Encrypts a counter of two uint32 words: Threefry-2x32 with 20 rounds.
@@ -364,7 +364,7 @@ class Noise:
         """
         paths, leaves, structure = trees.flatten_with_hash(like)
         shapes = [jnp.shape(leaf) for leaf in leaves]
-        found = {}
+        found: dict[int, jax.Array] = {}
         for group in _groups(shapes):
             draw = partial(
                 noise_leaves,
