@@ -157,6 +157,14 @@ def _turns(
     return jax.lax.scan(turn, (states, counts), None, length=CHUNK)[0]
 
 
+@jax.jit
+def _first(optimizer: Optimizer, keys: Any, x0: Any) -> Any:
+    """Returns the first states of all runs; their counter of steps is one number."""
+    axes = jax.eval_shape(optimizer.init, keys[0], x0)
+    axes = type(axes)(None, *[0] * (len(axes) - 1))
+    return jax.vmap(optimizer.init, (0, None), axes)(keys, x0)
+
+
 def hits_of(
     optimizer: Optimizer, where: Problem, runs: int, budget: int, seed: int = 0
 ) -> np.ndarray:
@@ -166,9 +174,7 @@ def hits_of(
     """
     x0 = jnp.full(len(where.optimum), where.start[0], jnp.float32)
     keys = jax.random.split(jax.random.key(seed), runs)
-    axes = jax.eval_shape(optimizer.init, keys[0], x0)
-    axes = type(axes)(None, *[0] * (len(axes) - 1))
-    states = jax.vmap(optimizer.init, (0, None), axes)(keys, x0)
+    states = _first(optimizer, keys, x0)
     most = np.iinfo(np.int32).max
     counts = Count(jnp.zeros(runs, jnp.int32), jnp.full(runs, most))
     number = jnp.int32(list(FUNCTIONS).index(where.name))

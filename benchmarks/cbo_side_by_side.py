@@ -13,7 +13,7 @@ The speed is that of a step of 1,000 runs of 100 particles in 20-D, CBXpy's with
 runs in one array.
 
     pip install --no-deps cbx
-    python benchmarks/cbo_side_by_side.py              # all, half an hour or more
+    python benchmarks/cbo_side_by_side.py              # half an hour; can be resumed
     python benchmarks/cbo_side_by_side.py --only speed # on a quiet machine
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,16 +32,16 @@ import jax.numpy as jnp
 import numpy as np
 from cbo_problems import DISTANCE, GAP, Problem, expected, hits_of, problems
 from cbx.scheduler import effective_sample_size, multiply, scheduler
-from common import save, show
+from common import RESULTS, save, show
 
 import gfopt
 
 # the same numbers for both; every combination is tried for each method
 GRID = {
     "size": (30, 200),
-    "alpha": (0.1, 0.4, 1e5),  # below 1: of effective sample size
-    "diffusion": (1.1, 1.5, 2.0),
-    "dt": (0.2, 0.8),
+    "alpha": (0.2, 0.4, 1e5),  # below 1: of effective sample size
+    "diffusion": (1.1, 1.5),
+    "dt": (0.2, 0.9),
 }
 OURS = ("anisotropic", "memory", "covariance")
 THEIRS = ("CBO", "CBOMemory", "CBS")
@@ -131,8 +132,10 @@ DOCUMENTED: dict[str, Numbers] = {
 }  # fmt: skip
 
 
-def evaluations(runs: int, tuning_runs: int, budget: int) -> dict[str, Any]:
-    """Measures the expected evaluations; returns them by problem and method."""
+def evaluations(
+    runs: int, tuning_runs: int, budget: int, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Measures the expected evaluations by problem and method, and keeps them."""
     tuned = {"gfopt, tuned": (OURS, ours_hits), "CBXpy, tuned": (THEIRS, cbx_hits)}
     plain: dict[str, Callable[[float], Any]] = {
         "gfopt, defaults": lambda s: gfopt.CBO(sigma=s),
@@ -142,8 +145,10 @@ def evaluations(runs: int, tuning_runs: int, budget: int) -> dict[str, Any]:
         "CMA-ES": lambda s: gfopt.CMAES(sigma=s),
         "differential evolution": lambda s: gfopt.DifferentialEvolution(sigma=s),
     }
-    found: dict[str, Any] = {}
+    found = kept({"runs": runs, "tuning_runs": tuning_runs, "budget": budget})
     for name, where in problems():
+        if name in found:
+            continue
         row: dict[str, Any] = {}
         for label, (kinds, hits) in tuned.items():
             best = (np.inf, kinds[0], next(grid(kinds[0])))
@@ -172,9 +177,19 @@ def evaluations(runs: int, tuning_runs: int, budget: int) -> dict[str, Any]:
             }
             for label, (hits, numbers) in row.items()
         }
+        keep(found)
         print(name, row["gfopt, tuned"][1], row["CBXpy, tuned"][1])
         print(name, {k: (v["expected"], v["solved"]) for k, v in found[name].items()})
     return found
+
+
+def kept(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the problems that an earlier run with these options has finished."""
+    path = RESULTS / "cbo_side_by_side.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    same = {k: v for k, v in old.get("options", {}).items() if k in options} == options
+    same &= json.loads(json.dumps(GRID)) == old.get("grid")
+    return old["problems"] if same else {}
 
 
 def ours_hits(
@@ -236,7 +251,12 @@ def main() -> None:
     options = parser.parse_args()
     packages = ["gfopt", "jax", "numpy", "cbx"]
     if options.only != "speed":
-        found = evaluations(options.runs, options.tuning_runs, options.budget)
+
+        def keep(found: dict[str, Any]) -> None:
+            results = {"options": vars(options), "grid": GRID, "problems": found}
+            save("cbo_side_by_side", packages, results)
+
+        found = evaluations(options.runs, options.tuning_runs, options.budget, keep)
         labels = list(next(iter(found.values())))
         ratio = {
             name: row["gfopt, tuned"]["expected"] / row["CBXpy, tuned"]["expected"]
@@ -257,11 +277,6 @@ def main() -> None:
                 ]
                 for name in order
             ],
-        )
-        save(
-            "cbo_side_by_side",
-            packages,
-            {"options": vars(options), "grid": GRID, "problems": found},
         )
     if options.only != "evaluations":
         seconds = speed()

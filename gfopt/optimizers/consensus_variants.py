@@ -69,9 +69,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "sampling_optimization": {
             "noise": "covariance",
             "integrator": "exponential",
-            "population_size": 200,
+            "population_size": 300,
             "alpha": EffectiveSampleSize(0.4),
-            "diffusion": 1.1,
+            "diffusion": 1.05,
             "dt": 2.0,
         },
         # Chen, Jin, Lyu, arXiv 2012.04827
