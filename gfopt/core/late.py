@@ -40,6 +40,7 @@ def made_once(fun: Callable[[jax.Array], Any], seeds: jax.Array) -> Any:
     XLA would fuse the draw into each of its users, and draw as often. What a loop
     returns it cannot fuse; that it has one turn, it can't know.
     """
+    fun = jax.jit(fun, inline=True)  # is traced once for both uses
     empty = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(fun, seeds)
     )

@@ -42,6 +42,8 @@ VECTOR_COLUMNS = 4096
 # Populations of at most this many numbers keep their Gaussian noise, 64 MB of float32:
 # the default evaluator holds their candidates all at once, too.
 CACHED_ELEMENTS = 1 << 24
+# Signs are cheap to draw again: only what stays in cache, 4 MB, is worth keeping.
+CACHED_SIGNS = 1 << 20
 
 # Leaves of at most this many numbers are drawn together: each use of the cipher takes
 # a tenth of a second to compile, and each loop over members some microseconds.
@@ -77,6 +79,10 @@ def threefry(
     return x, y
 
 
+# traced once for each shape; outside of a program one call and not a hundred
+_threefry = jax.jit(threefry, inline=True)
+
+
 def round_significant(x: jax.Array | float) -> jax.Array:
     """Rounds to 12 significant bits, so that a product of two such is exact.
 
@@ -99,7 +105,7 @@ def _words(
     row = row + jnp.asarray(row_start).astype(jnp.uint32)
     column = lax.broadcasted_iota(jnp.uint32, (num_rows, columns), 1)
     key = (jnp.asarray(seed, jnp.uint32), jnp.asarray(path_hash, jnp.uint32))
-    return threefry(key, (row, column))[which]
+    return _threefry(key, (row, column))[which]
 
 
 def _uniform(bits: jax.Array) -> jax.Array:
@@ -159,7 +165,7 @@ def seeds(key: Key, count: int) -> jax.Array:
     zero = jnp.zeros(count, jnp.uint32)
 
     def draw(words: jax.Array) -> jax.Array:
-        return threefry((words[0], words[1]), (lax.iota(jnp.uint32, count), zero))[0]
+        return _threefry((words[0], words[1]), (lax.iota(jnp.uint32, count), zero))[0]
 
     # else XLA compiles this cipher into the ones that use the seeds, for up to 2 s
     return made_once(draw, words)
@@ -253,7 +259,7 @@ def noise_leaf(
         index = lax.iota(jnp.uint32, shape[0])
         counter = index // np.uint32(columns), index % np.uint32(columns)
         key = (jnp.asarray(seed, jnp.uint32), jnp.asarray(path_hash, jnp.uint32))
-        return round_significant(_normal(threefry(key, counter)[0]))
+        return round_significant(_normal(_threefry(key, counter)[0]))
     noise = noise_rows(kind, seed, path_hash, 0, rows, columns)
     return noise.reshape(-1)[: math.prod(shape)].reshape(shape)
 
@@ -280,7 +286,7 @@ def noise_leaves(
     )
 
     def draw(seed: jax.Array) -> jax.Array:
-        words = threefry((seed, path), (row, column))[0]
+        words = _threefry((seed, path), (row, column))[0]
         if family.columns_per_word == 1:
             return family.values(words[None], 1)[0]
         parts = jnp.split(drawn_once(words, seed), np.cumsum(counts)[:-1])
@@ -325,7 +331,7 @@ class Noise:
     Args:
         kind: ``"gaussian"``, or ``"rademacher"`` for signs packed 32 to a draw.
         cached: whether a population keeps its noise from ask to tell, True or False;
-            None for Gaussian noise on populations of ``P * D <= 2**24`` numbers.
+            None for populations of ``P * D <= 2**24`` normals or ``2**20`` signs.
 
     Raises:
         TypeError: where ``cached`` is not True, False or None.
@@ -351,8 +357,8 @@ class Noise:
         """Tells whether a population of ``size`` keeps its noise from ask to tell."""
         if self.cached is not None:
             return self.cached
-        small = size * trees.num_parameters(like) <= CACHED_ELEMENTS
-        return small and self.kind == "gaussian"
+        most = CACHED_ELEMENTS if self.kind == "gaussian" else CACHED_SIGNS
+        return size * trees.num_parameters(like) <= most
 
     def sample(self, like: PyTree, seed: jax.Array, kept: bool = False) -> PyTree:
         """Draws ``z``: float32 leaves with the shapes of ``like``.
@@ -588,7 +594,8 @@ def rademacher(cached: bool | None = None) -> Noise:
     """Returns random signs, packed 32 to a draw: the cheapest noise there is.
 
     Args:
-        cached: whether a population keeps its noise from ask to tell; None for no.
+        cached: whether a population keeps its noise from ask to tell; None for those
+            of ``P * D <= 2**20`` numbers.
 
     Example:
         >>> z = rademacher().sample(jnp.zeros(100), np.uint32(1))

@@ -96,6 +96,42 @@ def test_an_element_is_what_the_law_says(kind, shape):
 
 
 @each_kind
+def test_small_leaves_drawn_together_are_what_each_is_alone(kind):
+    shapes = [(), (7,), (5000,), (3, 40), (0, 3), (200, 200), (2, 3, 33), (130, 100)]
+    tree = {str(i): np.zeros(shape) for i, shape in enumerate(shapes)}
+    drawn = noise.Noise(kind).sample(tree, SEED)
+    for i, shape in enumerate(shapes):
+        alone = noise.noise_leaf(kind, SEED, zlib.crc32(str(i).encode()), shape)
+        same_bits(drawn[str(i)], alone)
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_sums_over_several_leaves_equal_those_of_each(kind, dtype):
+    shapes = [(7,), (3, 40), (150, 150), (2, 3, 33), (10, 1)]
+    tree = {str(i): jnp.full(shape, 0.5, dtype) for i, shape in enumerate(shapes)}
+    seeds, weights = np.arange(5, dtype=np.uint32), jnp.linspace(-0.7, 0.4, 5)
+    family = noise.Noise(kind)
+    added = family.add_weighted(tree, seeds, weights)
+    moments = family.weighted_moments(tree, seeds, weights, weights**2)
+    for name in tree:
+        alone = {name: tree[name]}
+        expected = family.add_weighted(alone, seeds, weights)[name]
+        assert added[name].dtype == dtype
+        unit = 2 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(
+            np.float64(added[name]), np.float64(expected), unit, unit
+        )
+        pairs = zip(
+            moments,
+            family.weighted_moments(alone, seeds, weights, weights**2),
+            strict=True,
+        )
+        for found, one in pairs:
+            np.testing.assert_allclose(found[name], one[name], 1e-6, 1e-6)
+
+
+@each_kind
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (4096,), (5000,), (8192,)])
 def test_vectors_are_drawn_in_rows(kind, shape):
     whole = noise.noise_leaf(kind, SEED, 5, shape)

@@ -63,7 +63,9 @@ def test_which_form_runs_is_said() -> None:
     assert form(method, False).noise_form(small) == "drawn again from seeds"
     assert form(method, True).noise_form(large).startswith("cached")
     signs = gfopt.OpenES(noise=gfopt.rademacher())
-    assert signs.noise_form(small) == "drawn again from seeds"
+    assert signs.noise_form(small) == "cached, 64 x 1000 numbers"
+    middle = jnp.zeros(20_000)
+    assert signs.noise_form(middle) == "drawn again from seeds"
     result = gfopt.minimize(
         lambda x: jnp.sum(x**2), jnp.ones(3), method="open_es", budget=128
     )
