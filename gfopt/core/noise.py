@@ -162,6 +162,13 @@ def seeds(key: Key, count: int) -> jax.Array:
     words = data[0]
     if data.shape[0] == 2:  # an rbg key has four words, as a rule two equal pairs
         words = threefry_2x32(words, data[1])
+    return _seeds(words, count)
+
+
+# a program of its own: a key that is known while another program is traced would else
+# compile it anew at every call
+@partial(jax.jit, static_argnums=1, inline=True)
+def _seeds(words: jax.Array, count: int) -> jax.Array:
     zero = jnp.zeros(count, jnp.uint32)
 
     def draw(words: jax.Array) -> jax.Array:
