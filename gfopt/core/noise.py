@@ -552,7 +552,7 @@ def _add_together(
     parts = zip(*(jnp.split(t, np.cumsum(sizes)[:-1]) for t in totals), strict=True)
     return [
         [
-            (leaf + total.reshape(leaf.shape)).astype(leaf.dtype)
+            noise_sums.added_to(leaf, total.reshape(leaf.shape))
             for leaf, total in zip(row, part, strict=True)
         ]
         for row, part in zip(rows, parts, strict=True)

@@ -89,17 +89,13 @@ def add(
         z, totals = lax.fori_loop(0, num_groups, turn, (z, totals))
         return added(jnp.int32(num_groups - 1), z, totals)
 
-    def added_to(
+    def added_part(
         old: jax.Array, total: jax.Array, start: jax.Array, count: int, cut: Any
     ) -> jax.Array:
-        """Returns ``old`` plus its part of a block's sum, in the dtype of ``old``."""
-        change = cut(total)
-        new = old + change
-        if bits is None or not rounding.is_narrow(old.dtype):
-            new = new.astype(old.dtype)
-        else:
-            new = rounding.stochastic(new, cut(bits(start, count)), old.dtype)
-        return jnp.where(change == 0, old, new)  # -0 + 0 would be another 0
+        """Returns ``old`` plus its part of a block's sum."""
+        is_random = bits is not None and rounding.is_narrow(old.dtype)
+        words = cut(bits(start, count)) if bits is not None and is_random else None
+        return added_to(old, cut(total), words)
 
     if turns == 1:
         start = jnp.int32(0)
@@ -108,7 +104,7 @@ def add(
             return block.reshape(-1)[:size].reshape(shape)
 
         return tuple(
-            added_to(leaf, total, start, rows, cut)
+            added_part(leaf, total, start, rows, cut)
             for leaf, total in zip(leaves, block_sums(start, rows), strict=True)
         )
 
@@ -120,7 +116,7 @@ def add(
         for whole, total in zip(wholes, block_sums(start, block_rows), strict=True):
             old = lax.dynamic_slice_in_dim(whole, start, block_rows)
             row = start + lax.broadcasted_iota(jnp.int32, old.shape, 0)
-            new = added_to(old, total, start, block_rows, lambda block: block)
+            new = added_part(old, total, start, block_rows, lambda block: block)
             new = jnp.where(row >= turn * block_rows, new, old)
             found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
         return found
@@ -138,7 +134,7 @@ def add(
         found = []
         for whole, total in zip(wholes, block_sums(row, block_rows + 1), strict=True):
             old = lax.dynamic_slice_in_dim(whole, start, block)
-            new = added_to(old, total, row, block_rows + 1, cut)
+            new = added_part(old, total, row, block_rows + 1, cut)
             new = jnp.where(element >= turn * block, new, old)
             found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
         return found
@@ -148,6 +144,24 @@ def add(
     folded = [leaf.reshape(rows, columns) for leaf in leaves]
     folded = lax.fori_loop(0, turns, add_rows, folded)
     return tuple(leaf.reshape(shape) for leaf in folded)
+
+
+def added_to(
+    old: jax.Array, change: jax.Array, words: jax.Array | None = None
+) -> jax.Array:
+    """Returns ``old + change`` in the dtype of ``old``.
+
+    Args:
+        old: ``float[...]``.
+        change: an array of its shape, in float32 or wider.
+        words: ``uint32[...]``, round up or down by these; None for to the nearest.
+    """
+    new = old + change
+    if words is None:
+        new = new.astype(old.dtype)
+    else:
+        new = rounding.stochastic(new, words, old.dtype)
+    return jnp.where(change == 0, old, new)  # -0 + 0 would be another 0
 
 
 def _grouped(
