@@ -249,7 +249,8 @@ class Minimisation:
             return Status.CONVERGED, f"converged: {listed}"
         if self._history.nfev >= budget:
             return Status.BUDGET, f"budget of {budget:.0f} evaluations used"
-        if time.monotonic() >= deadline:
+        # however long the first program compiles, one evaluation is made
+        if time.monotonic() >= deadline and self._history.nfev:
             return Status.SECONDS, f"time is up after {self._seconds:.1f} s"
         return None
 

@@ -208,7 +208,7 @@ def test_batches_are_made_in_the_precision_of_the_search():
 def test_a_result_prints_as_a_small_table(compiled):
     text = str(compiled).splitlines()
     names = [line.split()[0] for line in text]
-    assert names == "fun x recommended success message nfev method path".split()
+    assert names == "fun x recommended success message nfev method path noise".split()
     assert (
         len({line.index(line.split()[0]) + len(line.split()[0]) for line in text}) == 1
     )
