@@ -86,6 +86,7 @@ def test_time_ends_a_search():
     assert "time is up" in slow.message
     none = minimize(max_seconds=0)
     assert (none.status, none.nfev, none.nit) == (Status.SECONDS, 1, 0)
+    minimize(max_seconds=0.3, budget=None)  # compiles
     long = minimize(max_seconds=0.3, budget=None)
     assert long.status == Status.SECONDS and long.nfev > 100
 
