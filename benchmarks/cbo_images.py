@@ -186,7 +186,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
-    results: dict[str, Any] = {}
     for name in options.data:
         data = load(name)
         epoch = len(data.train[0]) // BATCH
@@ -230,9 +229,9 @@ def main() -> None:
         ]
         table = sorted(rows.items(), key=lambda row: -np.mean(row[1]))
         show([name, "accuracy"], [[k, float(np.mean(v))] for k, v in table])
-        results[name] = {"forward_passes": passes, "accuracy": rows}
-    packages = ["gfopt", "jax", "cbx", "mlxtend", "scikit-learn"]
-    save("cbo_images", packages, {"options": vars(options), "results": results})
+        results = {"options": vars(options), "forward_passes": passes, "accuracy": rows}
+        packages = ["gfopt", "jax", "cbx", "mlxtend", "scikit-learn"]
+        save(f"cbo_images_{name}", packages, results)
 
 
 if __name__ == "__main__":

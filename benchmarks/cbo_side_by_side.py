@@ -39,7 +39,7 @@ import gfopt
 # the same numbers for both; every combination is tried for each method
 GRID = {
     "size": (30, 200),
-    "alpha": (0.2, 0.4, 1e5),  # below 1: of effective sample size
+    "alpha": (0.2, 0.4, 1e15),  # below 1: of effective sample size
     "diffusion": (1.1, 1.5),
     "dt": (0.2, 0.9),
 }
@@ -108,7 +108,7 @@ def cbx_hits(
             max_it=10**9, track_args={"names": []}, **options,
         )  # fmt: skip
         if alpha < 1:
-            turns = scheduler([effective_sample_size(eta=alpha, maximum=1e15)])
+            turns = scheduler([effective_sample_size(eta=alpha)])
         else:
             turns = scheduler([multiply(name="alpha", factor=numbers.get("growth", 1))])
         while count < budget and not np.isfinite(hits).all():
@@ -246,8 +246,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=("speed", "evaluations"))
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--tuning-runs", type=int, default=3)
-    parser.add_argument("--budget", type=int, default=100_000)
+    parser.add_argument("--tuning-runs", type=int, default=2)
+    parser.add_argument("--budget", type=int, default=60_000)
     options = parser.parse_args()
     packages = ["gfopt", "jax", "numpy", "cbx"]
     if options.only != "speed":
