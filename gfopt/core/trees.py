@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -121,6 +122,14 @@ def filled(tree: PyTree, value: Any) -> PyTree:
         ),
         tree,
     )
+
+
+def precision(tree: PyTree) -> AbstractContextManager[None]:
+    """Returns a context that keeps float64 leaves what they are, if there are any."""
+    leaves = jax.tree.leaves(tree)
+    if any(getattr(leaf, "dtype", None) == np.float64 for leaf in leaves):
+        return jax.enable_x64(True)
+    return nullcontext()
 
 
 def wide_dtype(tree: PyTree) -> Any:

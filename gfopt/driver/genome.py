@@ -10,7 +10,6 @@ for bit: on the same kind of machine with Gaussian noise, on any with random sig
 
 from __future__ import annotations
 
-import contextlib
 import os
 import zlib
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from gfopt.core.noise import Noise
 from gfopt.core.noise_table import NoiseTable
 from gfopt.driver.records import Record
 from gfopt.driver.storage import read_records, write_snapshot
+from gfopt.driver.tree_records import leaf_types
 from gfopt.optimizers.deep_ga import DeepGA, DeepGAState, mutated
 from gfopt.types import Solution, State
 
@@ -104,9 +104,7 @@ def decode(genome: Genome, template: Solution) -> Solution:
     Raises:
         TypeError, ValueError: for a template that is no solution.
     """
-    leaves = jax.tree.leaves(template)
-    wide = any(getattr(leaf, "dtype", None) == np.float64 for leaf in leaves)
-    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+    with trees.precision(template):
         start = trees.starting_point(template)
         sigmas = np.broadcast_to(genome.sigmas, genome.seeds.shape)
         scales = jnp.asarray(sigmas, trees.wide_dtype(start))
@@ -140,7 +138,7 @@ def save(
     """
     optimizer, state = _deep_ga(optimizer, state)
     seeds, sigmas, noise = lineage(optimizer, state, slot)
-    shapes = _shapes(optimizer.recommend(state))
+    shapes = leaf_types(optimizer.recommend(state))
     meta = {**noise, "tree": zlib.crc32(repr(shapes).encode())}
     record = Record("", meta, {"seed": seeds, "sigma": sigmas})
     write_snapshot(path, {"kind": KIND}, [record])
@@ -165,7 +163,8 @@ def load(path: str | os.PathLike[str], template: Solution) -> Solution:
     _, meta, arrays = contents.records[0]
     noise = dict(meta)
     expected = noise.pop("tree")
-    shapes = _shapes(trees.as_inexact(template))
+    with trees.precision(template):
+        shapes = leaf_types(trees.as_inexact(template))
     if zlib.crc32(repr(shapes).encode()) != expected:
         raise ValueError(
             "template must have the paths, shapes and dtypes of the solution that the "
@@ -192,10 +191,3 @@ def _noise(described: dict[str, Any]) -> Noise | NoiseTable:
     options = dict(described)
     kind = options.pop("kind")
     return NoiseTable(**options) if kind == "table" else Noise(kind)
-
-
-def _shapes(tree: Solution) -> dict[str, str]:
-    found, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        trees.path_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in found
-    }

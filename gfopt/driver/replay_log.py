@@ -10,7 +10,6 @@ part of the log from its beginning is the run up to there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
@@ -144,9 +143,7 @@ def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
     if isinstance(log, str | os.PathLike):
         log = ReplayLog.read(log)
     checks.instance("log", log, ReplayLog, "a ReplayLog or the path of one")
-    found = [*jax.tree.leaves(base), log.projected_gradient]
-    wide = any(getattr(leaf, "dtype", None) == np.float64 for leaf in found)
-    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+    with trees.precision((base, log.projected_gradient)):
         return _replayed(
             noise.Noise(log.header["noise"]),
             trees.starting_point(base),

@@ -57,7 +57,7 @@ def record_to_tree(record: Record, template: PyTree) -> PyTree:
     """
     wanted = _named(template)
     lines = differences(
-        {name: _described(leaf) for name, leaf in wanted.items()},
+        leaf_types(template),
         {name: _described(array) for name, array in record.arrays.items()},
     )
     if lines:
@@ -95,6 +95,11 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
         elif not _same(expected[key], found[key]):
             lines.append(f"{key}: expected {expected[key]!r}, found {found[key]!r}")
     return lines
+
+
+def leaf_types(tree: PyTree) -> dict[str, str]:
+    """Returns dtype and shape of each leaf, ``"float64[4]"``, by its path."""
+    return {name: _described(leaf) for name, leaf in _named(tree).items()}
 
 
 def _named(tree: PyTree) -> dict[str, Any]:

@@ -298,6 +298,16 @@ def test_a_genome_on_the_noise_table(tmp_path: Path) -> None:
     same(genome.load(tmp_path / "g", X0), result.x)
 
 
+def test_a_genome_in_double_precision(tmp_path: Path) -> None:
+    x0 = np.array([1.0, -2.0, 0.5])
+    optimizer = gfopt.DeepGA(population_size=8, num_parents=2, sigma=0.1)
+    result = gfopt.minimize(distance, x0, method=optimizer, budget=80)
+    genome.save(tmp_path / "g", result.optimizer, result.state)
+    found = genome.load(tmp_path / "g", x0)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, result.recommended)
+
+
 def test_what_is_no_genome_is_refused(tmp_path: Path) -> None:
     optimizer = gfopt.OpenES(population_size=4)
     state = optimizer.init(jax.random.key(0), X0)
