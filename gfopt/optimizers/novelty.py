@@ -170,24 +170,13 @@ class Novelty:
         descriptors, valid = described(self, evaluation)
         found = archives.novelty(descriptors, valid, state.archive, self.num_neighbours)
         weight = schedules.at("weight", self.weight, state.step)
-        # larger utilities are better: centered ranks of -novelty and of the fitness
-        loss = -(
-            (1 - weight) * shaping.centered_rank(-found, valid)
-            + weight * shaping.centered_rank(evaluation.fitness, valid)
-        )
+        loss = mixed_loss(weight, found, evaluation.fitness, valid)
         told = Evaluation(loss.astype(evaluation.fitness.dtype), valid, evaluation.aux)
         inner, _ = self.inner.tell(state.inner, population, told)
         probability = schedules.at("probability", self.probability, state.step)
         key = jax.random.key(state.seed, impl="threefry2x32")
         drawn = jax.random.uniform(jax.random.fold_in(key, state.step), valid.shape)
-        index, fitness = best_row(evaluation)
-        fitness = fitness.astype(state.best_fitness.dtype)
-        member = jax.tree.map(lambda leaf: leaf[index], population.members)
-
-        def better() -> Solution:
-            return materialise(self.inner.decode(state.inner, member))
-
-        best = jax.lax.cond(fitness < state.best_fitness, better, lambda: state.best)
+        best, best_fitness = best_seen(self, state, population, evaluation)
         archive = archives.insert(
             state.archive, descriptors, valid & (drawn < probability)
         )
@@ -197,7 +186,7 @@ class Novelty:
             archive=archive,
             seed=state.seed,
             best=best,
-            best_fitness=jnp.minimum(fitness, state.best_fitness),
+            best_fitness=best_fitness,
         )
         count = jnp.sum(valid)
         mean = jnp.sum(found) / jnp.maximum(count, 1)
@@ -236,3 +225,34 @@ def described(optimizer: Any, evaluation: Evaluation) -> tuple[jax.Array, jax.Ar
     # where a walker went astray nobody can say how new that is
     valid = evaluation.valid & jnp.all(jnp.isfinite(descriptors), axis=1)
     return jnp.where(valid[:, None], descriptors, 0), valid
+
+
+def mixed_loss(
+    weight: Any, novelty: jax.Array, fitness: jax.Array, valid: jax.Array
+) -> jax.Array:
+    """Returns ``-((1 - w) rank(novelty) + w rank(-fitness))``: ``float[P]``."""
+    # larger utilities are better: centered ranks of -novelty and of the fitness
+    mixed = (1 - weight) * shaping.centered_rank(-novelty, valid)
+    return -(mixed + weight * shaping.centered_rank(fitness, valid))
+
+
+def best_seen(
+    optimizer: Any, state: Any, population: Population, evaluation: Evaluation
+) -> tuple[Solution, jax.Array]:
+    """Returns the best solution by fitness so far, and its fitness.
+
+    Args:
+        optimizer: decodes the members.
+        state: has ``best`` and ``best_fitness``.
+        population: that was evaluated.
+        evaluation: of it.
+    """
+    index, fitness = best_row(evaluation)
+    fitness = fitness.astype(state.best_fitness.dtype)
+    member = jax.tree.map(lambda leaf: leaf[index], population.members)
+    best = jax.lax.cond(
+        fitness < state.best_fitness,
+        lambda: materialise(optimizer.decode(state, member)),
+        lambda: state.best,
+    )
+    return best, jnp.minimum(fitness, state.best_fitness)

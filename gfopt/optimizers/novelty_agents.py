@@ -28,11 +28,10 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import archive as archives
-from gfopt.core import noise, shaping, trees
-from gfopt.core.evaluate import best_row
+from gfopt.core import noise, trees
 from gfopt.core.lazy import materialise
 from gfopt.optimizers.deep_ga import mutated
-from gfopt.optimizers.novelty import described, whole
+from gfopt.optimizers.novelty import best_seen, described, mixed_loss, whole
 from gfopt.types import (
     Evaluation,
     Key,
@@ -235,13 +234,10 @@ class NoveltyAgents:
             among_rows=False,
         )
 
-        def loss(novelty: jax.Array, fitness: jax.Array, valid: jax.Array) -> jax.Array:
-            mixed = (1 - state.weight) * shaping.centered_rank(-novelty, valid)
-            return -(mixed + state.weight * shaping.centered_rank(fitness, valid))
-
         by_agent = partial(_by_agent, num)
         fitness, seen = by_agent(evaluation.fitness[rows]), by_agent(valid[rows])
-        told = jax.vmap(loss)(by_agent(found), fitness, seen).astype(fitness.dtype)
+        loss = jax.vmap(partial(mixed_loss, state.weight))
+        told = loss(by_agent(found), fitness, seen).astype(fitness.dtype)
         members = jax.tree.map(
             lambda leaf: by_agent(leaf[rows]), population.members.inner
         )
@@ -249,20 +245,13 @@ class NoveltyAgents:
         agents, _ = jax.vmap(self.inner.tell)(
             state.agents, asked, Evaluation(told, seen)
         )
-        index, best_fitness = best_row(evaluation)
-        best_fitness = best_fitness.astype(state.best_fitness.dtype)
-        member = jax.tree.map(lambda leaf: leaf[index], population.members)
-        best = jax.lax.cond(
-            best_fitness < state.best_fitness,
-            lambda: self.decode(state, member),
-            lambda: state.best,
-        )
+        best, best_fitness = best_seen(self, state, population, evaluation)
         new = state._replace(
             step=state.step + 1,
             agents=agents,
             archive=archive,
             best=best,
-            best_fitness=jnp.minimum(best_fitness, state.best_fitness),
+            best_fitness=best_fitness,
         )
         count = jnp.sum(valid[rows])
         mean = jnp.sum(found) / jnp.maximum(count, 1)
