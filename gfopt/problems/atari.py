@@ -25,6 +25,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core.objective import Objective
 from gfopt.problems import host_pixels
+from gfopt.problems.environments import episode_seeds
 from gfopt.problems.pixels import ConvolutionalPolicy, Statistics
 from gfopt.types import Evaluation, Key, PyTree, Solution
 
@@ -180,7 +181,7 @@ class Atari:
     def episodes(self, step: Any, key: Key) -> np.ndarray:
         """Draws the episodes of a generation; the ``batches`` of ``minimize``."""
         del step
-        return _seeds(np.asarray(jax.random.key_data(key)), self.num_episodes)
+        return episode_seeds(np.asarray(jax.random.key_data(key)), self.num_episodes)
 
     def __call__(
         self,
@@ -197,7 +198,7 @@ class Atari:
             episodes: a seed for each episode.
             context: says how many steps an episode has at most.
         """
-        seeds = _seeds(key, self.num_episodes) if episodes is None else episodes
+        seeds = episode_seeds(key, self.num_episodes) if episodes is None else episodes
         limit = self.max_steps if context is None else int(context.max_steps)
         played = [self._played(weights, int(seed), limit) for seed in seeds]
         scores, steps, cut = zip(*played, strict=True)
@@ -283,11 +284,6 @@ def _area_means(size: int) -> np.ndarray:
     high = np.minimum(ends[1:, None], places + 1)
     means = np.maximum(high - low, 0) * SIDE / size
     return (means / np.sqrt(255)).astype(np.float32)
-
-
-def _seeds(words: np.ndarray, count: int) -> np.ndarray:
-    """Returns seeds of episodes, ``uint32[count]``, from the words of a key."""
-    return np.random.SeedSequence(np.asarray(words).tolist()).generate_state(count)
 
 
 class _Game:

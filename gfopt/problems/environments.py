@@ -195,7 +195,7 @@ class GymnasiumRollout:
     def episodes(self, step: Any, key: Key) -> np.ndarray:
         """Draws the episodes of a generation; the ``batches`` of ``minimize``."""
         del step
-        return _seeds(np.asarray(jax.random.key_data(key)), self.num_episodes)
+        return episode_seeds(np.asarray(jax.random.key_data(key)), self.num_episodes)
 
     def __call__(
         self,
@@ -212,7 +212,7 @@ class GymnasiumRollout:
             episodes: a seed for each episode.
             context: the moments by which observations are normalised.
         """
-        seeds = _seeds(key, self.num_episodes) if episodes is None else episodes
+        seeds = episode_seeds(key, self.num_episodes) if episodes is None else episodes
         found = [self._episode(parameters, int(seed), context) for seed in seeds]
         totals, seen = zip(*found, strict=True)
         rows = np.concatenate(seen)
@@ -276,7 +276,7 @@ def _updated(moments: Moments, evaluation: Evaluation) -> Moments:
     return jax.tree.map(np.asarray, normalisation.updated(moments, evaluation))
 
 
-def _seeds(words: np.ndarray, count: int) -> np.ndarray:
+def episode_seeds(words: np.ndarray, count: int) -> np.ndarray:
     """Returns seeds of episodes, ``uint32[count]``, from the words of a key."""
     return np.random.SeedSequence(np.asarray(words).tolist()).generate_state(count)
 
