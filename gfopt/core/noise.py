@@ -572,10 +572,10 @@ def add_scaled(tree: PyTree, z: PyTree, scale: jax.Array | PyTree) -> PyTree:
         step = round_significant(jnp.asarray(scale, wide)) * z.astype(wide)
         return (leaf.astype(wide) + step).astype(leaf.dtype)
 
-    return jax.tree.map(add_leaf, tree, z, _as_tree(scale, tree))
+    return jax.tree.map(add_leaf, tree, z, as_tree(scale, tree))
 
 
-def _as_tree(scale: jax.Array | PyTree, tree: PyTree) -> PyTree:
+def as_tree(scale: jax.Array | PyTree, tree: PyTree) -> PyTree:
     """Spreads one number over the leaves of ``tree``; a tree stays as it is."""
     structure: Any = jax.tree.structure(tree)
     if jax.tree.structure(scale) == structure:

@@ -51,6 +51,14 @@ def start(optimizer: Any, default: Default, mean: Solution) -> PyTree:
     return trees.strongly_typed(transform.init(mean))
 
 
+def learning_rate(optimizer: Any, default: Default, state: State) -> Any:
+    """Returns the learning rate of this step; 1 before a transform of the user's."""
+    rate = optimizer.learning_rate
+    if rate is None:
+        rate = default.learning_rate if optimizer.transform is None else 1.0
+    return schedules.at("learning_rate", rate, state.step)
+
+
 def step(
     optimizer: Any, default: Default, state: State, gradient: PyTree, counts: jax.Array
 ) -> tuple[Solution, PyTree, jax.Array]:
@@ -63,10 +71,7 @@ def step(
         The mean, the transform's state and the norm of the gradient.
     """
     transform = optimizer.transform or default.transform
-    rate = optimizer.learning_rate
-    if rate is None:
-        rate = default.learning_rate if optimizer.transform is None else 1.0
-    rate = schedules.at("learning_rate", rate, state.step)
+    rate = learning_rate(optimizer, default, state)
     gradient = trees.cast_like(gradient, state.mean)
     norm = optax.tree.norm(gradient)
     old = (state.mean, state.transform)

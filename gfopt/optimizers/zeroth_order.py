@@ -123,11 +123,8 @@ class _Directions:
         return ZerothOrderState(jnp.int32(0), mean, transform)
 
     def _rate(self, state: ZerothOrderState) -> Any:
-        """Returns the learning rate of this step; 1 before a transform of its own."""
-        rate = self.learning_rate
-        if rate is None:
-            rate = _DESCENT.learning_rate if self.transform is None else 1.0
-        return schedules.at("learning_rate", rate, state.step)
+        """Returns the learning rate of this step."""
+        return descent.learning_rate(self, _DESCENT, state)
 
     def _eps(self, state: ZerothOrderState) -> Any:
         """Returns the radius of this step."""
@@ -443,13 +440,10 @@ def perturbed(
     tree: Solution, seed: jax.Array, scale: jax.Array | PyTree, kind: str
 ) -> Solution:
     """Returns ``tree + scale * z`` as ``Perturbed`` leaves; scale may be a tree."""
-    structure: Any = jax.tree.structure(tree)
-    if jax.tree.structure(scale) != structure:
-        scale = jax.tree.map(lambda _: scale, tree)
     return trees.map_with_hash(
         lambda path, leaf, by: Perturbed(leaf, seed, by, path_hash=path, kind=kind),
         tree,
-        scale,
+        noise.as_tree(scale, tree),
     )
 
 
