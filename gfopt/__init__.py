@@ -45,6 +45,7 @@ from gfopt.optimizers.deep_ga import DeepGA
 from gfopt.optimizers.descent import clip_up
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.feasibility_rule import FeasibilityRule
+from gfopt.optimizers.fzoo import FZOO
 from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.margin import Margin
@@ -63,7 +64,7 @@ from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import FZOO, SPSA, MeZO
+from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.registry import METHODS, method
 from gfopt.types import Evaluation, Optimizer, Population
 

@@ -20,6 +20,7 @@ from gfopt.optimizers.cr_fm_nes import CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy
 from gfopt.optimizers.deep_ga import DeepGA
 from gfopt.optimizers.differential_evolution import DifferentialEvolution
+from gfopt.optimizers.fzoo import FZOO
 from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.nelder_mead import NelderMead
@@ -32,7 +33,7 @@ from gfopt.optimizers.pgpe import PGPE
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import FZOO, SPSA, MeZO
+from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.types import Optimizer
 
 FLAGS = MappingProxyType(

@@ -1,21 +1,18 @@
-"""Zeroth-order SGD with forward passes alone: MeZO, SPSA and FZOO.
+"""Zeroth-order SGD with forward passes alone: MeZO and SPSA.
 
     p_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps)
     g = 1/q sum_i p_i z_i,   theta <- theta - lr g                            (MeZO)
     lr_k = a / (A + k + 1)^alpha,   eps_k = c / (k + 1)^gamma                 (SPSA)
-    g = 1/(N s) sum_i (f(theta + eps u_i) - f(theta)) u_i                     (FZOO)
 
-with ``s`` the standard deviation of FZOO's N losses. Any optax transform may take
-``g``; without one the perturbed models are never made: ``decode`` returns lazy leaves,
-whose noise is drawn inside the layer that uses them, and ``tell`` adds ``-lr g`` to the
-weights in place, block by block. A step takes the memory of inference, and nothing is
-added and subtracted again, so nothing drifts.
+Any optax transform may take ``g``; without one the perturbed models are never made:
+``decode`` returns lazy leaves, whose noise is drawn inside the layer that uses them,
+and ``tell`` adds ``-lr g`` to the weights in place, block by block. A step takes the
+memory of inference, and nothing is added and subtracted again, so nothing drifts.
 
 Sources: Malladi, Gao, Nichani, Damian, Lee, Chen, Arora (2023), arXiv 2305.17333,
 algorithm 1; its code perturbs the weights in place and back, we do not. Spall (1998),
 "Implementation of the simultaneous perturbation algorithm for stochastic
-optimization", IEEE Trans. Aerospace and Electronic Systems 34(3), section III. FZOO:
-arXiv 2506.09034; its learning rate is ours times eps.
+optimization", IEEE Trans. Aerospace and Electronic Systems 34(3), section III.
 """
 
 from __future__ import annotations
@@ -69,28 +66,7 @@ class MeZOInfo(NamedTuple):
     skipped: jax.Array
 
 
-class FZOOInfo(NamedTuple):
-    """Diagnostics of one step.
-
-    Attributes:
-        loss: at the weights themselves, NaN where the step was skipped.
-        loss_std: standard deviation of the others, 0 where the step was skipped.
-        median_slope: median of ``|f(theta + eps u) - f(theta)| / eps``.
-        largest_slope: largest of them.
-        num_valid: rows that came back with a number.
-        skipped: whether nothing moved: no valid loss at the weights, fewer than two
-            valid others, or all of them equal.
-    """
-
-    loss: jax.Array
-    loss_std: jax.Array
-    median_slope: jax.Array
-    largest_slope: jax.Array
-    num_valid: jax.Array
-    skipped: jax.Array
-
-
-class _Directions:
+class Directions:
     """What the methods share: members are a seed, a sign and a radius."""
 
     follows_slopes: ClassVar[bool] = True  # no use where values step, or are ranked
@@ -168,7 +144,7 @@ class _Directions:
         return state.mean
 
 
-class _TwoSided(_Directions):
+class _TwoSided(Directions):
     """``ask`` and ``tell`` of antithetic pairs."""
 
     def log_header(self) -> dict[str, str]:
@@ -206,7 +182,7 @@ class _TwoSided(_Directions):
         slopes = jnp.where(usable, slopes, 0)
         count, counts = jnp.sum(usable), jnp.any(usable)
         share = jnp.maximum(count, 1).astype(slopes.dtype)
-        median, largest = _size_of(slopes, usable)
+        median, largest = slope_sizes(slopes, usable)
         mean_loss = jnp.sum(jnp.where(usable[:, None], loss / 2, 0)) / share
         info = MeZOInfo(
             seeds[0],
@@ -350,92 +326,6 @@ class SPSA(_TwoSided):
         return schedules.at(name, getattr(self, name), state.step)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps"],
-    meta_fields=["population_size", "noise", "transform", "rounding"],
-)
-@dataclass(frozen=True)
-class FZOO(_Directions):
-    """Fast zeroth-order optimizer: batched one-sided differences over their spread.
-
-    The step does not change if the objective is multiplied by a positive number, nor if
-    one is added to it: steep and flat regions take steps of one size.
-
-    Args:
-        learning_rate: step size, or a schedule (the paper's divided by ``eps``); None
-            for 1e-3, or for 1 with a transform, which has its own.
-        eps: finite-difference radius, or a schedule.
-        population_size: forward passes a step, ``P``: one at the weights themselves and
-            one for each of the ``N = P - 1`` directions.
-        noise: ``rademacher()`` (the paper's), ``gaussian()`` or ``low_rank()``.
-        transform: any complete optax optimizer.
-        rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16.
-
-    Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for one out of range.
-
-    Example:
-        >>> import gfopt
-        >>> result = gfopt.run(gfopt.FZOO(learning_rate=0.02),
-        ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
-        ...                    key=jax.random.key(0), generations=200)
-        >>> bool(jnp.sum(result.x**2) < 0.1)
-        True
-
-    Source: arXiv 2506.09034.
-    """
-
-    learning_rate: schedules.Hyperparameter | None = None
-    eps: schedules.Hyperparameter = 1e-3
-    population_size: int = 9
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.rademacher)
-    transform: optax.GradientTransformation | None = None
-    rounding: str = "nearest"
-
-    def __post_init__(self) -> None:
-        checks.integer("population_size", self.population_size, 3)
-        self._check()
-        schedules.set_fields(self, eps=schedules.field("eps", self.eps))
-
-    def ask(self, key: Key, state: ZerothOrderState) -> Population:
-        """Proposes the weights themselves, then ``P - 1`` directions."""
-        seeds = noise.seeds(key, self.population_size - 1)
-        signs = (jnp.arange(self.population_size) > 0).astype(jnp.float32)
-        return self._population(state, jnp.concatenate([seeds[:1], seeds]), signs)
-
-    def tell(
-        self, state: ZerothOrderState, population: Population, evaluation: Evaluation
-    ) -> tuple[ZerothOrderState, FZOOInfo]:
-        """Steps by the differences over their standard deviation."""
-        fitness, valid = evaluation.fitness, evaluation.valid
-        members = population.members
-        usable = valid[1:] & valid[0]
-        differences = jnp.where(usable, fitness[1:] - fitness[0], 0)
-        # as shares of the largest one, whose squares are no too large numbers
-        scale = jnp.max(jnp.abs(differences))
-        counts = jnp.isfinite(scale) & (scale > 0) & (jnp.sum(usable) > 1)
-        shares = jnp.where(counts, differences / jnp.where(counts, scale, 1), 0)
-        # s^2 = 1 / (N - 1) sum_i (l_i - mean)^2
-        count = jnp.maximum(jnp.sum(usable), 2).astype(fitness.dtype)
-        centered = jnp.where(usable, shares - jnp.sum(shares) / count, 0)
-        std = jnp.sqrt(jnp.sum(centered**2) / (count - 1))
-        counts &= std > 0
-        # g = 1 / (N s) sum_i (l_i - l_0) u_i
-        slopes = jnp.where(counts, shares / (count * jnp.where(counts, std, 1)), 0)
-        median, largest = _size_of(differences / members.sigma[0], usable)
-        info = FZOOInfo(
-            jnp.where(counts, fitness[0], jnp.nan),
-            jnp.where(counts, std * scale, 0),
-            median,
-            largest,
-            jnp.sum(valid),
-            ~counts,
-        )
-        return self._moved(state, members.seed[1:], slopes, counts), info
-
-
 def perturbed(
     tree: Solution, seed: jax.Array, scale: jax.Array | PyTree, kind: str
 ) -> Solution:
@@ -471,7 +361,7 @@ def stepped(
     return family.add_weighted(mean, seeds, weights)
 
 
-def _size_of(slopes: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
+def slope_sizes(slopes: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the median and the largest of ``|slopes|``, 0 where none is usable."""
     size = jnp.where(usable, jnp.abs(slopes), 0)
     if size.shape[0] == 1:

@@ -16,7 +16,8 @@ import gfopt
 from gfopt.core import shaping
 from gfopt.core.evaluate import judged, vmapped
 from gfopt.core.objective import Inputs, Objective
-from gfopt.optimizers.zeroth_order import FZOO, SPSA, MeZO
+from gfopt.optimizers.fzoo import FZOO
+from gfopt.optimizers.zeroth_order import SPSA, MeZO
 
 X0 = np.array([1.0, -2.0, 0.5, 0.25])
 GAUSSIAN, SIGNS = gfopt.gaussian(), gfopt.rademacher()
