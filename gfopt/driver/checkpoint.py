@@ -156,8 +156,8 @@ def described(value: Any) -> Any:
 
     Example:
         >>> import gfopt
-        >>> described({"a": np.zeros(3), "b": gfopt.rademacher()})
-        {'a': [0.0, 0.0, 0.0], 'b': {'type': 'Noise', 'kind': 'rademacher'}}
+        >>> described([np.zeros(3), gfopt.rademacher()])
+        [[0.0, 0.0, 0.0], {'type': 'Noise', 'kind': 'rademacher', 'cached': None}]
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

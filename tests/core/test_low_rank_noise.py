@@ -116,7 +116,7 @@ def test_refuses_what_says_nothing():
     with pytest.raises(ValueError, match="no leaf's path matches the pattern 'lay'"):
         gfopt.low_rank(dense="lay").add(TREE, SEED, 1.0)
     with pytest.raises(TypeError, match="noise must be a gfopt noise family"):
-        gfopt.MeZO(noise=gfopt.low_rank())
+        gfopt.ARS(noise=gfopt.low_rank())
 
 
 # -- the law
