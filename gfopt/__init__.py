@@ -63,6 +63,7 @@ from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.sep_cma_es import SepCMAES
+from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.registry import METHODS, method
@@ -121,6 +122,7 @@ __all__ = [
     "Result",
     "RunResult",
     "SepCMAES",
+    "SparseMeZO",
     "Simplex",
     "Space",
     "Status",

@@ -32,6 +32,7 @@ from gfopt.optimizers.persistent_es import PersistentES
 from gfopt.optimizers.pgpe import PGPE
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
+from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.types import Optimizer
@@ -285,6 +286,17 @@ _ROWS = (
         400,
         5e-2,
         smallest=3,
+    ),
+    Row(
+        "sparse_mezo",
+        SparseMeZO,
+        "the same, of the small weights of each matrix",
+        frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
+        None,
+        ("learning_rate", "eps"),
+        {"learning_rate": 0.03, "eps": 1e-3},
+        300,
+        1e-2,
     ),
     Row(
         "hizoo",

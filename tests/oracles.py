@@ -217,6 +217,31 @@ def mezo_step(
     return theta
 
 
+def sparse_mezo_step(
+    theta: Array,
+    z: Array,
+    losses: tuple[float, float],
+    eps: float,
+    rate: float,
+    limits: Array,
+) -> Array:
+    """Liu et al. (2024), arXiv 2402.15751, algorithm 1: MeZO with a mask of its own.
+
+    Args:
+        theta: the weights, ``[D]``.
+        z: this step's noise.
+        losses: at ``theta + eps m z`` and at ``theta - eps m z``.
+        eps: the radius.
+        rate: the learning rate.
+        limits: ``h`` of each weight's layer, ``[D]``.
+    """
+    masked = z.copy()
+    for i in range(len(theta)):
+        if abs(theta[i]) > limits[i]:
+            masked[i] = 0
+    return mezo_step(theta, masked, losses, eps, rate)
+
+
 def spsa_gains(
     step: int, a: float, c: float, stability: float, alpha: float, gamma: float
 ) -> tuple[float, float]:

@@ -451,6 +451,7 @@ class Noise:
         seeds: jax.Array,
         weights: jax.Array,
         rounding_seed: jax.Array | None = None,
+        largest: PyTree | None = None,
     ) -> PyTree:
         """Returns ``tree + sum_p weights[p] * z_p``, in place if donated.
 
@@ -463,14 +464,16 @@ class Noise:
             weights: ``float[P]``.
             rounding_seed: ``uint32[]``: round bfloat16 and float16 leaves up or down
                 at random; None for rounding to the nearest.
+            largest: a number for each leaf, above which its numbers stay; None: none.
         """
-        if rounding_seed is None:
+        if rounding_seed is None and largest is None:
             return _add_trees(self.kind, (tree,), seeds, weights[:, None])[0]
         return trees.map_with_hash(
-            lambda path, leaf: add_weighted_leaf(
-                self.kind, path, leaf, seeds, weights, rounding_seed
+            lambda path, leaf, *most: add_weighted_leaf(
+                self.kind, path, leaf, seeds, weights, rounding_seed, *most
             ),
             tree,
+            *(() if largest is None else (largest,)),
         )
 
 
@@ -481,10 +484,12 @@ def add_weighted_leaf(
     seeds: jax.Array,
     weights: jax.Array,
     rounding_seed: jax.Array | None = None,
+    largest: jax.Array | None = None,
 ) -> jax.Array:
     """Returns one leaf of ``Noise(kind).add_weighted``."""
-    weights = weights[:, None]
-    return _add_leaves(kind, path_hash, (leaf,), seeds, weights, rounding_seed)[0]
+    return _add_leaves(
+        kind, path_hash, (leaf,), seeds, weights[:, None], rounding_seed, largest
+    )[0]
 
 
 def _add_leaves(
@@ -494,6 +499,7 @@ def _add_leaves(
     seeds: jax.Array,
     weights: jax.Array,
     rounding_seed: jax.Array | None = None,
+    largest: jax.Array | None = None,
 ) -> tuple[jax.Array, ...]:
     leaf = leaves[0]
     wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
@@ -506,7 +512,7 @@ def _add_leaves(
     if rounding_seed is not None:
         # the cipher's second words, which no noise is made of
         bits = partial(_words, rounding_seed, path_hash, columns=columns, which=1)
-    return noise_sums.add(draw, rows, columns, leaves, seeds, wide, bits)
+    return noise_sums.add(draw, rows, columns, leaves, seeds, wide, bits, largest)
 
 
 def _add_trees(

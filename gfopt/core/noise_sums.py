@@ -30,6 +30,7 @@ def add(
     seeds: jax.Array,
     weights: jax.Array,
     bits: Callable[[jax.Array, int], jax.Array] | None = None,
+    largest: jax.Array | None = None,
 ) -> tuple[jax.Array, ...]:
     """Returns ``leaves[k] + sum_p weights[p, k] * z_p ** (k + 1)``, block by block.
 
@@ -43,6 +44,7 @@ def add(
         weights: ``float[P, K]``, the sums' dtype.
         bits: ``(first row, count) -> uint32[count, C]``, random words by which narrow
             leaves are rounded up or down; None for rounding to the nearest.
+        largest: ``float[]``, numbers above it stay as they are; None: none does.
     """
     shape, size = leaves[0].shape, leaves[0].size
     if size == 0 or seeds.shape[0] == 0:
@@ -95,7 +97,10 @@ def add(
         """Returns ``old`` plus its part of a block's sum."""
         is_random = bits is not None and rounding.is_narrow(old.dtype)
         words = cut(bits(start, count)) if bits is not None and is_random else None
-        return added_to(old, cut(total), words)
+        change = cut(total)
+        if largest is not None:
+            change = jnp.where(jnp.abs(old) <= largest, change, 0)
+        return added_to(old, change, words)
 
     if turns == 1:
         start = jnp.int32(0)

@@ -19,7 +19,7 @@ from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
 class Perturbed(RowBlocks):
     """Weights plus noise that is made a block of rows at a time, where it is used.
 
-        value = w + scale * z(seed, path, row, column)
+        value = w + scale * z(seed, path, row, column)    where |w| <= largest, else w
 
     Equal, bit for bit in float32, to ``noise.Noise(kind).add`` on the whole leaf,
     whether it is multiplied, scanned over, indexed or looked up. The noise is made
@@ -32,6 +32,7 @@ class Perturbed(RowBlocks):
         scale: ``float[]``, or ``float[...]`` of the shape of ``w``.
         path_hash: crc32 of the leaf's path, ``trees.path_hash``.
         kind: ``"gaussian"`` or ``"rademacher"``.
+        largest: ``float[]``, weights above it have no noise; None: all have it.
         gain: ``float[]``, multiplies the whole value; set by ``times``.
         offset: the first row that is seen; set by slicing.
         view: set by the operations on the leaf.
@@ -47,6 +48,7 @@ class Perturbed(RowBlocks):
     scale: jax.Array | float
     path_hash: int = dataclasses.field(default=0, metadata={"static": True})
     kind: str = dataclasses.field(default="gaussian", metadata={"static": True})
+    largest: jax.Array | None = None
     gain: jax.Array | None = None
     offset: Index = None
     view: View | None = dataclasses.field(default=None, metadata={"static": True})
@@ -80,6 +82,8 @@ class Perturbed(RowBlocks):
         if scale.ndim:
             scale = slice_axis(scale.reshape(-1, columns), 0, start, num_rows)
         step = noise.round_significant(scale.astype(wide)) * z.astype(wide)
+        if self.largest is not None:
+            step = jnp.where(jnp.abs(base) <= self.largest, step, 0)
         value = base.astype(wide) + step
         return value if self.gain is None else value * self.gain.astype(wide)
 

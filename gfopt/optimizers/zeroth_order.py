@@ -31,7 +31,7 @@ from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.core.perturbed import Perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import SignedSeed
-from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
+from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
 
 _DESCENT = descent.Default(optax.sgd(1.0), 1e-3)
 
@@ -91,23 +91,23 @@ class Directions:
                 f"got {checks.shown(self.rounding)}"
             )
 
-    def init(self, key: Key, solution: Solution) -> ZerothOrderState:
+    def init(self, key: Key, solution: Solution) -> State:
         """Starts with ``theta`` at ``solution``."""
         mean = trees.starting_point(solution)
         own = self.transform is not None
         transform = descent.start(self, _DESCENT, mean) if own else ()
         return ZerothOrderState(jnp.int32(0), mean, transform)
 
-    def _rate(self, state: ZerothOrderState) -> Any:
+    def _rate(self, state: State) -> Any:
         """Returns the learning rate of this step."""
         return descent.learning_rate(self, _DESCENT, state)
 
-    def _eps(self, state: ZerothOrderState) -> Any:
+    def _eps(self, state: State) -> Any:
         """Returns the radius of this step."""
         return schedules.at("eps", self.eps, state.step)
 
     def _population(
-        self, state: ZerothOrderState, seeds: jax.Array, signs: jax.Array
+        self, state: State, seeds: jax.Array, signs: jax.Array
     ) -> Population:
         """Returns the members of these seeds and signs, all of this step's radius."""
         wide = trees.wide_dtype(state.mean)
@@ -115,7 +115,7 @@ class Directions:
         members = SignedSeed(seeds, signs, jnp.broadcast_to(eps, signs.shape))
         return Population(members, jnp.ones(signs.shape, bool))
 
-    def decode(self, state: ZerothOrderState, member: Member) -> Solution:
+    def decode(self, state: State, member: Member) -> Solution:
         """Returns ``theta + sign * eps * z`` as lazy leaves."""
         scale = member.sign * member.sigma
         if self.noise.is_lazy:
@@ -124,11 +124,11 @@ class Directions:
 
     def _moved(
         self,
-        state: ZerothOrderState,
+        state: State,
         seeds: jax.Array,
         slopes: jax.Array,
         counts: jax.Array,
-    ) -> ZerothOrderState:
+    ) -> State:
         """Descends along ``g = sum_i slopes[i] z_i``, if this step ``counts``."""
         mean, transform = state.mean, state.transform
         if self.transform is None:
@@ -139,12 +139,12 @@ class Directions:
             mean, transform, _ = descent.step(self, _DESCENT, state, gradient, counts)
         return ZerothOrderState(state.step + 1, mean, transform)
 
-    def recommend(self, state: ZerothOrderState) -> Solution:
+    def recommend(self, state: State) -> Solution:
         """Returns ``theta``."""
         return state.mean
 
 
-class _TwoSided(Directions):
+class TwoSided(Directions):
     """``ask`` and ``tell`` of antithetic pairs."""
 
     def log_header(self) -> dict[str, str]:
@@ -160,7 +160,7 @@ class _TwoSided(Directions):
             )
         return {"noise": self.noise.kind, "rounding": self.rounding}
 
-    def ask(self, key: Key, state: ZerothOrderState) -> Population:
+    def ask(self, key: Key, state: State) -> Population:
         """Draws ``P / 2`` seeds with both signs."""
         seeds = noise.seeds(key, self.population_size // 2)
         # a broadcast seed would send XLA's simplifier round in circles for 1 s
@@ -169,8 +169,8 @@ class _TwoSided(Directions):
         return self._population(state, both, signs)
 
     def tell(
-        self, state: ZerothOrderState, population: Population, evaluation: Evaluation
-    ) -> tuple[ZerothOrderState, MeZOInfo]:
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, MeZOInfo]:
         """Adds ``-lr g`` in place; a pair with an invalid loss weighs nothing."""
         members = population.members
         seeds, eps = members.seed[::2], members.sigma[::2]
@@ -202,7 +202,7 @@ class _TwoSided(Directions):
     meta_fields=["population_size", "noise", "transform", "rounding"],
 )
 @dataclass(frozen=True)
-class MeZO(_TwoSided):
+class MeZO(TwoSided):
     """Memory-efficient zeroth-order SGD: forward passes in antithetic pairs.
 
     Args:
@@ -258,7 +258,7 @@ class MeZO(_TwoSided):
     meta_fields=["population_size", "noise", "rounding"],
 )
 @dataclass(frozen=True)
-class SPSA(_TwoSided):
+class SPSA(TwoSided):
     """Simultaneous perturbation stochastic approximation with Spall's gains.
 
     At step ``k = 0, 1, ...`` the learning rate is ``learning_rate / (stability + k +
@@ -327,14 +327,29 @@ class SPSA(_TwoSided):
 
 
 def perturbed(
-    tree: Solution, seed: jax.Array, scale: jax.Array | PyTree, kind: str
+    tree: Solution,
+    seed: jax.Array,
+    scale: jax.Array | PyTree,
+    kind: str,
+    largest: PyTree | None = None,
 ) -> Solution:
-    """Returns ``tree + scale * z`` as ``Perturbed`` leaves; scale may be a tree."""
-    return trees.map_with_hash(
-        lambda path, leaf, by: Perturbed(leaf, seed, by, path_hash=path, kind=kind),
-        tree,
-        noise.as_tree(scale, tree),
-    )
+    """Returns ``tree + scale * z`` as ``Perturbed`` leaves.
+
+    Args:
+        tree: the weights.
+        seed: ``uint32[]``.
+        scale: a number, or a tree like ``tree``.
+        kind: of the noise.
+        largest: a number for each leaf, above which its weights stay; None: all move.
+    """
+
+    def leaf(path: int, w: jax.Array, by: jax.Array, *most: jax.Array) -> Perturbed:
+        return Perturbed(
+            w, seed, by, path_hash=path, kind=kind, largest=next(iter(most), None)
+        )
+
+    limits = () if largest is None else (largest,)
+    return trees.map_with_hash(leaf, tree, noise.as_tree(scale, tree), *limits)
 
 
 def stepped(
