@@ -99,7 +99,7 @@ class SparseMeZO(TwoSided):
         mean = trees.starting_point(solution)
 
         def limit(leaf: jax.Array) -> jax.Array:
-            if leaf.ndim < 2:
+            if leaf.ndim < 2 or leaf.size == 0:
                 return jnp.asarray(jnp.inf, leaf.dtype)
             wide = jnp.abs(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
             # the largest of the weights that move: no number between two of them
