@@ -67,6 +67,10 @@ from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.registry import METHODS, method
+from gfopt.tokens.genetic_tokens import GeneticTokens
+from gfopt.tokens.greedy_tokens import GreedyTokens
+from gfopt.tokens.particle_tokens import ParticleTokens
+from gfopt.tokens.random_tokens import RandomTokens
 from gfopt.types import Evaluation, Optimizer, Population
 
 __version__ = "0.1.0"
@@ -96,7 +100,9 @@ __all__ = [
     "EffectiveSampleSize",
     "Evaluation",
     "FeasibilityRule",
+    "GeneticTokens",
     "GradientEstimator",
+    "GreedyTokens",
     "HiZOO",
     "LowRank",
     "LowRankNoise",
@@ -113,9 +119,11 @@ __all__ = [
     "Optimizer",
     "ParticleSwarm",
     "PersistentES",
+    "ParticleTokens",
     "Perturbed",
     "Population",
     "RandomSearch",
+    "RandomTokens",
     "ReplayLog",
     "Restarts",
     "Reevaluated",

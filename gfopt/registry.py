@@ -35,6 +35,10 @@ from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
+from gfopt.tokens.genetic_tokens import GeneticTokens
+from gfopt.tokens.greedy_tokens import GreedyTokens
+from gfopt.tokens.particle_tokens import ParticleTokens
+from gfopt.tokens.random_tokens import RandomTokens
 from gfopt.types import Optimizer
 
 FLAGS = MappingProxyType(
@@ -73,6 +77,7 @@ class Row:
         generations: steps the suite gives it on the shifted quadratic.
         bound: fitness it must reach there, from 5.
         smallest: population size that it takes, where it can be chosen.
+        tokens: whether its solutions are token sequences, ``int32[L]``; numbers else.
     """
 
     name: str
@@ -85,6 +90,7 @@ class Row:
     generations: int
     bound: float
     smallest: int = 2
+    tokens: bool = False
 
 
 _ROWS = (
@@ -398,6 +404,69 @@ _ROWS = (
         250,
         1e-4,
     ),
+    Row(
+        "random_tokens",
+        RandomTokens,
+        "token sequences and subsets: the baseline",
+        frozenset({"rank_based", "population_size", "tolerates_stale"}),
+        None,
+        ("change_rate",),
+        {"vocabulary": 12, "population_size": 16, "change_rate": 0.5},
+        200,
+        4.0,
+        1,
+        tokens=True,
+    ),
+    Row(
+        "greedy_tokens",
+        GreedyTokens,
+        "token sequences, position by position",
+        frozenset({"rank_based", "population_size", "stops"}),
+        None,
+        (),
+        {"vocabulary": 12, "population_size": 8},
+        60,
+        0.0,
+        1,
+        tokens=True,
+    ),
+    Row(
+        "genetic_tokens",
+        GeneticTokens,
+        "token sequences and subsets",
+        frozenset({"rank_based", "population_size", "tolerates_stale"}),
+        None,
+        ("mutation_rate", "crossover_share", "immigrant_share"),
+        {
+            "vocabulary": 12,
+            "population_size": 16,
+            "mutation_rate": 0.2,
+            "crossover_share": 0.4,
+            "immigrant_share": 0.1,
+        },
+        120,
+        0.0,
+        1,
+        tokens=True,
+    ),
+    Row(
+        "particle_tokens",
+        ParticleTokens,
+        "token sequences, small vocabularies",
+        frozenset({"rank_based", "population_size"}),
+        None,
+        ("mutation_rate",),
+        {
+            "vocabulary": 12,
+            "population_size": 16,
+            "first_weight": 0.4,
+            "mutation_rate": 0.4,
+        },
+        200,
+        1.0,
+        1,
+        tokens=True,
+    ),
 )
 
 METHODS: Mapping[str, Row] = MappingProxyType({row.name: row for row in _ROWS})
@@ -423,6 +492,12 @@ def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
     fields = [field.name for field in dataclasses.fields(row.cls)]
     checks.known_options("options", given, fields)
     return row.cls(**given)
+
+
+def takes_tokens(method: str | Optimizer) -> bool:
+    """Tells whether a method's solutions are token sequences, by name or object."""
+    row = METHODS.get(method) if isinstance(method, str) else row_of(method)
+    return row is not None and row.tokens
 
 
 def row_of(optimizer: Optimizer) -> Row | None:

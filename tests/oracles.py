@@ -982,3 +982,99 @@ class CBO:
             size = np.linalg.norm(distance)
         size = np.clip(size, None, self.numbers.get("longest", np.inf))
         return self.x[i] - drift * dt * distance + diffusion * np.sqrt(dt) * size * z
+
+
+def drawn_token(vocabulary: Array, u: float) -> int:
+    """One of the tokens, each as likely."""
+    return int(vocabulary[min(int(u * len(vocabulary)), len(vocabulary) - 1)])
+
+
+def changed_token(vocabulary: Array, token: int, u: float) -> int:
+    """One of the other tokens, each as likely."""
+    others = [v for v in vocabulary if v != token]
+    return int(others[min(int(u * len(others)), len(others) - 1)])
+
+
+def greedy_tokens(
+    fun: Callable[[Array], float], start: Array, vocabulary: Array, keeps_better: bool
+) -> tuple[Array, list[float]]:
+    """Zhou et al. (2023): the best token at each position; also every value there."""
+    current, value, values = np.array(start), np.inf, []
+    for k in range(len(start)):
+        found = []
+        for token in vocabulary:
+            tried = current.copy()
+            tried[k] = token
+            found.append(fun(tried))
+        values += found
+        best = int(np.argmin(found))
+        if found[best] < value or not keeps_better:
+            current[k], value = vocabulary[best], found[best]
+    return current, values
+
+
+def genetic_children(
+    parents: Array, vocabulary: Array, rates: Sequence[float], u: Array
+) -> Array:
+    """Children of known parents ``[T, L]``; one row of ``u`` for each child."""
+    mutation, crossover, immigrants = rates
+    length, children = parents.shape[1], []
+    for row in u:
+        few, coins, hits, draws = np.split(row, [5, 5 + length, 5 + 2 * length])
+        a, b = (parents[min(int(x * len(parents)), len(parents) - 1)] for x in few[:2])
+        child = []
+        for k in range(length):
+            if few[2] < crossover:
+                child.append(a[k] if coins[k] < 0.5 else b[k])
+            elif hits[k] < mutation:
+                child.append(changed_token(vocabulary, a[k], draws[k]))
+            else:
+                child.append(a[k])
+        if any(np.array_equal(child, parent) for parent in parents):
+            k = min(int(few[3] * length), length - 1)
+            child[k] = changed_token(vocabulary, child[k], few[4])
+        if few[2] >= 1 - immigrants:
+            child = [drawn_token(vocabulary, x) for x in draws]
+        children.append(child)
+    return np.array(children)
+
+
+def genetic_parents(
+    known: list[tuple[float, tuple[int, ...]]], count: int
+) -> list[tuple[float, tuple[int, ...]]]:
+    """The best of what is known, each sequence once."""
+    found: list[tuple[float, tuple[int, ...]]] = []
+    for fitness, tokens in sorted(known, key=lambda pair: pair[0]):
+        if all(tokens != other for _, other in found) and np.isfinite(fitness):
+            found.append((fitness, tokens))
+    return found[:count]
+
+
+def token_particles(
+    x: Array,
+    v: Array,
+    best: Array,
+    leader: Array,
+    w: float,
+    rate: float,
+    vocabulary: Array,
+    u: Array,
+) -> tuple[Array, Array]:
+    """One move of Zhou et al.'s swarm; one row of ``u`` for each particle."""
+    size, length = x.shape
+    x, v = x.copy(), v.copy()
+    for i in range(size):
+        own, swarm, _, few = np.split(u[i], [length, 2 * length, 3 * length])
+        old = x[i].copy()
+        for k in range(length):
+            e = [-3.0 if old[k] == goal[k] else 3.0 for goal in (best[i], leader)]
+            v[i, k] = w * v[i, k] + (1 - w) * sum(e)
+            odds = 1 / (1 + np.exp(-v[i, k]))
+            if few[0] < w and own[k] < odds:
+                x[i, k] = best[i, k]
+            if few[1] < 1 - w and swarm[k] < odds:
+                x[i, k] = leader[k]
+        if few[3] < rate:
+            k = min(int(few[2] * length), length - 1)
+            x[i, k] = changed_token(vocabulary, x[i, k], few[4])
+    return x, v

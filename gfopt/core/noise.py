@@ -184,6 +184,12 @@ def standard_normal(key: Key, shape: tuple[int, int], dtype: Any) -> jax.Array:
     return _normal(_words(seed, 0, jnp.int32(0), *shape)).astype(dtype)
 
 
+def standard_uniform(key: Key, shape: tuple[int, int]) -> jax.Array:
+    """Draws ``float32[P, D]`` in [0, 1), multiples of ``2**-23``."""
+    (seed,) = seeds(key, 1)
+    return _uniform(_words(seed, 0, jnp.int32(0), *shape))
+
+
 def normal_and_uniform(
     key: Key, size: int, normals: int, uniforms: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:

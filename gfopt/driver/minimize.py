@@ -74,7 +74,8 @@ def minimize(
         fun: the objective, called as ``fun(x, *args)``; a ``gfopt.Objective`` where
             more is to be said about it.
         x0: starting solution: numbers, an array, or any pytree of them. NumPy arrays
-            and numbers are searched in double precision, JAX arrays in their own. The
+            and numbers are searched in double precision, JAX arrays in their own; for
+            methods of token sequences a vector of token ids. The
             ``Result`` of a run starts where that ended, also in its scale. None for the
             middle of finite bounds that are domains or pairs.
         method: ``"auto"``, a name from ``gfopt list``, or an optimizer.

@@ -65,6 +65,8 @@ def setup(
     For ``"auto"``: ``steady`` says that values have no noise, and that there are no
     constraints; ``restarts`` that a search that has converged begins again elsewhere.
 
+    For a method of token sequences ``x0`` is ``int32[L]``, and there are no bounds.
+
     ``x0`` decides the precision: what is not a JAX array, and float64, is searched in
     double precision. The first step size is ``sigma0``; without it a fifth of finite
     bounds, else ``0.3 max(1, rms(x0))`` for methods that hold vectors and the method's
@@ -81,7 +83,10 @@ def setup(
         x0, known = continued(x0)
     if x0 is None and bounds is not None:
         x0 = middle_of(bounds)
-    x0, x64 = _in_precision(as_solution(x0))
+    if registry.takes_tokens(method):
+        x0, x64 = _tokens(x0, bounds), False
+    else:
+        x0, x64 = _in_precision(as_solution(x0))
     space = None if bounds is None else space_of(bounds, x0)
     if space is not None and not space.contains(x0):
         raise ValueError(
@@ -228,6 +233,23 @@ def as_solution(x0: Any) -> Solution:
             pass
     checks.finite_tree("x0", x0)
     return x0
+
+
+def _tokens(x0: Any, bounds: Any) -> Solution:
+    """Returns the start of a method whose solutions are token sequences."""
+    if bounds is not None:
+        raise ValueError(
+            "bounds must be None for a method of token sequences, whose vocabulary "
+            f"says what is allowed; got {checks.shown(bounds)}"
+        )
+    array = np.asarray(x0)
+    if array.dtype.kind not in "iu" or array.ndim != 1 or array.size == 0:
+        kind = ValueError if array.dtype.kind in "iu" else TypeError
+        raise kind(
+            "x0 must be a vector of token ids, integers, for a method of token "
+            f"sequences; got {checks.shown(x0)}"
+        )
+    return array.astype(np.int32)
 
 
 def _in_precision(x0: Solution) -> tuple[Solution, bool]:

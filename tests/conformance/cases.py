@@ -22,6 +22,8 @@ LOW, HIGH = -2.5, 3.0  # bounds of every number, where there are some
 SCALE = 1.25
 VMAPPED = vmapped()
 X0 = jnp.array([1.0, -0.5, 0.25, 2.0, -1.5])
+TOKENS = jnp.array([3, 7, 3, 0, 11], jnp.int32)  # where solutions are token sequences
+HIDDEN = jnp.array([5, 2, 8, 8, 1], jnp.int32)  # what those look for
 KEY = jax.random.key(1)
 
 
@@ -36,6 +38,16 @@ class Case:
 
     row: registry.Row
     bounded: bool
+
+    @property
+    def x0(self) -> jax.Array:
+        """The starting solution: five numbers or tokens."""
+        return TOKENS if self.row.tokens else X0
+
+    @property
+    def distance(self) -> Callable[[Any], jax.Array]:
+        """Returns what the search tests minimise: 0 at best, 5 at zeros."""
+        return mismatches if self.row.tokens else shifted
 
     def has(self, flag: str) -> bool:
         """Tells whether the row claims a capability."""
@@ -65,9 +77,13 @@ class Case:
         ]
 
 
+# a vocabulary says which tokens are allowed: they know no bounds
 ALL = [
-    Case(row, bounded) for row in registry.METHODS.values() for bounded in (False, True)
+    Case(row, bounded)
+    for row in registry.METHODS.values()
+    for bounded in ((False,) if row.tokens else (False, True))
 ]
+NUMBERS = [case for case in ALL if not case.row.tokens]
 
 
 def name_of(case: Case) -> str:
@@ -81,6 +97,12 @@ each_method = pytest.mark.parametrize(
 )
 
 
+each_case_of_numbers = pytest.mark.parametrize("case", NUMBERS, ids=name_of)
+each_method_of_numbers = pytest.mark.parametrize(
+    "case", [case for case in NUMBERS if not case.bounded], ids=name_of
+)
+
+
 def methods_with(flag: str) -> pytest.MarkDecorator:
     """Parametrises over the methods that claim a capability."""
     cases = [case for case in ALL if not case.bounded and case.has(flag)]
@@ -88,12 +110,27 @@ def methods_with(flag: str) -> pytest.MarkDecorator:
 
 
 def sphere(x: Any) -> jax.Array:
-    """A quadratic over any tree; its terms are added in float32 or wider."""
+    """A quadratic over any tree; its terms are added in float32 or wider.
+
+    Token ids count a quarter: the values are then about as large.
+    """
     wide = [
         leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        * (0.25 if jnp.issubdtype(leaf.dtype, jnp.integer) else 1.0)
         for leaf in jax.tree.leaves(x)
     ]
     return sum(jnp.sum((leaf - 0.5) ** 2) for leaf in wide)
+
+
+def shifted(x: jax.Array) -> jax.Array:
+    """A quadratic with its minimum at ones."""
+    return jnp.sum((x - 1) ** 2)
+
+
+def mismatches(tokens: jax.Array) -> jax.Array:
+    """What tokens are not those of the hidden sequence, the later the worse."""
+    weights = jnp.array([0.5, 0.75, 1.0, 1.25, 1.5])
+    return jnp.sum(weights * (tokens != HIDDEN))
 
 
 def seen_sphere(x: Any) -> tuple[jax.Array, Any]:
@@ -142,7 +179,7 @@ def evaluate(
 
 def first_step(case: Case, x0: Any = None) -> tuple[Optimizer, Any, Any, Any]:
     """Returns an optimizer, its first state, population and evaluation."""
-    x0 = X0 if x0 is None else x0
+    x0 = case.x0 if x0 is None else x0
     optimizer = case.make(x0)
     state = init(optimizer, KEY, x0)
     population = ask(optimizer, KEY, state)

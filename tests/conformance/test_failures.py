@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conformance import cases
-from conformance.cases import KEY, X0, Case
+from conformance.cases import KEY, Case
 
 from gfopt.core.evaluate import judged
 from gfopt.types import Evaluation, Optimizer, Population
@@ -42,7 +42,7 @@ def generations(case: Case, spoil: Spoil) -> list[tuple[Population, Any]]:
     """Returns populations and states of a few steps on a spoiled sphere."""
     rng = np.random.default_rng(0)
     optimizer = case.make()
-    state = cases.init(optimizer, KEY, X0)
+    state = cases.init(optimizer, KEY, case.x0)
     found = []
     for step in range(STEPS):
         population = cases.ask(optimizer, jax.random.key(step), state)
@@ -76,7 +76,7 @@ def test_no_number_is_ever_nan(case: Case, kind: str) -> None:
 @cases.each_case
 @pytest.mark.parametrize("kind", ["all_fail", "all_infinite"])
 def test_without_a_valid_row_only_the_counter_moves(case: Case, kind: str) -> None:
-    first = cases.init(case.make(), KEY, X0)
+    first = cases.init(case.make(), KEY, case.x0)
     _, last = generations(case, SPOILED[kind])[-1]
     assert last.step == STEPS
     if case.has("surrogate"):  # which notes what failed, not to ask for it again
@@ -88,7 +88,7 @@ def test_without_a_valid_row_only_the_counter_moves(case: Case, kind: str) -> No
 def test_after_a_failed_step_a_good_one_counts(case: Case) -> None:
     spoiled = iter([np.nan, 0.0, 0.0])
     _, (_, state), _ = generations(case, lambda f, rng: f + np.float32(next(spoiled)))
-    first = cases.init(case.make(), KEY, X0)
+    first = cases.init(case.make(), KEY, case.x0)
     changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state[1:], first[1:])
     assert any(jax.tree.leaves(changed))
 
@@ -97,7 +97,7 @@ def test_after_a_failed_step_a_good_one_counts(case: Case) -> None:
 def test_a_constant_objective_moves_nothing(case: Case) -> None:
     # E3: f constant, update exactly 0: a pair's two halves cancel
     _, state = generations(case, SPOILED["constant"])[-1]
-    cases.same_bits(cases.recommend(case.make(), state), X0)
+    cases.same_bits(cases.recommend(case.make(), state), case.x0)
 
 
 @cases.each_method

@@ -21,25 +21,25 @@ DIMENSIONS = (1, 2, 3, 5, 50, 500)
 
 @cases.each_case
 def test_reaches_its_bound_on_a_shifted_quadratic(case: Case) -> None:
-    optimizer = case.make(jnp.zeros(5))
+    optimizer, zeros = case.make(jnp.zeros(5)), jnp.zeros(5, case.x0.dtype)
 
     @jax.jit
     @jax.vmap
     def final(key: jax.Array) -> jax.Array:
         result = gfopt.run(
             optimizer,
-            lambda x: jnp.sum((x - 1) ** 2),
-            jnp.zeros(5),
+            case.distance,
+            zeros,
             key=key,
             generations=case.row.generations,
         )
-        return jnp.sum((result.x - 1) ** 2)
+        return case.distance(result.x)
 
     found = final(jax.random.split(jax.random.key(0), SEEDS))
     assert np.all(found <= case.row.bound), found
 
 
-@cases.each_method
+@cases.each_method_of_numbers
 def test_bounds_are_respected(case: Case) -> None:
     """The minimum is far outside, the start in a corner, and sigma wider than both."""
     low, high = jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, jnp.inf, 2.5])
@@ -83,7 +83,7 @@ def extremes(context: Any, evaluation: Any) -> jax.Array:
 def test_every_shape_has_its_types(case: Case, dimension: int) -> None:
     for options in case.sizes(2, 3, 7, 2 * dimension + 1, 10 * dimension):
         optimizer = case.make(**options)
-        x0 = jnp.ones(dimension)
+        x0 = jnp.ones(dimension, case.x0.dtype)
         first, population, new = jax.eval_shape(partial(one_step, optimizer), x0)
         assert cases.types_of(new) == cases.types_of(first)
         if options:
@@ -103,7 +103,7 @@ def test_every_shape_runs(case: Case) -> None:
     """The corners are compiled; dimension 5 runs in all other tests."""
     for dimension, size in ((1, 3), (2, 2), (50, 101)):
         (options,) = case.sizes(size)
-        optimizer, x0 = case.make(**options), jnp.ones(dimension)
+        optimizer, x0 = case.make(**options), jnp.ones(dimension, case.x0.dtype)
         state = cases.init(optimizer, KEY, x0)
         for step in range(3):
             population = cases.ask(optimizer, jax.random.key(step), state)
@@ -116,7 +116,7 @@ def test_every_shape_runs(case: Case) -> None:
         assert np.all(np.isfinite(recommended))
 
 
-@cases.each_method
+@cases.each_method_of_numbers
 def test_a_moved_problem_is_the_same_problem(case: Case) -> None:
     """The same steps from a moved start, up to rounding in double precision."""
     shift = np.array([3.0, -1.0, 0.5, 7.0, -2.0])

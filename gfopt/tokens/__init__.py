@@ -1,0 +1,1 @@
+"""Token sequences: language models, vocabularies, and discrete searches."""

@@ -1,0 +1,164 @@
+"""What the discrete searches share: a vocabulary, a starting sequence, draws of tokens.
+
+A vocabulary is the number of tokens ``V``, for all ids from 0 to ``V - 1``, or an array
+``int32[n]`` of the ids that are allowed. The first is configuration, the second a leaf:
+one program serves all pruned vocabularies of one size.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.types import Solution
+
+
+@jax.tree_util.register_pytree_node_class
+class AllTokens(int):
+    """The ids from 0 to ``V - 1``: an int that is configuration, not a leaf."""
+
+    def tree_flatten(self) -> tuple[tuple[()], int]:
+        """Flattens into no leaves."""
+        return (), int(self)
+
+    @classmethod
+    def tree_unflatten(cls, size: int, leaves: Any) -> AllTokens:
+        """Rebuilds the number."""
+        del leaves
+        return cls(size)
+
+
+Vocabulary: TypeAlias = Any  # AllTokens, or int32[n], ascending
+
+_EXPECTED = "the number of tokens, 1 or above, or a vector of token ids"
+
+
+def vocabulary(value: Any, name: str = "vocabulary") -> Vocabulary:
+    """Returns a vocabulary as a method stores it: ids ascending, each once.
+
+    Raises:
+        TypeError: for what is neither a number nor an array of integers.
+        ValueError: for one without tokens, or with a negative id.
+
+    Example:
+        >>> vocabulary(np.array([7, 3, 7]))
+        Array([3, 7], dtype=int32)
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"{name} must be {_EXPECTED}; got {checks.shown(value)}")
+        return AllTokens(value)
+    if isinstance(value, jax.core.Tracer) or type(value) is object:
+        return value  # not known yet: JAX unflattens with such placeholders
+    is_array = isinstance(value, np.ndarray | jax.Array | list | tuple)
+    array = np.asarray(value) if is_array else np.zeros(0)
+    if not is_array or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(f"{name} must be {_EXPECTED}; got {checks.shown(value)}")
+    if array.size == 0 or array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"{name} must be {_EXPECTED}; got {checks.shown(value)}")
+    # an array of vocabularies is for vmap: each keeps its size
+    array = np.unique(array) if array.ndim == 1 else np.sort(array, axis=-1)
+    return jnp.asarray(array, jnp.int32)
+
+
+def size_of(vocabulary: Vocabulary) -> int:
+    """Returns the number of tokens in a vocabulary."""
+    if isinstance(vocabulary, int):
+        return int(vocabulary)
+    if jnp.ndim(vocabulary) != 1:
+        raise ValueError(
+            f"vocabulary must be {_EXPECTED}; got shape {jnp.shape(vocabulary)} "
+            "(use jax.vmap for several)"
+        )
+    return int(vocabulary.shape[0])
+
+
+def token_at(vocabulary: Vocabulary, index: jax.Array) -> jax.Array:
+    """Returns the ids of the tokens with these numbers in the vocabulary."""
+    return index if isinstance(vocabulary, int) else vocabulary[index]
+
+
+def index_of(vocabulary: Vocabulary, tokens: jax.Array) -> jax.Array:
+    """Returns the tokens' numbers in the vocabulary; its size for one not in it."""
+    size = size_of(vocabulary)
+    if isinstance(vocabulary, int):
+        return jnp.where((tokens >= 0) & (tokens < size), tokens, size)
+    place = jnp.minimum(jnp.searchsorted(vocabulary, tokens), size - 1)
+    return jnp.where(vocabulary[place] == tokens, place, size).astype(jnp.int32)
+
+
+def drawn(vocabulary: Vocabulary, uniform: jax.Array) -> jax.Array:
+    """Turns numbers in [0, 1) into tokens, each as likely as another."""
+    return token_at(vocabulary, _below(size_of(vocabulary), uniform))
+
+
+def changed(vocabulary: Vocabulary, tokens: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Turns numbers in [0, 1) into other tokens than these, each as likely."""
+    size = size_of(vocabulary)
+    if size == 1:
+        return drawn(vocabulary, uniform)
+    index = _below(size - 1, uniform)
+    return token_at(vocabulary, index + (index >= index_of(vocabulary, tokens)))
+
+
+def _below(count: int, uniform: jax.Array) -> jax.Array:
+    # the product may round up to `count` itself
+    index = jnp.floor(uniform * np.float32(count)).astype(jnp.int32)
+    return jnp.minimum(index, count - 1)
+
+
+def starting_tokens(solution: Solution) -> jax.Array:
+    """Returns the sequence that a method starts from, ``int32[L]``, checked.
+
+    Raises:
+        TypeError: for what is not one array of integers.
+        ValueError: for one without tokens, of another shape, or with a negative id.
+
+    Example:
+        >>> starting_tokens(np.array([3, 1, 4]))
+        Array([3, 1, 4], dtype=int32)
+    """
+    expected = "a vector of token ids, int32[L]"
+    leaves = jax.tree.leaves(solution)
+    if len(leaves) != 1:
+        raise ValueError(f"solution must be {expected}; got {checks.shown(solution)}")
+    (leaf,) = leaves
+    array = leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"solution must be {expected}; got {checks.shown(leaf)}")
+    is_known = isinstance(array, np.ndarray)
+    if array.ndim != 1 or array.size == 0 or (is_known and array.min() < 0):
+        raise ValueError(f"solution must be {expected}; got {checks.shown(leaf)}")
+    return jnp.asarray(array, jnp.int32)
+
+
+def as_subset(vocabulary: Vocabulary, worth: jax.Array, size: int) -> jax.Array:
+    """Returns the ``size`` tokens that are worth most, ascending, each once.
+
+    Args:
+        vocabulary: at least ``size`` tokens.
+        worth: ``float[..., n]``, one number for each of them.
+        size: of the subset.
+    """
+    _, index = jax.lax.top_k(worth, size)
+    return token_at(vocabulary, jnp.sort(index, axis=-1).astype(jnp.int32))
+
+
+def check_subset(vocabulary: Vocabulary, length: int) -> None:
+    """Refuses a subset that is larger than what it is taken from."""
+    if size_of(vocabulary) < length:
+        raise ValueError(
+            f"vocabulary must have at least the {length} tokens of a subset; "
+            f"got {size_of(vocabulary)}"
+        )
+
+
+def members(vocabulary: Vocabulary, tokens: jax.Array) -> jax.Array:
+    """Returns which tokens of the vocabulary sequences hold, ``bool[..., n]``."""
+    index = index_of(vocabulary, tokens)
+    return (index[..., None] == jnp.arange(size_of(vocabulary))).any(axis=-2)
