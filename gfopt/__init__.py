@@ -25,6 +25,7 @@ from gfopt.core.spaces import Space
 from gfopt.core.trees import merge, partition
 from gfopt.driver import genome
 from gfopt.driver.ask_tell import AskTell, Trial
+from gfopt.driver.claps import ClapsResult, budget_is_used, claps
 from gfopt.driver.minimize import minimize
 from gfopt.driver.replay_log import ReplayLog, replay
 from gfopt.driver.result import Result, Status
@@ -67,10 +68,12 @@ from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.registry import METHODS, method
+from gfopt.tokens.counting import Ledger, answers, counted
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
 from gfopt.tokens.particle_tokens import ParticleTokens
 from gfopt.tokens.random_tokens import RandomTokens
+from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
 from gfopt.types import Evaluation, Optimizer, Population
 
 __version__ = "0.1.0"
@@ -92,6 +95,7 @@ __all__ = [
     "SPSA",
     "XNES",
     "Bounded",
+    "ClapsResult",
     "ConsensusHopping",
     "ConstraintValues",
     "CrossEntropy",
@@ -104,6 +108,8 @@ __all__ = [
     "GradientEstimator",
     "GreedyTokens",
     "HiZOO",
+    "Influence",
+    "Ledger",
     "LowRank",
     "LowRankNoise",
     "Margin",
@@ -135,16 +141,22 @@ __all__ = [
     "Space",
     "Status",
     "Trial",
+    "answers",
     "black_box",
+    "budget_is_used",
     "categorical",
     "chunked",
+    "claps",
     "clip_up",
+    "cluster_vocabulary",
     "consensus_variant",
     "count_materialisations",
+    "counted",
     "gaussian",
     "genome",
     "gradient_estimator",
     "host",
+    "influence",
     "integer",
     "low_rank",
     "merge",
@@ -152,6 +164,7 @@ __all__ = [
     "minimize",
     "partition",
     "problems",
+    "prune",
     "per_sample_directional_derivatives",
     "rademacher",
     "real",

@@ -18,7 +18,7 @@ from gfopt.core import trees
 from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
-from gfopt.core.objective import Inputs, as_objective
+from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.minimisation import Batches, Minimisation
 from gfopt.driver.replay_log import LogWriter
@@ -38,7 +38,7 @@ MOST_DEFAULT_BUDGET = 100_000
 
 
 def minimize(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | Objective,
     x0: Any,
     *,
     method: str | Optimizer = "auto",

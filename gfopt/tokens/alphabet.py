@@ -115,15 +115,20 @@ def _below(count: int, uniform: jax.Array) -> jax.Array:
 def starting_tokens(solution: Solution) -> jax.Array:
     """Returns the sequence that a method starts from, ``int32[L]``, checked.
 
+    An id of -1 is an empty place.
+
     Raises:
         TypeError: for what is not one array of integers.
-        ValueError: for one without tokens, of another shape, or with a negative id.
+        ValueError: for one without tokens, of another shape, or with an id below -1.
 
     Example:
         >>> starting_tokens(np.array([3, 1, 4]))
         Array([3, 1, 4], dtype=int32)
     """
     expected = "a vector of token ids, int32[L]"
+    is_list = isinstance(solution, list | tuple)
+    if is_list and all(isinstance(token, int | np.integer) for token in solution):
+        solution = np.asarray(solution, np.int64)
     leaves = jax.tree.leaves(solution)
     if len(leaves) != 1:
         raise ValueError(f"solution must be {expected}; got {checks.shown(solution)}")
@@ -132,7 +137,7 @@ def starting_tokens(solution: Solution) -> jax.Array:
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"solution must be {expected}; got {checks.shown(leaf)}")
     is_known = isinstance(array, np.ndarray)
-    if array.ndim != 1 or array.size == 0 or (is_known and array.min() < 0):
+    if array.ndim != 1 or array.size == 0 or (is_known and array.min() < -1):
         raise ValueError(f"solution must be {expected}; got {checks.shown(leaf)}")
     return jnp.asarray(array, jnp.int32)
 

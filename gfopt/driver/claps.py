@@ -1,0 +1,244 @@
+"""ClaPS: cluster the vocabulary, prune it by influence, then search what is left.
+
+A program over parts that can be had alone: ``cluster_vocabulary``, ``influence``,
+``prune`` and any search over tokens. All of it is paid from one ledger.
+
+Source: Zhou et al. (2023), "Survival of the most influential prompts", arXiv
+2310.12774.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gfopt import checks, registry
+from gfopt.core.objective import Objective
+from gfopt.driver.checkpoint import described
+from gfopt.driver.minimize import minimize
+from gfopt.driver.result import Result
+from gfopt.driver.storage import (
+    differences,
+    read_records,
+    record_to_tree,
+    tree_to_record,
+    write_snapshot,
+)
+from gfopt.tokens.alphabet import vocabulary
+from gfopt.tokens.counting import Ledger, function_of
+from gfopt.tokens.vocabulary import cluster_vocabulary, influence, prune
+
+_ROWS = 50  # candidates for each query: a search that finds nothing new must end
+
+
+@dataclass
+class ClapsResult:
+    """What ClaPS found.
+
+    Attributes:
+        x: the best prompt, ``int32[L]``.
+        fun: its value, in the user's sense.
+        search: the ``Result`` of the search.
+        ledger: what was asked in all.
+        candidates: the tokens whose influence was measured, ``int32[n]``.
+        influence: of each of them, ``float[n]``.
+        vocabulary: the tokens that were searched, ``int32[m]``.
+        pruning_queries: how much of the budget went into pruning.
+    """
+
+    x: np.ndarray
+    fun: float
+    search: Result = field(repr=False)
+    ledger: Ledger = field(repr=False)
+    candidates: np.ndarray = field(repr=False)
+    influence: np.ndarray = field(repr=False)
+    vocabulary: np.ndarray
+    pruning_queries: int
+
+
+def claps(
+    objective: Objective,
+    start: Any,
+    *,
+    ids: Any = None,
+    embeddings: Any = None,
+    num_clusters: int = 2000,
+    num_kept: int = 20,
+    position: int = 0,
+    predict: Callable[[Any], Any] | None = None,
+    method: str = "genetic_tokens",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    block: int = 256,
+    checkpoint: str | os.PathLike[str] | None = None,
+    callbacks: Callable[[Result], Any] | Iterable[Callable[[Result], Any]] = (),
+    progress: bool = False,
+) -> ClapsResult:
+    """Searches a prompt among the tokens that have an influence.
+
+    Args:
+        objective: one that counts, from ``gfopt.counted(..., budget=...)``. Clustering
+            is free; pruning and search share the budget.
+        start: the prompt without a word of its own, ``int32[L]``: padding, -1, or a
+            neutral text. Influence is measured against it.
+        ids: the tokens to begin with, ``int32[n]`` or their number ``V``; all that have
+            an embedding by default.
+        embeddings: ``[V, d]``; None leaves clustering out.
+        num_clusters: tokens that are to stand for all of ``ids``.
+        num_kept: how many of them are searched.
+        position: where a token is put to measure its influence.
+        predict: None for the influence on the objective, else the function of
+            ``influence`` that gives class probabilities: no labels are needed then.
+        method: the name of a search over tokens.
+        options: its fields but for ``vocabulary``.
+        seed: of clustering and search.
+        block: prompts that are asked at a time for their influence.
+        checkpoint: file from which the same call goes on; beside it, a second file with
+            the ending ``.pruning``.
+        callbacks: of the search, as for ``minimize``.
+        progress: show a line on standard error.
+
+    Returns:
+        A ``ClapsResult``.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range, or a budget that pruning alone would use.
+
+    Example:
+        >>> import gfopt, jax.numpy as jnp
+        >>> points = np.random.default_rng(0).normal(size=(500, 8))
+        >>> points[[7, 77, 177]] += 20  # three tokens that mean something
+        >>> worth = jnp.zeros(500).at[jnp.array([7, 77, 177])].set(1.0)
+        >>> def loss(prompt):
+        ...     return -jnp.sum(jnp.where(prompt < 0, 0.0, worth[prompt]))
+        >>> objective = gfopt.counted(loss, 5, budget=300)
+        >>> found = gfopt.claps(objective, [-1] * 5, embeddings=points,
+        ...                     num_clusters=100, num_kept=5)
+        >>> found.fun, found.pruning_queries < 102, int(found.ledger.queries) <= 300
+        (-5.0, True, True)
+    """
+    function_of(objective)  # refuses one that does not count
+    known = [name for name, row in registry.METHODS.items() if row.tokens]
+    checks.one_of("method", method, known)
+    checks.integer("num_kept", num_kept, 1)
+    given = dict(options or {})
+    if "vocabulary" in given:
+        raise ValueError(
+            "options must not have a vocabulary, which claps finds; "
+            f"got {checks.shown(given['vocabulary'])}"
+        )
+    candidates = _candidates(ids, embeddings, num_clusters, seed)
+    if num_kept > candidates.size:
+        raise ValueError(
+            f"num_kept must be at most the {candidates.size} tokens that are left by "
+            f"clustering; got {num_kept}"
+        )
+    before, answered = int(objective.context.queries), objective.context.answered
+    if objective.context.left <= candidates.size + 1:
+        raise ValueError(
+            "budget must be above what pruning takes, one query for each of the "
+            f"{candidates.size} tokens and one without; got {objective.context.left}"
+        )
+    save = None
+    if checkpoint is not None:
+        place = Path(f"{os.fspath(checkpoint)}.pruning")
+        header = {
+            "kind": "pruning",
+            "start": described(np.asarray(start)),
+            "candidates": described(candidates),
+            "budget": int(objective.context.budget),
+        }
+        objective = _resumed(place, header, objective)
+
+        def save(objective: Objective) -> None:
+            tree = objective.context._asdict()
+            write_snapshot(place, header, [tree_to_record("ledger", tree, {})])
+
+    measured = influence(
+        objective,
+        candidates,
+        start,
+        position=position,
+        predict=predict,
+        block=block,
+        after_block=save,
+    )
+    # what a session that goes on is told again is no answer: the search must see the
+    # ledger of a session that was never stopped
+    ledger = measured.objective.context._replace(answered=answered)
+    objective = replace(objective, context=ledger)
+    kept = prune(candidates, measured.values, num_kept)
+    spent = int(ledger.queries) - before
+    listed = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    result = minimize(
+        objective,
+        start,
+        method=method,
+        options={**given, "vocabulary": kept},
+        budget=_ROWS * objective.context.left,
+        seed=seed,
+        checkpoint=checkpoint,
+        callbacks=(*listed, budget_is_used),
+        progress=progress,
+    )
+    return ClapsResult(
+        x=np.asarray(result.x),
+        fun=result.fun,
+        search=result,
+        ledger=jax.tree.map(np.asarray, result.context),
+        candidates=candidates,
+        influence=measured.values,
+        vocabulary=kept,
+        pruning_queries=spent,
+    )
+
+
+def budget_is_used(result: Result) -> bool:
+    """Ends a search whose counted objective has no query left; a callback.
+
+    Example:
+        >>> import gfopt, jax.numpy as jnp
+        >>> objective = gfopt.counted(lambda prompt: jnp.sum(prompt), 3, budget=100)
+        >>> result = gfopt.minimize(objective, [0, 0, 0], method="random_tokens",
+        ...                         options={"vocabulary": 50}, budget=10_000,
+        ...                         callbacks=budget_is_used)
+        >>> int(result.context.queries), result.nfev < 200
+        (100, True)
+    """
+    return bool(result.context.left <= 0)
+
+
+def _candidates(ids: Any, embeddings: Any, num_clusters: int, seed: int) -> np.ndarray:
+    if embeddings is not None:
+        return cluster_vocabulary(embeddings, num_clusters, ids=ids, seed=seed)
+    if ids is None:
+        raise ValueError("ids must be given where there are no embeddings; got None")
+    allowed = vocabulary(ids, "ids")
+    if isinstance(allowed, int):
+        return np.arange(allowed, dtype=np.int32)
+    return np.asarray(allowed)
+
+
+def _resumed(place: Path, header: dict[str, Any], objective: Objective) -> Objective:
+    """Returns the objective with the ledger of an earlier session, if there is one.
+
+    What was asked then is answered from it, so that pruning goes on where it was.
+    """
+    if not place.exists():
+        return objective
+    contents = read_records(place)
+    lines = differences(header, contents.header)
+    if lines:
+        raise ValueError(
+            "\n  ".join([f"checkpoint {place} is of another run:", *lines])
+        )
+    ledger = objective.context
+    found = record_to_tree(contents.records[0], ledger._asdict())
+    return replace(objective, context=Ledger(**found))

@@ -1,0 +1,340 @@
+"""Every model call counted: queries, scored tokens, distinct prompts, and a budget.
+
+``counted`` turns a score of prompts into an ``Objective`` that keeps a ledger as its
+context. A prompt that is known is answered from the ledger; of equal prompts in one
+generation, one is asked. So a query is a call of the model, whatever the search does,
+and the ledger goes wherever a context goes: into the result, into a checkpoint, and
+from one search into the next, which then shares its budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gfopt import checks
+from gfopt.core.objective import Inputs, Objective
+from gfopt.types import Evaluation
+
+_UNLIMITED = 2**31 - 1
+
+
+class Ledger(NamedTuple):
+    """What was asked so far.
+
+    Attributes:
+        queries: ``i32[]``, calls of the model, failed ones included.
+        scored_tokens: ``uint32[]``, tokens that it read for them.
+        distinct: ``i32[]``, different prompts that have a value.
+        answered: ``i32[]``, wishes for a value that were met from here.
+        budget: ``i32[]``, queries at most; a prompt beyond it has no value.
+        prompts: ``i32[C, L]``, the latest ``C`` prompts.
+        values: ``float[C]``, theirs.
+    """
+
+    queries: jax.Array
+    scored_tokens: jax.Array
+    distinct: jax.Array
+    answered: jax.Array
+    budget: jax.Array
+    prompts: jax.Array
+    values: jax.Array
+
+    @property
+    def left(self) -> int:
+        """Queries that may still be made."""
+        return int(self.budget) - int(self.queries)
+
+    def charged(self, queries: int, scored_tokens: int) -> Ledger:
+        """Returns the ledger after calls that had no part in the search."""
+        return self._replace(
+            queries=self.queries + jnp.int32(queries),
+            scored_tokens=self.scored_tokens + jnp.uint32(scored_tokens),
+        )
+
+
+@jax.tree_util.register_pytree_node_class
+class Counted:
+    """The function of a counted objective; see ``counted``."""
+
+    def __init__(
+        self, score: Any, batched: bool, is_host: bool, chunk: int, num_tokens: Any
+    ):
+        self.score, self.batched, self.is_host = score, batched, is_host
+        self.chunk, self.num_tokens = chunk, num_tokens
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, ...]]:
+        """Flattens: a score that is a pytree, such as one with a model, is data."""
+        is_data = not jax.tree_util.all_leaves([self.score])
+        rest = self.batched, self.is_host, self.chunk, self.num_tokens
+        return (self.score if is_data else None,), (
+            None if is_data else self.score,
+            *rest,
+        )
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], data: tuple[Any]) -> Counted:
+        """Rebuilds it."""
+        return cls(static[0] if data[0] is None else data[0], *static[1:])
+
+    def __call__(
+        self, prompts: Any, *args: Any, context: Ledger
+    ) -> tuple[Any, dict[str, Any]]:
+        """Returns the values of prompts ``[b, L]``, and what the ledger is to note."""
+        place, leader, is_asked = _planned(context, prompts)
+        if self.is_host:
+            fresh = self._called(np.asarray(prompts), np.asarray(is_asked), args)
+        else:
+            fresh = self._computed(prompts, is_asked, args)
+        xp: Any = np if self.is_host else jnp
+        is_known = place < context.values.shape[0]
+        known = context.values[xp.minimum(place, context.values.shape[0] - 1)]
+        values = xp.where(is_known, known, xp.asarray(fresh)[leader])
+        size = self.num_tokens
+        if callable(size):
+            tokens = (
+                xp.stack([size(p) for p in prompts])
+                if self.is_host
+                else (jax.vmap(size)(prompts))
+            )
+        else:
+            tokens = xp.full(prompts.shape[0], size)
+        told = {
+            "prompt": prompts,
+            "value": values,
+            "is_query": is_asked,
+            "num_tokens": tokens.astype(np.uint32),
+        }
+        if self.is_host:
+            told = {name: np.asarray(column) for name, column in told.items()}
+            values = np.asarray(values, np.float64)
+        return values, told
+
+    def _called(self, prompts: np.ndarray, is_asked: np.ndarray, args: Any) -> Any:
+        """Calls a Python score; one that fails every time says why."""
+        values = np.full(len(prompts), np.nan, np.float32)
+        rows = np.flatnonzero(is_asked)
+        if self.batched and rows.size:
+            values[rows] = self.score(prompts[rows], *args)
+            return values
+        errors = []
+        for row in rows:
+            try:
+                values[row] = self.score(prompts[row].copy(), *args)
+            except Exception as error:  # a failed call is a prompt without a value
+                errors.append(error)
+        if errors and len(errors) == rows.size:
+            raise errors[0]
+        return values
+
+    def _computed(self, prompts: jax.Array, is_asked: jax.Array, args: Any) -> Any:
+        """Runs a JAX score on the prompts that are asked, some at a time."""
+        count = prompts.shape[0]
+        size = min(self.chunk, count)
+        order = jnp.argsort(~is_asked)  # the asked ones first, in their order
+
+        def some(index: jax.Array, values: jax.Array) -> jax.Array:
+            start = jnp.minimum(index * size, count - size)
+            rows = lax.dynamic_slice_in_dim(order, start, size)
+            if self.batched:
+                found = self.score(prompts[rows], *args)
+            else:
+                found = jax.vmap(lambda prompt: self.score(prompt, *args))(
+                    prompts[rows]
+                )
+            return values.at[rows].set(found.astype(jnp.float32))
+
+        number = (jnp.sum(is_asked, dtype=jnp.int32) + size - 1) // size
+        values = lax.fori_loop(0, number, some, jnp.full(count, jnp.nan, jnp.float32))
+        return jnp.where(is_asked, values, jnp.nan)
+
+
+@jax.jit
+def _planned(
+    ledger: Ledger, prompts: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Finds out what must be asked.
+
+    Returns:
+        Each prompt's place in the ledger, ``C`` if it has none; the first row with the
+        same prompt; and whether the model is asked for this row.
+    """
+    count, capacity = prompts.shape[0], ledger.values.shape[0]
+    held = jnp.arange(capacity) < ledger.distinct
+    known = (prompts[:, None] == ledger.prompts).all(axis=-1) & held
+    place = jnp.where(known.any(axis=1), jnp.argmax(known, axis=1), capacity)
+    leader = jnp.argmax((prompts[:, None] == prompts).all(axis=-1), axis=1)
+    is_new = (place == capacity) & (leader == jnp.arange(count))
+    is_paid = jnp.cumsum(is_new) <= ledger.budget - ledger.queries
+    return place, leader, is_new & is_paid
+
+
+@jax.jit
+def noted(ledger: Ledger, evaluation: Evaluation) -> Ledger:
+    """Enters the evaluations of a generation; the update of a counted objective."""
+    row = evaluation.aux
+    has_value = jnp.isfinite(row["value"])
+    # a row that was not to be evaluated has a value all the same, and is not valid
+    happened = evaluation.valid | ~has_value
+    is_query, is_kept = row["is_query"] & happened, row["is_query"] & evaluation.valid
+    capacity = ledger.values.shape[0]
+    place = (ledger.distinct + jnp.cumsum(is_kept) - 1) % capacity
+    place = jnp.where(is_kept, place, capacity)
+    return Ledger(
+        queries=ledger.queries + jnp.sum(is_query, dtype=jnp.int32),
+        scored_tokens=ledger.scored_tokens
+        + jnp.sum(jnp.where(is_query, row["num_tokens"], 0), dtype=jnp.uint32),
+        distinct=ledger.distinct + jnp.sum(is_kept, dtype=jnp.int32),
+        answered=ledger.answered
+        + jnp.sum(evaluation.valid & ~row["is_query"], dtype=jnp.int32),
+        budget=ledger.budget,
+        prompts=ledger.prompts.at[place].set(row["prompt"], mode="drop"),
+        values=ledger.values.at[place].set(
+            row["value"].astype(ledger.values.dtype), mode="drop"
+        ),
+    )
+
+
+def counted(
+    score: Callable[..., Any],
+    length: int,
+    *,
+    budget: int | None = None,
+    num_tokens: int | Callable[[Any], Any] | None = None,
+    batched: bool = False,
+    is_host: bool = False,
+    chunk: int = 16,
+    capacity: int = 4096,
+    maximize: bool = False,
+) -> Objective:
+    """Makes an objective that counts what a model is asked, and never asks twice.
+
+    Pass it to any search over tokens; ``result.context`` is the ``Ledger``. To go on
+    with the same ledger elsewhere, use ``dataclasses.replace(objective,
+    context=result.context)``. All of a generation must be evaluated at once, as it is
+    by default: ``chunk`` bounds the memory. A generation is entered when it is closed:
+    limit a search by ``budget`` here, and by ``budget_is_used``, rather than in the
+    middle of one.
+
+    Args:
+        score: ``score(prompt int32[L], *args)`` to one number; a JAX function, or a
+            pytree with ``__call__`` that holds a model.
+        length: of the prompts, ``L``.
+        budget: queries at most; a prompt beyond them fails, and costs nothing.
+        num_tokens: tokens that the model reads for a prompt, a number or a function of
+            it; ``length`` by default.
+        batched: ``score`` takes ``int32[b, L]`` and returns ``b`` numbers.
+        is_host: ``score`` is a Python function, called with NumPy arrays.
+        chunk: prompts that a JAX score is run on at a time.
+        capacity: prompts that are remembered.
+        maximize: look for the largest value.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> hidden = jnp.array([3, 1, 4])
+        >>> objective = counted(lambda prompt: jnp.sum(prompt != hidden), 3)
+        >>> result = gfopt.minimize(objective, [0, 0, 0], method="genetic_tokens",
+        ...                         options={"vocabulary": 5}, budget=320)
+        >>> ledger = result.context
+        >>> result.nfev, int(ledger.queries + ledger.answered)
+        (320, 320)
+        >>> int(ledger.queries) < 125
+        True
+    """
+    checks.is_callable("score", score)
+    checks.integer("length", length, 1)
+    for name, count in (("chunk", chunk), ("capacity", capacity)):
+        checks.integer(name, count, 1)
+    if budget is not None:
+        checks.integer("budget", budget, 1)
+    if num_tokens is None:
+        num_tokens = length
+    elif not callable(num_tokens):
+        checks.integer("num_tokens", num_tokens, 1)
+    for name, flag in (("batched", batched), ("is_host", is_host)):
+        checks.instance(name, flag, bool, "True or False")
+    zero = jnp.int32(0)
+    ledger = Ledger(
+        queries=zero,
+        scored_tokens=jnp.uint32(0),
+        distinct=zero,
+        answered=zero,
+        budget=jnp.int32(_UNLIMITED if budget is None else budget),
+        prompts=jnp.full((capacity, length), -2, jnp.int32),
+        values=jnp.full(capacity, jnp.nan, jnp.float32),
+    )
+    return Objective(
+        Counted(score, batched, is_host, chunk, num_tokens),
+        has_aux=True,
+        batched=True,
+        traceable=not is_host,
+        context=ledger,
+        update=noted,
+        maximize=maximize,
+    )
+
+
+def function_of(objective: Any) -> Counted:
+    """Returns the function of a counted objective, and refuses any other."""
+    fun = getattr(objective, "fun", None)
+    if not isinstance(fun, Counted):
+        raise TypeError(
+            "objective must be one that counts, from gfopt.counted; "
+            f"got {checks.shown(objective)}"
+        )
+    return fun
+
+
+def answers(
+    objective: Objective, prompts: Any, block: int = 256
+) -> tuple[np.ndarray, Objective]:
+    """Asks a counted objective for the values of prompts, outside of a search.
+
+    Args:
+        objective: from ``counted``.
+        prompts: ``int32[n, L]``.
+        block: prompts that are asked at a time.
+
+    Returns:
+        Values ``float[n]``, lower is better, NaN where one failed or the budget was
+        used; and the objective with the new ledger.
+
+    Example:
+        >>> objective = counted(lambda prompt: jnp.sum(prompt), 2, budget=2)
+        >>> values, after = answers(objective, [[1, 2], [1, 2], [3, 4], [5, 6]])
+        >>> values, int(after.context.queries)
+        (array([ 3.,  3.,  7., nan]), 2)
+    """
+    is_host = function_of(objective).is_host
+    rows = np.asarray(prompts, np.int32)
+    found = []
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        # the last block repeats its last prompt, which costs nothing
+        full = np.concatenate([part, np.repeat(part[-1:], block - len(part), axis=0)])
+        given = full if len(rows) > block else part
+        inputs = Inputs(context=objective.context)
+        call = Objective.value if is_host else _value
+        values, aux = call(objective, given, None, inputs)
+        valid = jnp.isfinite(values) & (jnp.arange(len(given)) < len(part))
+        ledger = noted(inputs.context, Evaluation(jnp.asarray(values), valid, aux))
+        objective = replace(objective, context=ledger)
+        found.append(np.asarray(values, np.float64)[: len(part)])
+    return np.concatenate(found) if found else np.zeros(0), objective
+
+
+@jax.jit  # the ledger is an argument: all blocks are one program
+def _value(
+    objective: Objective, prompts: jax.Array, key: None, inputs: Inputs
+) -> tuple[jax.Array, Any]:
+    return objective.value(prompts, key, inputs)
