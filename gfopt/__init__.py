@@ -73,6 +73,7 @@ from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
 from gfopt.tokens.particle_tokens import ParticleTokens
 from gfopt.tokens.random_tokens import RandomTokens
+from gfopt.tokens.ranking import PromptRanking, calibrate, rank_prompts
 from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
 from gfopt.types import Evaluation, Optimizer, Population
 
@@ -128,6 +129,7 @@ __all__ = [
     "ParticleTokens",
     "Perturbed",
     "Population",
+    "PromptRanking",
     "RandomSearch",
     "RandomTokens",
     "ReplayLog",
@@ -144,6 +146,7 @@ __all__ = [
     "answers",
     "black_box",
     "budget_is_used",
+    "calibrate",
     "categorical",
     "chunked",
     "claps",
@@ -167,6 +170,7 @@ __all__ = [
     "prune",
     "per_sample_directional_derivatives",
     "rademacher",
+    "rank_prompts",
     "real",
     "replay",
     "run",

@@ -50,6 +50,13 @@ class ClapsResult:
         influence: of each of them, ``float[n]``.
         vocabulary: the tokens that were searched, ``int32[m]``.
         pruning_queries: how much of the budget went into pruning.
+
+    Example:
+        >>> import gfopt, jax.numpy as jnp
+        >>> objective = gfopt.counted(lambda prompt: jnp.sum(-prompt), 2, budget=60)
+        >>> found = gfopt.claps(objective, [0, 0], ids=9, num_kept=2)
+        >>> found.x, found.vocabulary
+        (array([8, 8], dtype=int32), array([7, 8], dtype=int32))
     """
 
     x: np.ndarray

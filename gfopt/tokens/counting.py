@@ -36,6 +36,11 @@ class Ledger(NamedTuple):
         budget: ``i32[]``, queries at most; a prompt beyond it has no value.
         prompts: ``i32[C, L]``, the latest ``C`` prompts.
         values: ``float[C]``, theirs.
+
+    Example:
+        >>> ledger = counted(lambda prompt: prompt[0], 2, budget=100).context
+        >>> ledger.charged(30, 60).left
+        70
     """
 
     queries: jax.Array

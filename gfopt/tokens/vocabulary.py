@@ -109,6 +109,12 @@ class Influence(NamedTuple):
         values: ``float[n]``; NaN where a query failed or the budget was used.
         baseline: the value without any of them.
         objective: the objective with its new ledger.
+
+    Example:
+        >>> from gfopt.tokens.counting import counted
+        >>> objective = counted(lambda prompt: jnp.sum(prompt), 2)
+        >>> influence(objective, [3], [1, 1]).baseline
+        2.0
     """
 
     values: np.ndarray
