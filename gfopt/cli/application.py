@@ -11,6 +11,7 @@ from gfopt import __version__
 from gfopt.cli.arguments import USAGE_ERROR
 from gfopt.cli.bench_command import bench
 from gfopt.cli.list_command import list_methods
+from gfopt.cli.prompt_command import prompt
 from gfopt.cli.report_command import report
 
 __all__ = ["USAGE_ERROR", "command"]
@@ -27,6 +28,7 @@ def command() -> Any:
     app.command("list")(list_methods)
     app.command("bench")(bench)
     app.command("report")(report)
+    app.command("prompt")(prompt)
     return get_command(app)
 
 
@@ -36,7 +38,7 @@ def _start(
         bool, typer.Option("--version", help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Gradient-free optimization in JAX: list the methods, compare them."""
+    """Gradient-free optimization in JAX: list and compare methods, search prompts."""
     if version:
         typer.echo(f"gfopt {__version__}")
         raise typer.Exit

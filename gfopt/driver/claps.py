@@ -83,6 +83,7 @@ def claps(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     block: int = 256,
+    after_block: Callable[[Objective], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     callbacks: Callable[[Result], Any] | Iterable[Callable[[Result], Any]] = (),
     progress: bool = False,
@@ -106,6 +107,7 @@ def claps(
         options: its fields but for ``vocabulary``.
         seed: of clustering and search.
         block: prompts that are asked at a time for their influence.
+        after_block: is called with the objective, and so its ledger, after each.
         checkpoint: file from which the same call goes on; beside it, a second file with
             the ending ``.pruning``.
         callbacks: of the search, as for ``minimize``.
@@ -153,20 +155,25 @@ def claps(
             "budget must be above what pruning takes, one query for each of the "
             f"{candidates.size} tokens and one without; got {objective.context.left}"
         )
-    save = None
-    if checkpoint is not None:
-        place = Path(f"{os.fspath(checkpoint)}.pruning")
-        header = {
+    place, header = (
+        None,
+        {
             "kind": "pruning",
             "start": described(np.asarray(start)),
             "candidates": described(candidates),
             "budget": int(objective.context.budget),
-        }
+        },
+    )
+    if checkpoint is not None:
+        place = Path(f"{os.fspath(checkpoint)}.pruning")
         objective = _resumed(place, header, objective)
 
-        def save(objective: Objective) -> None:
+    def pruned_block(objective: Objective) -> None:
+        if place is not None:
             tree = objective.context._asdict()
             write_snapshot(place, header, [tree_to_record("ledger", tree, {})])
+        if after_block is not None:
+            after_block(objective)
 
     measured = influence(
         objective,
@@ -175,7 +182,7 @@ def claps(
         position=position,
         predict=predict,
         block=block,
-        after_block=save,
+        after_block=pruned_block,
     )
     # what a session that goes on is told again is no answer: the search must see the
     # ledger of a session that was never stopped

@@ -27,12 +27,16 @@ class ProgressLine:
 
     def update(self, nit: int, nfev: int, fun: float, is_last: bool = False) -> None:
         """Shows the numbers, if it is time."""
+        share = "" if self._budget == float("inf") else f" of {self._budget:.0f}"
+        line = f"{nfev}{share} evaluations, {nit} generations, best {fun:.6g}"
+        self.write(line, is_last)
+
+    def write(self, line: str, is_last: bool = False) -> None:
+        """Shows a line and the seconds so far, if it is time."""
         now = time.monotonic()
         if now < self._next and not is_last:
             return
         self._next = now + self._pause
-        share = "" if self._budget == float("inf") else f" of {self._budget:.0f}"
-        line = f"{nfev}{share} evaluations, {nit} generations, best {fun:.6g}"
         line += f", {now - self._began:.0f} s"
         start, end = "", "\n"
         if self._is_terminal:

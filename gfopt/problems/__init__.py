@@ -14,6 +14,7 @@ from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
 from gfopt.problems.language import smollm2
 from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.pixels import ConvolutionalPolicy
+from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "InfluenceBalancing",
     "Maze",
     "Pendulum",
+    "PromptedClassification",
     "Rollout",
     "bbob",
     "bbob_batch",
@@ -36,7 +38,9 @@ __all__ = [
     "discrete_action",
     "gymnax",
     "mlp",
+    "prompted",
     "random_maze",
     "smollm2",
     "unrolled",
+    "word_tokens",
 ]

@@ -1,0 +1,339 @@
+"""``gfopt prompt``: searches a prompt that makes a language model classify texts."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import typer
+
+from gfopt import checks, registry
+from gfopt.cli import terminal
+from gfopt.cli.arguments import number, refusals
+from gfopt.core.objective import Objective
+from gfopt.driver.claps import claps
+from gfopt.driver.progress import Interrupt, ProgressLine
+from gfopt.driver.result import Result
+from gfopt.problems.language import Pretrained, load_gguf, smollm2
+from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
+from gfopt.tokens.counting import Ledger, counted
+from gfopt.tokens.vocabulary import cluster_vocabulary
+
+_MOST = 10**6
+_BLOCK = 8  # prompts between two looks at Ctrl-C
+
+
+class _Stopped(Exception):
+    """Ctrl-C while the vocabulary was pruned."""
+
+
+class Sentences(NamedTuple):
+    """Texts, the number of each one's label, and the labels."""
+
+    texts: list[str]
+    labels: np.ndarray
+    names: list[str]
+
+
+def prompt(
+    context: typer.Context,
+    file: Annotated[
+        str, typer.Argument(metavar="CSV", help="Texts and their labels, with a head.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="smollm2, or a Llama-type GGUF file."),
+    ] = "smollm2",
+    text: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column of the texts.")
+    ] = "text",
+    label: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column of the labels.")
+    ] = "label",
+    words: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="What the model answers for each label, as in 0=negative,1=positive.",
+            show_default="the labels",
+        ),
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help=r"Around each text; \n is a new line."),
+    ] = r"\nText: {}\nLabel:",
+    length: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Tokens of the prompt.")
+    ] = "5",
+    shots: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Texts of each label to search with.")
+    ] = "8",
+    held_out: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Texts to judge by, at most.")
+    ] = "64",
+    budget: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Queries, those of pruning included.")
+    ] = "200",
+    clusters: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Tokens that stand for all words.")
+    ] = "64",
+    kept: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Tokens that pruning leaves.")
+    ] = "10",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="A search over tokens.")
+    ] = "genetic_tokens",
+    best: Annotated[str, typer.Option(metavar="NUMBER", help="Prompts to show.")] = "5",
+    seed: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Of the split and the search.")
+    ] = "0",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="From which the same command goes on."),
+    ] = None,
+) -> None:
+    """Search a prompt for texts with labels: ClaPS, with every model call counted.
+
+    A query is one prompt on all texts it is searched with. Ctrl-C ends it with the best
+    so far.
+    """
+    with refusals(ValueError, TypeError, ImportError, OSError, context=context):
+        size = number("--length", length, 1, 100)
+        num_shots = number("--shots", shots, 1, _MOST)
+        num_held = number("--held-out", held_out, 1, _MOST)
+        num_queries = number("--budget", budget, 1, _MOST)
+        num_clusters = number("--clusters", clusters, 1, _MOST)
+        num_kept = number("--kept", kept, 1, _MOST)
+        num_shown = number("--best", best, 1, 100)
+        start = number("--seed", seed, 0, 2**31 - 1)
+        known = [name for name, row in registry.METHODS.items() if row.tokens]
+        checks.one_of("--method", method, known)
+        if template.count("{}") != 1:
+            raise ValueError(
+                "--template must have one {} for the text; "
+                f"got {checks.shown(template)}"
+            )
+        if num_kept > num_clusters:
+            raise ValueError(
+                f"--kept must be at most --clusters, {num_clusters}; got {num_kept}"
+            )
+        if num_queries <= num_clusters + 1:
+            raise ValueError(
+                "--budget must be above what pruning takes, a query for each of the "
+                f"{num_clusters} clusters and one without; got {num_queries}"
+            )
+        found = read_sentences(file, text, label)
+        answers = _words(words, found.names)
+        few, rest = _split(found, num_shots, num_held, start)
+        terminal.note(f"reading {model}", stderr=True)
+        pretrained = load_model(model)
+        around = template.replace("\\n", "\n")
+        task, held = (
+            prompted(
+                pretrained,
+                [found.texts[i] for i in rows],
+                found.labels[rows],
+                answers,
+                around,
+            )
+            for rows in (few, rest)
+        )
+        embeddings = np.asarray(pretrained.weights["embedding"])
+        ids = word_tokens(pretrained.tokenizer, len(embeddings))
+        chosen = cluster_vocabulary(embeddings, num_clusters, ids=ids, seed=start)
+        objective = counted(
+            task,
+            size,
+            budget=num_queries,
+            num_tokens=int(task.num_tokens(np.zeros(size))),
+            chunk=1,
+            capacity=num_queries,
+        )
+        ledger, is_whole = _searched(
+            objective,
+            chosen,
+            min(num_kept, len(chosen)),
+            method,
+            start,
+            checkpoint,
+        )
+    _show(pretrained, task, held, ledger, num_shown)
+    if not is_whole:
+        terminal.note("stopped by Ctrl-C: the best so far", stderr=True)
+        raise typer.Exit(130)
+
+
+def load_model(name: str) -> Pretrained:
+    """Reads the model with this name, or from this file."""
+    if name == "smollm2":
+        return smollm2()
+    if not Path(name).is_file():
+        raise ValueError(
+            f"--model must be smollm2 or a GGUF file; got {checks.shown(name)}"
+        )
+    return load_gguf(name)
+
+
+def read_sentences(path: str, text: str, label: str) -> Sentences:
+    """Reads a CSV file with a head.
+
+    Args:
+        path: of the file, UTF-8.
+        text: the column of the texts.
+        label: the column of the labels.
+
+    Raises:
+        OSError: where it cannot be read.
+        ValueError: for a missing column, an empty file, or fewer than two labels.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            columns = list(reader.fieldnames or [])
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8; {error.reason}") from None
+    for option, name in (("--text", text), ("--label", label)):
+        checks.one_of(option, name, columns)
+    whole = [row for row in rows if row[text] and row[label]]
+    names = sorted({row[label].strip() for row in whole})
+    if len(names) < 2:
+        raise ValueError(
+            f"{path} must have texts of two labels or more; got {checks.shown(names)}"
+        )
+    labels = np.array([names.index(row[label].strip()) for row in whole])
+    return Sentences([row[text].strip() for row in whole], labels, names)
+
+
+def _words(text: str | None, names: list[str]) -> list[str]:
+    """Reads what the model answers for each label."""
+    if text is None:
+        return [f" {name}" for name in names]
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, sign, word = part.partition("=")
+        if not sign or not word.strip():
+            raise ValueError(
+                f"--words must be label=word, with commas between; got {part!r}"
+            )
+        checks.one_of("--words", name.strip(), names)
+        found[name.strip()] = f" {word.strip()}"
+    for name in names:
+        if name not in found:
+            raise ValueError(f"--words must have a word for the label {name!r}")
+    return [found[name] for name in names]
+
+
+def _split(
+    found: Sentences, shots: int, held_out: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the texts to search with, as many of each label, and those to judge by."""
+    counts = Counter(found.labels.tolist())
+    for place, name in enumerate(found.names):
+        if counts[place] <= shots:
+            raise ValueError(
+                f"--shots must leave texts of each label to judge by; label {name!r} "
+                f"has {counts[place]}, got {shots}"
+            )
+    order = np.random.default_rng(seed).permutation(len(found.labels))
+    few = [
+        order[found.labels[order] == place][:shots] for place in range(len(found.names))
+    ]
+    rows = np.concatenate(few)
+    return rows, order[~np.isin(order, rows)][:held_out]
+
+
+def _searched(
+    objective: Objective,
+    ids: np.ndarray,
+    num_kept: int,
+    method: str,
+    seed: int,
+    checkpoint: str | None,
+) -> tuple[Ledger, bool]:
+    """Prunes and searches; the ledger, and whether Ctrl-C left it be."""
+    latest: list[Ledger] = [objective.context]
+    size = objective.context.prompts.shape[1]
+    line = ProgressLine(math.inf)
+
+    def note(ledger: Ledger, what: str, is_last: bool = False) -> None:
+        latest[0] = ledger
+        low = np.nanmin(ledger.values) if int(ledger.distinct) else math.nan
+        share = f"{int(ledger.queries)} of {int(ledger.budget)} queries"
+        line.write(f"{what}, {share}, best loss {low:.4f}", is_last)
+
+    with Interrupt() as interrupt:
+
+        def after_block(objective: Objective) -> None:
+            note(objective.context, "pruning")
+            if interrupt.seen:
+                raise _Stopped
+
+        def after_generation(result: Result) -> bool:
+            note(result.context, "search")
+            return interrupt.seen
+
+        try:
+            claps(
+                objective,
+                np.full(size, -1, np.int32),
+                ids=ids,
+                num_kept=num_kept,
+                method=method,
+                options=_options(method),
+                seed=seed,
+                block=_BLOCK,
+                after_block=after_block,
+                checkpoint=checkpoint,
+                callbacks=after_generation,
+            )
+        except _Stopped:
+            pass
+        note(latest[0], "stopped" if interrupt.seen else "done", True)
+        return latest[0], not interrupt.seen
+
+
+def _options(method: str) -> dict[str, Any]:
+    """Returns small generations: a query costs seconds."""
+    if method == "greedy_tokens":
+        return {"num_sweeps": 100}
+    options: dict[str, Any] = {"population_size": 10}
+    if method == "genetic_tokens":
+        options |= {"num_parents": 5, "mutation_rate": 0.2}
+    return options
+
+
+def _show(
+    pretrained: Pretrained,
+    task: PromptedClassification,
+    held: PromptedClassification,
+    ledger: Ledger,
+    count: int,
+) -> None:
+    """Prints the best prompts, the empty one below them, and what it cost."""
+    number = min(int(ledger.distinct), len(ledger.values))
+    prompts, values = np.asarray(ledger.prompts)[:number], ledger.values[:number]
+    prompts = prompts[np.argsort(values, kind="stable")]
+    chosen = prompts[(prompts >= 0).any(axis=1)][:count]
+    nothing = np.full((1, prompts.shape[1]), -1, np.int32)
+    judge = jax.jit(lambda task, prompt: (task(prompt), task.accuracy(prompt)))
+    rows = []
+    for prompt in np.concatenate([chosen, nothing]):
+        loss, accuracy = judge(task, prompt)
+        held_accuracy = judge(held, prompt)[1]
+        text = pretrained.tokenizer.decode(prompt[prompt >= 0].tolist()).strip()
+        numbers = f"{loss:.4f}", f"{accuracy:.3f}", f"{held_accuracy:.3f}"
+        rows.append((text or "(no prompt)", *numbers))
+    title = (
+        f"The best prompts, on {len(task.labels)} texts, {len(held.labels)} held out"
+    )
+    terminal.show(title, ("prompt", "loss", "accuracy", "held out"), rows)
+    terminal.note(
+        f"cost: {ledger.queries} queries, {ledger.scored_tokens} tokens read, "
+        f"{ledger.distinct} different prompts"
+    )

@@ -1,0 +1,162 @@
+"""Classifying texts with a language model: how well does a prompt work?
+
+A text is read behind the prompt and within a template, and the likeliest of a few words
+is the answer:
+
+    prompt   "Review: " text "Sentiment:"   ->   " positive" or " negative"
+
+The prompt is a sequence of token ids, which is what a search over tokens changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gfopt import checks
+from gfopt.problems.language import Llama, Pretrained
+from gfopt.types import PyTree
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weights", "bodies", "lengths", "labels", "words"],
+    meta_fields=["model"],
+)
+@dataclass(frozen=True, eq=False)
+class PromptedClassification:
+    """Labelled texts, and the loss of a prompt on them; make it with ``prompted``.
+
+    It is called with one prompt ``int32[L]`` and returns the mean cross-entropy of the
+    labels, so that it is a score for ``gfopt.counted``. Ids of -1 are empty places.
+
+    Attributes:
+        model: the forward pass.
+        weights: its weights.
+        bodies: ``int32[X, B]``, the texts in their template, padded at the end.
+        lengths: ``int32[X]``, their tokens.
+        labels: ``int32[X]``, which word is right.
+        words: ``int32[Y]``, the token of each answer.
+    """
+
+    model: Llama
+    weights: PyTree = field(repr=False)
+    bodies: Any = field(repr=False)
+    lengths: Any = field(repr=False)
+    labels: Any = field(repr=False)
+    words: Any
+
+    def log_probabilities(self, prompt: jax.Array) -> jax.Array:
+        """Returns those of the answers alone, ``float[X, Y]``, under a prompt."""
+        prompt = jnp.asarray(prompt, jnp.int32)
+        order = jnp.argsort(prompt < 0)  # the empty places last
+        tokens, size = jnp.maximum(prompt[order], 0), jnp.sum(prompt >= 0)
+        count, room = self.bodies.shape[0], prompt.size + self.bodies.shape[1]
+        rows = jnp.zeros((count, room), jnp.int32)
+        rows = rows.at[:, : prompt.size].set(tokens)
+        rows = lax.dynamic_update_slice(rows, jnp.asarray(self.bodies), (0, size))
+        logits = self.model.last_logits(self.weights, rows, self.lengths + size)
+        return jax.nn.log_softmax(logits[:, self.words], axis=-1)
+
+    def probabilities(self, prompt: jax.Array) -> jax.Array:
+        """Returns the answers' probabilities ``float[X, Y]``; no label is read."""
+        return jnp.exp(self.log_probabilities(prompt))
+
+    def __call__(self, prompt: jax.Array) -> jax.Array:
+        """Returns the mean cross-entropy of the labels, ``float[]``."""
+        found = self.log_probabilities(prompt)
+        right = jnp.take_along_axis(found, self.labels[:, None], axis=1)
+        return -jnp.mean(right)
+
+    def accuracy(self, prompt: jax.Array) -> jax.Array:
+        """Returns the share of the texts that are answered rightly, ``float[]``."""
+        guesses = jnp.argmax(self.log_probabilities(prompt), axis=1)
+        return jnp.mean(guesses == self.labels)
+
+    def num_tokens(self, prompt: Any) -> Any:
+        """Returns how many tokens the model reads for one prompt."""
+        size = (prompt >= 0).sum()
+        return self.lengths.sum() + size * len(self.lengths)
+
+
+def prompted(
+    found: Pretrained,
+    texts: Sequence[str],
+    labels: Any,
+    words: Sequence[str],
+    template: str = "\nReview: {}\nSentiment:",
+) -> PromptedClassification:
+    """Makes the task of classifying texts with a language model.
+
+    Args:
+        found: the model, from ``smollm2`` or ``load_gguf``.
+        texts: to be classified.
+        labels: of each, the number of its word.
+        words: the answers, such as ``[" negative", " positive"]``; of each the first
+            token counts, and these must differ.
+        template: what stands between the prompt and the answer, with ``{}`` for the
+            text.
+
+    Raises:
+        TypeError: for a template that is no text.
+        ValueError: for texts and labels of different numbers, labels without a word,
+            words that begin with the same token, or a template without ``{}``.
+    """
+    checks.instance("template", template, str, "a text")
+    if template.count("{}") != 1:
+        raise ValueError(
+            f"template must have one {{}} for the text; got {checks.shown(template)}"
+        )
+    numbers = np.asarray(labels)
+    if len(texts) == 0 or numbers.shape != (len(texts),):
+        raise ValueError(
+            f"labels must be one number for each of the {len(texts)} texts, at least "
+            f"one; got shape {numbers.shape}"
+        )
+    tokens = [found.tokenizer.encode(word).ids[0] for word in words]
+    if len(tokens) < 2 or len(set(tokens)) < len(tokens):
+        raise ValueError(
+            "words must be two or more that begin with different tokens; "
+            f"got {checks.shown(list(words))}"
+        )
+    if numbers.dtype.kind not in "iu" or not np.isin(numbers, range(len(words))).all():
+        raise ValueError(
+            f"labels must be numbers of the {len(words)} words; "
+            f"got {checks.shown(numbers)}"
+        )
+    bodies, lengths = found.encode([template.format(text) for text in texts])
+    return PromptedClassification(
+        model=found.model,
+        weights=found.weights,
+        bodies=jnp.asarray(bodies),
+        lengths=jnp.asarray(lengths),
+        labels=jnp.asarray(numbers, jnp.int32),
+        words=jnp.asarray(tokens, jnp.int32),
+    )
+
+
+def word_tokens(tokenizer: Any, size: int) -> np.ndarray:
+    """Returns the ids of tokens that are a word of lower-case letters after a space.
+
+    Args:
+        tokenizer: of the ``tokenizers`` package.
+        size: of the vocabulary, ``V``.
+    """
+    texts = tokenizer.decode_batch([[number] for number in range(size)])
+    kept = [
+        number
+        for number, text in enumerate(texts)
+        if text.startswith(" ")
+        and len(text) > 3
+        and text[1:].isascii()
+        and text[1:].isalpha()
+        and text[1:].islower()
+    ]
+    return np.array(kept, np.int32)
