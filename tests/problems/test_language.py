@@ -10,7 +10,7 @@ import pytest
 import gfopt
 from gfopt.core.lazy import materialise
 from gfopt.core.objective import Inputs
-from gfopt.problems import language
+from gfopt.problems import language, prompted, word_tokens
 from gfopt.problems.language import INSTALL, Llama
 
 HEADS, GROUPS, SIZE, WIDTH, INNER, VOCABULARY = 4, 2, 6, 10, 7, 11
@@ -162,3 +162,15 @@ def test_the_real_model_continues_a_text():
     assert found.tokenizer.encode("<|im_end|>").ids == [2]
     text = found.continued("The capital of France is", 12)
     assert text == " Paris.\n\nThe answer is: 201"
+    # the same weights as a classifier: clear opinions are read without any prompt
+    texts = [
+        "a wonderful film",
+        "awful",
+        "I loved every minute of this",
+        "dull and slow",
+    ]
+    words = [" negative", " positive"]
+    task = prompted(found, texts, [1, 0, 1, 0], words, "\nReview: {}\nSentiment:")
+    assert task.accuracy(np.full(5, -1)) == 1
+    ids = word_tokens(found.tokenizer, 49152)
+    assert len(ids) == 21185 and found.tokenizer.decode(ids[:1].tolist()) == " the"
