@@ -75,6 +75,13 @@ from gfopt.tokens.particle_tokens import ParticleTokens
 from gfopt.tokens.random_tokens import RandomTokens
 from gfopt.tokens.ranking import PromptRanking, calibrate, rank_prompts
 from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
+from gfopt.tokens.language_model import (
+    CachedModel,
+    FunctionModel,
+    LanguageModel,
+    SeveralModels,
+    SeveralPrompts,
+)
 from gfopt.types import Evaluation, Optimizer, Population
 
 __version__ = "0.1.0"
@@ -86,6 +93,7 @@ __all__ = [
     "Ball",
     "Box",
     "CBO",
+    "CachedModel",
     "CMAES",
     "LQCMAES",
     "CRFMNES",
@@ -106,11 +114,13 @@ __all__ = [
     "Evaluation",
     "FeasibilityRule",
     "GeneticTokens",
+    "FunctionModel",
     "GradientEstimator",
     "GreedyTokens",
     "HiZOO",
     "Influence",
     "Ledger",
+    "LanguageModel",
     "LowRank",
     "LowRankNoise",
     "Margin",
@@ -139,6 +149,8 @@ __all__ = [
     "RunResult",
     "SepCMAES",
     "SparseMeZO",
+    "SeveralModels",
+    "SeveralPrompts",
     "Simplex",
     "Space",
     "Status",

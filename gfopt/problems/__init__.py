@@ -15,6 +15,7 @@ from gfopt.problems.language import smollm2
 from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.pixels import ConvolutionalPolicy
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
+from gfopt.problems.small_language import Words, small_language_model
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Pendulum",
     "PromptedClassification",
     "Rollout",
+    "Words",
     "bbob",
     "bbob_batch",
     "brax",
@@ -40,6 +42,7 @@ __all__ = [
     "mlp",
     "prompted",
     "random_maze",
+    "small_language_model",
     "smollm2",
     "unrolled",
     "word_tokens",
