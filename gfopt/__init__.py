@@ -3,7 +3,7 @@
 Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
-from gfopt import problems
+from gfopt import problems, tokens
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
 from gfopt.core.domains import categorical, integer, real
@@ -68,13 +68,10 @@ from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.registry import METHODS, method
+from gfopt.tokens.beam import Beast
 from gfopt.tokens.counting import Ledger, answers, counted
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
-from gfopt.tokens.particle_tokens import ParticleTokens
-from gfopt.tokens.random_tokens import RandomTokens
-from gfopt.tokens.ranking import PromptRanking, calibrate, rank_prompts
-from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
 from gfopt.tokens.language_model import (
     CachedModel,
     FunctionModel,
@@ -82,6 +79,19 @@ from gfopt.tokens.language_model import (
     SeveralModels,
     SeveralPrompts,
 )
+from gfopt.tokens.particle_tokens import ParticleTokens
+from gfopt.tokens.prefix import shared_prefix
+from gfopt.tokens.random_tokens import RandomTokens
+from gfopt.tokens.ranking import PromptRanking, calibrate, rank_prompts
+from gfopt.tokens.scores import (
+    Fluency,
+    Targeted,
+    Total,
+    Universal,
+    Untargeted,
+    token_counting,
+)
+from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
 from gfopt.types import Evaluation, Optimizer, Population
 
 __version__ = "0.1.0"
@@ -91,6 +101,7 @@ __all__ = [
     "AskTell",
     "AugmentedLagrangian",
     "Ball",
+    "Beast",
     "Box",
     "CBO",
     "CachedModel",
@@ -114,6 +125,7 @@ __all__ = [
     "Evaluation",
     "FeasibilityRule",
     "GeneticTokens",
+    "Fluency",
     "FunctionModel",
     "GradientEstimator",
     "GreedyTokens",
@@ -154,8 +166,12 @@ __all__ = [
     "Simplex",
     "Space",
     "Status",
+    "Targeted",
+    "Total",
     "Trial",
     "answers",
+    "Universal",
+    "Untargeted",
     "black_box",
     "budget_is_used",
     "calibrate",
@@ -187,6 +203,9 @@ __all__ = [
     "replay",
     "run",
     "scipy_method",
+    "shared_prefix",
+    "token_counting",
+    "tokens",
     "sharded",
     "vmapped",
     "warm_start",

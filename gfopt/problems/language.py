@@ -162,7 +162,7 @@ class Llama:
             (jnp.arange(count), weights["layers"]),
         )
         keys, values = (
-            lax.dynamic_update_slice(whole, part[:, 0], (0, cache.length, 0, 0))
+            lax.dynamic_update_slice(whole, part[:, 0, :room], (0, cache.length, 0, 0))
             for whole, part in zip(cache[:2], new, strict=True)
         )
         length = cache.length + len(tokens)

@@ -68,9 +68,7 @@ class TokenBuffer(NamedTuple):
     length: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["fun"]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["fun"])
 @dataclass(frozen=True)
 class FunctionModel:
     """A pure JAX function as a language model; every step reads the whole text.
