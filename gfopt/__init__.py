@@ -91,6 +91,7 @@ from gfopt.tokens.scores import (
     Untargeted,
     token_counting,
 )
+from gfopt.tokens.steering import Steering
 from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
 from gfopt.types import Evaluation, Optimizer, Population
 
@@ -166,6 +167,7 @@ __all__ = [
     "Simplex",
     "Space",
     "Status",
+    "Steering",
     "Targeted",
     "Total",
     "Trial",

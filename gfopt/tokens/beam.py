@@ -35,23 +35,9 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import noise
 from gfopt.tokens import beams as texts
-from gfopt.tokens.beams import Beams
+from gfopt.tokens.beams import Beams, Extension
 from gfopt.tokens.scores import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
-
-
-class BeastMember(NamedTuple):
-    """A candidate: a beam and one more token.
-
-    Attributes:
-        parent: slot of the beam, or place of the finalist, ``i32[]``.
-        token: what is appended, ``i32[]``.
-        slot: its place among the candidates, those of a parent together, ``i32[]``.
-    """
-
-    parent: jax.Array
-    token: jax.Array
-    slot: jax.Array
 
 
 class BeastState(NamedTuple):
@@ -124,7 +110,8 @@ class Beast:
         num_finalists: the best texts that are kept.
         num_trials: fresh evaluations of each of them at the end, whose mean decides; 0
             for scores without noise.
-        max_tokens: stop when proposals and scores have read so many; see ``token_counting``.
+        max_tokens: stop when proposals and scores have read so many tokens; see
+            ``token_counting``.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -162,16 +149,7 @@ class Beast:
         texts.check_tokens("prompt", self.prompt, (1, 2))
         for name in ("beam_width", "num_candidates", "ngram", "num_finalists"):
             checks.integer(name, getattr(self, name), 1)
-        checks.positive("temperature", self.temperature)
-        if self.top_p is not None:
-            checks.positive("top_p", self.top_p)
-            checks.share("top_p", self.top_p)
-        if isinstance(self.vocabulary, int):
-            checks.integer("vocabulary", self.vocabulary, 1)
-        elif self.vocabulary is not None:
-            texts.check_tokens("vocabulary", self.vocabulary, (0, 1))
-        if self.forbidden is not None:
-            texts.check_tokens("forbidden", self.forbidden)
+        texts.check_proposal(self)
         checks.instance("scores_first", self.scores_first, bool, "True or False")
         checks.integer("num_trials", self.num_trials, 0)
         if self.max_tokens is not None:
@@ -179,18 +157,18 @@ class Beast:
 
     def init(self, key: Key, solution: Solution) -> BeastState:
         """Reads the prompt and draws the first tokens; L is the solution's length."""
-        max_length = texts.max_length_of(solution)
+        start = texts.starting_tokens(solution)
+        max_length = start.shape[0]
         beams = texts.started(self.model, self.prompt, self.beam_width, max_length)
-        num_read = _count(jnp.asarray(self.prompt) >= 0)
+        num_read = texts.count(jnp.asarray(self.prompt) >= 0)
         if not self.scores_first:
             first, alive = texts.gumbel_top_k(
-                key, self._log_proposal(beams.logits[0]), self.beam_width
+                key, texts.proposal_of(self, beams.logits[0]), self.beam_width
             )
             beams = texts.grown(
                 self.model, beams, first, jnp.int32(1), lambda number, logits: first
             )._replace(alive=alive)
-            num_read += self._num_rows(beams)
-        start = texts.starting_tokens(solution)
+            num_read += texts.rows_of(self.prompt, beams)
         return BeastState(
             step=jnp.int32(0),
             beams=beams,
@@ -199,14 +177,14 @@ class Beast:
             best_fitness=jnp.full(self.num_finalists, jnp.inf, jnp.float32),
             waits=jnp.zeros((), bool),
             seed=noise.seeds(jax.random.fold_in(key, 1), 1)[0],
-            num_proposals=jnp.where(self.scores_first, 1, 1 + _count(beams.alive)),
+            num_proposals=jnp.where(self.scores_first, 1, 1 + texts.count(beams.alive)),
             num_tokens=num_read,
         )
 
     def ask(self, key: Key, state: BeastState) -> Population:
         """Draws the candidates, or repeats the finalists."""
         k1, k2 = self.beam_width, self.num_candidates
-        log_p = self._log_proposal(state.beams.logits)
+        log_p = texts.proposal_of(self, state.beams.logits)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(k1))
         draw = partial(texts.gumbel_top_k, count=k2)
         tokens, valid = jax.vmap(draw)(keys, log_p)
@@ -221,7 +199,7 @@ class Beast:
             parent = jnp.where(is_root, 0, parent)
         valid &= state.beams.length < state.beams.tokens.shape[1]
         order = jnp.argsort(~valid)  # stable: active rows stand first
-        members = BeastMember(parent, tokens, slot)
+        members = Extension(parent, tokens, slot)
         members = jax.tree.map(lambda leaf: leaf[order].astype(jnp.int32), members)
         population = Population(members, valid[order])
         if not self.num_trials:
@@ -232,7 +210,7 @@ class Beast:
         finalist = again[jnp.minimum(place, again.size - 1)]
         is_known = jnp.isfinite(state.best_fitness[finalist])
         second = Population(
-            BeastMember(finalist, jnp.full(rows, -1), place),
+            Extension(finalist, jnp.full(rows, -1), place),
             (place < again.size) & is_known,
         )
         first = jax.tree.map(
@@ -250,7 +228,7 @@ class Beast:
     def decode(self, state: BeastState, member: Member) -> Solution:
         """Returns the beam with its token, or the finalist."""
         beams = state.beams
-        row = beams.tokens[member.parent].at[beams.length].set(member.token)
+        row = texts.extended(beams, member)
         if not self.num_trials:
             return row
         best = state.best[jnp.minimum(member.parent, self.num_finalists - 1)]
@@ -273,33 +251,26 @@ class Beast:
         # a step without a value changes nothing: the beams are copied onto themselves
         order, source = texts.slots(members.parent[chosen], alive & grows)
         chosen = chosen[order]
-        kept = texts.moved((beams.cache, beams.tokens), source)
-        length = jnp.minimum(beams.length + 1, max_length)
-        left = max_length - length
-        # those drawn between leave the last token to be chosen
-        drawn = jnp.clip(left - 1, 0, self.ngram - 1)
-        count = jnp.where(grows & (left > 0), 1 + drawn, 0)
+        beams = texts.moved_beams(beams, source)
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
         def draw(number: jax.Array, logits: jax.Array) -> jax.Array:
-            if self.ngram == 1:  # none is drawn
-                return tokens
             keys = jax.random.split(jax.random.fold_in(key, number), self.beam_width)
-            return jax.vmap(jax.random.categorical)(keys, self._log_proposal(logits))
+            log_p = texts.proposal_of(self, logits)
+            return jax.vmap(jax.random.categorical)(keys, log_p).astype(jnp.int32)
 
-        beams = beams._replace(cache=kept[0], tokens=kept[1])
-        tokens = members.token[chosen]
-        is_full = grows & (left == 0)  # the last tokens need not be read
-        ended = beams.tokens.at[:, -1].set(
-            jnp.where(is_full, tokens, beams.tokens[:, -1])
+        # those drawn between leave the last token to be chosen
+        beams, count = texts.appended(
+            self.model,
+            beams,
+            members.token[chosen],
+            grows,
+            self.ngram - 1,
+            draw if self.ngram > 1 else None,
         )
-        beams = texts.grown(self.model, beams, tokens, count, draw)
         alive = jnp.where(grows, alive[order], beams.alive)
-        beams = beams._replace(
-            tokens=jnp.where(is_full, ended, beams.tokens),
-            length=jnp.where(is_full, max_length, beams.length),
-            alive=alive,
-        )
+        beams = beams._replace(alive=alive)
+        is_full = grows & (beams.length == max_length)
         new = state._replace(
             step=state.step + 1,
             beams=beams,
@@ -307,16 +278,16 @@ class Beast:
             best=best,
             best_fitness=best_fitness,
             waits=is_full & (self.num_trials > 0),
-            num_proposals=state.num_proposals + count * _count(alive),
+            num_proposals=state.num_proposals + count * texts.count(alive),
             num_tokens=state.num_tokens
             + read.astype(jnp.int32)
-            + count * self._num_rows(beams),
+            + count * texts.rows_of(self.prompt, beams),
         )
         info = BeastInfo(
             best_fitness[0],
             beams.length,
-            _count(population.active),
-            _count(evaluation.valid),
+            texts.count(population.active),
+            texts.count(evaluation.valid),
             new.num_proposals,
             new.num_tokens,
         )
@@ -333,16 +304,6 @@ class Beast:
         if self.max_tokens is not None:
             found["max_tokens"] = state.num_tokens >= self.max_tokens
         return found
-
-    def _log_proposal(self, logits: jax.Array) -> jax.Array:
-        size = logits.shape[-1]
-        allowed = texts.allowed_tokens(size, self.vocabulary, self.forbidden)
-        return texts.log_proposal(logits, self.temperature, self.top_p, allowed)
-
-    def _num_rows(self, beams: Beams) -> jax.Array:
-        """Returns the tokens that one more of each beam costs."""
-        prompts = jnp.atleast_2d(jnp.asarray(self.prompt)).shape[0]
-        return prompts * _count(beams.alive)
 
     def _best(
         self, state: BeastState, population: Population, fitness: jax.Array
@@ -372,7 +333,3 @@ class Beast:
         return jax.tree.map(
             lambda a, b: jnp.where(state.waits, a, b), fresh, (best, best_fitness)
         )
-
-
-def _count(holds: jax.Array) -> jax.Array:
-    return jnp.sum(holds, dtype=jnp.int32)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
+from gfopt.tokens import alphabet
 from gfopt.tokens.language_model import Cache, LanguageModel
 from gfopt.tokens.sequences import END
 from gfopt.types import PyTree, Solution
@@ -36,6 +37,31 @@ class Beams(NamedTuple):
     logits: jax.Array
     cache: Cache
     alive: jax.Array
+
+
+class Extension(NamedTuple):
+    """A candidate: a text and one more token.
+
+    Attributes:
+        parent: slot of the text, or place of a finalist, ``i32[]``.
+        token: what is appended, ``i32[]``.
+        slot: its place among the candidates, those of a parent together, ``i32[]``.
+    """
+
+    parent: jax.Array
+    token: jax.Array
+    slot: jax.Array
+
+
+def count(holds: jax.Array) -> jax.Array:
+    """Returns how many of ``bool[...]`` are True, ``i32[]``."""
+    return jnp.sum(holds, dtype=jnp.int32)
+
+
+def rows_of(prompt: Any, beams: Beams) -> jax.Array:
+    """Returns the tokens that one more of each text costs, ``i32[]``."""
+    prompts = jnp.atleast_2d(jnp.asarray(prompt)).shape[0]
+    return prompts * count(beams.alive)
 
 
 def check_model(model: Any) -> None:
@@ -67,24 +93,30 @@ def check_tokens(name: str, tokens: Any, dimensions: tuple[int, ...] = (1,)) -> 
         )
 
 
-def max_length_of(solution: Solution) -> int:
-    """Returns ``L`` of a starting solution, which has that many places.
-
-    Raises:
-        ValueError: where it is not one vector.
-    """
-    leaves = jax.tree.leaves(solution)
-    if len(leaves) != 1 or jnp.ndim(leaves[0]) != 1 or not jnp.size(leaves[0]):
-        raise ValueError(
-            "x0 must be a token sequence, one vector with a place for each token; "
-            f"got {checks.shown(solution)}"
-        )
-    return int(jnp.size(leaves[0]))
-
-
 def starting_tokens(solution: Solution) -> jax.Array:
-    """Returns a starting solution as ``i32[L]``."""
-    return jnp.asarray(jax.tree.leaves(solution)[0]).astype(jnp.int32)
+    """Returns a starting solution as ``i32[L]``: L is what counts."""
+    return alphabet.starting_tokens(solution)
+
+
+def check_proposal(method: Any) -> None:
+    """Refuses wrong values of the fields that ``proposal_of`` reads."""
+    checks.positive("temperature", method.temperature)
+    if method.top_p is not None:
+        checks.positive("top_p", method.top_p)
+        checks.share("top_p", method.top_p)
+    if isinstance(method.vocabulary, int):
+        checks.integer("vocabulary", method.vocabulary, 1)
+    elif method.vocabulary is not None:
+        check_tokens("vocabulary", method.vocabulary, (0, 1))
+    if method.forbidden is not None:
+        check_tokens("forbidden", method.forbidden)
+
+
+def proposal_of(method: Any, logits: jax.Array) -> jax.Array:
+    """Returns ``log_proposal`` by a method's fields, ``[..., V]``."""
+    size = logits.shape[-1]
+    allowed = allowed_tokens(size, method.vocabulary, method.forbidden)
+    return log_proposal(logits, method.temperature, method.top_p, allowed)
 
 
 def started(
@@ -199,6 +231,55 @@ def moved(tree: PyTree, source: jax.Array) -> PyTree:
         return jax.tree.map(lambda leaf: leaf.at[slot].set(leaf[source[slot]]), tree)
 
     return lax.fori_loop(0, source.shape[0], copied, tree)
+
+
+def extended(beams: Beams, member: Extension) -> jax.Array:
+    """Returns a text with its new token, ``i32[L]``."""
+    return beams.tokens[member.parent].at[beams.length].set(member.token)
+
+
+def moved_beams(beams: Beams, source: jax.Array) -> Beams:
+    """Copies texts and caches in place; the logits are still those of before."""
+    cache, tokens = moved((beams.cache, beams.tokens), source)
+    return beams._replace(cache=cache, tokens=tokens)
+
+
+def appended(
+    model: LanguageModel,
+    beams: Beams,
+    tokens: jax.Array,
+    grows: jax.Array,
+    most_drawn: int = 0,
+    draw: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> tuple[Beams, jax.Array]:
+    """Appends what was chosen, and some that are drawn behind it.
+
+    The last tokens are not read: nothing follows them.
+
+    Args:
+        model: a language model.
+        beams: the texts.
+        tokens: what each is given, ``i32[N]``.
+        grows: ``bool[]``; False changes nothing.
+        most_drawn: tokens that are drawn behind it at most; never the last.
+        draw: ``(number, logits [N, V]) -> i32[N]`` draws them.
+
+    Returns:
+        The texts, and how many tokens of each were read.
+    """
+    max_length = beams.tokens.shape[1]
+    length = jnp.minimum(beams.length + 1, max_length)
+    left = max_length - length
+    drawn = jnp.clip(left - 1, 0, most_drawn)
+    num_read = jnp.where(grows & (left > 0), 1 + drawn, 0)
+    is_full = grows & (left == 0)
+    full = beams.tokens.at[:, -1].set(tokens)
+    unread = beams._replace(
+        tokens=jnp.where(is_full, full, beams.tokens),
+        length=jnp.where(is_full, max_length, beams.length),
+    )
+    draws = (lambda number, logits: tokens) if draw is None else draw
+    return grown(model, unread, tokens, num_read, draws), num_read
 
 
 def grown(

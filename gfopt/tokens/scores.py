@@ -316,13 +316,13 @@ class Universal:
 
     def __post_init__(self) -> None:
         check_model(getattr(self.score, "model", self.score))
-        shapes = [getattr(x, "shape", None) for x in (self._prompt, self._target)]
-        if None not in shapes and (
-            {len(shape) for shape in shapes} != {2} or shapes[0][0] != shapes[1][0]
-        ):
+        prompts, targets = self._prompt, self._target
+        if not (hasattr(prompts, "shape") and hasattr(targets, "shape")):
+            return  # placeholders from tree unflattening
+        if {prompts.ndim, targets.ndim} != {2} or len(prompts) != len(targets):
             raise ValueError(
                 "score must have prompts [m, n] and as many targets [m, t]; "
-                f"got shapes {shapes[0]} and {shapes[1]}"
+                f"got shapes {prompts.shape} and {targets.shape}"
             )
 
     @property
@@ -462,7 +462,8 @@ def token_counting(score: Any, *, takes_key: bool = False) -> Objective:
         >>> import gfopt
         >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
         >>> score = gfopt.Targeted(flat, jnp.array([0, 1]), jnp.array([3, 2]))
-        >>> token_counting(score).fun(jnp.array([1, 2, 3, -1]))[1].num_tokens  # 2 + 3 + 2
+        >>> value, count = token_counting(score).fun(jnp.array([1, 2, 3, -1]))
+        >>> count.num_tokens  # 2 + 3 + 2
         Array(7, dtype=int32)
     """
     return Objective(Counted(score), takes_key=takes_key, has_aux=True)
