@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +143,7 @@ class Beast:
     num_finalists: int = 1
     num_trials: int = 0
     max_tokens: int | None = None
+    is_for_tokens: ClassVar[bool] = True  # what its solutions are, for the drivers
 
     def __post_init__(self) -> None:
         texts.check_model(self.model)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +141,7 @@ class Steering:
     top_p: Any = None
     vocabulary: Any = None
     forbidden: Any = None
+    is_for_tokens: ClassVar[bool] = True  # what its solutions are, for the drivers
 
     def __post_init__(self) -> None:
         texts.check_model(self.model)
