@@ -25,6 +25,7 @@ import numpy as np
 import gfopt
 from gfopt.core.objective import Inputs
 from gfopt.problems import small_language_model, smollm2
+from gfopt.tokens.scores import Continuation
 
 READ, TAIL, TARGET = 80, 15, 10
 BATCH = 50  # rows of the reference's evaluation
@@ -90,16 +91,23 @@ def main() -> None:
     weights = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(model))  # of both
     cache = sum(leaf.nbytes for leaf in jax.tree.leaves(state.beams.cache)) / k1
     logits = state.beams.logits.nbytes
-    caches = (sum(plan.values()) - weights) / cache
-    print(f"a cache {cache / 2**20:.2f} MB; a step holds {caches:.2f} of them, all in")
+    print(f"a cache {cache / 2**20:.2f} MB, of which a step begins with {k1}")
     print({name: round(value / 2**20, 2) for name, value in plan.items()}, "MB")
-    reading = jax.jit(lambda model, cache, row: model.extend(cache, row)[0])
     one = jax.tree.map(lambda leaf: leaf[0], state.beams.cache)
-    group = jax.jit(jax.vmap(reading, (None, None, 0)))
-    rest = jnp.zeros((k2, 1 + TAIL + TARGET - 1), jnp.int32)
-    alone = group.lower(model, one, rest).compile().memory_analysis()
-    alone = alone.temp_size_in_bytes + alone.output_size_in_bytes
-    print(f"reading one group alone takes {alone / 2**20:.2f} MB beside its cache")
+
+    def group(score: gfopt.Targeted, cache: Any, tokens: jax.Array) -> jax.Array:
+        def loss(token: jax.Array) -> jax.Array:
+            text = Continuation(cache, token[None], jnp.int32(1))
+            return score.continued(text)
+
+        return jax.vmap(loss)(tokens)
+
+    tokens = jnp.zeros(k2, jnp.int32)
+    alone = jax.jit(group).lower(score, one, tokens).compile().memory_analysis()
+    alone = alone.temp_size_in_bytes
+    print(f"scoring one group takes {alone / 2**20:.2f} MB beside its cache")
+    over = plan["temporaries"] - alone
+    print(f"temporaries beside that: {over / cache:.2f} caches")
 
     plain = jax.jit(step)
     new, info = plain(beast, objective, state)
@@ -168,8 +176,8 @@ def main() -> None:
         "times_faster": ratio,
         "largest_difference_of_scores": apart,
         "bytes": plan | {"weights_twice": weights, "cache": cache, "logits": logits},
-        "bytes_of_reading_a_group": alone,
-        "caches_held_with_all_temporaries": caches,
+        "bytes_of_scoring_a_group": alone,
+        "caches_beside_k1_and_a_group": over / cache,
     }
     common.save(
         "beast_cache_small" if settings.small else "beast_cache",

@@ -83,6 +83,12 @@ from gfopt.tokens.particle_tokens import ParticleTokens
 from gfopt.tokens.prefix import shared_prefix
 from gfopt.tokens.random_tokens import RandomTokens
 from gfopt.tokens.ranking import PromptRanking, calibrate, rank_prompts
+from gfopt.tokens.remote import (
+    EndpointModel,
+    HostModel,
+    continuation_score,
+    torch_model,
+)
 from gfopt.tokens.scores import (
     Fluency,
     Targeted,
@@ -123,6 +129,7 @@ __all__ = [
     "DeepGA",
     "DifferentialEvolution",
     "EffectiveSampleSize",
+    "EndpointModel",
     "Evaluation",
     "FeasibilityRule",
     "GeneticTokens",
@@ -131,6 +138,7 @@ __all__ = [
     "GradientEstimator",
     "GreedyTokens",
     "HiZOO",
+    "HostModel",
     "Influence",
     "Ledger",
     "LanguageModel",
@@ -183,6 +191,7 @@ __all__ = [
     "clip_up",
     "cluster_vocabulary",
     "consensus_variant",
+    "continuation_score",
     "count_materialisations",
     "counted",
     "gaussian",
@@ -208,6 +217,7 @@ __all__ = [
     "shared_prefix",
     "token_counting",
     "tokens",
+    "torch_model",
     "sharded",
     "vmapped",
     "warm_start",

@@ -100,7 +100,7 @@ class FunctionModel:
         """Reads a prompt."""
         tokens = jnp.zeros(prompt.shape[0] + room, jnp.int32)
         cache = TokenBuffer(tokens, jnp.int32(0))
-        return _read(self, cache, prompt)
+        return read_prompt(self, cache, prompt)
 
     def extend(
         self, cache: TokenBuffer, tokens: jax.Array, at: jax.Array | None = None
@@ -154,7 +154,7 @@ class CachedModel:
     def start(self, prompt: jax.Array, room: int) -> tuple[jax.Array, Cache]:
         """Reads a prompt."""
         cache = self.model.empty_cache(self.weights, prompt.shape[0] + room)
-        return _read(self, cache, prompt)
+        return read_prompt(self, cache, prompt)
 
     def extend(
         self, cache: Cache, tokens: jax.Array, at: jax.Array | None = None
@@ -270,7 +270,7 @@ def text_logits(model: LanguageModel, tokens: jax.Array) -> jax.Array:
     return model.extend(empty, tokens)[0]
 
 
-def _read(model: Any, empty: Cache, prompt: jax.Array) -> tuple[jax.Array, Cache]:
+def read_prompt(model: Any, empty: Cache, prompt: jax.Array) -> tuple[jax.Array, Cache]:
     """Reads a padded prompt into an empty cache."""
     length = length_of(prompt)
     logits, cache = model.extend(empty, prompt, jnp.maximum(length - 1, 0)[None])
