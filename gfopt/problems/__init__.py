@@ -15,6 +15,7 @@ from gfopt.problems.language import smollm2
 from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.pixels import ConvolutionalPolicy
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
+from gfopt.problems.safetensors_files import load_safetensors
 from gfopt.problems.small_language import Words, small_language_model
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
@@ -39,6 +40,7 @@ __all__ = [
     "digits",
     "discrete_action",
     "gymnax",
+    "load_safetensors",
     "mlp",
     "prompted",
     "random_maze",
