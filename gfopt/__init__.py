@@ -3,7 +3,7 @@
 Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
-from gfopt import problems
+from gfopt import problems, tokens
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
 from gfopt.core.domains import categorical, integer, real
@@ -68,12 +68,36 @@ from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.registry import METHODS, method
+from gfopt.tokens.beam import Beast
 from gfopt.tokens.counting import Ledger, answers, counted
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
+from gfopt.tokens.language_model import (
+    CachedModel,
+    FunctionModel,
+    LanguageModel,
+    SeveralModels,
+    SeveralPrompts,
+)
 from gfopt.tokens.particle_tokens import ParticleTokens
+from gfopt.tokens.prefix import shared_prefix
 from gfopt.tokens.random_tokens import RandomTokens
 from gfopt.tokens.ranking import PromptRanking, calibrate, rank_prompts
+from gfopt.tokens.remote import (
+    EndpointModel,
+    HostModel,
+    continuation_score,
+    torch_model,
+)
+from gfopt.tokens.scores import (
+    Fluency,
+    Targeted,
+    Total,
+    Universal,
+    Untargeted,
+    token_counting,
+)
+from gfopt.tokens.steering import Steering
 from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
 from gfopt.types import Evaluation, Optimizer, Population
 
@@ -84,8 +108,10 @@ __all__ = [
     "AskTell",
     "AugmentedLagrangian",
     "Ball",
+    "Beast",
     "Box",
     "CBO",
+    "CachedModel",
     "CMAES",
     "LQCMAES",
     "CRFMNES",
@@ -103,14 +129,19 @@ __all__ = [
     "DeepGA",
     "DifferentialEvolution",
     "EffectiveSampleSize",
+    "EndpointModel",
     "Evaluation",
     "FeasibilityRule",
     "GeneticTokens",
+    "Fluency",
+    "FunctionModel",
     "GradientEstimator",
     "GreedyTokens",
     "HiZOO",
+    "HostModel",
     "Influence",
     "Ledger",
+    "LanguageModel",
     "LowRank",
     "LowRankNoise",
     "Margin",
@@ -139,11 +170,18 @@ __all__ = [
     "RunResult",
     "SepCMAES",
     "SparseMeZO",
+    "SeveralModels",
+    "SeveralPrompts",
     "Simplex",
     "Space",
     "Status",
+    "Steering",
+    "Targeted",
+    "Total",
     "Trial",
     "answers",
+    "Universal",
+    "Untargeted",
     "black_box",
     "budget_is_used",
     "calibrate",
@@ -153,6 +191,7 @@ __all__ = [
     "clip_up",
     "cluster_vocabulary",
     "consensus_variant",
+    "continuation_score",
     "count_materialisations",
     "counted",
     "gaussian",
@@ -175,6 +214,10 @@ __all__ = [
     "replay",
     "run",
     "scipy_method",
+    "shared_prefix",
+    "token_counting",
+    "tokens",
+    "torch_model",
     "sharded",
     "vmapped",
     "warm_start",

@@ -495,8 +495,16 @@ def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
 
 
 def takes_tokens(method: str | Optimizer) -> bool:
-    """Tells whether a method's solutions are token sequences, by name or object."""
-    row = METHODS.get(method) if isinstance(method, str) else row_of(method)
+    """Tells whether a method's solutions are token sequences, by name or object.
+
+    An object without a row says so itself: ``is_for_tokens`` is True.
+    """
+    if isinstance(method, str):
+        row = METHODS.get(method)
+    else:
+        row = row_of(method)
+        if row is None:
+            return getattr(innermost(method), "is_for_tokens", False)
     return row is not None and row.tokens
 
 

@@ -1078,3 +1078,18 @@ def token_particles(
             k = min(int(few[2] * length), length - 1)
             x[i, k] = changed_token(vocabulary, x[i, k], few[4])
     return x, v
+
+
+def beam_search(score, vocabulary_size, max_length, width, last_only=False):
+    """Beam search over all next tokens; the best of all lengths first, or the beams."""
+    beams, seen = [()], []
+    for _ in range(max_length):
+        children = [(*b, token) for b in beams for token in range(vocabulary_size)]
+        rows = [[*c, *[-1] * (max_length - len(c))] for c in children]
+        values = [float(score(np.array(row))) for row in rows]
+        order = np.argsort(values, kind="stable")[:width]
+        seen += [(values[i], rows[i]) for i in order]
+        beams = [children[i] for i in order]
+    if last_only:
+        return [list(b) for b in beams]
+    return [row for _, row in sorted(seen, key=lambda pair: pair[0])]

@@ -15,6 +15,8 @@ from gfopt.problems.language import smollm2
 from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.pixels import ConvolutionalPolicy
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
+from gfopt.problems.safetensors_files import load_safetensors
+from gfopt.problems.small_language import Words, small_language_model
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Pendulum",
     "PromptedClassification",
     "Rollout",
+    "Words",
     "bbob",
     "bbob_batch",
     "brax",
@@ -37,9 +40,11 @@ __all__ = [
     "digits",
     "discrete_action",
     "gymnax",
+    "load_safetensors",
     "mlp",
     "prompted",
     "random_maze",
+    "small_language_model",
     "smollm2",
     "unrolled",
     "word_tokens",

@@ -1,0 +1,285 @@
+"""Feynman-Kac steering: particles that grow token by token and are resampled.
+
+Each particle draws its next token from a language model; a reward ``r = -fitness`` of
+the text so far gives it a weight. The texts of full length follow, in the limit of many
+particles,
+
+    p(x) exp(scale r(x)) / Z
+
+for each of the potentials, of which the last corrects what the others did:
+
+    difference  G_t = exp(scale (r_t - r_(t-1)))
+    max         G_t = exp(scale max_(s <= t) r_s)
+    sum         G_t = exp(scale sum_(s <= t) r_s)
+    the last    G_L = exp(scale r_L) / (G_1 ... G_(L-1))
+
+Weights are held as logarithms. They add up until their effective sample size falls
+below a share of the particles; then these are resampled, and all weigh the same again.
+
+Source: Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath (2025), "A general
+framework for inference-time scaling and steering of diffusion models", arXiv
+2501.06848, section 3; systematic resampling of Kitagawa (1996). Deviations: a step
+without resampling keeps its weights, so that adaptive resampling is not biased; the
+last step does not resample: its particles have weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import noise
+from gfopt.tokens import beams as texts
+from gfopt.tokens.beams import Beams, Extension
+from gfopt.tokens.scores import tokens_used
+from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+POTENTIALS = ("difference", "max", "sum")
+
+
+class SteeringState(NamedTuple):
+    """The particles, their weights, and what their lineages have seen.
+
+    Attributes:
+        step: ``i32[]``.
+        beams: texts, their next tokens' logits and their caches.
+        log_weights: since the last resampling, ``float[N]``.
+        log_product: of the potentials so far, ``float[N]``.
+        reward: of the text so far, ``float[N]``; 0 before the first.
+        peak: the largest reward so far, ``float[N]``.
+        total: the sum of the rewards so far, ``float[N]``.
+        best: the best text of the last length, ``i32[L]``.
+        seed: ``uint32[]``, of the resampling.
+        num_tokens: ``i32[]``, tokens read by proposals and by scores that count them.
+    """
+
+    step: jax.Array
+    beams: Beams
+    log_weights: jax.Array
+    log_product: jax.Array
+    reward: jax.Array
+    peak: jax.Array
+    total: jax.Array
+    best: jax.Array
+    seed: jax.Array
+    num_tokens: jax.Array
+
+
+class SteeringInfo(NamedTuple):
+    """Diagnostics of one step."""
+
+    mean_reward: jax.Array
+    effective_sample_size: jax.Array
+    is_resampled: jax.Array
+    length: jax.Array
+    num_valid: jax.Array
+    num_tokens: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "model",
+        "prompt",
+        "scale",
+        "threshold",
+        "temperature",
+        "top_p",
+        "vocabulary",
+        "forbidden",
+    ],
+    meta_fields=["num_particles", "potential"],
+)
+@dataclass(frozen=True)
+class Steering:
+    """Sequential Monte Carlo over the texts of a language model.
+
+    Args:
+        model: what proposes tokens, a ``LanguageModel``; its weights are leaves.
+        prompt: the text that is continued, ``i32[n]``, or several for
+            ``SeveralPrompts``; ``-1`` behind the end.
+        num_particles: texts, ``N``.
+        scale: how much a reward counts, the inverse of a temperature.
+        potential: ``"difference"``, ``"max"`` or ``"sum"``.
+        threshold: resample where the effective sample size is below this share of the
+            particles; 0 for never, above 1 for always.
+        temperature: of the proposal.
+        top_p: draw only from the likeliest tokens with this probability together.
+        vocabulary: ids that may be drawn, ``i32[n]``; an int for those below it.
+        forbidden: ids that may not be drawn, ``i32[m]``.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 3)))
+        >>> def fitness(tokens):  # wants twos
+        ...     return -1.0 * jnp.sum(tokens == 2)
+        >>> method = gfopt.Steering(flat, jnp.array([0]), num_particles=256, scale=2.0)
+        >>> result = gfopt.run(method, fitness, jnp.full(4, -1),
+        ...                    key=jax.random.key(0), generations=4)
+        >>> share = jnp.mean(result.state.beams.tokens == 2, axis=1)
+        >>> share = float(method.weights(result.state) @ share)
+        >>> abs(share - jnp.e**2 / (2 + jnp.e**2)) < 0.05  # of the tilted distribution
+        True
+    """
+
+    model: Any
+    prompt: Any
+    num_particles: int = 32
+    scale: Any = 1.0
+    potential: str = "difference"
+    threshold: Any = 0.5
+    temperature: Any = 1.0
+    top_p: Any = None
+    vocabulary: Any = None
+    forbidden: Any = None
+    is_for_tokens: ClassVar[bool] = True  # what its solutions are, for the drivers
+
+    def __post_init__(self) -> None:
+        texts.check_model(self.model)
+        texts.check_tokens("prompt", self.prompt, (1, 2))
+        checks.integer("num_particles", self.num_particles, 1)
+        checks.non_negative("scale", self.scale)
+        checks.one_of("potential", self.potential, POTENTIALS)
+        checks.non_negative("threshold", self.threshold)
+        texts.check_proposal(self)
+
+    @property
+    def num_candidates(self) -> int:
+        """Continuations of each text: one."""
+        return 1
+
+    def init(self, key: Key, solution: Solution) -> SteeringState:
+        """Reads the prompt; L is the solution's length."""
+        start = texts.starting_tokens(solution)
+        count = self.num_particles
+        beams = texts.started(self.model, self.prompt, count, start.shape[0])
+        zeros = jnp.zeros(count, jnp.float32)
+        return SteeringState(
+            step=jnp.int32(0),
+            beams=beams._replace(alive=jnp.ones(count, bool)),
+            log_weights=zeros,
+            log_product=zeros,
+            reward=zeros,
+            peak=zeros - jnp.inf,
+            total=zeros,
+            best=start,
+            seed=noise.seeds(key, 1)[0],
+            num_tokens=texts.count(jnp.asarray(self.prompt) >= 0),
+        )
+
+    def ask(self, key: Key, state: SteeringState) -> Population:
+        """Draws each particle's next token."""
+        places = jnp.arange(self.num_particles, dtype=jnp.int32)
+        log_p = texts.proposal_of(self, state.beams.logits)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+        tokens = jax.vmap(jax.random.categorical)(keys, log_p).astype(jnp.int32)
+        grows = state.beams.length < state.beams.tokens.shape[1]
+        active = jnp.broadcast_to(grows, places.shape)
+        return Population(Extension(places, tokens, places), active)
+
+    def decode(self, state: SteeringState, member: Member) -> Solution:
+        """Returns the particle's text with its new token."""
+        return texts.extended(state.beams, member)
+
+    def tell(
+        self, state: SteeringState, population: Population, evaluation: Evaluation
+    ) -> tuple[SteeringState, SteeringInfo]:
+        """Weighs the particles, resamples them, and reads their last tokens."""
+        size, max_length = state.beams.tokens.shape
+        tokens, valid = population.members.token, evaluation.valid
+        fresh = -evaluation.fitness.astype(jnp.float32)
+        reward = jnp.where(valid, fresh, state.reward)
+        peak = jnp.maximum(state.peak, jnp.where(valid, fresh, -jnp.inf))
+        total = state.total + jnp.where(valid, fresh, 0)
+        log_g = (
+            self.scale
+            * {
+                "difference": reward - state.reward,
+                "max": jnp.where(jnp.isfinite(peak), peak, 0),
+                "sum": total,
+            }[self.potential]
+        )
+        is_last = state.beams.length + 1 == max_length
+        log_g = jnp.where(is_last, self.scale * reward - state.log_product, log_g)
+        log_weights = state.log_weights + jnp.where(valid, log_g, -jnp.inf)
+        grows = jnp.any(jnp.isfinite(log_weights))
+        log_weights = jnp.where(grows, log_weights, state.log_weights)
+        weights = jax.nn.softmax(log_weights)
+        effective = 1 / jnp.sum(weights**2)
+        resamples = grows & ~is_last & (effective < self.threshold * size)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        drawn = systematic(key, weights)
+        ancestors = jnp.where(resamples, drawn, jnp.arange(size))
+        order, source = texts.slots(ancestors, jnp.ones(size, bool))
+        chosen = ancestors[order]
+        beams = texts.moved_beams(state.beams, source)
+        beams, count = texts.appended(self.model, beams, tokens[chosen], grows)
+        log_product = state.log_product + jnp.where(valid, log_g, 0)
+        worth = jnp.where(valid, fresh, -jnp.inf)
+        best = self.decode(
+            state, jax.tree.map(lambda x: x[jnp.argmax(worth)], population.members)
+        )
+        read = jnp.sum(jnp.where(population.active, tokens_used(evaluation), 0))
+
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(grows, new[chosen], old)
+
+        new = SteeringState(
+            step=state.step + 1,
+            beams=beams,
+            log_weights=jnp.where(resamples, 0, log_weights[chosen]),
+            log_product=kept(log_product, state.log_product),
+            reward=kept(reward, state.reward),
+            peak=kept(peak, state.peak),
+            total=kept(total, state.total),
+            best=jnp.where(grows, best, state.best),
+            seed=state.seed,
+            num_tokens=state.num_tokens
+            + read.astype(jnp.int32)
+            + count * texts.rows_of(self.prompt, beams),
+        )
+        num_valid = texts.count(valid)
+        mean = jnp.sum(jnp.where(valid, fresh, 0)) / jnp.maximum(num_valid, 1)
+        info = SteeringInfo(
+            mean, effective, resamples, beams.length, num_valid, new.num_tokens
+        )
+        return new, info
+
+    def recommend(self, state: SteeringState) -> Solution:
+        """Returns the best text of the last length."""
+        return state.best
+
+    def stop(self, state: SteeringState) -> dict[str, jax.Array]:
+        """Returns ``max_length``: the texts are full."""
+        return {"max_length": state.beams.length == state.beams.tokens.shape[1]}
+
+    def weights(self, state: SteeringState) -> jax.Array:
+        """Returns the particles' weights, ``float[N]``, which add up to 1."""
+        return jax.nn.softmax(state.log_weights)
+
+
+def systematic(key: Key, weights: jax.Array) -> jax.Array:
+    """Draws ``N`` ancestors with one random number: ``w_i N`` of each, rounded.
+
+    Args:
+        key: of the draw.
+        weights: ``float[N]``, which add up to 1.
+
+    Returns:
+        ``i32[N]``, ascending.
+    """
+    size = weights.shape[0]
+    places = (jnp.arange(size) + jax.random.uniform(key)) / size
+    found = jnp.searchsorted(jnp.cumsum(weights), places, side="right")
+    # the sum of the weights may end below 1
+    last = size - 1 - jnp.argmax(weights[::-1] > 0)
+    return jnp.minimum(found, last).astype(jnp.int32)
