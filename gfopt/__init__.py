@@ -59,6 +59,7 @@ from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.persistent_es import PersistentES
 from gfopt.optimizers.pgpe import PGPE
+from gfopt.optimizers.qzo import QZO
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
@@ -66,6 +67,8 @@ from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
+from gfopt.quantization.quantize import quantize
+from gfopt.quantization.quantized import Quantized
 from gfopt.registry import METHODS, method
 from gfopt.types import Evaluation, Optimizer, Population
 
@@ -84,6 +87,7 @@ __all__ = [
     "FZOO",
     "METHODS",
     "PGPE",
+    "QZO",
     "SNES",
     "SPSA",
     "XNES",
@@ -115,6 +119,7 @@ __all__ = [
     "PersistentES",
     "Perturbed",
     "Population",
+    "Quantized",
     "RandomSearch",
     "ReplayLog",
     "Restarts",
@@ -145,6 +150,7 @@ __all__ = [
     "partition",
     "problems",
     "per_sample_directional_derivatives",
+    "quantize",
     "rademacher",
     "real",
     "replay",
