@@ -65,11 +65,11 @@ class Quantized(RowBlocks):
         (Quantized(float32[2,2]), [[1.0, 0.5], [-16.0, -2.0]])
     """
 
-    codes: jax.Array
+    codes: Any
     scales: Any
-    zeros: jax.Array | None = None
-    minima: jax.Array | None = None
-    codebook: jax.Array | None = None
+    zeros: Any = None
+    minima: Any = None
+    codebook: Any = None
     columns: int = _static(kw_only=True)
     group_size: int = _static(kw_only=True)
     bits: int = _static(default=4, kw_only=True)
@@ -91,7 +91,7 @@ class Quantized(RowBlocks):
         return self.codes is not None and self.scales is not None
 
     def __repr__(self) -> str:
-        if self.is_whole:
+        if self.is_whole and hasattr(self.codes, "shape"):
             return super().__repr__()
         names = ("codes", "scales", "zeros", "minima", "codebook")
         parts = [name for name in names if getattr(self, name) is not None]

@@ -83,7 +83,7 @@ def digest(tree: Any) -> str:
 
 def test_steps_as_its_oracle() -> None:
     x0, codes = gfopt.partition(network())
-    rate, eps, clip, least = 0.01, 2.0**-8, 1.0, 0.02
+    rate, eps, clip, least = 0.001, 2.0**-8, 6.0, 0.02
     optimizer = gfopt.QZO(rate, eps, clip, least)
     state = optimizer.init(jax.random.key(0), x0)
     clipped = 0
