@@ -11,6 +11,7 @@ from gfopt import __version__
 from gfopt.cli.arguments import USAGE_ERROR
 from gfopt.cli.bench_command import bench
 from gfopt.cli.list_command import list_methods
+from gfopt.cli.memory_command import memory
 from gfopt.cli.report_command import report
 
 __all__ = ["USAGE_ERROR", "command"]
@@ -27,6 +28,7 @@ def command() -> Any:
     app.command("list")(list_methods)
     app.command("bench")(bench)
     app.command("report")(report)
+    app.command("memory")(memory)
     return get_command(app)
 
 
