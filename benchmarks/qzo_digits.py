@@ -105,8 +105,12 @@ def run(
 
     key = jax.random.key(seed)
     network, frozen = trained(key), None
-    common_options = {"population_size": 2 * directions, "noise": SIGNS}
-    if variant == "mezo":
+    common_options = {
+        "population_size": 2 * directions,
+        "noise": SIGNS,
+        "transform": optax.adam(1.0, 0.9, 0.99) if "adam" in variant else None,
+    }
+    if "mezo" in variant:
         method: Any = gfopt.MeZO(decayed, 1e-3, **common_options)
     else:
         bits = 2 if "int2" in variant else 4

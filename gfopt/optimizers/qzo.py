@@ -35,7 +35,7 @@ from gfopt.core import lazy, noise, noise_sums, schedules, trees
 from gfopt.core.perturbed import Perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.zeroth_order import TwoSided, stepped
-from gfopt.types import Evaluation, Key, Member, Population, Solution
+from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 _WINDOW = 128  # steps of which the state keeps |d|
 _ABSOLUTE = descent.Default(optax.sgd(1.0), 1e-4)
@@ -52,6 +52,7 @@ class QZOState(NamedTuple):
         num_clipped: directions whose ``d`` was clipped.
         num_used: directions that had two valid losses.
         num_counted: steps that had such a direction.
+        transform: state of the optax optimizer, if there is one.
     """
 
     step: jax.Array
@@ -60,6 +61,7 @@ class QZOState(NamedTuple):
     num_clipped: jax.Array
     num_used: jax.Array
     num_counted: jax.Array
+    transform: PyTree
 
 
 class QZOInfo(NamedTuple):
@@ -95,16 +97,16 @@ class QZOInfo(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["learning_rate", "eps", "clip", "min_scale"],
-    meta_fields=["population_size", "relative", "noise", "rounding"],
+    meta_fields=["population_size", "relative", "noise", "transform", "rounding"],
 )
 @dataclass(frozen=True)
 class QZO(TwoSided):
     """Quantized zeroth-order optimization: forward passes of a model of a few bits.
 
     Args:
-        learning_rate: step size, or a schedule; None for 1e-4, or for 1e-2 if
-            relative. It falls with the number of scales: the paper takes 1e-7 for 5e7
-            of them, 1e-4 suits some hundreds.
+        learning_rate: step size, or a schedule; None for 1e-4, for 1e-2 if relative,
+            or for 1 with a transform. It falls with the number of scales: the paper
+            takes 1e-7 for 5e7 of them, 1e-4 suits some hundreds.
         eps: finite-difference radius, or a schedule. As a share of the scales if
             relative, else in their units: a tenth of a scale is much.
         clip: ``C``, bound of the directional derivative, or a schedule; None for no
@@ -115,6 +117,8 @@ class QZO(TwoSided):
         relative: draw the noise of each scale in units of the scale, as a step in its
             logarithm does to first order.
         noise: ``gaussian()`` (the paper's) or ``rademacher()`` (the cheapest).
+        transform: any complete optax optimizer, such as ``optax.adam(1.0)``. The
+            estimate and its state are trees like the scales, small beside the codes.
         rounding: ``"nearest"``, or ``"stochastic"`` for float16 and bfloat16 scales.
 
     Raises:
@@ -142,6 +146,7 @@ class QZO(TwoSided):
     population_size: int = 2
     relative: bool = False
     noise: noise.Noise = field(default_factory=noise.gaussian)
+    transform: optax.GradientTransformation | None = None
     rounding: str = "nearest"
 
     def __post_init__(self) -> None:
@@ -169,7 +174,9 @@ class QZO(TwoSided):
         mean = trees.starting_point(solution)
         slopes = jnp.full(_WINDOW, -1, trees.wide_dtype(mean))
         zero = jnp.int32(0)
-        return QZOState(zero, mean, slopes, zero, zero, zero)
+        own = self.transform is not None
+        transform = descent.start(self, _ABSOLUTE, mean) if own else ()
+        return QZOState(zero, mean, slopes, zero, zero, zero, transform)
 
     def _rate(self, state: Any) -> Any:
         default = _RELATIVE if self.relative else _ABSOLUTE
@@ -204,20 +211,12 @@ class QZO(TwoSided):
         if self.clip is not None:
             bound = schedules.at("clip", self.clip, state.step)
             clipped = jnp.clip(clipped, -bound, bound).astype(clipped.dtype)
-        rate = self._rate(state)
-        mean = scales_stepped(
-            self.noise,
-            self.rounding,
-            state.mean,
-            pairs.seeds,
-            clipped / pairs.share,
-            rate,
-            self.min_scale,
-            self.relative,
+        rate, counts = self._rate(state), jnp.any(pairs.usable)
+        mean, transform = self._descended(
+            state, pairs.seeds, clipped / pairs.share, rate, counts
         )
         sizes = jnp.where(pairs.usable, jnp.abs(pairs.slopes), -1)
         slopes = jnp.concatenate([state.slopes, sizes])[-_WINDOW:]
-        counts = jnp.any(pairs.usable)
         new = QZOState(
             state.step + 1,
             mean,
@@ -225,6 +224,7 @@ class QZO(TwoSided):
             state.num_clipped + jnp.sum(clipped != pairs.slopes, dtype=jnp.int32),
             state.num_used + jnp.sum(pairs.usable, dtype=jnp.int32),
             state.num_counted + counts,
+            transform,
         )
         used = jnp.maximum(new.num_used, 1).astype(slopes.dtype)
         median, slope_90, slope_99, largest = _percentiles(slopes)
@@ -242,6 +242,39 @@ class QZO(TwoSided):
             new.step - new.num_counted,
         )
         return new, info
+
+    def _descended(
+        self,
+        state: QZOState,
+        seeds: jax.Array,
+        slopes: jax.Array,
+        rate: Any,
+        counts: Any,
+    ) -> tuple[Solution, PyTree]:
+        """Returns the mean and the transform's state after a step, if it ``counts``."""
+        rule = self.min_scale, self.relative
+        if self.transform is None:
+            by = self.noise, self.rounding, state.mean, seeds, slopes, rate
+            return scales_stepped(*by, *rule), ()
+        update = self.transform.update
+        gradient = self.noise.weighted_sum(state.mean, seeds, slopes)
+        gradient = trees.cast_like(gradient, state.mean)
+        old = (state.mean, state.transform)
+
+        def moved() -> tuple[Solution, PyTree]:
+            updates, new = update(gradient, state.transform, state.mean)
+            mean = jax.tree.map(
+                lambda m, u, is_scale: (_scale_added if is_scale else _added)(
+                    m, rate * u, None, *rule
+                ),
+                state.mean,
+                updates,
+                lazy.scale_parts(state.mean),
+            )
+            return trees.cast_like((mean, new), old)
+
+        usable = counts & jnp.isfinite(optax.tree.norm(gradient))
+        return jax.lax.cond(usable, moved, lambda: old)
 
 
 def _percentiles(slopes: jax.Array) -> list[jax.Array]:
@@ -277,12 +310,7 @@ def scales_stepped(
     """
 
     def added(old: jax.Array, change: jax.Array, words: Any) -> jax.Array:
-        change = change * old.astype(change.dtype) if relative else change
-        new = noise_sums.added_to(old, change, words)
-        least = jnp.asarray(min_scale, old.dtype)
-        # Delta <- max(Delta, min_scale), on the side of 0 where it was
-        kept = jnp.where(old < 0, jnp.minimum(new, -least), jnp.maximum(new, least))
-        return jnp.where(new == old, old, kept)
+        return _scale_added(old, change, words, min_scale, relative)
 
     is_scale = lazy.scale_parts(mean)
     scales, others = (
@@ -294,3 +322,20 @@ def scales_stepped(
     others = stepped(family, how, others, seeds, slopes, rate)
     scales = stepped(family, how, scales, seeds, slopes, rate, added)
     return trees.merge(others, scales)
+
+
+def _scale_added(
+    old: jax.Array, change: jax.Array, words: Any, min_scale: Any, relative: bool
+) -> jax.Array:
+    """Returns scales after a step, on the side of 0 where they were."""
+    change = change * old.astype(change.dtype) if relative else change
+    new = noise_sums.added_to(old, change, words)
+    least = jnp.asarray(min_scale, old.dtype)
+    # Delta <- max(Delta, min_scale), or the same below 0
+    kept = jnp.where(old < 0, jnp.minimum(new, -least), jnp.maximum(new, least))
+    return jnp.where(new == old, old, kept)
+
+
+def _added(old: jax.Array, change: jax.Array, words: Any, *rule: Any) -> jax.Array:
+    """Returns other weights after a step."""
+    return noise_sums.added_to(old, change, words)
