@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracles
 import pytest
 from jax.scipy.special import erf
@@ -410,3 +411,45 @@ def test_no_run_of_many_ends_in_nan() -> None:
 def test_bad_arguments_are_refused(options: Any, error: Any, match: str) -> None:
     with pytest.raises(error, match=match):
         gfopt.QZO(**options)
+
+
+def test_a_log_of_scalars_replays_a_run(tmp_path: Any) -> None:
+    """Through a checkpoint, with clipped steps and scales at their least."""
+    x0, codes = gfopt.partition(network())
+    method = gfopt.QZO(0.02, 1e-2, 0.5, 0.05, relative=True)
+    options = {"method": method, "frozen": codes, "log": tmp_path / "run.log"}
+    options |= {"checkpoint": tmp_path / "run.checkpoint"}
+    gfopt.minimize(loss, x0, budget=60, **options)
+    made = gfopt.minimize(loss, x0, budget=120, **options)
+    again = gfopt.replay(x0, tmp_path / "run.log")
+    jax.tree.map(np.testing.assert_array_equal, again, made.recommended)
+    assert made.history["clipped_share"][-1] > 0
+    scales = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(again)])
+    assert np.any(scales == np.float32(0.05))
+
+
+def test_an_optax_transform_keeps_the_scales_above_their_least() -> None:
+    x0, codes = gfopt.partition(network())
+    method = gfopt.QZO(0.05, 1e-2, None, 0.05, relative=True, transform=optax.adam(1.0))
+    made = gfopt.run(
+        method, loss, x0, key=jax.random.key(1), generations=60, frozen=codes
+    )
+    old, new = (
+        np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+        for tree in (x0, made.x)
+    )
+    assert np.all(new[new != old] >= np.float32(0.05)) and np.any(new == new.min())
+    assert np.mean(made.history.info.loss[-10:]) < np.mean(made.history.info.loss[:10])
+    # a step without a finite loss leaves the moments, too
+    _, state, after, _ = told(method, x0, [1.0, jnp.nan])
+    jax.tree.map(np.testing.assert_array_equal, after.transform, state.transform)
+
+
+@pytest.mark.parametrize("drive", [gfopt.minimize, gfopt.run])
+def test_codes_are_not_searched(drive: Any) -> None:
+    options: Any = {"method": "qzo"}
+    if drive is gfopt.run:
+        options = {"key": jax.random.key(0), "generations": 1}
+    with pytest.raises(ValueError, match=r"x0, frozen = gfopt.partition\(x0\)"):
+        args = (loss, network())
+        drive(*((gfopt.QZO(), *args) if drive is gfopt.run else args), **options)
