@@ -158,7 +158,7 @@ def main() -> None:
         row = {
             "step": step,
             "right": mask.astype(int).tolist(),
-            "loss": float(np.nanmean(late)) if len(late) else None,
+            "loss": round(float(np.nanmean(late)), 4) if len(late) else None,
             "seconds": round(time.monotonic() - began),
         }
         if "median_slope" in history:
@@ -166,8 +166,8 @@ def main() -> None:
         curve.append(row)
         curve_path.write_text(json.dumps(curve))
         print(
-            f"step {step}: held out {mask.mean():.3f}, loss {row['loss']:.3f}, "
-            f"|d| {row.get('median_slope', np.nan):.2f}, {row['seconds']} s",
+            f"step {step}: held out {mask.mean():.3f}, loss {row['loss']}, "
+            f"|d| {row.get('median_slope')}, {row['seconds']} s",
             flush=True,
         )
 
