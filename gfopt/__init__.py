@@ -60,6 +60,7 @@ from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.persistent_es import PersistentES
 from gfopt.optimizers.pgpe import PGPE
+from gfopt.optimizers.qzo import QZO
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
@@ -67,6 +68,8 @@ from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
+from gfopt.quantization.quantize import quantize
+from gfopt.quantization.quantized import Quantized
 from gfopt.registry import METHODS, method
 from gfopt.tokens.beam import Beast
 from gfopt.tokens.counting import Ledger, answers, counted
@@ -118,6 +121,7 @@ __all__ = [
     "FZOO",
     "METHODS",
     "PGPE",
+    "QZO",
     "SNES",
     "SPSA",
     "XNES",
@@ -161,6 +165,7 @@ __all__ = [
     "Perturbed",
     "Population",
     "PromptRanking",
+    "Quantized",
     "RandomSearch",
     "RandomTokens",
     "ReplayLog",
@@ -208,6 +213,7 @@ __all__ = [
     "problems",
     "prune",
     "per_sample_directional_derivatives",
+    "quantize",
     "rademacher",
     "rank_prompts",
     "real",

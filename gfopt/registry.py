@@ -30,6 +30,7 @@ from gfopt.optimizers.open_es import OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm
 from gfopt.optimizers.persistent_es import PersistentES
 from gfopt.optimizers.pgpe import PGPE
+from gfopt.optimizers.qzo import QZO
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
@@ -264,6 +265,17 @@ _ROWS = (
         frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
         None,
         ("learning_rate", "eps"),
+        {"learning_rate": 0.03, "eps": 1e-3},
+        300,
+        1e-2,
+    ),
+    Row(
+        "qzo",
+        QZO,
+        "fine-tuning a quantized model through its scales",
+        frozenset({"seeds", "lazy", "population_size", "pairs"}),
+        None,
+        ("learning_rate", "eps", "clip"),
         {"learning_rate": 0.03, "eps": 1e-3},
         300,
         1e-2,

@@ -242,6 +242,34 @@ def sparse_mezo_step(
     return mezo_step(theta, masked, losses, eps, rate)
 
 
+def qzo_step(
+    scales: Array,
+    z: Array,
+    losses: tuple[float, float],
+    eps: float,
+    rate: float,
+    clip: float,
+    min_scale: float,
+) -> Array:
+    """Shang et al. (2025), algorithm 1, scale by scale; positive scales."""
+    d = (losses[0] - losses[1]) / (2 * eps)
+    d = min(max(d, -clip), clip)
+    moved = [s - rate * d * u for s, u in zip(scales, z, strict=True)]
+    return np.array([max(s, min_scale) for s in moved])
+
+
+def dequantized(
+    codes: Array, scales: Array, group_size: int, zero: float = 0.0
+) -> Array:
+    """Weight by weight: scale of its group times its code, a row at a time."""
+    found = np.empty(codes.shape)
+    for row in range(codes.shape[0]):
+        for column in range(codes.shape[1]):
+            scale = scales[row, column // group_size]
+            found[row, column] = scale * (codes[row, column] - zero)
+    return found
+
+
 def spsa_gains(
     step: int, a: float, c: float, stability: float, alpha: float, gamma: float
 ) -> tuple[float, float]:

@@ -21,7 +21,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"types", "checks"},
     {"core"},
-    {"optimizers", "tokens", "quantization", "problems"},
+    {"optimizers", "quantization"},
+    {"tokens", "problems"},
     {"registry"},
     {"driver"},
     {"research"},

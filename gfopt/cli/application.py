@@ -11,6 +11,7 @@ from gfopt import __version__
 from gfopt.cli.arguments import USAGE_ERROR
 from gfopt.cli.bench_command import bench
 from gfopt.cli.list_command import list_methods
+from gfopt.cli.memory_command import memory
 from gfopt.cli.prompt_command import prompt
 from gfopt.cli.report_command import report
 
@@ -29,6 +30,7 @@ def command() -> Any:
     app.command("bench")(bench)
     app.command("report")(report)
     app.command("prompt")(prompt)
+    app.command("memory")(memory)
     return get_command(app)
 
 

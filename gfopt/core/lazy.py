@@ -4,7 +4,8 @@ A lazy leaf has the shape and the dtype of an array, and knows how to multiply w
 ever being one:
 
     low_rank.LowRank     w + a b^T            one base, a thin change for each member,
-    perturbed.Perturbed  w + scale * z(seed)  noise made in the layer that uses it.
+    perturbed.Perturbed  w + scale * z(seed)  noise made in the layer that uses it,
+    quantized.Quantized  scale * code         integers of a few bits, scales for groups.
 
 ``interpret.interpret`` carries leaves through a model, ``materialise`` makes them
 dense. A new kind of leaf derives from ``RowBlocks`` if any block of its rows can be
@@ -20,8 +21,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,14 @@ class Lazy(abc.ABC):
     """
 
     view: View | None
+
+    frozen_parts: ClassVar[frozenset[str]] = frozenset()  # fields no method moves
+    scale_parts: ClassVar[frozenset[str]] = frozenset()  # fields that keep their sign
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no array of it is in the other half of ``trees.partition``."""
+        return True
 
     @abc.abstractmethod
     def storage_view(self) -> View:
@@ -265,8 +274,8 @@ class RowBlocks(Lazy):
 
 
 def is_lazy(x: Any) -> bool:
-    """Says whether ``x`` is a lazy leaf."""
-    return isinstance(x, Lazy)
+    """Says whether ``x`` is a lazy leaf; half of one is a small tree of arrays."""
+    return isinstance(x, Lazy) and x.is_whole
 
 
 def has_lazy(tree: PyTree) -> bool:
@@ -281,3 +290,23 @@ def materialise(tree: PyTree) -> PyTree:
         tree,
         is_leaf=is_lazy,
     )
+
+
+def frozen_parts(tree: PyTree) -> PyTree:
+    """Returns which arrays of a tree no method moves, such as integer codes."""
+    return _parts(tree, lambda leaf: leaf.frozen_parts)
+
+
+def scale_parts(tree: PyTree) -> PyTree:
+    """Returns which arrays of a tree are the scales of lazy leaves."""
+    return _parts(tree, lambda leaf: leaf.scale_parts)
+
+
+def _parts(tree: PyTree, names_of: Callable[[Lazy], frozenset[str]]) -> PyTree:
+    def marked(node: Any) -> PyTree:
+        names = names_of(node) if isinstance(node, Lazy) else frozenset()
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: bool(path) and getattr(path[0], "name", "") in names, node
+        )
+
+    return jax.tree.map(marked, tree, is_leaf=lambda node: isinstance(node, Lazy))

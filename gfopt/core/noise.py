@@ -458,6 +458,7 @@ class Noise:
         weights: jax.Array,
         rounding_seed: jax.Array | None = None,
         largest: PyTree | None = None,
+        added: noise_sums.Added | None = None,
     ) -> PyTree:
         """Returns ``tree + sum_p weights[p] * z_p``, in place if donated.
 
@@ -471,12 +472,14 @@ class Noise:
             rounding_seed: ``uint32[]``: round bfloat16 and float16 leaves up or down
                 at random; None for rounding to the nearest.
             largest: a number for each leaf, above which its numbers stay; None: none.
+            added: ``(old, sum, words) -> new`` for each block, where it is not
+                ``noise_sums.added_to``.
         """
         if rounding_seed is None and largest is None:
-            return _add_trees(self.kind, (tree,), seeds, weights[:, None])[0]
+            return _add_trees(self.kind, (tree,), seeds, weights[:, None], added)[0]
         return trees.map_with_hash(
-            lambda path, leaf, *most: add_weighted_leaf(
-                self.kind, path, leaf, seeds, weights, rounding_seed, *most
+            lambda path, leaf, most=None: add_weighted_leaf(
+                self.kind, path, leaf, seeds, weights, rounding_seed, most, added
             ),
             tree,
             *(() if largest is None else (largest,)),
@@ -491,11 +494,11 @@ def add_weighted_leaf(
     weights: jax.Array,
     rounding_seed: jax.Array | None = None,
     largest: jax.Array | None = None,
+    added: noise_sums.Added | None = None,
 ) -> jax.Array:
     """Returns one leaf of ``Noise(kind).add_weighted``."""
-    return _add_leaves(
-        kind, path_hash, (leaf,), seeds, weights[:, None], rounding_seed, largest
-    )[0]
+    by = seeds, weights[:, None], rounding_seed, largest, added
+    return _add_leaves(kind, path_hash, (leaf,), *by)[0]
 
 
 def _add_leaves(
@@ -506,6 +509,7 @@ def _add_leaves(
     weights: jax.Array,
     rounding_seed: jax.Array | None = None,
     largest: jax.Array | None = None,
+    added: noise_sums.Added | None = None,
 ) -> tuple[jax.Array, ...]:
     leaf = leaves[0]
     wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
@@ -518,11 +522,16 @@ def _add_leaves(
     if rounding_seed is not None:
         # the cipher's second words, which no noise is made of
         bits = partial(_words, rounding_seed, path_hash, columns=columns, which=1)
-    return noise_sums.add(draw, rows, columns, leaves, seeds, wide, bits, largest)
+    by = seeds, wide, bits, largest, added
+    return noise_sums.add(draw, rows, columns, leaves, *by)
 
 
 def _add_trees(
-    kind: str, powers: tuple[PyTree, ...], seeds: jax.Array, weights: jax.Array
+    kind: str,
+    powers: tuple[PyTree, ...],
+    seeds: jax.Array,
+    weights: jax.Array,
+    added: noise_sums.Added | None = None,
 ) -> list[PyTree]:
     """Returns ``powers[k] + sum_p weights[p, k] z_p ** (k + 1)``, tree by tree."""
     paths, leaves, structure = trees.flatten_with_hash(powers[0])
@@ -532,13 +541,13 @@ def _add_trees(
     for group in _groups(shapes):
         if len(group) == 1:
             (i,) = group
-            found[i] = _add_leaves(kind, paths[i], rows[i], seeds, weights)
+            found[i] = _add_leaves(kind, paths[i], rows[i], seeds, weights, added=added)
             continue
-        added = _add_together(
-            kind, [paths[i] for i in group], [rows[i] for i in group], seeds, weights
-        )
-        found.update(zip(group, added, strict=True))
-    columns = zip(*(found[i] for i in range(len(leaves))), strict=True)
+        here = [paths[i] for i in group], [rows[i] for i in group]
+        sums = _add_together(kind, *here, seeds, weights, added)
+        found.update(zip(group, sums, strict=True))
+    columns = [*zip(*(found[i] for i in range(len(leaves))), strict=True)]
+    columns = columns or [()] * len(powers)  # a tree without leaves
     return [jax.tree.unflatten(structure, column) for column in columns]
 
 
@@ -548,8 +557,10 @@ def _add_together(
     rows: Sequence[tuple[jax.Array, ...]],
     seeds: jax.Array,
     weights: jax.Array,
+    added: noise_sums.Added | None = None,
 ) -> list[list[jax.Array]]:
     """Returns the sums of several small leaves, which are one row of numbers."""
+    added_in = noise_sums.added_to if added is None else added
     shapes = [row[0].shape for row in rows]
     wide = jnp.result_type(jnp.float32, *(row[0].dtype for row in rows))
     sizes = list(map(math.prod, shapes))
@@ -564,7 +575,7 @@ def _add_together(
     parts = zip(*(jnp.split(t, np.cumsum(sizes)[:-1]) for t in totals), strict=True)
     return [
         [
-            noise_sums.added_to(leaf, total.reshape(leaf.shape))
+            added_in(leaf, total.reshape(leaf.shape), None)
             for leaf, total in zip(row, part, strict=True)
         ]
         for row, part in zip(rows, parts, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from gfopt.core import rounding
 
 # Elements drawn at a time: 256 kB of float32 stays in cache.
 BLOCK = 1 << 16
+
+
+Added: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 
 class Draw(Protocol):
@@ -31,6 +34,7 @@ def add(
     weights: jax.Array,
     bits: Callable[[jax.Array, int], jax.Array] | None = None,
     largest: jax.Array | None = None,
+    added: Added | None = None,
 ) -> tuple[jax.Array, ...]:
     """Returns ``leaves[k] + sum_p weights[p, k] * z_p ** (k + 1)``, block by block.
 
@@ -45,7 +49,9 @@ def add(
         bits: ``(first row, count) -> uint32[count, C]``, random words by which narrow
             leaves are rounded up or down; None for rounding to the nearest.
         largest: ``float[]``, numbers above it stay as they are; None: none does.
+        added: ``(old, sum, words) -> new`` for each block, in place of ``added_to``.
     """
+    added_in = added_to if added is None else added
     shape, size = leaves[0].shape, leaves[0].size
     if size == 0 or seeds.shape[0] == 0:
         return leaves
@@ -100,7 +106,7 @@ def add(
         change = cut(total)
         if largest is not None:
             change = jnp.where(jnp.abs(old) <= largest, change, 0)
-        return added_to(old, change, words)
+        return added_in(old, change, words)
 
     if turns == 1:
         start = jnp.int32(0)

@@ -20,6 +20,7 @@ class Perturbed(RowBlocks):
     """Weights plus noise that is made a block of rows at a time, where it is used.
 
         value = w + scale * z(seed, path, row, column)    where |w| <= largest, else w
+        value = w + scale * w * z(seed, path, row, column)    relative
 
     Equal, bit for bit in float32, to ``noise.Noise(kind).add`` on the whole leaf,
     whether it is multiplied, scanned over, indexed or looked up. The noise is made
@@ -33,6 +34,7 @@ class Perturbed(RowBlocks):
         path_hash: crc32 of the leaf's path, ``trees.path_hash``.
         kind: ``"gaussian"`` or ``"rademacher"``.
         largest: ``float[]``, weights above it have no noise; None: all have it.
+        relative: whether the scale is in units of each number of ``w``.
         gain: ``float[]``, multiplies the whole value; set by ``times``.
         offset: the first row that is seen; set by slicing.
         view: set by the operations on the leaf.
@@ -49,6 +51,7 @@ class Perturbed(RowBlocks):
     path_hash: int = dataclasses.field(default=0, metadata={"static": True})
     kind: str = dataclasses.field(default="gaussian", metadata={"static": True})
     largest: jax.Array | None = None
+    relative: bool = dataclasses.field(default=False, metadata={"static": True})
     gain: jax.Array | None = None
     offset: Index = None
     view: View | None = dataclasses.field(default=None, metadata={"static": True})
@@ -81,10 +84,12 @@ class Perturbed(RowBlocks):
             )
         if scale.ndim:
             scale = slice_axis(scale.reshape(-1, columns), 0, start, num_rows)
-        step = noise.round_significant(scale.astype(wide)) * z.astype(wide)
+        scale, base = scale.astype(wide), base.astype(wide)
+        scale = scale * base if self.relative else scale
+        step = noise.round_significant(scale) * z.astype(wide)
         if self.largest is not None:
             step = jnp.where(jnp.abs(base) <= self.largest, step, 0)
-        value = base.astype(wide) + step
+        value = base + step
         return value if self.gain is None else value * self.gain.astype(wide)
 
     def times(self, factor: jax.Array) -> Perturbed:

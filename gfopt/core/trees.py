@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
+from gfopt.core import lazy
 from gfopt.types import PyTree
 
 
@@ -48,13 +49,17 @@ def map_with_hash(fun: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTre
 
 
 def partition(
-    tree: PyTree, trainable: Callable[[str, Any], bool]
+    tree: PyTree, trainable: Callable[[str, Any], bool] | None = None
 ) -> tuple[PyTree, PyTree]:
     """Splits a tree into its trainable and its frozen half.
 
+    The integer codes of quantized leaves are always frozen.
+
     Args:
         tree: any pytree.
-        trainable: ``(path, leaf) -> bool``; the path is written ``"layer/0/w"``.
+        trainable: ``(path, leaf) -> bool``; the path is written ``"layer/0/w"``, the
+            scales of a quantized ``w`` are ``"layer/0/w/scales"``. None for the scales
+            of the quantized leaves, or for all real numbers where there are none.
 
     Returns:
         Two trees of the same outer structure, with None where a leaf is in the other.
@@ -64,10 +69,21 @@ def partition(
         >>> partition(x, lambda path, leaf: path == "w")
         ({'b': None, 'w': 1.0}, {'b': 2.0, 'w': None})
     """
-    checks.is_callable("trainable", trainable)
-    keep = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: bool(trainable(path_name(path), leaf)), tree
-    )
+    if trainable is None:
+        keep = lazy.scale_parts(tree)
+        if not any(jax.tree.leaves(keep)):
+            keep = jax.tree.map(
+                lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating), tree
+            )
+    else:
+        checks.is_callable("trainable", trainable)
+        keep = jax.tree_util.tree_map_with_path(
+            lambda path, leaf, fixed: (
+                not fixed and bool(trainable(path_name(path), leaf))
+            ),
+            tree,
+            lazy.frozen_parts(tree),
+        )
     chosen = jax.tree.map(lambda leaf, k: leaf if k else None, tree, keep)
     frozen = jax.tree.map(lambda leaf, k: None if k else leaf, tree, keep)
     return chosen, frozen

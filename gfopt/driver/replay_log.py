@@ -24,6 +24,7 @@ from gfopt import checks
 from gfopt.core import noise, trees
 from gfopt.driver.records import Record
 from gfopt.driver.storage import RecordWriter, read_records, write_snapshot
+from gfopt.optimizers.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order import stepped
 from gfopt.types import Optimizer, Solution
 
@@ -150,23 +151,30 @@ def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
             log.seed,
             log.projected_gradient,
             log.learning_rate,
+            float(log.header.get("min_scale", 0)),
             rounding=log.header["rounding"],
+            relative=log.header.get("relative"),
         )
 
 
-@partial(jax.jit, static_argnames="rounding")
+@partial(jax.jit, static_argnames=("rounding", "relative"))
 def _replayed(
     family: noise.Noise,
     start: Solution,
     seeds: jax.Array,
     slopes: jax.Array,
     rates: jax.Array,
+    min_scale: jax.Array,
     *,
     rounding: str,
+    relative: str | None,
 ) -> Solution:
     def step(mean: Solution, row: tuple[jax.Array, ...]) -> tuple[Solution, None]:
         seed, slope, rate = row
-        return stepped(family, rounding, mean, seed[None], slope[None], rate), None
+        by = family, rounding, mean, seed[None], slope[None], rate
+        if relative is None:  # no scales of a quantized model
+            return stepped(*by), None
+        return scales_stepped(*by, min_scale, relative == "True"), None
 
     return lax.scan(step, start, (seeds, slopes, rates))[0]
 

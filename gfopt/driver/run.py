@@ -14,7 +14,7 @@ from gfopt import checks
 from gfopt.core.evaluate import Evaluator, default_evaluator, member_size
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver import step as steps
-from gfopt.driver.setup import check_evaluator, check_frozen
+from gfopt.driver.setup import check_evaluator, check_frozen, check_halved
 from gfopt.types import Key, Optimizer, PyTree, Solution, State
 
 _NOT_TRACEABLE = (
@@ -131,6 +131,7 @@ def run(
             "objective must be a JAX function in run, which is one compiled program; "
             "got one marked as not traceable. Use gfopt.minimize or gfopt.AskTell."
         )
+    check_halved(x0)
     check_frozen(x0, frozen)
     init_key, run_key = steps.run_keys(key)
     if state is None:

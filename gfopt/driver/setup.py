@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks, registry
-from gfopt.core import trees
+from gfopt.core import lazy, trees
 from gfopt.core.bounds import middle_of, space_of
 from gfopt.core.spaces import Space
 from gfopt.driver.result import Result
@@ -231,6 +231,7 @@ def as_solution(x0: Any) -> Solution:
             x0 = np.asarray(x0, np.float64)
         except ValueError:  # a ragged list: a tree of numbers
             pass
+    check_halved(x0)
     checks.finite_tree("x0", x0)
     return x0
 
@@ -250,6 +251,16 @@ def _tokens(x0: Any, bounds: Any) -> Solution:
             f"sequences; got {checks.shown(x0)}"
         )
     return array.astype(np.int32)
+
+
+def check_halved(x0: Any) -> None:
+    """Refuses quantized leaves whose codes would be searched as numbers."""
+    for leaf in jax.tree.leaves(x0, is_leaf=lazy.is_lazy):
+        if lazy.is_lazy(leaf) and leaf.frozen_parts:
+            raise ValueError(
+                "x0 must be the trainable half of a quantized model, and frozen the "
+                f"other: x0, frozen = gfopt.partition(x0); got {checks.shown(leaf)}"
+            )
 
 
 def _in_precision(x0: Solution) -> tuple[Solution, bool]:

@@ -144,6 +144,24 @@ class Directions:
         return state.mean
 
 
+class Pairs(NamedTuple):
+    """What the losses of antithetic pairs say.
+
+    Attributes:
+        seeds: ``uint32[q]``, of the directions.
+        slopes: ``float[q]``, ``p``, 0 where a pair is not usable.
+        usable: ``bool[q]``, whether both losses are valid and their difference finite.
+        share: what a sum over pairs is divided by, their number.
+        loss: mean of the losses, NaN if no pair is usable.
+    """
+
+    seeds: jax.Array
+    slopes: jax.Array
+    usable: jax.Array
+    share: jax.Array
+    loss: jax.Array
+
+
 class TwoSided(Directions):
     """``ask`` and ``tell`` of antithetic pairs."""
 
@@ -172,6 +190,23 @@ class TwoSided(Directions):
         self, state: State, population: Population, evaluation: Evaluation
     ) -> tuple[State, MeZOInfo]:
         """Adds ``-lr g`` in place; a pair with an invalid loss weighs nothing."""
+        pairs = self._pairs(population, evaluation)
+        counts = jnp.any(pairs.usable)
+        median, largest = slope_sizes(pairs.slopes, pairs.usable)
+        info = MeZOInfo(
+            pairs.seeds[0],
+            pairs.slopes[0],
+            jnp.asarray(self._rate(state), pairs.slopes.dtype),
+            median,
+            largest,
+            pairs.loss,
+            ~counts,
+        )
+        slopes = pairs.slopes / pairs.share
+        return self._moved(state, pairs.seeds, slopes, counts), info
+
+    def _pairs(self, population: Population, evaluation: Evaluation) -> Pairs:
+        """Returns the slopes along this step's directions."""
         members = population.members
         seeds, eps = members.seed[::2], members.sigma[::2]
         loss = evaluation.fitness.reshape(-1, 2)
@@ -180,20 +215,10 @@ class TwoSided(Directions):
         # the difference of two finite losses can still be too large a number
         usable = evaluation.valid.reshape(-1, 2).all(axis=1) & jnp.isfinite(slopes)
         slopes = jnp.where(usable, slopes, 0)
-        count, counts = jnp.sum(usable), jnp.any(usable)
-        share = jnp.maximum(count, 1).astype(slopes.dtype)
-        median, largest = slope_sizes(slopes, usable)
+        share = jnp.maximum(jnp.sum(usable), 1).astype(slopes.dtype)
         mean_loss = jnp.sum(jnp.where(usable[:, None], loss / 2, 0)) / share
-        info = MeZOInfo(
-            seeds[0],
-            slopes[0],
-            jnp.asarray(self._rate(state), slopes.dtype),
-            median,
-            largest,
-            jnp.where(counts, mean_loss, jnp.nan),
-            ~counts,
-        )
-        return self._moved(state, seeds, slopes / share, counts), info
+        mean_loss = jnp.where(jnp.any(usable), mean_loss, jnp.nan)
+        return Pairs(seeds, slopes, usable, share, mean_loss)
 
 
 @partial(
@@ -359,6 +384,7 @@ def stepped(
     seeds: jax.Array,
     slopes: jax.Array,
     rate: Any,
+    added: Any = None,
 ) -> Solution:
     """Returns ``mean - rate * sum_i slopes[i] z_i``, in place: what a log replays.
 
@@ -369,11 +395,13 @@ def stepped(
         seeds: ``uint32[q]``.
         slopes: ``float[q]``.
         rate: the learning rate.
+        added: how a block is added where it is not plainly, of dense noise alone.
     """
     weights = -jnp.asarray(rate, slopes.dtype) * slopes
+    more = {} if added is None else {"added": added}
     if how == "stochastic":
-        return family.add_weighted(mean, seeds, weights, seeds[0])
-    return family.add_weighted(mean, seeds, weights)
+        return family.add_weighted(mean, seeds, weights, seeds[0], **more)
+    return family.add_weighted(mean, seeds, weights, **more)
 
 
 def slope_sizes(slopes: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:

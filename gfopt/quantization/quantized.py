@@ -1,0 +1,178 @@
+"""Quantized lazy leaves: integer codes of a few bits, real scales for groups of them.
+
+    value = scale * (code - zero) + minimum        or       scale * codebook[code]
+
+The codes are packed and frozen; the scales are ordinary trainable numbers. A product
+makes a block of rows dense at a time, never the matrix. The scales may be a lazy leaf
+themselves: perturbed ones are drawn where they are used, at no memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.core.lazy import RowBlocks, is_lazy, materialise
+from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
+
+BITS = (2, 4, 8)
+
+
+def _static(**options: Any) -> Any:
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class Quantized(RowBlocks):
+    """Weights as packed integer codes and a scale for each group, for any JAX model.
+
+    ``gfopt.quantize`` makes it. As constructed, one axis is cut into groups and stored
+    last, all others are its rows ``R``.
+
+    Args:
+        codes: ``uint8[R..., G * group_size * bits / 8]``. A byte holds ``8 / bits``
+            codes, the lowest bits first; with two of them, it is a number of the first
+            and one of the second half of a group, as in GGUF files.
+        scales: ``float[R..., G]``, or a lazy leaf of that shape.
+        zeros: ``uint8[R..., G]``, the codes that mean 0; None for ``2**(bits - 1)``, or
+            for 0 where there are minima.
+        minima: ``float[R..., G]``, added to what a code means; None for 0.
+        codebook: ``float[2**bits]``, what the codes mean before the scale; None for
+            themselves.
+        columns: length of the axis that is cut into groups; the last may be padded.
+        group_size: codes that share a scale.
+        bits: of a code, 2, 4 or 8.
+        axis: which axis of the weights is cut into groups.
+        type: the weights' dtype.
+        gain: ``float[]``, multiplies the whole value; set by ``times``.
+        offset: the first row that is seen; set by slicing.
+        view: set by the operations on the leaf.
+
+    Raises:
+        ValueError: for another number of bits.
+
+    Example:
+        >>> leaf = Quantized(jnp.uint8([[0x9A], [0x70]]), jnp.array([[0.5], [2.0]]),
+        ...                  columns=2, group_size=2)
+        >>> leaf, leaf.materialise().tolist()
+        (Quantized(float32[2,2]), [[1.0, 0.5], [-16.0, -2.0]])
+    """
+
+    codes: Any
+    scales: Any
+    zeros: Any = None
+    minima: Any = None
+    codebook: Any = None
+    columns: int = _static(kw_only=True)
+    group_size: int = _static(kw_only=True)
+    bits: int = _static(default=4, kw_only=True)
+    axis: int = _static(default=-1, kw_only=True)
+    type: str = _static(default="float32", kw_only=True)
+    gain: jax.Array | None = None
+    offset: Index = None
+    view: View | None = _static(default=None)
+
+    frozen_parts: ClassVar[frozenset[str]] = frozenset({"codes", "zeros", "codebook"})
+    scale_parts: ClassVar[frozenset[str]] = frozenset({"scales"})
+
+    def __post_init__(self) -> None:
+        checks.one_of("bits", self.bits, BITS)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both codes and scales are there; ``partition`` takes them apart."""
+        return self.codes is not None and self.scales is not None
+
+    def __repr__(self) -> str:
+        if self.is_whole and hasattr(self.codes, "shape"):
+            return super().__repr__()
+        names = ("codes", "scales", "zeros", "minima", "codebook")
+        parts = [name for name in names if getattr(self, name) is not None]
+        return f"Quantized({', '.join(parts)})"
+
+    def storage_view(self) -> View:
+        """Returns the view of the whole leaf, the axis with the groups stored last."""
+        dims = (*jnp.shape(self.codes)[:-1], self.columns)
+        view = rows_view(dims, self.type)
+        order = [*range(len(dims) - 1)]
+        order.insert(self.axis % len(dims), len(dims) - 1)
+        return view._replace(order=tuple(order))
+
+    def block(self, start: Index, num_rows: int) -> jax.Array:
+        """Returns rows of the weights, in float32 or wider."""
+
+        def part(array: Any) -> jax.Array:
+            rows = array.reshape(-1, array.shape[-1])
+            return slice_axis(rows, 0, start, num_rows)
+
+        def per_group(array: Any) -> jax.Array:
+            return part(array).astype(scales.dtype)[..., None]
+
+        scales = _rows(self.scales, start, num_rows)
+        scales = scales.astype(jnp.promote_types(scales.dtype, jnp.float32))
+        packed = part(self.codes).reshape(num_rows, scales.shape[1], -1)
+        codes = unpacked(packed, self.bits)
+        if self.codebook is not None:
+            value = jnp.asarray(self.codebook).astype(scales.dtype)[codes]
+        elif self.zeros is not None:
+            value = codes.astype(scales.dtype) - per_group(self.zeros)
+        else:
+            zero = 0 if self.minima is not None else 1 << (self.bits - 1)
+            value = (codes.astype(jnp.int32) - zero).astype(scales.dtype)
+        value = value * scales[..., None]
+        if self.minima is not None:
+            value = value + per_group(self.minima)
+        value = value.reshape(num_rows, -1)[:, : self.columns]
+        return value if self.gain is None else value * self.gain.astype(value.dtype)
+
+    def times(self, factor: jax.Array) -> Quantized:
+        """Multiplies each block once it is made."""
+        gain = factor if self.gain is None else factor * self.gain
+        return dataclasses.replace(self, gain=gain)
+
+
+def _rows(scales: Any, start: Index, num_rows: int) -> jax.Array:
+    """Returns rows of the scales; of lazy ones no others are made, if possible."""
+    if is_lazy(scales):
+        rows = scales.reshape((scales.size // scales.shape[-1], scales.shape[-1]))
+        piece = None if rows is None else rows.slice(0, start, num_rows)
+        if piece is not None:
+            return piece.materialise()
+    scales = materialise(scales)
+    return slice_axis(scales.reshape(-1, scales.shape[-1]), 0, start, num_rows)
+
+
+def unpacked(codes: jax.Array, bits: int) -> jax.Array:
+    """Returns the codes in the bytes of a group: ``uint8[..., n * 8 / bits]``.
+
+    Example:
+        >>> unpacked(jnp.uint8([0x21, 0x43]), 4).tolist()
+        [1, 3, 2, 4]
+    """
+    if bits == 8:
+        return codes
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    parts = codes[..., None, :] >> shifts & np.uint8(2**bits - 1)
+    return parts.reshape(*codes.shape[:-1], -1)
+
+
+def packed(codes: jax.Array, bits: int) -> jax.Array:
+    """Returns the bytes of a group's codes, the inverse of ``unpacked``.
+
+    Example:
+        >>> [hex(byte) for byte in packed(jnp.uint8([1, 3, 2, 4]), 4).tolist()]
+        ['0x21', '0x43']
+    """
+    if bits == 8:
+        return codes
+    per_byte = 8 // bits
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    parts = codes.reshape(*codes.shape[:-1], per_byte, -1) << shifts
+    return jnp.sum(parts, axis=-2, dtype=jnp.uint8)  # the bits don't overlap
