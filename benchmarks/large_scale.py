@@ -30,7 +30,7 @@ import scipy.fft
 from common import save, show
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import threefry
 from gfopt.optimizers import cma_es, nes
 
 METHODS = ("cr_fm_nes", "sep_cma_es", "snes")
@@ -66,7 +66,7 @@ class LMMAES:
     def ask(self, key: Any, state: LMMAESState) -> gfopt.Population:
         """Bends normals along the directions there are."""
         shape = self.size, state.mean.size
-        z = noise.standard_normal(key, shape, state.mean.dtype)
+        z = threefry.standard_normal(key, shape, state.mean.dtype)
 
         def bend(j: jax.Array, y: jax.Array) -> jax.Array:
             rate = jnp.where(j < state.step, 1 / (1.5**j * state.mean.size), 0)

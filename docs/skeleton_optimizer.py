@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, shaping, trees
+from gfopt.core import noise, schedules, shaping, threefry, trees
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -87,8 +87,8 @@ class SimpleES:
             schedules.at("sigma", self.sigma, state.step), trees.wide_dtype(state.mean)
         )
         members = SimpleESMember(
-            noise.seeds(key, self.population_size),
-            jnp.broadcast_to(noise.round_significant(sigma), self.population_size),
+            threefry.seeds(key, self.population_size),
+            jnp.broadcast_to(threefry.round_significant(sigma), self.population_size),
         )
         return Population(members, jnp.ones(self.population_size, bool))
 

@@ -28,7 +28,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from gfopt import checks
-from gfopt.core import noise, trees
+from gfopt.core import noise, noise_law, threefry, trees
 from gfopt.types import Key, PyTree, Solution
 
 KINDS = ("two_sided", "one_sided", "one_point", "coordinates")
@@ -108,15 +108,15 @@ class GradientEstimator:
             return self._by_coordinates(x, args)
         family, wide = DIRECTIONS[self.directions], trees.wide_dtype(x)
         eps = jnp.asarray(self.eps, wide)
-        seeds = noise.seeds(key, self.num_queries)
+        seeds = threefry.seeds(key, self.num_queries)
 
         def radius(seed: jax.Array) -> jax.Array:
             """Returns what multiplies the noise: eps, or eps sqrt(D) / |z|."""
             if self.directions != "sphere":
-                return noise.round_significant(eps)
+                return threefry.round_significant(eps)
             squares = [jnp.sum(z**2) for z in jax.tree.leaves(family.sample(x, seed))]
             length = jnp.sqrt(sum(squares) / trees.num_parameters(x))
-            return noise.round_significant(eps / length.astype(wide))
+            return threefry.round_significant(eps / length.astype(wide))
 
         signs = jnp.array([1, -1] if self.kind == "two_sided" else [1], wide)
 
@@ -334,13 +334,13 @@ def per_sample_directional_derivatives(
     checks.is_callable("losses", losses)
     checks.integer("num_directions", num_directions, 1)
     checks.positive("eps", eps)
-    checks.one_of("directions", directions, noise.KINDS)
+    checks.one_of("directions", directions, noise_law.KINDS)
     params = trees.as_inexact(params)
     family, wide = noise.Noise(directions), trees.wide_dtype(params)
-    scale = noise.round_significant(jnp.asarray(eps, wide))
+    scale = threefry.round_significant(jnp.asarray(eps, wide))
 
     def slopes(seed: jax.Array) -> jax.Array:
         plus, minus = (losses(family.add(params, seed, s * scale)) for s in (1, -1))
         return (plus - minus) / (2 * scale)
 
-    return lax.map(slopes, noise.seeds(key, num_directions)).T
+    return lax.map(slopes, threefry.seeds(key, num_directions)).T

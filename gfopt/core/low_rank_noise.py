@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, trees
+from gfopt.core import noise, noise_law, threefry, trees
 from gfopt.core.late import zero_after
 from gfopt.core.lazy import is_lazy, materialise
 from gfopt.core.low_rank import LowRank
@@ -107,7 +107,7 @@ class LowRankNoise:
 
     def __post_init__(self) -> None:
         checks.integer("rank", self.rank, 1)
-        checks.one_of("kind", self.kind, noise.KINDS)
+        checks.one_of("kind", self.kind, noise_law.KINDS)
         for pattern in (*self.dense, *self.exclude, *(text for text, _ in self.axes)):
             checks.instance("a pattern", pattern, str, "text, such as '*/bias'")
         for pattern, letters in self.axes:
@@ -143,7 +143,7 @@ class LowRankNoise:
             if plan.choice == _EXCLUDED:
                 return ()
             if plan.choice == _DENSE:
-                return noise.noise_leaf(self.kind, seed, path, plan.shape)
+                return noise_law.noise_leaf(self.kind, seed, path, plan.shape)
             return self._factors(path, seed, 0, plan.choice.sizes(plan.shape))
 
         def add_leaf(leaf: Any, plan: _Plan, drawn: Any) -> Any:
@@ -281,10 +281,10 @@ class LowRankNoise:
     ) -> tuple[jax.Array, jax.Array]:
         """Draws ``A^T [count, rank, R]`` and ``B^T [count, rank, C]`` from layer on."""
         count, rows, columns = sizes
-        z = noise.noise_rows(
+        z = noise_law.noise_rows(
             self.kind, seed, path, first * self.rank, count * self.rank, rows + columns
         )
-        z = noise.drawn_once(z, seed).reshape(count, self.rank, rows + columns)
+        z = threefry.drawn_once(z, seed).reshape(count, self.rank, rows + columns)
         return z[..., :rows], z[..., rows:]
 
     def _perturbed(

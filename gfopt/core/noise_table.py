@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, trees
+from gfopt.core import noise, noise_law, trees
 from gfopt.types import PyTree
 
 _COLUMNS = 4096
@@ -94,5 +94,5 @@ class NoiseTable:
 @partial(jax.jit, static_argnums=1)
 def _made(seed: jax.Array, size: int) -> jax.Array:
     rows = -(-size // _COLUMNS)
-    drawn = noise.noise_rows("gaussian", seed, 0, 0, rows, _COLUMNS)
+    drawn = noise_law.noise_rows("gaussian", seed, 0, 0, rows, _COLUMNS)
     return drawn.reshape(-1)[:size]

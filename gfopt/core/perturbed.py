@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise
+from gfopt.core import noise_law, threefry
 from gfopt.core.lazy import RowBlocks
 from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
 
@@ -57,7 +57,7 @@ class Perturbed(RowBlocks):
     view: View | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        checks.one_of("kind", self.kind, noise.KINDS)
+        checks.one_of("kind", self.kind, noise_law.KINDS)
 
     def storage_view(self) -> View:
         """Returns the view of the whole leaf."""
@@ -68,12 +68,12 @@ class Perturbed(RowBlocks):
         w, scale = jnp.asarray(self.w), jnp.asarray(self.scale)
         wide = jnp.promote_types(w.dtype, jnp.float32)
         if w.ndim < 2:  # a vector has a layout of its own, and is drawn whole
-            z = noise.noise_leaf(self.kind, self.seed, self.path_hash, w.shape)
+            z = noise_law.noise_leaf(self.kind, self.seed, self.path_hash, w.shape)
             columns = z.size
             z = z.reshape(1, columns)
         else:
             columns = w.shape[-1]
-            z = noise.noise_rows(
+            z = noise_law.noise_rows(
                 self.kind, self.seed, self.path_hash, start, num_rows, columns
             )
         base = slice_axis(w.reshape(-1, columns), 0, start, num_rows)
@@ -86,7 +86,7 @@ class Perturbed(RowBlocks):
             scale = slice_axis(scale.reshape(-1, columns), 0, start, num_rows)
         scale, base = scale.astype(wide), base.astype(wide)
         scale = scale * base if self.relative else scale
-        step = noise.round_significant(scale) * z.astype(wide)
+        step = threefry.round_significant(scale) * z.astype(wide)
         if self.largest is not None:
             step = jnp.where(jnp.abs(base) <= self.largest, step, 0)
         value = base + step

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gfopt.core import noise
+from gfopt.core import threefry
 from gfopt.core.evaluate import Evaluator, best_row
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Info, Key, Optimizer, Population, State
@@ -48,7 +48,7 @@ def seed_keys(seed: int) -> np.ndarray:
     """
     words: Any = np.array([[seed >> 32], [seed & 0xFFFFFFFF]], np.uint32)
     counter: Any = np.zeros(2, np.uint32), np.arange(2, dtype=np.uint32)
-    return np.stack(noise.threefry((words[0], words[1]), counter), axis=1)
+    return np.stack(threefry.encrypt((words[0], words[1]), counter), axis=1)
 
 
 def wrapped(key_data: jax.Array) -> Key:
@@ -82,13 +82,14 @@ def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
         return StepKeys(*jax.random.split(jax.random.fold_in(run_key, step), 3))
     words = jax.random.key_data(run_key)
     zero, data = jnp.zeros(3, jnp.uint32), jnp.full(3, step).astype(jnp.uint32)
-    return StepKeys(*_split(*noise.threefry((words[0], words[1]), (zero, data)), 3))
+    first, second = threefry.encrypt((words[0], words[1]), (zero, data))
+    return StepKeys(*_split(first, second, 3))
 
 
 def _split(first: jax.Array, second: jax.Array, count: int) -> Key:
     """Returns ``count`` keys of a key of two words."""
     counter = jnp.zeros(count, jnp.uint32), lax.iota(jnp.uint32, count)
-    return wrapped(jnp.stack(noise.threefry((first, second), counter), axis=1))
+    return wrapped(jnp.stack(threefry.encrypt((first, second), counter), axis=1))
 
 
 def record(objective: Objective, evaluation: Evaluation, info: Info) -> StepRecord:

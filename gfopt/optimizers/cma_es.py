@@ -30,7 +30,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import schedules, threefry, trees
 from gfopt.optimizers import stopping
 from gfopt.optimizers.cma_parameters import (
     constants,
@@ -197,7 +197,7 @@ class CMAES:
         """Samples ``y_k = A z_k``, eq. 38-39."""
         dimension = state.path_c.size
         size = self._size(dimension)
-        z = noise.standard_normal(key, (size, dimension), state.root.dtype)
+        z = threefry.standard_normal(key, (size, dimension), state.root.dtype)
         used = size if self.num_active is None else self.num_active
         return Population(CMAESMember(z, z @ state.root.T), jnp.arange(size) < used)
 

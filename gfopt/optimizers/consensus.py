@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees, vectors
+from gfopt.core import noise_law, schedules, threefry, trees, vectors
 from gfopt.optimizers import consensus_particles as crowd
 from gfopt.optimizers import consensus_steps as steps
 from gfopt.optimizers import consensus_weights as weighing
@@ -206,7 +206,7 @@ class CBO:
             ("noise", steps.NOISES),
             ("integrator", steps.INTEGRATORS),
             ("convention", tuple(steps.CONVENTIONS)),
-            ("directions", tuple(noise.KINDS)),
+            ("directions", tuple(noise_law.KINDS)),
             ("memory", (None, "best", "smooth")),
             ("kernel", (None, *weighing.KERNELS)),
             ("update", ("all", "batch")),
@@ -264,7 +264,7 @@ class CBO:
     def ask(self, key: Key, state: CBOState) -> Population:
         """Moves the particles, ``[N, D]``; those to be evaluated stand first."""
         count = self.frozen_steps * (1 if self.memory is None else 2)
-        seeds = noise.seeds(key, count + 1)
+        seeds = threefry.seeds(key, count + 1)
         draws = [self._noise(state, seeds[index]) for index in range(count)]
         moved, size = state.particles, count // self.frozen_steps
         for turn in range(self.frozen_steps):
@@ -360,7 +360,9 @@ class CBO:
         shape = state.particles.position.shape
 
         def draw(kind: str) -> jax.Array:
-            return noise.noise_rows(kind, seed, 0, 0, *shape).astype(state.alpha.dtype)
+            return noise_law.noise_rows(kind, seed, 0, 0, *shape).astype(
+                state.alpha.dtype
+            )
 
         if self.directions == "gaussian":
             return draw("gaussian")

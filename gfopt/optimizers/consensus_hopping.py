@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import schedules, threefry, trees
 from gfopt.core.noise import Noise
 from gfopt.optimizers import consensus_weights as weighing
 from gfopt.optimizers.consensus_weights import EffectiveSampleSize
@@ -103,7 +103,7 @@ class ConsensusHopping:
     def ask(self, key: Key, state: ConsensusHoppingState) -> Population:
         """Draws the seeds, ``uint32[P]``."""
         size = self.population_size
-        return Population(noise.seeds(key, size), jnp.ones(size, bool))
+        return Population(threefry.seeds(key, size), jnp.ones(size, bool))
 
     def decode(self, state: ConsensusHoppingState, member: Member) -> Solution:
         """Returns ``c + sigma z``."""
@@ -123,7 +123,7 @@ class ConsensusHopping:
         weights = weighing.consensus_weights(fitness, valid, alpha)
         # sum_i w_i (c + sigma z_i) = c + sum_i (w_i sigma) z_i
         sigma = schedules.at("sigma", self.sigma, state.step)
-        scaled = weights * noise.round_significant(jnp.asarray(sigma, dtype))
+        scaled = weights * threefry.round_significant(jnp.asarray(sigma, dtype))
         consensus = self.noise.add_weighted(state.consensus, population.members, scaled)
         size = weighing.effective_sample_size(weights)
         info = ConsensusHoppingInfo(alpha, size)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gfopt.core import noise, schedules
+from gfopt.core import noise_law, schedules
 from gfopt.types import Solution
 
 
@@ -128,7 +128,7 @@ def order(method: Any, seed: jax.Array, state: CBOState) -> jax.Array:
     """
     rows, live = jnp.arange(method.population_size), state.num_active
     batch = num_evaluated(method, state)
-    coins = noise.noise_rows("gaussian", seed, 1, 0, 1, len(rows))[0]
+    coins = noise_law.noise_rows("gaussian", seed, 1, 0, 1, len(rows))[0]
     shuffled = jnp.argsort(jnp.where(rows < live, coins, jnp.inf))
     turned = jnp.where(rows < live, (rows + batch) % live, rows)
     return jnp.where(state.step % jnp.maximum(live // batch, 1), turned, shuffled)

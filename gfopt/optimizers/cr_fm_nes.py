@@ -39,7 +39,7 @@ import numpy as np
 import scipy.optimize
 
 from gfopt import checks
-from gfopt.core import noise, schedules, shaping, trees, vectors
+from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.optimizers import nes, stopping
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -172,7 +172,7 @@ class CRFMNES:
         """Starts near ``N(solution, sigma^2 I)``, with a random direction."""
         mean = trees.starting_point(solution)
         dimension, dtype = trees.num_parameters(mean), trees.wide_dtype(mean)
-        normal = noise.standard_normal(key, (1, dimension), dtype)[0]
+        normal = threefry.standard_normal(key, (1, dimension), dtype)[0]
         return CRFMNESState(
             step=jnp.int32(0),
             mean=mean,
@@ -190,7 +190,7 @@ class CRFMNES:
         """Draws standard normals ``[P, D]``, rows ``2i`` and ``2i + 1`` opposite."""
         dimension, dtype = state.scale.size, state.scale.dtype
         size = self._size(dimension)
-        half = noise.standard_normal(key, (size // 2, dimension), dtype)
+        half = threefry.standard_normal(key, (size // 2, dimension), dtype)
         z = jnp.stack([half, -half], axis=1).reshape(size, dimension)
         return Population(z, jnp.ones(size, bool))
 

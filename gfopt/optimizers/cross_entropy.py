@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, shaping, trees, vectors
+from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.core.evaluate import best_row
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -119,7 +119,7 @@ class CrossEntropy:
     def ask(self, key: Key, state: CrossEntropyState) -> Population:
         """Draws standard normals, ``[P, D]``."""
         shape = self.population_size, state.std.size
-        z = noise.standard_normal(key, shape, state.std.dtype)
+        z = threefry.standard_normal(key, shape, state.std.dtype)
         return Population(z, jnp.ones(self.population_size, bool))
 
     def decode(self, state: CrossEntropyState, member: Member) -> Solution:

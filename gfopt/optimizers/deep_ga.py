@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.noise_table import NoiseTable
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
@@ -173,13 +173,13 @@ class DeepGA:
     def ask(self, key: Key, state: DeepGAState) -> Population:
         """Draws a parent and a seed for each child, or repeats the candidates."""
         size = self.population_size
-        words = noise.seeds(key, 2 * size)
+        words = threefry.seeds(key, 2 * size)
         count = jnp.sum(jnp.isfinite(state.fitness))
         # uniform among the slots that hold a parent, which stand first
         share = (words[size:] >> 8).astype(jnp.float32) / jnp.float32(1 << 24)
         parent = (share * count).astype(jnp.int32)
         sigma = schedules.at("sigma", self.sigma, state.generation)
-        sigma = noise.round_significant(jnp.asarray(sigma, state.fitness.dtype))
+        sigma = threefry.round_significant(jnp.asarray(sigma, state.fitness.dtype))
         if self.initial_std is not None:
             std = jnp.asarray(self.initial_std, sigma.dtype)
             sigma = jnp.where(count == 0, -std, sigma)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees, vectors
+from gfopt.core import schedules, threefry, trees, vectors
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 STRATEGIES = ("best1bin", "rand1bin")
@@ -143,7 +143,9 @@ class DifferentialEvolution:
         """Mutates and crosses every member, ``[P, D]``."""
         x, dtype = state.positions, state.positions.dtype
         size, dimension = x.shape
-        z, draws = noise.normal_and_uniform(key, size, dimension, dimension + 5, dtype)
+        z, draws = threefry.normal_and_uniform(
+            key, size, dimension, dimension + 5, dtype
+        )
         coins, draws = draws[:, :dimension], draws[:, dimension:]
         start = x + schedules.at("sigma", self.sigma, state.step) * z
         first, second, base = _others(draws[:, :3])

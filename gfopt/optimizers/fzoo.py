@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from gfopt import checks
-from gfopt.core import noise, schedules
+from gfopt.core import noise, schedules, threefry
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import Directions, ZerothOrderState, slope_sizes
 from gfopt.types import Evaluation, Key, Population
@@ -97,7 +97,7 @@ class FZOO(Directions):
 
     def ask(self, key: Key, state: ZerothOrderState) -> Population:
         """Proposes the weights themselves, then ``P - 1`` directions."""
-        seeds = noise.seeds(key, self.population_size - 1)
+        seeds = threefry.seeds(key, self.population_size - 1)
         signs = (jnp.arange(self.population_size) > 0).astype(jnp.float32)
         return self._population(state, jnp.concatenate([seeds[:1], seeds]), signs)
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import noise, schedules, threefry, trees
 from gfopt.optimizers.seeded import SignedSeed
 from gfopt.optimizers.zeroth_order import perturbed
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
@@ -116,12 +116,12 @@ class HiZOO:
         """Proposes the weights, then one seed with both signs."""
         wide = trees.wide_dtype(state.mean)
         eps = jnp.asarray(schedules.at("eps", self.eps, state.step), wide)
-        seed = noise.seeds(key, 2)  # the sign 0 needs one, too, whichever it is
+        seed = threefry.seeds(key, 2)  # the sign 0 needs one, too, whichever it is
         members = SignedSeed(
             # three of the same would send XLA's simplifier round in circles
             jnp.concatenate([seed, seed[1:]]),
             jnp.array([0.0, 1.0, -1.0], jnp.float32),
-            jnp.broadcast_to(noise.round_significant(eps), 3),
+            jnp.broadcast_to(threefry.round_significant(eps), 3),
         )
         return Population(members, jnp.ones(3, bool))
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import archive as archives
-from gfopt.core import noise, schedules, shaping, trees
+from gfopt.core import schedules, shaping, threefry, trees
 from gfopt.core.evaluate import best_row
 from gfopt.core.lazy import materialise
 from gfopt.optimizers.bounded import stop_reasons
@@ -145,7 +145,7 @@ class Novelty:
     def init(self, key: Key, solution: Solution) -> NoveltyState:
         """Starts the inner method with an empty archive."""
         start = trees.starting_point(solution)
-        (seed,) = noise.seeds(jax.random.fold_in(key, 1), 1)
+        (seed,) = threefry.seeds(jax.random.fold_in(key, 1), 1)
         return NoveltyState(
             step=jnp.int32(0),
             inner=self.inner.init(key, solution),

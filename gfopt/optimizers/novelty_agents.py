@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import archive as archives
-from gfopt.core import noise, trees
+from gfopt.core import noise, threefry, trees
 from gfopt.core.lazy import materialise
 from gfopt.optimizers.deep_ga import mutated
 from gfopt.optimizers.novelty import best_seen, described, mixed_loss, whole
@@ -175,8 +175,8 @@ class NoveltyAgents:
         if self.initial_std is None:
             agents = jax.vmap(self.inner.init, (0, None))(keys, start)
         else:
-            seeds = noise.seeds(seed_key, self.num_agents)
-            std = noise.round_significant(jnp.asarray(self.initial_std, wide))
+            seeds = threefry.seeds(seed_key, self.num_agents)
+            std = threefry.round_significant(jnp.asarray(self.initial_std, wide))
             draw = partial(mutated, noise.gaussian(), start, sigma=-std)
             agents = jax.vmap(self.inner.init)(keys, jax.vmap(draw)(seeds))
         infinite = jnp.full((), jnp.inf, wide)

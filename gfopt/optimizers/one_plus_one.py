@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import noise, schedules, threefry, trees
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 TARGET = 1 / 5  # of the success rate
@@ -109,8 +109,8 @@ class OnePlusOneES:
 
     def ask(self, key: Key, state: OnePlusOneState) -> Population:
         """Draws one seed."""
-        sigma = noise.round_significant(state.sigma)
-        member = OnePlusOneMember(noise.seeds(key, 1), sigma[None])
+        sigma = threefry.round_significant(state.sigma)
+        member = OnePlusOneMember(threefry.seeds(key, 1), sigma[None])
         return Population(member, jnp.ones(1, bool))
 
     def decode(self, state: OnePlusOneState, member: Member) -> Solution:

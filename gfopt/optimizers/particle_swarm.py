@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees, vectors
+from gfopt.core import schedules, threefry, trees, vectors
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -134,7 +134,7 @@ class ParticleSwarm:
         """Moves every particle, ``[P, D]``."""
         (x, v), b = state.particles, state.best_positions
         size, dimension = x.shape
-        z, draws = noise.normal_and_uniform(
+        z, draws = threefry.normal_and_uniform(
             key, size, dimension, 2 * dimension, x.dtype
         )
         g = vectors.best(b, state.best_fitness)

@@ -29,7 +29,7 @@ import optax
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, schedules, shaping, trees
+from gfopt.core import noise, schedules, shaping, threefry, trees
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
@@ -156,7 +156,7 @@ class PersistentES(Seeded):
 
     def ask(self, key: Key, state: PersistentESState) -> Population:
         """Draws ``P / 2`` seeds with both signs, or takes those of the episode."""
-        seeds = noise.seeds(key, self.population_size // 2)
+        seeds = threefry.seeds(key, self.population_size // 2)
         if self.reuses_noise:
             seeds = jnp.where(self._used(state)[0], state.seeds[0], seeds)
         return self._population(state, seeds)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.evaluate import best_row
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -98,7 +98,8 @@ class RandomSearch:
         sigma = jnp.asarray(schedules.at("sigma", self.sigma, state.step))
         sigma = jnp.broadcast_to(sigma, self.population_size)
         members = RandomSearchMember(
-            noise.seeds(key, self.population_size), sigma.astype(state.best_sigma.dtype)
+            threefry.seeds(key, self.population_size),
+            sigma.astype(state.best_sigma.dtype),
         )
         return Population(members, jnp.ones(self.population_size, bool))
 

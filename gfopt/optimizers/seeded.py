@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import noise, schedules, threefry, trees
 from gfopt.types import Key, Member, Population, PyTree, Solution, State
 
 
@@ -86,14 +86,14 @@ class Seeded:
     def ask(self, key: Key, state: State) -> Population:
         """Draws ``P / 2`` seeds with both signs, or ``P`` seeds."""
         pairs = self._size(state.mean) // self.pair_size
-        return self._population(state, noise.seeds(key, pairs))
+        return self._population(state, threefry.seeds(key, pairs))
 
     def _population(self, state: State, seeds: jax.Array) -> Population:
         """Returns the members of these seeds, each with its signs."""
         group, size = self.pair_size, self.pair_size * seeds.shape[0]
         signs = jnp.tile(jnp.array([1.0, -1.0][:group], jnp.float32), seeds.shape[0])
         sigma = jnp.asarray(self._sigma(state), trees.wide_dtype(state.mean))
-        sigma = jnp.broadcast_to(noise.round_significant(sigma), size)
+        sigma = jnp.broadcast_to(threefry.round_significant(sigma), size)
         z: PyTree = ()
         if self._is_cached(state.mean):
             draw = jax.vmap(lambda seed: self.noise.sample(state.mean, seed, kept=True))

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees, vectors
+from gfopt.core import schedules, threefry, trees, vectors
 from gfopt.optimizers import stopping
 from gfopt.optimizers.cma_parameters import (
     constants,
@@ -142,7 +142,7 @@ class SepCMAES:
         """Draws standard normals, ``[P, D]``."""
         dimension, dtype = state.variances.size, state.variances.dtype
         size = self._size(dimension)
-        z = noise.standard_normal(key, (size, dimension), dtype)
+        z = threefry.standard_normal(key, (size, dimension), dtype)
         return Population(z, jnp.ones(size, bool))
 
     def decode(self, state: SepCMAESState, member: Member) -> Solution:

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, schedules, shaping, trees, vectors
+from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.optimizers import nes, stopping
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -166,7 +166,7 @@ class XNES:
     def ask(self, key: Key, state: XNESState) -> Population:
         """Draws standard normals, ``[P, D]``."""
         size = self._size(len(state.shape))
-        z = noise.standard_normal(key, (size, len(state.shape)), state.shape.dtype)
+        z = threefry.standard_normal(key, (size, len(state.shape)), state.shape.dtype)
         return Population(z, jnp.ones(size, bool))
 
     def decode(self, state: XNESState, member: Member) -> Solution:

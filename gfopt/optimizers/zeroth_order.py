@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from gfopt import checks
-from gfopt.core import noise, rounding, schedules, trees
+from gfopt.core import noise, rounding, schedules, threefry, trees
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.core.perturbed import Perturbed
 from gfopt.optimizers import descent
@@ -111,7 +111,7 @@ class Directions:
     ) -> Population:
         """Returns the members of these seeds and signs, all of this step's radius."""
         wide = trees.wide_dtype(state.mean)
-        eps = noise.round_significant(jnp.asarray(self._eps(state), wide))
+        eps = threefry.round_significant(jnp.asarray(self._eps(state), wide))
         members = SignedSeed(seeds, signs, jnp.broadcast_to(eps, signs.shape))
         return Population(members, jnp.ones(signs.shape, bool))
 
@@ -180,7 +180,7 @@ class TwoSided(Directions):
 
     def ask(self, key: Key, state: State) -> Population:
         """Draws ``P / 2`` seeds with both signs."""
-        seeds = noise.seeds(key, self.population_size // 2)
+        seeds = threefry.seeds(key, self.population_size // 2)
         # a broadcast seed would send XLA's simplifier round in circles for 1 s
         both = jnp.stack([seeds, seeds], axis=1).reshape(-1)
         signs = jnp.tile(jnp.array([1.0, -1.0], jnp.float32), seeds.shape[0])

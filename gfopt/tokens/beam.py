@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise
+from gfopt.core import threefry
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, Extension
 from gfopt.tokens.scores import tokens_used
@@ -177,7 +177,7 @@ class Beast:
             best=jnp.broadcast_to(start, (self.num_finalists, max_length)),
             best_fitness=jnp.full(self.num_finalists, jnp.inf, jnp.float32),
             waits=jnp.zeros((), bool),
-            seed=noise.seeds(jax.random.fold_in(key, 1), 1)[0],
+            seed=threefry.seeds(jax.random.fold_in(key, 1), 1)[0],
             num_proposals=jnp.where(self.scores_first, 1, 1 + texts.count(beams.alive)),
             num_tokens=num_read,
         )

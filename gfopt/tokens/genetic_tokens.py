@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules
+from gfopt.core import schedules, threefry
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -120,7 +120,7 @@ class GeneticTokens:
         size, length = self.population_size, state.parents.shape[1]
         count = alphabet.size_of(self.vocabulary)
         width = count if self.is_subset else length
-        u = noise.standard_uniform(key, (size, 5 + 3 * width))
+        u = threefry.standard_uniform(key, (size, 5 + 3 * width))
         few, coins, hits, draws = jnp.split(u, [5, 5 + width, 5 + 2 * width], axis=1)
         num_known = jnp.sum(jnp.isfinite(state.fitness))
         # uniform among the slots that hold a parent, which stand first

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules
+from gfopt.core import schedules, threefry
 from gfopt.core.evaluate import best_row
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -108,7 +108,7 @@ class GreedyTokens:
         size = count if self.population_size is None else self.population_size
         index = jnp.arange(count)
         if size < count:  # the first of a permutation: none is tried twice
-            order = jnp.argsort(noise.standard_uniform(key, (1, count))[0])
+            order = jnp.argsort(threefry.standard_uniform(key, (1, count))[0])
             index = order[:size]
         index = jnp.pad(index, (0, size - index.size)).astype(jnp.int32)
         tokens = jnp.tile(state.current, (size, 1))

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, vectors
+from gfopt.core import schedules, threefry, vectors
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -127,7 +127,7 @@ class ParticleTokens:
     def ask(self, key: Key, state: ParticleTokensState) -> Population:
         """Moves every particle."""
         size, length = state.tokens.shape
-        u = noise.standard_uniform(key, (size, 3 * length + 6))
+        u = threefry.standard_uniform(key, (size, 3 * length + 6))
         own, swarm, draws, few = jnp.split(u, [length, 2 * length, 3 * length], axis=1)
         x, w = state.tokens, self._weight(state)
         leader = vectors.best(state.best, state.fitness)

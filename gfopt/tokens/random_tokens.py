@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules
+from gfopt.core import schedules, threefry
 from gfopt.core.evaluate import best_row
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -95,14 +95,14 @@ class RandomTokens:
         rate = schedules.at("change_rate", self.change_rate, state.step)
         if self.is_subset:
             count = alphabet.size_of(self.vocabulary)
-            u = noise.standard_uniform(key, (size, 2 * count))
+            u = threefry.standard_uniform(key, (size, 2 * count))
             # what stays of the start, then any others
             held = alphabet.members(self.vocabulary, state.start)
             stays = held & (u[:, :count] >= rate)
             worth = u[:, count:] + stays
             tokens = alphabet.as_subset(self.vocabulary, worth, length)
         else:
-            u = noise.standard_uniform(key, (size, 2 * length))
+            u = threefry.standard_uniform(key, (size, 2 * length))
             fresh = alphabet.drawn(self.vocabulary, u[:, length:])
             tokens = jnp.where(u[:, :length] < rate, fresh, state.start)
         return Population(tokens, jnp.ones(size, bool))

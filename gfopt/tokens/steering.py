@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise
+from gfopt.core import threefry
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, Extension
 from gfopt.tokens.scores import tokens_used
@@ -172,7 +172,7 @@ class Steering:
             peak=zeros - jnp.inf,
             total=zeros,
             best=start,
-            seed=noise.seeds(key, 1)[0],
+            seed=threefry.seeds(key, 1)[0],
             num_tokens=texts.count(jnp.asarray(self.prompt) >= 0),
         )
 

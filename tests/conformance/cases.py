@@ -91,22 +91,28 @@ def name_of(case: Case) -> str:
     return f"{case.row.name}{'-bounded' if case.bounded else ''}"
 
 
-each_case = pytest.mark.parametrize("case", ALL, ids=name_of)
-each_method = pytest.mark.parametrize(
-    "case", [case for case in ALL if not case.bounded], ids=name_of
-)
+def over(cases: list[Case]) -> pytest.MarkDecorator:
+    """Parametrises a test; all tests of a method run where it is compiled."""
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(
+                case, id=name_of(case), marks=pytest.mark.xdist_group(case.row.name)
+            )
+            for case in cases
+        ],
+    )
 
 
-each_case_of_numbers = pytest.mark.parametrize("case", NUMBERS, ids=name_of)
-each_method_of_numbers = pytest.mark.parametrize(
-    "case", [case for case in NUMBERS if not case.bounded], ids=name_of
-)
+each_case = over(ALL)
+each_method = over([case for case in ALL if not case.bounded])
+each_case_of_numbers = over(NUMBERS)
+each_method_of_numbers = over([case for case in NUMBERS if not case.bounded])
 
 
 def methods_with(flag: str) -> pytest.MarkDecorator:
     """Parametrises over the methods that claim a capability."""
-    cases = [case for case in ALL if not case.bounded and case.has(flag)]
-    return pytest.mark.parametrize("case", cases, ids=name_of)
+    return over([case for case in ALL if not case.bounded and case.has(flag)])
 
 
 def sphere(x: Any) -> jax.Array:

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import threefry
 
 KINDS = ["gaussian", "rademacher", "sphere"]
 D = 20
@@ -117,7 +117,7 @@ def test_a_linear_function_gives_a_multiple_of_the_direction(
     key = jax.random.key(2)
     estimate = gfopt.gradient_estimator(lambda x: c @ x, kind, eps=2.0**-6)
     gradient = np.asarray(estimate(key, x).gradient)
-    z = np.asarray(gfopt.gaussian().sample(x, noise.seeds(key, 1)[0]), float)
+    z = np.asarray(gfopt.gaussian().sample(x, threefry.seeds(key, 1)[0]), float)
     np.testing.assert_allclose(gradient, (c @ z) * z, rtol=1e-6)
 
 
@@ -133,7 +133,7 @@ def test_the_solution_is_untouched() -> None:
 def test_queries_have_directions_of_their_own() -> None:
     # Z7: eight slopes of one, told apart by which numbers they moved
     d, queries = 2000, 8
-    seeds = noise.seeds(jax.random.key(0), queries)
+    seeds = threefry.seeds(jax.random.key(0), queries)
     z = np.stack([gfopt.gaussian().sample(jnp.zeros(d), seed) for seed in seeds])
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     cosines = np.abs(z @ z.T - np.eye(queries))
@@ -338,7 +338,7 @@ def test_noise_of_narrow_trees_is_that_of_float32(kind: str) -> None:
         z = family.sample(like, seed)
         return jnp.sum(z) / jnp.sqrt(d), jnp.mean(z**4)
 
-    found = np.array([moments(seed) for seed in noise.seeds(jax.random.key(0), 400)])
+    found = np.array([moments(seed) for seed in threefry.seeds(jax.random.key(0), 400)])
     assert abs(found[:, 0].mean()) < 0.2
     assert abs(found[:, 0].std() - 1) < 0.15
     assert abs(found[:, 1].mean() - (3 if kind == "gaussian" else 1)) < 0.02

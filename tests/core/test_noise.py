@@ -13,7 +13,7 @@ from jax.extend.random import threefry_2x32
 from scipy.special import erfinv
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import noise, noise_law, threefry
 
 KINDS = ("gaussian", "rademacher")
 SEED = np.uint32(20240611)
@@ -71,7 +71,7 @@ KNOWN = [
 def test_threefry_gives_the_known_answers(known):
     *counter, first, second, x, y = known
     words = [np.array([word], np.uint32) for word in counter]
-    found = noise.threefry((np.uint32(first), np.uint32(second)), tuple(words))
+    found = threefry.encrypt((np.uint32(first), np.uint32(second)), tuple(words))
     assert [int(word[0]) for word in found] == [x, y]
     assert slow_threefry((first, second), counter) == (x, y)
 
@@ -79,7 +79,7 @@ def test_threefry_gives_the_known_answers(known):
 def test_threefry_is_that_of_jax():
     words = np.random.default_rng(0).integers(0, 2**32, (2, 500), np.uint32)
     key = np.array([123456789, 4294967291], np.uint32)
-    found = noise.threefry((key[0], key[1]), (words[0], words[1]))
+    found = threefry.encrypt((key[0], key[1]), (words[0], words[1]))
     same_bits(np.concatenate(found), threefry_2x32(key, words.reshape(-1)))
 
 
@@ -101,7 +101,7 @@ def test_small_leaves_drawn_together_are_what_each_is_alone(kind):
     tree = {str(i): np.zeros(shape) for i, shape in enumerate(shapes)}
     drawn = noise.Noise(kind).sample(tree, SEED)
     for i, shape in enumerate(shapes):
-        alone = noise.noise_leaf(kind, SEED, zlib.crc32(str(i).encode()), shape)
+        alone = noise_law.noise_leaf(kind, SEED, zlib.crc32(str(i).encode()), shape)
         same_bits(drawn[str(i)], alone)
 
 
@@ -134,12 +134,12 @@ def test_sums_over_several_leaves_equal_those_of_each(kind, dtype):
 @each_kind
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (4096,), (5000,), (8192,)])
 def test_vectors_are_drawn_in_rows(kind, shape):
-    whole = noise.noise_leaf(kind, SEED, 5, shape)
+    whole = noise_law.noise_leaf(kind, SEED, 5, shape)
     assert whole.shape == shape
     size = max(1, *shape, 1)
-    rows, columns = noise.layout(shape)
-    assert columns == min(size, noise.VECTOR_COLUMNS)
-    last = noise.noise_rows(kind, SEED, 5, rows - 1, 1, columns).reshape(-1)
+    rows, columns = noise_law.layout(shape)
+    assert columns == min(size, noise_law.VECTOR_COLUMNS)
+    last = noise_law.noise_rows(kind, SEED, 5, rows - 1, 1, columns).reshape(-1)
     tail = size - (rows - 1) * columns
     same_bits(whole.reshape(-1)[-tail:], last[:tail])
 
@@ -154,7 +154,7 @@ def drawn(request):
     """A kind of noise, a function that draws rows, and all of them, drawn eagerly."""
 
     def rows(seed, start, count):
-        return noise.noise_rows(request.param, seed, 99, start, count, COLUMNS)
+        return noise_law.noise_rows(request.param, seed, 99, start, count, COLUMNS)
 
     return rows, np.asarray(rows(SEED, 0, ROWS))
 
@@ -202,7 +202,7 @@ def test_fused_with_what_uses_it_the_bits_are_the_same(drawn):
     eager = noise.add_scaled(theta, whole, sigma)
     same_bits(jax.jit(step)(theta, SEED)[0], eager)
     # and with one rounding: as if computed exactly, then rounded
-    exact = np.float64(theta) + np.float64(noise.round_significant(sigma)) * whole
+    exact = np.float64(theta) + np.float64(threefry.round_significant(sigma)) * whole
     same_bits(eager, exact.astype(np.float32))
 
 
@@ -226,7 +226,7 @@ def test_add_is_bitwise_under_every_transformation(kind):
     by_leaf = family.add(tree, SEED, {"w": scale, "b": 2 * scale})
     same_bits(by_leaf["w"], eager["w"])
     z = np.float64(family.sample(tree, SEED)["b"])
-    expected = np.float64(tree["b"]) + np.float64(noise.round_significant(0.2)) * z
+    expected = np.float64(tree["b"]) + np.float64(threefry.round_significant(0.2)) * z
     same_bits(by_leaf["b"], expected.astype(np.float32))
 
 
@@ -237,8 +237,8 @@ def test_the_default_generator_changes_nothing(kind):
     with jax.default_prng_impl("rbg"):
         same_bits(noise.Noise(kind).sample(like, SEED)["w"], expected)
         key = jax.random.key(0)
-        batch = jax.vmap(lambda k: noise.seeds(k, 3))(jax.random.split(key, 4))
-        alone = [noise.seeds(k, 3) for k in jax.random.split(key, 4)]
+        batch = jax.vmap(lambda k: threefry.seeds(k, 3))(jax.random.split(key, 4))
+        alone = [threefry.seeds(k, 3) for k in jax.random.split(key, 4)]
     same_bits(batch, np.stack(alone))
     assert len(np.unique(batch)) == 12
 
@@ -264,20 +264,20 @@ def test_leaves_differ_and_do_not_reshuffle_each_other(kind):
 
 def test_seeds_are_distinct_words():
     key = jax.random.key(3)
-    seeds = noise.seeds(key, 1000)
+    seeds = threefry.seeds(key, 1000)
     assert seeds.dtype == jnp.uint32 and seeds.shape == (1000,)
     assert len(np.unique(seeds)) == 1000
-    same_bits(noise.seeds(key, 3), seeds[:3])
-    same_bits(jax.jit(noise.seeds, static_argnums=1)(key, 1000), seeds)
-    same_bits(noise.seeds(jax.random.PRNGKey(3), 3), seeds[:3])
-    assert not np.intersect1d(seeds, noise.seeds(jax.random.key(4), 1000)).size
+    same_bits(threefry.seeds(key, 3), seeds[:3])
+    same_bits(jax.jit(threefry.seeds, static_argnums=1)(key, 1000), seeds)
+    same_bits(threefry.seeds(jax.random.PRNGKey(3), 3), seeds[:3])
+    assert not np.intersect1d(seeds, threefry.seeds(jax.random.key(4), 1000)).size
 
 
 @each_kind
 def test_queries_use_distinct_directions(kind):
     size = 4096
-    seeds = noise.seeds(jax.random.key(0), 24)
-    z = jax.vmap(lambda seed: noise.noise_leaf(kind, seed, 1, (size,)))(seeds)
+    seeds = threefry.seeds(jax.random.key(0), 24)
+    z = jax.vmap(lambda seed: noise_law.noise_leaf(kind, seed, 1, (size,)))(seeds)
     z = np.asarray(z) / np.linalg.norm(z, axis=1, keepdims=True)
     cosines = (z @ z.T)[~np.eye(24, dtype=bool)]
     assert np.abs(cosines).max() < 5 / np.sqrt(size)
@@ -285,7 +285,7 @@ def test_queries_use_distinct_directions(kind):
 
 def test_rounds_to_twelve_significant_bits():
     x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    rounded = np.float64(noise.round_significant(x))
+    rounded = np.float64(threefry.round_significant(x))
     mantissa, _ = np.frexp(rounded)
     assert np.all(mantissa * 2**12 == np.round(mantissa * 2**12))
     np.testing.assert_allclose(rounded, x, rtol=2.0**-12)
@@ -310,7 +310,7 @@ def test_projections_are_standard_in_every_precision(kind, dtype):
 
         return lax.map(one, seeds)
 
-    sums, second, fourth = moments(noise.seeds(jax.random.key(1), 400))
+    sums, second, fourth = moments(threefry.seeds(jax.random.key(1), 400))
     assert abs(np.mean(sums)) < 0.2
     assert abs(np.var(sums) - 1) < 0.3
     assert abs(np.mean(second) - 1) < 1e-3
@@ -320,7 +320,7 @@ def test_projections_are_standard_in_every_precision(kind, dtype):
 
 def test_packed_signs_are_balanced_and_uncorrelated():
     rows, columns = 2000, 320  # ten words a row
-    z = np.asarray(noise.noise_rows("rademacher", SEED, 7, 0, rows, columns))
+    z = np.asarray(noise_law.noise_rows("rademacher", SEED, 7, 0, rows, columns))
     assert set(np.unique(z)) == {-1.0, 1.0}
     bound = 5 / np.sqrt(z.size)
     assert abs(z.mean()) < bound
@@ -335,17 +335,17 @@ def test_packed_signs_are_balanced_and_uncorrelated():
     triple = z[:, :-20] * z[:, 10:-10] * z[:, 20:]
     assert abs(triple.mean()) < 5 / np.sqrt(triple.size)
     for other in (
-        noise.noise_rows("rademacher", SEED + np.uint32(1), 7, 0, rows, columns),
-        noise.noise_rows("rademacher", SEED, 8, 0, rows, columns),
+        noise_law.noise_rows("rademacher", SEED + np.uint32(1), 7, 0, rows, columns),
+        noise_law.noise_rows("rademacher", SEED, 8, 0, rows, columns),
     ):
         assert abs(np.mean(z * np.asarray(other))) < bound
 
 
 def test_matrices_for_dense_methods():
-    z = noise.standard_normal(jax.random.key(0), (50, 400), jnp.float32)
+    z = threefry.standard_normal(jax.random.key(0), (50, 400), jnp.float32)
     assert z.shape == (50, 400) and z.dtype == jnp.float32
     assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.02
-    other = noise.standard_normal(jax.random.key(1), (50, 400), jnp.float32)
+    other = threefry.standard_normal(jax.random.key(1), (50, 400), jnp.float32)
     assert not np.any(z == other)
 
 
@@ -372,7 +372,7 @@ def test_sums_equal_a_loop_over_members(kind, shape):
         moments = family.weighted_moments(tree, seeds, weights, squares)
         return [found["w"] for found in (added, *moments)]
 
-    draw = jax.jit(lambda seed: noise.noise_leaf(kind, seed, path, shape))
+    draw = jax.jit(lambda seed: noise_law.noise_leaf(kind, seed, path, shape))
     loop = [np.float64(tree["w"]), np.zeros(shape), np.zeros(shape)]
     for seed, weight in zip(seeds, np.float64(weights), strict=True):
         z = np.float64(draw(seed))
@@ -395,7 +395,7 @@ def test_sums_are_added_in_the_leaf_s_precision(kind, dtype):
         wide = jnp.promote_types(dtype, jnp.float32)
         assert added.dtype == dtype and total.dtype == wide
         path = zlib.crc32(b"w")
-        z = jax.vmap(lambda s: noise.noise_leaf(kind, s, path, shape))(seeds)
+        z = jax.vmap(lambda s: noise_law.noise_leaf(kind, s, path, shape))(seeds)
         expected = np.tensordot(weights, np.float64(z), 1)
         precision = 1e-12 if dtype == jnp.float64 else 1e-6
         np.testing.assert_allclose(np.float64(total), expected, precision, precision)

@@ -13,7 +13,7 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import noise_law, threefry
 from gfopt.optimizers import consensus_variants, consensus_weights
 
 SIZE, DIMENSION = 6, len(X0)
@@ -22,8 +22,8 @@ PLAIN = {"population_size": SIZE, "sigma": 0.5, "memory": None, "alpha": 30.0}
 
 def draws(key: jax.Array, turn: int, size: int = SIZE, kind: str = "gaussian") -> Any:
     """Returns the noise of a move, ``[N, D]``: number 0 and 1 of the first one."""
-    seed = noise.seeds(key, 3)[turn]  # seeds do not depend on how many there are
-    return np.asarray(noise.noise_rows(kind, seed, 0, 0, size, DIMENSION), float)
+    seed = threefry.seeds(key, 3)[turn]  # seeds do not depend on how many there are
+    return np.asarray(noise_law.noise_rows(kind, seed, 0, 0, size, DIMENSION), float)
 
 
 @pytest.mark.parametrize("kind", ["anisotropic", "isotropic"])
@@ -112,7 +112,7 @@ def settled(**options: Any) -> Any:
     size = options.get("population_size", SIZE)
     method = gfopt.CBO(**{**PLAIN, **options})
     state = method.init(jax.random.key(0), jnp.zeros(DIMENSION))
-    x = noise.standard_normal(jax.random.key(9), (size, DIMENSION), jnp.float32)
+    x = threefry.standard_normal(jax.random.key(9), (size, DIMENSION), jnp.float32)
     particles = state.particles._replace(position=x, fitness=jnp.zeros(size))
     return method, state._replace(particles=particles, step=jnp.int32(1)), np.asarray(x)
 

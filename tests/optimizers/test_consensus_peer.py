@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import noise_law, threefry
 from gfopt.optimizers.consensus import CBO
 
 cbx = pytest.importorskip(
@@ -27,8 +27,8 @@ def energy(x: Any) -> Any:
 
 def noise_of(number: int, size: int = SIZE) -> np.ndarray:
     """Returns the noise of our move from ``KEY``."""
-    seed = noise.seeds(KEY, 3)[number]
-    return np.asarray(noise.noise_rows("gaussian", seed, 0, 0, size, DIMENSION))
+    seed = threefry.seeds(KEY, 3)[number]
+    return np.asarray(noise_law.noise_rows("gaussian", seed, 0, 0, size, DIMENSION))
 
 
 def start() -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import threefry
 from gfopt.optimizers import differential_evolution
 
 SIZE, DIMENSION = 7, len(X0)
@@ -18,7 +18,9 @@ SIZE, DIMENSION = 7, len(X0)
 
 def draws(key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Returns what a generation draws: ``[P, D]`` normals, ``[P, D + 5]`` uniforms."""
-    found = noise.normal_and_uniform(key, SIZE, DIMENSION, DIMENSION + 5, jnp.float64)
+    found = threefry.normal_and_uniform(
+        key, SIZE, DIMENSION, DIMENSION + 5, jnp.float64
+    )
     return np.asarray(found[0]), np.asarray(found[1])
 
 

@@ -10,7 +10,7 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import threefry
 
 SIZE, DIMENSION = 5, len(X0)
 FACTORS = (0.7298, 1.49618, 1.49618)
@@ -19,7 +19,7 @@ FACTORS = (0.7298, 1.49618, 1.49618)
 def draws(key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Returns what a generation draws: ``[P, D]`` normals, ``[P, 2 D]`` uniforms."""
     with jax.enable_x64(True):
-        found = noise.normal_and_uniform(
+        found = threefry.normal_and_uniform(
             key, SIZE, DIMENSION, 2 * DIMENSION, jnp.float64
         )
     return np.asarray(found[0]), np.asarray(found[1])

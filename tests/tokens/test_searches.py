@@ -11,7 +11,7 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.core import noise
+from gfopt.core import threefry
 from gfopt.core.evaluate import judged
 from gfopt.tokens import alphabet
 
@@ -120,7 +120,7 @@ def test_genetic_children_are_those_of_the_loop() -> None:
     method = make("genetic_tokens", population_size=40, num_parents=6)
     state, _ = turn(method, method.init(KEY, START), jax.random.key(0))
     key = jax.random.key(1)
-    u = np.asarray(noise.standard_uniform(key, (40, 5 + 3 * 5)), np.float64)
+    u = np.asarray(threefry.standard_uniform(key, (40, 5 + 3 * 5)), np.float64)
     parents = np.asarray(state.parents)
     expected = oracles.genetic_children(parents, VOCABULARY, (0.3, 0.5, 0.2), u)
     np.testing.assert_array_equal(method.ask(key, state).members, expected)
@@ -163,7 +163,7 @@ def test_a_crossed_child_has_tokens_of_both_parents() -> None:
     state = method.init(KEY, START)._replace(
         parents=jnp.array([[0] * 5, [1] * 5]), fitness=jnp.array([0.0, 1.0])
     )
-    few = noise.standard_uniform(KEY, (20_000, 20))[:, :2]
+    few = threefry.standard_uniform(KEY, (20_000, 20))[:, :2]
     different = (few[:, 0] < 0.5) != (few[:, 1] < 0.5)
     children = np.asarray(method.ask(KEY, state).members)[np.asarray(different)]
     # one that is a parent has a position changed: it has then one of another kind
@@ -178,7 +178,7 @@ def test_particles_move_as_in_the_loop() -> None:
     state = method.init(KEY, START)
     for step in range(5):
         key = jax.random.key(step)
-        u = np.asarray(noise.standard_uniform(key, (12, 3 * 5 + 6)), np.float64)
+        u = np.asarray(threefry.standard_uniform(key, (12, 3 * 5 + 6)), np.float64)
         x, v = method.ask(key, state).members
         if step:
             leader = np.asarray(state.best)[np.argmin(state.fitness)]
@@ -223,7 +223,7 @@ def test_random_subsets_keep_a_share_of_the_start() -> None:
 
 
 def test_tokens_are_drawn_alike() -> None:
-    u = noise.standard_uniform(KEY, (1, 70_000))[0]
+    u = threefry.standard_uniform(KEY, (1, 70_000))[0]
     vocabulary = alphabet.vocabulary([4, 9, 1, 7])
     assert vocabulary.tolist() == [1, 4, 7, 9]
     counts = np.bincount(alphabet.drawn(vocabulary, u), minlength=10)
