@@ -65,7 +65,7 @@ def decoder(
 
     Example:
         >>> decoder(6.74e9).width, decoder(6.74e9).layers
-        (4096, 33)
+        (4096, 32)
     """
     checks.positive("parameters", parameters)
     checks.integer("vocabulary", vocabulary, 1)
