@@ -65,3 +65,14 @@ def curves(
     IMAGES.mkdir(exist_ok=True)
     figure.savefig(IMAGES / f"{name}.png", dpi=80)
     print(f"wrote {IMAGES / name}.png")
+
+
+def peak(program: Any) -> int:
+    """Returns the bytes that the compiler plans for."""
+    memory = program.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )

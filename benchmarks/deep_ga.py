@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import IMAGES, save, show
+from common import IMAGES, peak, save, show
 
 import gfopt
 from gfopt.driver import genome
@@ -169,16 +169,6 @@ def cold_decode(count: int, dimension: int, repeats: int) -> dict[str, float]:
         repeats,
     )
     return {"mutations": count, **found, "ratio": found["decode"] / found["draws"]}
-
-
-def peak(program: Any) -> int:
-    memory = program.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
 
 
 def memory(size: int, parents: int, dimension: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import save, show
+from common import peak, save, show
 
 import gfopt
 
@@ -153,17 +153,6 @@ def cell(method: str, size: int, dimension: int, repeats: int) -> dict[str, Any]
         "seconds": taken,
         "compile_seconds": compiling,
     }
-
-
-def peak(program: Any) -> int:
-    """Returns the bytes that the compiler plans for."""
-    memory = program.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
 
 
 def memory(method: str, size: int, dimension: int) -> dict[str, Any]:

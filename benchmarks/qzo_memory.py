@@ -52,16 +52,6 @@ def bytes_of(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def peak(compiled: Any) -> int:
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=LAYERS)
@@ -96,8 +86,8 @@ def main() -> None:
 
     began = time.monotonic()
     with gfopt.count_materialisations() as made:
-        qzo = peak(step.lower(scales, codes, key, tokens).compile())
-    inference = peak(jax.jit(interpret(loss)).lower(weights, tokens).compile())
+        qzo = common.peak(step.lower(scales, codes, key, tokens).compile())
+    inference = common.peak(jax.jit(interpret(loss)).lower(weights, tokens).compile())
     seconds = time.monotonic() - began
     mezo = bytes_of(shapes(given.layers, jnp.bfloat16))
     linear = bytes_of(shapes(given.layers, jnp.int8)["layers"])
