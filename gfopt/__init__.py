@@ -70,6 +70,7 @@ from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.quantization.quantize import quantize
 from gfopt.quantization.quantized import Quantized
+from gfopt.quantization.qwix_trees import from_qwix
 from gfopt.registry import METHODS, method
 from gfopt.tokens.beam import Beast
 from gfopt.tokens.counting import Ledger, answers, counted
@@ -199,6 +200,7 @@ __all__ = [
     "continuation_score",
     "count_materialisations",
     "counted",
+    "from_qwix",
     "gaussian",
     "genome",
     "gradient_estimator",
