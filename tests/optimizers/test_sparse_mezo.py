@@ -31,8 +31,9 @@ def loss(w: Any) -> Any:
     return sum(jnp.sum((leaf - 1) ** 2) for leaf in jax.tree.leaves(w))
 
 
-@pytest.mark.parametrize("size", [2, 6])
-@pytest.mark.parametrize("noise", [gfopt.gaussian(), gfopt.rademacher()])
+@pytest.mark.parametrize(
+    ("noise", "size"), [(gfopt.gaussian(), 2), (gfopt.rademacher(), 4)]
+)
 def test_steps_as_its_oracle(noise: gfopt.Noise, size: int) -> None:
     rate, eps = 0.01, 2.0**-6
     method = gfopt.SparseMeZO(
@@ -42,7 +43,7 @@ def test_steps_as_its_oracle(noise: gfopt.Noise, size: int) -> None:
         start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), weights())
         state = method.init(jax.random.key(0), start)
         tell = jax.jit(method.tell)
-        for count in range(12):
+        for count in range(3):
             population = method.ask(jax.random.key(count), state)
             theta = ravel_pytree(state.mean)[0]
             most = jax.tree.map(

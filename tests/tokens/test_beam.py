@@ -445,7 +445,7 @@ def test_bad_arguments_are_refused(options, error, match):
 
 
 def test_what_is_no_sequence_is_refused():
-    with pytest.raises(ValueError, match="x0 must be a token sequence"):
+    with pytest.raises(TypeError, match="solution must be a vector of token ids"):
         made().init(jax.random.key(0), jnp.zeros((2, 3)))
     with pytest.raises(TypeError, match="shared_prefix needs a score"):
         ran(made(), Table(), evaluator=gfopt.shared_prefix())
