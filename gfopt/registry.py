@@ -308,7 +308,7 @@ _ROWS = (
     Row(
         "sparse_mezo",
         SparseMeZO,
-        "the same, of the small weights of each matrix",
+        "fine-tuning of the small weights of each matrix",
         frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
         None,
         ("learning_rate", "eps"),

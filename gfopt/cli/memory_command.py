@@ -60,9 +60,7 @@ def memory(
     parts = plans[method] | {"all": totals[method]}
     rows = [(part, f"{size / 1e9:.3f}") for part, size in parts.items()]
     title = f"{method}, {shape.layers} layers of width {shape.width}"
-    terminal.show(
-        title, ("part", "GB"), [*rows, ("all", f"{totals[method] / 1e9:.3f}")]
-    )
+    terminal.show(title, ("part", "GB"), rows)
     terminal.show(
         "beside",
         ("method", "GB", f"times {method}"),
