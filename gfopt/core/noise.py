@@ -172,7 +172,6 @@ class Noise:
         seeds: jax.Array,
         weights: jax.Array,
         rounding_seed: jax.Array | None = None,
-        largest: PyTree | None = None,
         added: noise_sums.Added | None = None,
     ) -> PyTree:
         """Returns ``tree + sum_p weights[p] * z_p``, in place if donated.
@@ -186,18 +185,16 @@ class Noise:
             weights: ``float[P]``.
             rounding_seed: ``uint32[]``: round bfloat16 and float16 leaves up or down
                 at random; None for rounding to the nearest.
-            largest: a number for each leaf, above which its numbers stay; None: none.
             added: ``(old, sum, words) -> new`` for each block, where it is not
                 ``noise_sums.added_to``.
         """
-        if rounding_seed is None and largest is None:
+        if rounding_seed is None:
             return _add_trees(self.kind, (tree,), seeds, weights[:, None], added)[0]
         return trees.map_with_hash(
-            lambda path, leaf, most=None: add_weighted_leaf(
-                self.kind, path, leaf, seeds, weights, rounding_seed, most, added
+            lambda path, leaf: add_weighted_leaf(
+                self.kind, path, leaf, seeds, weights, rounding_seed, added
             ),
             tree,
-            *(() if largest is None else (largest,)),
         )
 
 
@@ -208,11 +205,10 @@ def add_weighted_leaf(
     seeds: jax.Array,
     weights: jax.Array,
     rounding_seed: jax.Array | None = None,
-    largest: jax.Array | None = None,
     added: noise_sums.Added | None = None,
 ) -> jax.Array:
     """Returns one leaf of ``Noise(kind).add_weighted``."""
-    by = seeds, weights[:, None], rounding_seed, largest, added
+    by = seeds, weights[:, None], rounding_seed, added
     return _add_leaves(kind, path_hash, (leaf,), *by)[0]
 
 
@@ -223,7 +219,6 @@ def _add_leaves(
     seeds: jax.Array,
     weights: jax.Array,
     rounding_seed: jax.Array | None = None,
-    largest: jax.Array | None = None,
     added: noise_sums.Added | None = None,
 ) -> tuple[jax.Array, ...]:
     leaf = leaves[0]
@@ -239,7 +234,7 @@ def _add_leaves(
         bits = partial(
             threefry.words, rounding_seed, path_hash, columns=columns, which=1
         )
-    by = seeds, wide, bits, largest, added
+    by = seeds, wide, bits, added
     return noise_sums.add(draw, rows, columns, leaves, *by)
 
 

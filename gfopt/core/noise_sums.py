@@ -33,7 +33,6 @@ def add(
     seeds: jax.Array,
     weights: jax.Array,
     bits: Callable[[jax.Array, int], jax.Array] | None = None,
-    largest: jax.Array | None = None,
     added: Added | None = None,
 ) -> tuple[jax.Array, ...]:
     """Returns ``leaves[k] + sum_p weights[p, k] * z_p ** (k + 1)``, block by block.
@@ -48,7 +47,6 @@ def add(
         weights: ``float[P, K]``, the sums' dtype.
         bits: ``(first row, count) -> uint32[count, C]``, random words by which narrow
             leaves are rounded up or down; None for rounding to the nearest.
-        largest: ``float[]``, numbers above it stay as they are; None: none does.
         added: ``(old, sum, words) -> new`` for each block, in place of ``added_to``.
     """
     added_in = added_to if added is None else added
@@ -103,10 +101,7 @@ def add(
         """Returns ``old`` plus its part of a block's sum."""
         is_random = bits is not None and rounding.is_narrow(old.dtype)
         words = cut(bits(start, count)) if bits is not None and is_random else None
-        change = cut(total)
-        if largest is not None:
-            change = jnp.where(jnp.abs(old) <= largest, change, 0)
-        return added_in(old, change, words)
+        return added_in(old, cut(total), words)
 
     if turns == 1:
         start = jnp.int32(0)

@@ -14,6 +14,7 @@ for distribution-based policy evolution", arXiv 2008.02387.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -60,12 +61,17 @@ def learning_rate(optimizer: Any, default: Default, state: State) -> Any:
 
 
 def step(
-    optimizer: Any, default: Default, state: State, gradient: PyTree, counts: jax.Array
+    optimizer: Any,
+    default: Default,
+    state: State,
+    gradient: PyTree,
+    counts: jax.Array,
+    added: Callable[[Solution, PyTree], Solution] | None = None,
 ) -> tuple[Solution, PyTree, jax.Array]:
     """Moves ``state.mean`` by ``learning_rate * transform(gradient)``.
 
     A step in which nothing ``counts``, or whose gradient is too large a number, leaves
-    the momentum alone, too.
+    the momentum alone, too. ``added`` is what mean and step make; None for their sum.
 
     Returns:
         The mean, the transform's state and the norm of the gradient.
@@ -78,7 +84,11 @@ def step(
 
     def moved() -> tuple[Solution, PyTree]:
         updates, new = transform.update(gradient, state.transform, state.mean)
-        mean = jax.tree.map(lambda m, u: m + rate * u, state.mean, updates)
+        change = jax.tree.map(lambda u: rate * u, updates)
+        if added is None:
+            mean = jax.tree.map(lambda m, c: m + c, state.mean, change)
+        else:
+            mean = added(state.mean, change)
         return trees.cast_like((mean, new), old)
 
     # a select between old and new would take a copy of both moments

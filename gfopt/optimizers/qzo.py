@@ -178,9 +178,12 @@ class QZO(TwoSided):
         transform = descent.start(self, _ABSOLUTE, mean) if own else ()
         return QZOState(zero, mean, slopes, zero, zero, zero, transform)
 
+    @property
+    def _default(self) -> descent.Default:
+        return _RELATIVE if self.relative else _ABSOLUTE
+
     def _rate(self, state: Any) -> Any:
-        default = _RELATIVE if self.relative else _ABSOLUTE
-        return descent.learning_rate(self, default, state)
+        return descent.learning_rate(self, self._default, state)
 
     def decode(self, state: Any, member: Member) -> Solution:
         """Returns ``Delta + sign * eps * z`` as lazy leaves."""
@@ -256,25 +259,19 @@ class QZO(TwoSided):
         if self.transform is None:
             by = self.noise, self.rounding, state.mean, seeds, slopes, rate
             return scales_stepped(*by, *rule), ()
-        update = self.transform.update
-        gradient = self.noise.weighted_sum(state.mean, seeds, slopes)
-        gradient = trees.cast_like(gradient, state.mean)
-        old = (state.mean, state.transform)
 
-        def moved() -> tuple[Solution, PyTree]:
-            updates, new = update(gradient, state.transform, state.mean)
-            mean = jax.tree.map(
-                lambda m, u, is_scale: (_scale_added if is_scale else _added)(
-                    m, rate * u, None, *rule
+        def added(mean: Solution, change: PyTree) -> Solution:
+            return jax.tree.map(
+                lambda m, c, is_scale: (_scale_added if is_scale else _added)(
+                    m, c, None, *rule
                 ),
-                state.mean,
-                updates,
-                lazy.scale_parts(state.mean),
+                mean,
+                change,
+                lazy.scale_parts(mean),
             )
-            return trees.cast_like((mean, new), old)
 
-        usable = counts & jnp.isfinite(optax.tree.norm(gradient))
-        return jax.lax.cond(usable, moved, lambda: old)
+        gradient = self.noise.weighted_sum(state.mean, seeds, slopes)
+        return descent.step(self, self._default, state, gradient, counts, added)[:2]
 
 
 def _percentiles(slopes: jax.Array) -> list[jax.Array]:

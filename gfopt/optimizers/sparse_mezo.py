@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, trees
+from gfopt.core import noise, noise_sums, schedules, trees
 from gfopt.optimizers.zeroth_order import TwoSided, perturbed
 from gfopt.types import Key, Member, PyTree, Solution
 
@@ -125,5 +125,19 @@ class SparseMeZO(TwoSided):
         """Descends along ``g = sum_i slopes[i] m z_i``."""
         weights = -jnp.asarray(self._rate(state), slopes.dtype) * slopes
         random = seeds[0] if self.rounding == "stochastic" else None
-        mean = self.noise.add_weighted(state.mean, seeds, weights, random, state.limits)
+
+        def moved(path: int, leaf: jax.Array, limit: jax.Array) -> jax.Array:
+            added = partial(_added_below, limit)
+            by = seeds, weights, random, added
+            return noise.add_weighted_leaf(self.noise.kind, path, leaf, *by)
+
+        mean = trees.map_with_hash(moved, state.mean, state.limits)
         return SparseMeZOState(state.step + 1, mean, state.limits)
+
+
+def _added_below(
+    limit: jax.Array, old: jax.Array, change: jax.Array, words: jax.Array | None
+) -> jax.Array:
+    """Returns weights after a step: those above the limit stay."""
+    change = jnp.where(jnp.abs(old) <= limit, change, 0)
+    return noise_sums.added_to(old, change, words)

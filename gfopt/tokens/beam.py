@@ -34,6 +34,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import threefry
+from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, Extension
 from gfopt.tokens.scores import tokens_used
@@ -158,7 +159,7 @@ class Beast:
 
     def init(self, key: Key, solution: Solution) -> BeastState:
         """Reads the prompt and draws the first tokens; L is the solution's length."""
-        start = texts.starting_tokens(solution)
+        start = alphabet.starting_tokens(solution)
         max_length = start.shape[0]
         beams = texts.started(self.model, self.prompt, self.beam_width, max_length)
         num_read = texts.count(jnp.asarray(self.prompt) >= 0)

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.tokens import alphabet
 from gfopt.tokens.language_model import Cache, LanguageModel
 from gfopt.tokens.sequences import END
-from gfopt.types import PyTree, Solution
+from gfopt.types import PyTree
 
 
 class Beams(NamedTuple):
@@ -91,11 +90,6 @@ def check_tokens(name: str, tokens: Any, dimensions: tuple[int, ...] = (1,)) -> 
         raise TypeError(
             f"{name} must be an array of token ids; got {checks.shown(tokens)}"
         )
-
-
-def starting_tokens(solution: Solution) -> jax.Array:
-    """Returns a starting solution as ``i32[L]``: L is what counts."""
-    return alphabet.starting_tokens(solution)
 
 
 def check_proposal(method: Any) -> None:

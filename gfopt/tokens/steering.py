@@ -34,6 +34,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import threefry
+from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, Extension
 from gfopt.tokens.scores import tokens_used
@@ -159,7 +160,7 @@ class Steering:
 
     def init(self, key: Key, solution: Solution) -> SteeringState:
         """Reads the prompt; L is the solution's length."""
-        start = texts.starting_tokens(solution)
+        start = alphabet.starting_tokens(solution)
         count = self.num_particles
         beams = texts.started(self.model, self.prompt, count, start.shape[0])
         zeros = jnp.zeros(count, jnp.float32)
