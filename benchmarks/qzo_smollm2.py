@@ -15,6 +15,8 @@ Killed, the same command goes on where it was. Other variants:
 
     ... --method mezo --trainable all       # float32 weights, all of them perturbed
     ... --method mezo --trainable lora      # adapters on the 4-bit weights
+    ... --method mezo --trainable prefix    # keys and values before the text
+    ... --method mezo --trainable all --score accuracy  # which has no gradient
     ... --method open_es --trainable scales
 """
 
@@ -37,8 +39,10 @@ import gfopt
 from gfopt.core.interpret import interpret
 from gfopt.core.lazy import is_lazy
 from gfopt.problems import smollm2
+from gfopt.problems.language import KeyValues
 
 RANK = 4  # of the adapters
+PREFIX = "Is this review good or bad?"  # whose keys and values the prefix starts as
 
 
 def adapters(weights: Any, key: Any) -> Any:
@@ -67,13 +71,31 @@ def adapted(weights: Any, factors: Any) -> Any:
     return {**weights, "layers": layers}
 
 
+def prefix(found: Any) -> Any:
+    """Returns the keys and values of some words in every layer: a pytree to train."""
+    tokens = jnp.array(found.tokenizer.encode(PREFIX).ids)
+    cache = found.model.empty_cache(found.weights, len(tokens))
+    read = interpret(found.model.extend)(found.weights, cache, tokens)[1]
+    return {"keys": read.keys, "values": read.values}
+
+
+def after_prefix(model: Any, weights: Any, x: Any, tokens: Any, lengths: Any) -> Any:
+    """Returns the logits after each text, read on from the prefix."""
+    cache = KeyValues(x["keys"], x["values"], jnp.int32(x["keys"].shape[1]))
+    extend = interpret(model.extend)
+    hidden = jax.vmap(lambda row: extend(weights, cache, row)[0])(tokens)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+    return interpret(model.head)(weights, last[:, 0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--method", default="qzo", choices=["qzo", "mezo", "open_es"])
     parser.add_argument(
-        "--trainable", default="scales", choices=["scales", "lora", "all"]
+        "--trainable", default="scales", choices=["scales", "lora", "prefix", "all"]
     )
+    parser.add_argument("--score", default="loss", choices=["loss", "accuracy"])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--shots", type=int, default=64, help="for each class")
@@ -88,6 +110,8 @@ def main() -> None:
     if given.trainable == "all" and given.method == "qzo":
         parser.error("all weights are trained in float32: --method mezo")
     name = f"{given.method}_{given.trainable}"
+    if given.score != "loss":
+        name += f"_{given.score}"
     given.work.mkdir(exist_ok=True)
     began = time.monotonic()
     found = smollm2(quantized=given.trainable != "all")
@@ -105,20 +129,27 @@ def main() -> None:
         x0, frozen = gfopt.partition(weights)
     elif given.trainable == "lora":
         x0 = adapters(weights, jax.random.key(given.seed))
+    elif given.trainable == "prefix":
+        x0 = prefix(found)
     else:
         x0 = weights
 
     def word_logits(x: Any, rows: Any, base: Any) -> Any:
+        texts = tokens[rows], lengths[rows]
+        if given.trainable == "prefix":
+            return after_prefix(found.model, base, x, *texts)[:, words]
         model = adapted(base, x) if given.trainable == "lora" else x
-        logits = found.model.last_logits(model, tokens[rows], lengths[rows])
-        return logits[:, words]
+        return found.model.last_logits(model, *texts)[:, words]
 
     def loss(x: Any, rows: Any, base: Any) -> Any:
-        scores = jax.nn.log_softmax(word_logits(x, rows, base))
-        return -jnp.mean(jnp.take_along_axis(scores, labels[rows][:, None], 1))
+        logits, answers = word_logits(x, rows, base), labels[rows]
+        if given.score == "accuracy":
+            return -jnp.mean(logits.argmax(axis=1) == answers)
+        scores = jax.nn.log_softmax(logits)
+        return -jnp.mean(jnp.take_along_axis(scores, answers[:, None], 1))
 
-    # the frozen base of the adapters is an argument: nothing large is closed over
-    base = weights if given.trainable == "lora" else ()
+    # a frozen base is an argument: nothing large is closed over
+    base = weights if given.trainable in ("lora", "prefix") else ()
     predict = jax.jit(interpret(lambda x, rows: word_logits(x, rows, base).argmax(1)))
 
     def right(x: Any) -> np.ndarray:
