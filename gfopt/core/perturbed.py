@@ -19,22 +19,23 @@ from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
 class Perturbed(RowBlocks):
     """Weights plus noise that is made a block of rows at a time, where it is used.
 
-        value = w + scale * z(seed, path, row, column)    where |w| <= largest, else w
-        value = w + scale * w * z(seed, path, row, column)    relative
+        value = w + scale * units * z(seed, path, row, column)    where |w| <= largest
 
-    Equal, bit for bit in float32, to ``noise.Noise(kind).add`` on the whole leaf,
-    whether it is multiplied, scanned over, indexed or looked up. The noise is made
-    anew at each use: in a loop that uses the same weights in every turn (a recurrent
-    policy), a dense solution is faster.
+    and ``w`` itself elsewhere. Equal, bit for bit in float32, to
+    ``noise.Noise(kind).add`` of ``scale * units`` on the whole leaf, whether it is
+    multiplied, scanned over, indexed or looked up. The noise is made anew at each use:
+    in a loop that uses the same weights in every turn (a recurrent policy), a dense
+    solution is faster.
 
     Args:
         w: ``float[...]``, the base, shared by all members.
         seed: ``uint32[]``.
-        scale: ``float[]``, or ``float[...]`` of the shape of ``w``.
+        scale: ``float[]``.
         path_hash: crc32 of the leaf's path, ``trees.path_hash``.
         kind: ``"gaussian"`` or ``"rademacher"``.
         largest: ``float[]``, weights above it have no noise; None: all have it.
-        relative: whether the scale is in units of each number of ``w``.
+        units: ``float[...]`` of the shape of ``w``, such as ``w`` itself; None: 1. The
+            product with ``scale`` is never whole in memory.
         gain: ``float[]``, multiplies the whole value; set by ``times``.
         offset: the first row that is seen; set by slicing.
         view: set by the operations on the leaf.
@@ -51,7 +52,7 @@ class Perturbed(RowBlocks):
     path_hash: int = dataclasses.field(default=0, metadata={"static": True})
     kind: str = dataclasses.field(default="gaussian", metadata={"static": True})
     largest: jax.Array | None = None
-    relative: bool = dataclasses.field(default=False, metadata={"static": True})
+    units: jax.Array | None = None
     gain: jax.Array | None = None
     offset: Index = None
     view: View | None = dataclasses.field(default=None, metadata={"static": True})
@@ -64,7 +65,7 @@ class Perturbed(RowBlocks):
         return rows_view(jnp.shape(self.w), self.w.dtype)
 
     def block(self, start: Index, num_rows: int) -> jax.Array:
-        """Returns rows of ``(w + scale * z) * gain``, in float32 or wider."""
+        """Returns rows of ``(w + scale * units * z) * gain``, in float32 or wider."""
         w, scale = jnp.asarray(self.w), jnp.asarray(self.scale)
         wide = jnp.promote_types(w.dtype, jnp.float32)
         if w.ndim < 2:  # a vector has a layout of its own, and is drawn whole
@@ -76,16 +77,16 @@ class Perturbed(RowBlocks):
             z = noise_law.noise_rows(
                 self.kind, self.seed, self.path_hash, start, num_rows, columns
             )
-        base = slice_axis(w.reshape(-1, columns), 0, start, num_rows)
-        if scale.ndim and scale.shape != w.shape:
-            raise ValueError(
-                f"scale must be one number or of the shape of w, {w.shape}; "
-                f"got shape {scale.shape}"
-            )
-        if scale.ndim:
-            scale = slice_axis(scale.reshape(-1, columns), 0, start, num_rows)
-        scale, base = scale.astype(wide), base.astype(wide)
-        scale = scale * base if self.relative else scale
+        base = slice_axis(w.reshape(-1, columns), 0, start, num_rows).astype(wide)
+        scale = scale.astype(wide)
+        if self.units is not None:
+            if self.units.shape != w.shape:
+                raise ValueError(
+                    f"units must be of the shape of w, {w.shape}; "
+                    f"got shape {self.units.shape}"
+                )
+            units = self.units.reshape(-1, columns)
+            scale = scale * slice_axis(units, 0, start, num_rows).astype(wide)
         step = threefry.round_significant(scale) * z.astype(wide)
         if self.largest is not None:
             step = jnp.where(jnp.abs(base) <= self.largest, step, 0)

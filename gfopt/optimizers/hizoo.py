@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,16 @@ _NOISE = noise.gaussian()  # the squares of signs say nothing
 
 
 class HiZOOState(NamedTuple):
-    """``step``, the weights ``theta`` and the diagonal ``H``, a tree like them."""
+    """``step``, the weights ``theta`` and ``H^(-1/2)``, a tree like them."""
 
     step: jax.Array
     mean: Solution
-    hessian: PyTree
+    spread: PyTree
+
+    @property
+    def hessian(self) -> PyTree:
+        """The diagonal ``H``."""
+        return jax.tree.map(lambda s: s**-2.0, self.spread)
 
 
 class HiZOOInfo(NamedTuple):
@@ -63,8 +68,8 @@ class HiZOOInfo(NamedTuple):
 class HiZOO:
     """Hessian-informed zeroth-order SGD: three forward passes a step.
 
-    The diagonal is a second copy of the weights; directions and updates are made whole,
-    and take several more.
+    The diagonal is a second copy of the weights; directions and steps are made where
+    they are used, and take no more.
 
     Args:
         learning_rate: step size, or a schedule.
@@ -127,9 +132,8 @@ class HiZOO:
 
     def decode(self, state: HiZOOState, member: Member) -> Solution:
         """Returns ``theta + sign * eps * H^(-1/2) z`` as lazy leaves."""
-        factor = member.sign * member.sigma
-        scale = jax.tree.map(lambda h: factor * jax.lax.rsqrt(h), state.hessian)
-        return perturbed(state.mean, member.seed, scale, _NOISE.kind)
+        by = member.seed, member.sign * member.sigma, _NOISE.kind
+        return perturbed(state.mean, *by, units=state.spread)
 
     def tell(
         self, state: HiZOOState, population: Population, evaluation: Evaluation
@@ -147,23 +151,26 @@ class HiZOO:
         share = schedules.at("hessian_rate", self.hessian_rate, state.step)
         share = jnp.where(usable, share, 0)
         rate = schedules.at("learning_rate", self.learning_rate, state.step)
-        z = _NOISE.sample(state.mean, population.members.seed[1])
+        seed = population.members.seed[1]
 
-        def updated(h: jax.Array, z: jax.Array) -> jax.Array:
-            # H <- (1 - a) H + a c z^2 H
-            new = h * (1 - share + share * curvature * z.astype(h.dtype) ** 2)
-            limits = jnp.finfo(h.dtype)
-            return jnp.clip(new, limits.tiny, limits.max).astype(h.dtype)
+        def updated(s: jax.Array, z: jax.Array, words: Any) -> jax.Array:
+            # H <- (1 - a) H + a c z^2 H, of which s is the root's inverse
+            new = s * jax.lax.rsqrt(1 - share + share * curvature * z**2)
+            limits = jnp.finfo(s.dtype)
+            return jnp.clip(new, limits.max**-0.5, limits.tiny**-0.5).astype(s.dtype)
 
-        def moved(m: jax.Array, h: jax.Array, z: jax.Array) -> jax.Array:
-            step = rate * projected * jax.lax.rsqrt(h) * z.astype(h.dtype)
-            return (m - step).astype(m.dtype)
+        one = jnp.ones(1, projected.dtype)
+        spread = _NOISE.add_weighted(state.spread, seed[None], one, added=updated)
 
-        hessian = jax.tree.map(updated, state.hessian, z)
-        mean = jax.tree.map(moved, state.mean, hessian, z)
+        def moved(m: jax.Array, s: jax.Array, z: jax.Array) -> jax.Array:
+            return (m - rate * projected * s * z.astype(s.dtype)).astype(m.dtype)
+
+        # drawn again, inside the sum: it is never in memory
+        z = _NOISE.sample(state.mean, seed)
+        mean = jax.tree.map(moved, state.mean, spread, z)
         loss = jnp.where(usable, middle, jnp.nan)
         info = HiZOOInfo(projected, curvature, loss, ~usable)
-        return HiZOOState(state.step + 1, mean, hessian), info
+        return HiZOOState(state.step + 1, mean, spread), info
 
     def recommend(self, state: HiZOOState) -> Solution:
         """Returns ``theta``."""

@@ -32,9 +32,8 @@ import optax
 
 from gfopt import checks
 from gfopt.core import lazy, noise, noise_sums, schedules, trees
-from gfopt.core.perturbed import Perturbed
 from gfopt.optimizers import descent
-from gfopt.optimizers.zeroth_order import TwoSided, stepped
+from gfopt.optimizers.zeroth_order import TwoSided, perturbed, stepped
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 _WINDOW = 128  # steps of which the state keeps |d|
@@ -187,18 +186,13 @@ class QZO(TwoSided):
 
     def decode(self, state: Any, member: Member) -> Solution:
         """Returns ``Delta + sign * eps * z`` as lazy leaves."""
-        return trees.map_with_hash(
-            lambda path, leaf, is_scale: Perturbed(
-                leaf,
-                member.seed,
-                member.sign * member.sigma,
-                path_hash=path,
-                kind=self.noise.kind,
-                relative=self.relative and is_scale,
-            ),
+        units = jax.tree.map(
+            lambda leaf, is_scale: leaf if self.relative and is_scale else None,
             state.mean,
             lazy.scale_parts(state.mean),
         )
+        scale = member.sign * member.sigma
+        return perturbed(state.mean, member.seed, scale, self.noise.kind, units=units)
 
     def tell(
         self, state: Any, population: Population, evaluation: Evaluation

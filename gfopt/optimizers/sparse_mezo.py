@@ -113,7 +113,8 @@ class SparseMeZO(TwoSided):
     def decode(self, state: SparseMeZOState, member: Member) -> Solution:
         """Returns ``theta + sign * eps * m z`` as lazy leaves."""
         scale = member.sign * member.sigma
-        return perturbed(state.mean, member.seed, scale, self.noise.kind, state.limits)
+        by = member.seed, scale, self.noise.kind
+        return perturbed(state.mean, *by, largest=state.limits)
 
     def _moved(
         self,

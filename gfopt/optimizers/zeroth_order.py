@@ -354,27 +354,31 @@ class SPSA(TwoSided):
 def perturbed(
     tree: Solution,
     seed: jax.Array,
-    scale: jax.Array | PyTree,
+    scale: jax.Array,
     kind: str,
+    *,
     largest: PyTree | None = None,
+    units: PyTree | None = None,
 ) -> Solution:
-    """Returns ``tree + scale * z`` as ``Perturbed`` leaves.
+    """Returns ``tree + scale * units * z`` as ``Perturbed`` leaves.
 
     Args:
         tree: the weights.
         seed: ``uint32[]``.
-        scale: a number, or a tree like ``tree``.
+        scale: a number.
         kind: of the noise.
         largest: a number for each leaf, above which its weights stay; None: all move.
+        units: a tree like ``tree``, None for 1 or for leaves whose units are 1.
     """
-
-    def leaf(path: int, w: jax.Array, by: jax.Array, *most: jax.Array) -> Perturbed:
-        return Perturbed(
-            w, seed, by, path_hash=path, kind=kind, largest=next(iter(most), None)
-        )
-
-    limits = () if largest is None else (largest,)
-    return trees.map_with_hash(leaf, tree, noise.as_tree(scale, tree), *limits)
+    paths, leaves, structure = trees.flatten_with_hash(tree)
+    nothing = [None] * len(leaves)
+    most = nothing if largest is None else structure.flatten_up_to(largest)
+    own = nothing if units is None else structure.flatten_up_to(units)
+    found = [
+        Perturbed(w, seed, scale, path, kind, largest=h, units=u)
+        for path, w, h, u in zip(paths, leaves, most, own, strict=True)
+    ]
+    return jax.tree.unflatten(structure, found)
 
 
 def stepped(

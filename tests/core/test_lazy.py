@@ -249,11 +249,12 @@ def test_members_of_a_population_have_their_own_noise():
         np.testing.assert_array_equal(part, expected[1:3])
 
 
-def test_a_scale_for_every_element():
+def test_units_for_every_element():
     w = jnp.ones((4, 6))
-    scale = jnp.linspace(0, 1, 24).reshape(4, 6)
-    leaf = gfopt.Perturbed(w, SEED, scale, path_hash=PATH)
+    units = jnp.linspace(0, 1, 24).reshape(4, 6)
+    leaf = gfopt.Perturbed(w, SEED, 0.5, path_hash=PATH, units=units)
     z = noise_law.noise_leaf("gaussian", SEED, PATH, w.shape)
+    scale = 0.5 * units
     same(leaf, np.asarray(noise.add_scaled({"w": w}, {"w": z}, {"w": scale})["w"]))
     same(leaf.slice(0, jnp.int32(1), 2), leaf.materialise()[1:3])
 
@@ -306,9 +307,9 @@ def test_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="kind must be one of.*'gaussian'"):
         gfopt.Perturbed(jnp.ones(3), SEED, 1.0, kind="cauchy")
     with pytest.raises(
-        ValueError, match=r"scale must be one number .*got shape \(3,\)"
+        ValueError, match=r"units must be of the shape of w, .*got shape \(3,\)"
     ):
-        gfopt.Perturbed(jnp.ones((2, 3)), SEED, jnp.ones(3)).materialise()
+        gfopt.Perturbed(jnp.ones((2, 3)), SEED, 1.0, units=jnp.ones(3)).materialise()
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,12 @@ def test_stochastic_rounding_takes_no_memory():
     assert peak(compiled) <= 1.03 * forward(scanned_layers, narrow, x)
 
 
+def test_hizoo_takes_one_more_copy():
+    x = abstract(4, WIDTH)
+    compiled = run_of(gfopt.HiZOO(), scanned_layers, STACK, x, 10)
+    assert peak(compiled) <= 2.05 * forward(scanned_layers, STACK, x)
+
+
 def test_mezo_of_a_list_of_layers():
     weights, x = [abstract(WIDTH, WIDTH)] * 8, abstract(4, WIDTH)
     compiled = run_of(gfopt.MeZO(), listed_layers, weights, x, 10)

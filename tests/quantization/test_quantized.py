@@ -118,7 +118,7 @@ def flat(tree: Any) -> list[Any]:
 def test_perturbed_scales_are_drawn_where_they_are_used() -> None:
     """A lazy leaf of lazy scales: equal to the dense sum, in every block."""
     leaf = weights(MODELS["scanned_stack"])["w"]
-    scales = gfopt.Perturbed(leaf.scales, jnp.uint32(3), 0.1, 77, relative=True)
+    scales = gfopt.Perturbed(leaf.scales, jnp.uint32(3), 0.1, 77, units=leaf.scales)
     perturbed = dataclasses.replace(leaf, scales=scales)
     plain = dataclasses.replace(leaf, scales=scales.materialise())
     p = {"w": perturbed, "b": jnp.zeros(leaf.shape[:2])}
