@@ -127,7 +127,8 @@ def torch_model(model: Any, vocabulary_size: int, *, batch_size: int = 32) -> Ho
             # what stands behind the last place that is asked for is not read
             rows = rows[:, : int(places.max()) + 1]
             with torch.no_grad():
-                ids = torch.as_tensor(rows, dtype=torch.long, device=device)
+                # a copy: what a callback is given is not to be written to
+                ids = torch.as_tensor(rows.astype(np.int64), device=device)
                 out = model(ids).logits.float().cpu().numpy()
             found.append(np.take_along_axis(out, places[..., None], axis=1))
         return np.concatenate(found)
