@@ -2,10 +2,12 @@
 
 Four virtual devices; a compilation cache, so that what one test module (or worker)
 compiled no other compiles again; hypothesis without a clock and without chance; Ctrl-C
-as in a terminal, also where a shell started the tests in the background.
+as in a terminal, also where a shell started the tests in the background; a garbage
+collector that waits longer, since tracing makes many objects that stay.
 """
 
 import atexit
+import gc
 import itertools
 import os
 import shutil
@@ -28,6 +30,7 @@ import hypothesis
 import jax
 import pytest
 
+gc.set_threshold(100_000, 20, 100)
 jax.config.update("jax_num_cpu_devices", 4)
 hypothesis.settings.register_profile(
     "gfopt", derandomize=True, deadline=None, database=None

@@ -153,12 +153,13 @@ def test_batch_size_is_the_least_of_a_step() -> None:
 
 
 def test_restarts_around_it_grow_its_population() -> None:
-    def rastrigin(x: jax.Array) -> jax.Array:
-        return 10 * x.size + jnp.sum(x**2 - 10 * jnp.cos(2 * jnp.pi * x))
+    def rastrigin(x: np.ndarray) -> float:
+        x = np.asarray(x)  # on the host: the programs are half as large
+        return float(10 * x.size + np.sum(x**2 - 10 * np.cos(2 * np.pi * x)))
 
     method = gfopt.Restarts(LQCMAES(sigma=2.0), bipop=False)
-    result = gfopt.minimize(rastrigin, [3.0, -2.0], method=method, budget=600, seed=3)
-    assert result.optimizer.tier > 0 and result.nfev == 600
+    result = gfopt.minimize(rastrigin, [3.0, -2.0], method=method, budget=250, seed=3)
+    assert result.optimizer.tier > 0 and result.nfev == 250
     assert result.fun < 2.0 and rastrigin(result.recommended) < 4.0
 
 
