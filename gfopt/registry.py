@@ -483,6 +483,26 @@ _ROWS = (
 
 METHODS: Mapping[str, Row] = MappingProxyType({row.name: row for row in _ROWS})
 
+# What holds a model or another method is made by hand, and passed as an object.
+_OBJECTS: Mapping[str, str] = MappingProxyType(
+    {
+        "beast": "gfopt.Beast(model, prompt)",
+        "steering": "gfopt.Steering(model, prompt)",
+        "novelty": "gfopt.Novelty(method, num_descriptors)",
+        "restarts": "gfopt.Restarts(method)",
+    }
+)
+
+
+def known_method(name: str, *others: str) -> None:
+    """Refuses a name that is neither a method's nor one of ``others``."""
+    if name in _OBJECTS:
+        raise ValueError(
+            f"method must be an object where it has no defaults: {_OBJECTS[name]}; "
+            f"got {checks.shown(name)}"
+        )
+    checks.one_of("method", name, (*others, *METHODS))
+
 
 def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
     """Makes the optimizer of a registered method.
@@ -498,7 +518,7 @@ def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
         >>> method("cma_es", {"population_size": 12})
         CMAES(population_size=12, ...)
     """
-    checks.one_of("method", name, METHODS)
+    known_method(name)
     row = METHODS[name]
     given = dict(options or {})
     fields = [field.name for field in dataclasses.fields(row.cls)]

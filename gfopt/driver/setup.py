@@ -114,7 +114,7 @@ def setup(
         name = auto_method(dimension)
         steady &= space is None or not space.is_discrete
         with_model = steady and not given and dimension <= MOST_SURROGATE
-    checks.one_of("method", name, ("auto", *registry.METHODS))
+    registry.known_method(name, "auto")
     row = registry.METHODS[name]
 
     def finished(sigma: dict[Any, float], space: Space | None) -> Setup:

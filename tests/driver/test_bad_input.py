@@ -37,6 +37,7 @@ SEARCHES = [
     *STARTS,
     ("method", "cma", ValueError, "'cma_es', "),
     ("method", "cmaes", ValueError, "did you mean 'cma_es'?"),
+    ("method", "beast", ValueError, "gfopt.Beast(model, prompt)"),
     ("method", None, TypeError, "a method's name or a gfopt optimizer"),
     ("method", 3, TypeError, "got 3 (int)"),
     ("method", gfopt.CMAES, TypeError, "a gfopt optimizer; got <class"),
