@@ -1,10 +1,10 @@
 """A strip of an episode: what the best network of a short Atari run does.
 
-DeepGA trains the tiny network; the strip is to docs/images/atari.png. Some minutes on
-two cores.
+DeepGA trains the tiny network; the strip is to docs/images/atari.png. A minute on
+one core.
 
     pip install -e '.[atari,bench]'
-    OMP_NUM_THREADS=1 python benchmarks/atari_strip.py --frames 1000000 --workers 2
+    OMP_NUM_THREADS=1 python benchmarks/atari_strip.py
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS = 200  # of an episode
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--game", default="asterix")
-    parser.add_argument("--frames", type=int, default=1_000_000)
+    parser.add_argument("--frames", type=int, default=300_000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--screens", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,7 +1,7 @@
 """Evaluations a second on the deceptive maze: DeepGA, a NumPy GA in processes, evosax.
 
 The NumPy side is the GA of Such et al. (2017) as their master and workers do it: a
-message is a parent's seeds and a new one, a worker keeps the parents that it has made
+message is a parent's seeds and a new one, a worker keeps the networks that it has made
 and walks through the maze step by step. The walk is the same one: its end is compared
 with that of the compiled walk before anything is timed. The sides take turns.
 
@@ -75,7 +75,7 @@ def numpy_walk(x: np.ndarray) -> tuple[float, float]:
     return row, column
 
 
-KEPT: dict[tuple[int, ...], np.ndarray] = {}  # a worker's parents, by their seeds
+KEPT: dict[tuple[int, ...], np.ndarray] = {}  # a worker's networks, by their seeds
 
 
 def decoded(seeds: tuple[int, ...]) -> np.ndarray:
@@ -95,9 +95,9 @@ def numpy_side(generations: int) -> Callable[[], Any]:
     """Returns a call that runs the NumPy GA in as many processes as there are cores."""
     pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
     pool.map(worker, [(seed,) for seed in range(2 * (os.cpu_count() or 1))])
+    draw = np.random.default_rng(0)
 
     def call() -> None:
-        draw = np.random.default_rng(0)
         parents: list[tuple[int, ...]] = [()]
         for _ in range(generations):
             seeds = draw.integers(0, 2**32, POPULATION).tolist()
@@ -127,6 +127,7 @@ def gfopt_side(generations: int) -> Callable[[], Any]:
 
 
 def evosax_side(generations: int) -> Callable[[], Any]:
+    """The first population is evaluated before the loop, which has one turn less."""
     objective = MAZE.objective(continuous_action)
 
     @jax.jit
@@ -146,7 +147,7 @@ def evosax_side(generations: int) -> Callable[[], Any]:
             state, _ = search.tell(tell_key, population, fitness, state, params)
             return state, jnp.min(fitness)
 
-        return jax.lax.scan(turn, state, jax.random.split(key, generations))[1]
+        return jax.lax.scan(turn, state, jax.random.split(key, generations - 1))[1]
 
     return lambda: call(jax.random.key(0))
 

@@ -494,14 +494,14 @@ _OBJECTS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def known_method(name: str, *others: str) -> None:
+def known_method(name: str, *others: str, argument: str = "method") -> None:
     """Refuses a name that is neither a method's nor one of ``others``."""
-    if name in _OBJECTS:
+    if isinstance(name, str) and name in _OBJECTS:
         raise ValueError(
-            f"method must be an object where it has no defaults: {_OBJECTS[name]}; "
+            f"{argument} must be an object where it has no defaults: {_OBJECTS[name]}; "
             f"got {checks.shown(name)}"
         )
-    checks.one_of("method", name, (*others, *METHODS))
+    checks.one_of(argument, name, (*others, *METHODS))
 
 
 def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:

@@ -78,6 +78,11 @@ class Perturbed(RowBlocks):
                 self.kind, self.seed, self.path_hash, start, num_rows, columns
             )
         base = slice_axis(w.reshape(-1, columns), 0, start, num_rows).astype(wide)
+        if scale.ndim:
+            raise ValueError(
+                "scale must be one number, and units a number for each weight; "
+                f"got a scale of shape {scale.shape}"
+            )
         scale = scale.astype(wide)
         if self.units is not None:
             if self.units.shape != w.shape:

@@ -43,7 +43,7 @@ def scipy_method(name: str = "auto") -> Callable[..., OptimizeResult]:
         >>> found.x.round(4), found.success
         (array([1., 1.]), True)
     """
-    checks.one_of("name", name, ("auto", *registry.METHODS))
+    registry.known_method(name, "auto", argument="name")
 
     def method(
         fun: Callable[..., Any],

@@ -157,7 +157,8 @@ class HiZOO:
             # H <- (1 - a) H + a c z^2 H, of which s is the root's inverse
             new = s * jax.lax.rsqrt(1 - share + share * curvature * z**2)
             limits = jnp.finfo(s.dtype)
-            return jnp.clip(new, limits.max**-0.5, limits.tiny**-0.5).astype(s.dtype)
+            least = (limits.max / 4) ** -0.5  # so that H is finite, too
+            return jnp.clip(new, least, limits.tiny**-0.5).astype(s.dtype)
 
         one = jnp.ones(1, projected.dtype)
         spread = _NOISE.add_weighted(state.spread, seed[None], one, added=updated)
@@ -165,7 +166,7 @@ class HiZOO:
         def moved(m: jax.Array, s: jax.Array, z: jax.Array) -> jax.Array:
             return (m - rate * projected * s * z.astype(s.dtype)).astype(m.dtype)
 
-        # drawn again, inside the sum: it is never in memory
+        # drawn again, inside the sum: compiled, it is never in memory
         z = _NOISE.sample(state.mean, seed)
         mean = jax.tree.map(moved, state.mean, spread, z)
         loss = jnp.where(usable, middle, jnp.nan)

@@ -306,6 +306,8 @@ def test_names_itself():
 def test_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="kind must be one of.*'gaussian'"):
         gfopt.Perturbed(jnp.ones(3), SEED, 1.0, kind="cauchy")
+    with pytest.raises(ValueError, match=r"scale must be one number.*shape \(3,\)"):
+        gfopt.Perturbed(jnp.ones((2, 3)), SEED, jnp.ones(3)).materialise()
     with pytest.raises(
         ValueError, match=r"units must be of the shape of w, .*got shape \(3,\)"
     ):

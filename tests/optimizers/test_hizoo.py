@@ -77,6 +77,20 @@ def test_the_diagonal_becomes_that_of_the_hessian() -> None:
     np.testing.assert_array_equal(result.x, np.zeros(3))
 
 
+def test_the_diagonal_stays_finite() -> None:
+    """Also where a curvature is as large as numbers get, and where it is 0 for long."""
+    optimizer = gfopt.HiZOO(hessian_rate=1.0)
+    state = optimizer.init(jax.random.key(0), jnp.ones(3))
+    for losses in ([0.0, 1e33, 1e33], [0.0, 1e33, 1e33], [1.0, 1.0, 1.0]):
+        population = optimizer.ask(jax.random.key(1), state)
+        found = judged(jnp.asarray(losses), population.active, ())
+        state, info = optimizer.tell(state, population, found)
+        assert not info.skipped
+        for leaf in (state.spread, state.hessian, state.mean):
+            assert np.all(np.isfinite(leaf)), leaf
+        assert np.all(state.spread > 0)
+
+
 def test_an_invalid_loss_skips_the_step() -> None:
     optimizer = gfopt.HiZOO(learning_rate=0.1)
     state = optimizer.init(jax.random.key(0), jnp.ones(3))
