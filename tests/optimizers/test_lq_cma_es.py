@@ -40,8 +40,8 @@ def quadratic(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def test_needs_a_fraction_of_the_evaluations() -> None:
-    """Medians of 8 runs in 4-D were 26 and 91; CMA-ES takes 500 and 900."""
-    for matrix, most in ((np.eye(4), 45), (mixed(4), 160)):
+    """Medians of 8 runs in 4-D were 24 and 25; CMA-ES takes 500 and 900."""
+    for matrix in (np.eye(4), mixed(4)):
         used = []
         for seed in range(8):
             result = gfopt.minimize(
@@ -54,7 +54,7 @@ def test_needs_a_fraction_of_the_evaluations() -> None:
             )
             assert result.success
             used.append(result.nfev)
-        assert np.median(used) < most
+        assert np.median(used) < 45
 
 
 def test_agreement_is_kendalls() -> None:
