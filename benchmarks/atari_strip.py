@@ -1,7 +1,7 @@
 """A strip of an episode: what the best network of a short Atari run does.
 
-DeepGA trains the tiny network; the strip is to docs/images/atari.png. A minute on
-one core.
+DeepGA trains the tiny network as in ``gfopt bench --suite atari``; the strip goes to
+docs/images/atari.png. A minute on one core.
 
     pip install -e '.[atari,bench]'
     OMP_NUM_THREADS=1 python benchmarks/atari_strip.py
@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 import gfopt
 from gfopt.problems import Atari
 from gfopt.problems.atari import FRAMES_PER_STEP
-
-STEPS = 200  # of an episode
+from gfopt.research.atari_runs import SHORT
+from gfopt.research.settings import optimizer_for
 
 
 def main() -> None:
@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--screens", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    task = Atari(given.game, "tiny", max_steps=STEPS, num_no_ops=1)
+    steps = SHORT.max_steps
+    task = Atari(given.game, "tiny", max_steps=steps, num_no_ops=SHORT.num_no_ops)
 
     def enough(result: Any) -> bool:
         return result.context.num_steps * FRAMES_PER_STEP >= given.frames
@@ -40,7 +41,7 @@ def main() -> None:
     result = gfopt.minimize(
         task.objective(),
         task.init(jax.random.key(given.seed)),
-        method=gfopt.DeepGA(10, 3, 0.02, num_candidates=3, initial_std=1.0),
+        method=optimizer_for("atari", "deep_ga", task.num_weights, given.frames),
         budget=given.frames // FRAMES_PER_STEP,
         seed=given.seed,
         workers=given.workers,
@@ -49,7 +50,7 @@ def main() -> None:
     )
     weights = result.recommended
     score = task.returns([0], weights)[0]
-    screens = [s for _, s in zip(range(STEPS), task.screens(0, weights), strict=False)]
+    screens = [s for _, s in zip(range(steps), task.screens(0, weights), strict=False)]
     places = np.linspace(0, len(screens) - 1, given.screens).astype(int)
     figure = Figure(figsize=(1.4 * given.screens, 2.2), layout="constrained")
     for axis, place in zip(figure.subplots(1, given.screens), places, strict=True):

@@ -25,18 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import gfopt
 from gfopt.problems import smollm2
-
-NAMES = {
-    "self_attn.q_proj": "query",
-    "self_attn.k_proj": "key",
-    "self_attn.v_proj": "value",
-    "self_attn.o_proj": "output",
-    "mlp.gate_proj": "gate",
-    "mlp.up_proj": "up",
-    "mlp.down_proj": "down",
-    "input_layernorm": "attention_norm",
-    "post_attention_layernorm": "feed_forward_norm",
-}
+from gfopt.problems.safetensors_files import LAYER_NAMES
 
 
 def in_torch(found: Any) -> LlamaForCausalLM:
@@ -63,7 +52,7 @@ def in_torch(found: Any) -> LlamaForCausalLM:
         "model.norm.weight": weights["norm"],
     }
     heads = {"query": model.num_heads, "key": model.num_key_value_heads}
-    for theirs, ours in NAMES.items():
+    for theirs, ours in LAYER_NAMES.items():
         for number, matrix in enumerate(layers[ours]):
             if ours in heads:  # they turn halves, we turn neighbours
                 rows = matrix.reshape(heads[ours], -1, 2, width)

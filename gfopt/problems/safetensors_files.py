@@ -11,7 +11,8 @@ import numpy as np
 
 from gfopt.problems.language import INSTALL, Llama, Pretrained
 
-_LAYER_NAMES = {
+#: What Hugging Face calls a layer's weights, and what ``Llama`` does.
+LAYER_NAMES = {
     "input_layernorm": "attention_norm",
     "self_attn.q_proj": "query",
     "self_attn.k_proj": "key",
@@ -84,7 +85,7 @@ def load_safetensors(folder: str | Path) -> Pretrained:
 
     weights = {
         "embedding": jnp.asarray(found["embed_tokens"]),
-        "layers": {ours: stacked(name, ours) for name, ours in _LAYER_NAMES.items()},
+        "layers": {ours: stacked(name, ours) for name, ours in LAYER_NAMES.items()},
         "norm": jnp.asarray(found["norm"]),
     }
     rope = config.get("rope_theta") or config.get("rope_parameters", {})["rope_theta"]
