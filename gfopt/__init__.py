@@ -66,6 +66,7 @@ from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
+from gfopt.optimizers.svrg import SVRG
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.quantization.quantize import quantize
@@ -125,6 +126,7 @@ __all__ = [
     "QZO",
     "SNES",
     "SPSA",
+    "SVRG",
     "XNES",
     "Bounded",
     "ClapsResult",

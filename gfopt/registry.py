@@ -34,6 +34,7 @@ from gfopt.optimizers.qzo import QZO
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
+from gfopt.optimizers.svrg import SVRG
 from gfopt.optimizers.xnes import XNES
 from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.tokens.genetic_tokens import GeneticTokens
@@ -313,6 +314,23 @@ _ROWS = (
         None,
         ("learning_rate", "eps"),
         {"learning_rate": 0.03, "eps": 1e-3},
+        300,
+        1e-2,
+    ),
+    Row(
+        "svrg",
+        SVRG,
+        "fine-tuning on small batches of finite data, to the end",
+        frozenset({"seeds", "lazy", "signs", "pairs"}),
+        None,
+        ("learning_rate", "eps"),
+        {
+            "learning_rate": 0.05,
+            "eps": 1e-3,
+            "num_directions": 3,
+            "period": 16,
+            "anchor_batches": 1,
+        },
         300,
         1e-2,
     ),

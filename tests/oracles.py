@@ -242,6 +242,45 @@ def sparse_mezo_step(
     return mezo_step(theta, masked, losses, eps, rate)
 
 
+def svrg_steps(
+    theta: Array,
+    loss: Callable[[Array, Array], float],
+    batches: Sequence[Array],
+    pool: Array,
+    orders: Sequence[Sequence[int]],
+    eps: float,
+    rate: float,
+) -> Array:
+    """Gautam et al. (2024), arXiv 2404.08080, algorithm 2, along a pool of directions.
+
+    Args:
+        theta: the weights, ``[D]``.
+        loss: ``(weights, batch) -> float``.
+        batches: a period's mini-batches; those that have no step measure the anchor.
+        pool: the period's directions, ``[q, D]``.
+        orders: for each step the directions that it moves along.
+        eps: the radius.
+        rate: the learning rate.
+    """
+
+    def slope(x: Array, z: Array, batch: Array) -> float:
+        return (loss(x + eps * z, batch) - loss(x - eps * z, batch)) / (2 * eps)
+
+    num_anchor = len(batches) - len(orders)
+    anchor = theta.copy()
+    at_anchor = [
+        np.mean([slope(anchor, z, batch) for batch in batches[:num_anchor]])
+        for z in pool
+    ]
+    for batch, order in zip(batches[num_anchor:], orders, strict=True):
+        step = np.zeros_like(theta)
+        for i in order:
+            p = slope(theta, pool[i], batch) - slope(anchor, pool[i], batch)
+            step += (p + at_anchor[i]) * pool[i] / len(order)
+        theta = theta - rate * step
+    return theta
+
+
 def qzo_step(
     scales: Array,
     z: Array,

@@ -137,7 +137,7 @@ class Directions:
         else:
             gradient = self.noise.weighted_sum(mean, seeds, slopes)
             mean, transform, _ = descent.step(self, _DESCENT, state, gradient, counts)
-        return ZerothOrderState(state.step + 1, mean, transform)
+        return state._replace(step=state.step + 1, mean=mean, transform=transform)
 
     def recommend(self, state: State) -> Solution:
         """Returns ``theta``."""
