@@ -75,9 +75,9 @@ def main() -> None:
             chosen = int(np.nanargmin(found[:, :TUNING_SEEDS].mean(axis=1)))
             kept = found[chosen, TUNING_SEEDS:]
             rate, mean, std = map(float, (RATES[chosen], kept.mean(), kept.std()))
-            rows.append([passes, name, f"{rate:.1e}", f"{mean:.1e}", f"{std:.1e}"])
+            rows.append([passes, name, rate, mean, std])
     columns = ["passes", "method", "rate", "excess", "std"]
-    show(columns, rows)
+    show(columns, [[*row[:2], *(f"{x:.1e}" for x in row[2:])] for row in rows])
     start = float(loss(jnp.zeros(SIZE), everything) - best)
     table = [dict(zip(columns, row, strict=True)) for row in rows]
     save("svrg_batches", ["jax"], {"start": start, "table": table})
