@@ -195,7 +195,7 @@ def minimize(
             saved = stack.enter_context(Checkpoint(checkpoint, config))
         logged = None
         if log is not None:
-            logged = stack.enter_context(LogWriter(log, made.optimizer))
+            logged = stack.enter_context(LogWriter(log, made.optimizer, made.x0))
         chosen = _evaluator(evaluator, workers, stack)
         data = Batches(batches, seed)
         inputs = Inputs(frozen, args)

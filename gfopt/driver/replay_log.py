@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -23,6 +25,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import noise, trees
 from gfopt.driver.records import Record
+from gfopt.driver.setup import as_solution, in_precision
 from gfopt.driver.storage import RecordWriter, read_records, write_snapshot
 from gfopt.optimizers.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order import stepped
@@ -43,7 +46,11 @@ class ReplayLog:
         seed: ``uint32[T]``, of the directions.
         projected_gradient: ``float[T]``, 0 where a step was skipped.
         learning_rate: ``float[T]``.
-        header: what the seeds mean: the kind of noise, and how weights are rounded.
+        header: what the seeds mean: ``noise``, ``rounding`` and, if it is known, which
+            ``leaves`` the weights have.
+
+    Raises:
+        ValueError: where the columns differ in length, or the header lacks something.
 
     Example:
         >>> import gfopt
@@ -59,6 +66,19 @@ class ReplayLog:
     projected_gradient: np.ndarray
     learning_rate: np.ndarray
     header: dict[str, str]
+
+    def __post_init__(self) -> None:
+        sizes = {len(column) for column in self._columns()}
+        if len(sizes) > 1:
+            raise ValueError(
+                "seed, projected_gradient and learning_rate must have one length; "
+                f"got {[len(column) for column in self._columns()]}"
+            )
+        if not {"noise", "rounding"} <= self.header.keys():
+            raise ValueError(
+                "header must say 'noise' and 'rounding'; "
+                f"got {checks.shown(self.header)}"
+            )
 
     def __len__(self) -> int:
         """The number of steps."""
@@ -85,11 +105,18 @@ class ReplayLog:
             ValueError: for a method whose steps are no three numbers, and for a batch
                 of runs.
         """
-        header = _header(result.optimizer)
         history: Any = result.history
         if isinstance(history, Mapping):  # of minimize; its last row may be open
-            columns = {name: history[name][: result.nit] for name in _NAMES.values()}
+            header = _header(result.optimizer, result.recommended)
+            types = [leaf.dtype for leaf in jax.tree.leaves(result.recommended)]
+            wide = np.float64 if np.float64 in types else np.float32
+            kinds = {"seed": np.uint32}  # beside NaN, for an open row, it is a float
+            columns = {
+                name: history[name][: result.nit].astype(kinds.get(name, wide))
+                for name in _NAMES.values()
+            }
         else:
+            header = _header(result.optimizer, result.x)
             table = {name: getattr(history.info, name) for name in _NAMES.values()}
             columns = {name: np.asarray(column) for name, column in table.items()}
             made = np.asarray(history.num_evaluations) > 0
@@ -144,10 +171,11 @@ def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
     if isinstance(log, str | os.PathLike):
         log = ReplayLog.read(log)
     checks.instance("log", log, ReplayLog, "a ReplayLog or the path of one")
-    with trees.precision((base, log.projected_gradient)):
+    start, x64 = _start(base, log)
+    with jax.enable_x64(x64):
         return _replayed(
             noise.Noise(log.header["noise"]),
-            trees.starting_point(base),
+            start,
             log.seed,
             log.projected_gradient,
             log.learning_rate,
@@ -155,6 +183,41 @@ def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
             rounding=log.header["rounding"],
             relative=log.header.get("relative"),
         )
+
+
+def _start(base: Solution, log: ReplayLog) -> tuple[Solution, bool]:
+    """Returns the weights as the run saw them, and whether it had double precision.
+
+    Raises:
+        ValueError: where the run started from other leaves.
+    """
+    wanted = log.header.get("leaves")
+    with trees.precision((base, log.projected_gradient)):
+        start, x64 = trees.starting_point(base), jax.config.read("jax_enable_x64")
+    if wanted is None or _leaves(start) == wanted:
+        return start, x64
+    # minimize takes a list of numbers as a vector, and NumPy arrays as float64
+    minimized, wide = in_precision(as_solution(base))
+    if _leaves(minimized) == wanted:
+        return minimized, wide
+    with jax.enable_x64(False):  # and run as float32
+        narrow = trees.starting_point(base)
+    if _leaves(narrow) == wanted:
+        return narrow, False
+    shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", start)
+    raise ValueError(
+        "base must be what the run started from, of the same shapes, types and names; "
+        f"got {checks.shown(shown)}"
+    )
+
+
+def _leaves(tree: Solution) -> str:
+    """Returns a checksum of names, shapes and types."""
+    parts = (
+        f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    )
+    return f"crc32 {zlib.crc32(chr(10).join(parts).encode()):08x}"
 
 
 @partial(jax.jit, static_argnames=("rounding", "relative"))
@@ -187,14 +250,17 @@ class LogWriter:
     Args:
         path: the file.
         optimizer: the method.
+        x0: what it starts from.
 
     Raises:
         ValueError: for another method, or a file of another kind.
         RuntimeError: another process is writing it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], optimizer: Optimizer):
-        header = {"kind": KIND, **_header(optimizer)}
+    def __init__(
+        self, path: str | os.PathLike[str], optimizer: Optimizer, x0: Solution
+    ):
+        header = {"kind": KIND, **_header(optimizer, x0)}
         self._known: ReplayLog | None = None
         try:
             self._writer = RecordWriter.create(path, header)
@@ -246,21 +312,27 @@ class LogWriter:
     def __enter__(self) -> LogWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._writer.sync()
         self._writer.close()
+        if kind is None and self._known is not None:
+            warnings.warn(
+                f"{self._writer.path} holds {len(self._known)} steps, and this run "
+                "made fewer: its weights are those of the log's beginning, log[:nit]",
+                stacklevel=3,
+            )
 
 
-def _header(optimizer: Optimizer) -> dict[str, str]:
+def _header(optimizer: Optimizer, x0: Solution) -> dict[str, str]:
     """Returns what a log of this method's steps says of them."""
     header = getattr(optimizer, "log_header", None)
     if header is None:
         raise ValueError(
             "method must be one whose steps are a seed and two numbers, such as MeZO, "
-            f"to be logged; got {checks.shown(optimizer)}"
+            "without bounds, constraints or noisy, to be logged; "
+            f"got {checks.shown(optimizer)}"
         )
-    found: dict[str, str] = header()
-    return found
+    return {**header(), "leaves": _leaves(x0)}
 
 
 def _joined(records: Iterable[Record]) -> dict[str, np.ndarray]:

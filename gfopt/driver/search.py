@@ -36,7 +36,7 @@ class _Opened(NamedTuple):
 class _Told:
     """What a tell has to say: diagnostics, reasons to stop, the tier it asks for."""
 
-    info: Any
+    info: tuple[Any, ...]
     reasons: Any
     tier: Any = None
     info_names: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ def _turn(
     named = info._asdict() if hasattr(info, "_asdict") else {}
     reasons = stop_reasons(optimizer, state)
     told = _Told(
-        jnp.array([jnp.asarray(value, fitness.dtype) for value in named.values()]),
+        tuple(map(jnp.asarray, named.values())),  # a seed has no room in a float32
         jnp.array(list(reasons.values()), bool),
         wanted_tier(optimizer, state),
         tuple(named),
@@ -134,7 +134,7 @@ class Search:
         self.best_fitness = np.inf
         init_key, self._run_key = seed_keys(seed)
         self._method = pack((optimizer, self._run_key))
-        self._told = _Told(np.zeros(0), np.zeros(0, bool))
+        self._told = _Told((), np.zeros(0, bool))
         with self.precision():
             if state is None:
                 self._see(_start(self._method, init_key, x0))
@@ -142,7 +142,7 @@ class Search:
                 self._see(_open(self._method, state))
                 found = stop_reasons(optimizer, state)
                 holds = np.array([bool(value) for value in found.values()], bool)
-                self._told = _Told(np.zeros(0), holds, None, (), tuple(found))
+                self._told = _Told((), holds, None, (), tuple(found))
             first = self.state
             self.dtype = host_evaluator.fitness_dtype(first)
         self.step = int(first.step)  # tells so far
@@ -263,9 +263,9 @@ class Search:
             return []
         return [n for n, met in zip(told.reason_names, holds, strict=True) if met]
 
-    def diagnostics(self) -> dict[str, float]:
-        """Returns the method's scalars of the last step."""
-        values = np.asarray(self._told.info).tolist()
+    def diagnostics(self) -> dict[str, np.ndarray]:
+        """Returns the method's scalars of the last step, in their own precision."""
+        values = jax.device_get(self._told.info)
         return dict(zip(self._told.info_names, values, strict=True))
 
     def clean(self, row: int) -> Solution:

@@ -86,7 +86,7 @@ def setup(
     if registry.takes_tokens(method):
         x0, x64 = _tokens(x0, bounds), False
     else:
-        x0, x64 = _in_precision(as_solution(x0))
+        x0, x64 = in_precision(as_solution(x0))
     space = None if bounds is None else space_of(bounds, x0)
     if space is not None and not space.contains(x0):
         raise ValueError(
@@ -263,7 +263,8 @@ def check_halved(x0: Any) -> None:
             )
 
 
-def _in_precision(x0: Solution) -> tuple[Solution, bool]:
+def in_precision(x0: Solution) -> tuple[Solution, bool]:
+    """Returns a start as a search takes it, and whether that is double precision."""
     leaves = jax.tree.leaves(x0)
     x64 = any(
         not isinstance(leaf, jax.Array) or leaf.dtype == np.float64 for leaf in leaves

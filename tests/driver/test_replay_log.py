@@ -130,6 +130,47 @@ def test_float64_is_replayed_in_float64(tmp_path: Any) -> None:
     same(gfopt.replay(x0, path), result.recommended)
 
 
+@pytest.mark.parametrize(
+    "x0",
+    [np.ones(5, np.float32), np.linspace(-1, 1, 5), [0.5, 2.0], {"n": 3, "w": [1.0]}],
+    ids=["float32", "float64", "list", "numbers"],
+)
+def test_a_score_from_python_is_replayed_bit_for_bit(x0: Any, tmp_path: Any) -> None:
+    path = tmp_path / "run.log"
+
+    def score(x: Any) -> float:
+        return sum(float(((np.asarray(a) - 1) ** 2).sum()) for a in jax.tree.leaves(x))
+
+    result = gfopt.minimize(
+        score, x0, method=gfopt.MeZO(0.01), budget=41, log=path, target=1e-9
+    )
+    log = gfopt.ReplayLog.read(path)
+    assert len(log) == result.nit == 20 and log.seed.dtype == np.uint32
+    same(gfopt.replay(x0, log), result.recommended)
+    same(gfopt.replay(x0, gfopt.ReplayLog.of(result)), result.recommended)
+
+
+def test_other_weights_are_refused(tmp_path: Any) -> None:
+    path = tmp_path / "run.log"
+    minimize(path, budget=40)
+    for wrong in (
+        {**X0, "more": jnp.ones(2)},
+        {**X0, "b": jnp.ones(8)},
+        {**X0, "n": jnp.bfloat16(2)},
+    ):
+        with pytest.raises(ValueError, match="^base must be what the run started from"):
+            gfopt.replay(wrong, path)
+
+
+def test_a_log_that_is_longer_than_its_run_is_told(tmp_path: Any) -> None:
+    path = tmp_path / "run.log"
+    minimize(path, budget=80)
+    with pytest.warns(UserWarning, match="run.log holds 39 steps, and this run made"):
+        shorter = minimize(path, budget=40)
+    log = gfopt.ReplayLog.read(path)
+    same(gfopt.replay(X0, log[: shorter.nit]), shorter.recommended)
+
+
 def test_a_torn_record_is_noticed_and_dropped(tmp_path: Any) -> None:
     path = tmp_path / "run.log"
     # batches make it a record for each step
@@ -156,7 +197,7 @@ def test_a_thousand_records_of_a_step_are_below_20_kb(tmp_path: Any) -> None:
         "projected_gradient": rng.normal(size=STEPS).astype(np.float32),
         "learning_rate": np.full(STEPS, 1e-6, np.float32),
     }
-    with LogWriter(path, gfopt.MeZO()) as writer:
+    with LogWriter(path, gfopt.MeZO(), X0) as writer:
         for count in range(1, STEPS + 1):
             writer.update({name: each[:count] for name, each in columns.items()})
     assert path.stat().st_size < 20_000
@@ -196,6 +237,13 @@ def test_wrong_logs_are_refused(tmp_path: Any) -> None:
         gfopt.replay(X0, 3)
     with pytest.raises(TypeError, match="^log must be a path"):
         minimize(3)
+    column = np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match="^header must say 'noise' and 'rounding'"):
+        gfopt.ReplayLog(np.zeros(2, np.uint32), column, column, {})
+    with pytest.raises(ValueError, match="must have one length"):
+        gfopt.ReplayLog(np.zeros(3, np.uint32), column, column, {})
+    with pytest.raises(ValueError, match="^method must be one.* without bounds"):
+        minimize(tmp_path / "bounded.log", bounds=(-1, 3))
     other = tmp_path / "genome"
     optimizer = gfopt.DeepGA(population_size=4, num_parents=2)
     key, x0 = KEY, jnp.ones(3)
