@@ -108,8 +108,8 @@ def descended(objective: Any, x0: Any, steps: int, rate: Any) -> Any:
         updates, state = adam.update(gradient, state)
         return (optax.apply_updates(x, updates), state), value
 
-    _, values = lax.scan(step, (x0, adam.init(x0)), None, steps)
-    return values.min()
+    (x, _), values = lax.scan(step, (x0, adam.init(x0)), None, steps)
+    return jnp.minimum(values.min(), objective(x))
 
 
 def area(normal: np.ndarray, strange: np.ndarray) -> tuple[float, float, float]:

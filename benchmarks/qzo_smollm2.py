@@ -155,7 +155,9 @@ def main() -> None:
     def right(x: Any) -> np.ndarray:
         """Returns which of the held-out snippets it gets right."""
         model = x if frozen is None else gfopt.merge(x, frozen)
-        parts = [predict(model, rows) for rows in np.array_split(held, -(-len(held) // 40))]
+        parts = [
+            predict(model, rows) for rows in np.array_split(held, -(-len(held) // 40))
+        ]
         return np.concatenate(parts) == np.asarray(labels[held])
 
     def batches(step: Any, key: Any) -> Any:

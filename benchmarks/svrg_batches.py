@@ -19,7 +19,7 @@ from common import save, show
 import gfopt
 
 ROWS, SIZE, BATCH, ANCHOR, PERIOD = 256, 20, 8, 32, 160
-RATES = jnp.geomspace(1e-4, 0.1, 13)
+RATES = jnp.geomspace(1e-5, 0.1, 17)
 SIGNS = gfopt.rademacher()
 METHODS: dict[str, Any] = {
     "mezo": lambda rate, steps: gfopt.MeZO(rate, noise=SIGNS),

@@ -140,10 +140,9 @@ class GradientEstimator:
         count = jnp.maximum(jnp.sum(usable), 1)
         weights = jnp.where(usable, slopes, 0) / count
         gradient = family.weighted_sum(x, seeds, weights)
-        value = jnp.mean(found)
         if self.kind == "one_sided":
-            value = (jnp.sum(found) + base) / (found.size + 1)
-        return Estimate(value, trees.cast_like(gradient, x))
+            found = jnp.append(found, base)
+        return Estimate(_finite_mean(found), trees.cast_like(gradient, x))
 
     def _by_coordinates(self, x: Solution, args: tuple[Any, ...]) -> Estimate:
         flat, unravel = ravel_pytree(x)
@@ -159,7 +158,7 @@ class GradientEstimator:
         slopes = (found[:, 0] - found[:, 1]) / width
         slopes = jnp.where(jnp.isfinite(slopes), slopes, 0)
         gradient = unravel(slopes.astype(flat.dtype))
-        return Estimate(jnp.mean(found), gradient)
+        return Estimate(_finite_mean(found), gradient)
 
     def _value(self, x: Solution, args: tuple[Any, ...]) -> jax.Array:
         return jnp.asarray(self.fun(x, *args))
@@ -171,6 +170,12 @@ class GradientEstimator:
             small = rows.size * trees.num_parameters(x) <= noise.CACHED_ELEMENTS
             batch = rows.size if small else 1
         return lax.map(fun, rows, batch_size=batch)
+
+
+def _finite_mean(values: jax.Array) -> jax.Array:
+    """Returns the mean of those that are numbers, NaN if there are none."""
+    finite = jnp.isfinite(values)
+    return jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite)
 
 
 def gradient_estimator(
@@ -239,7 +244,7 @@ def black_box(
         fun: ``(x, *args) -> array or tree of arrays``; no gradient goes to ``args``.
         kind: as in ``gradient_estimator``, but for ``"one_point"``.
         num_queries: directions that are averaged.
-        eps: how far to go.
+        eps: how far to go; 1e-3 is too little for bfloat16 inputs.
         directions: ``"gaussian"``, ``"rademacher"`` or ``"sphere"``.
         batch_size: directions that are evaluated together.
 

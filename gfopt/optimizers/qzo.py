@@ -213,6 +213,8 @@ class QZO(TwoSided):
             state, pairs.seeds, clipped / pairs.share, rate, counts
         )
         sizes = jnp.where(pairs.usable, jnp.abs(pairs.slopes), -1)
+        # float64 data make float64 losses, whatever the weights are
+        sizes = sizes.astype(state.slopes.dtype)
         slopes = jnp.concatenate([state.slopes, sizes])[-_WINDOW:]
         new = QZOState(
             state.step + 1,

@@ -40,8 +40,8 @@ class SVRGState(NamedTuple):
         step: how many steps were told.
         mean: the weights ``theta``.
         transform: state of the transform, if there is one.
-        turn: how many steps of this period were told; one that failed is taken again.
-        anchor: the weights at the beginning of the period.
+        measured: the step at which the anchor was taken, -1 if there is none.
+        anchor: the weights there.
         pool: ``uint32[2 * num_directions]``, seeds of the period's directions.
         sums: ``float[2 * num_directions]``, of their slopes at the anchor.
         counts: ``float[2 * num_directions]``, the number of terms in each.
@@ -50,7 +50,7 @@ class SVRGState(NamedTuple):
     step: jax.Array
     mean: Solution
     transform: PyTree
-    turn: jax.Array
+    measured: jax.Array
     anchor: Solution
     pool: jax.Array
     sums: jax.Array
@@ -156,14 +156,24 @@ class SVRG(TwoSided):
         pool = jnp.zeros(size, jnp.uint32)
         sums, counts = jnp.zeros((2, size), trees.wide_dtype(mean))
         anchor = jax.tree.map(jnp.copy, mean)  # two donated buffers must not be one
-        turn = jnp.int32(0)
-        return SVRGState(step, mean, transform, turn, anchor, pool, sums, counts)
+        none = jnp.int32(-1)
+        return SVRGState(step, mean, transform, none, anchor, pool, sums, counts)
+
+    def _phase(self, state: SVRGState) -> tuple[jax.Array, jax.Array]:
+        """Tells whether this step takes a new anchor, and whether it measures one.
+
+        Both follow from the step, as the user's batches do: a step that failed is lost,
+        and if it was to take the anchor, the next one does.
+        """
+        step = state.step
+        first = state.measured // self.period != step // self.period
+        return first, first | (step % self.period < self.anchor_batches)
 
     def ask(self, key: Key, state: SVRGState) -> Population:
         """Proposes the pool around the anchor, or half of it around both points."""
-        size, turn = 2 * self.num_directions, state.turn
-        pool = jnp.where(turn == 0, threefry.seeds(key, size), state.pool)
-        measures, pair = turn < self.anchor_batches, jnp.arange(2 * size) // 2
+        size, (first, measures) = 2 * self.num_directions, self._phase(state)
+        pool = jnp.where(first, threefry.seeds(key, size), state.pool)
+        pair = jnp.arange(2 * size) // 2
         # half of the pool in each step, one half after the other, whatever failed
         half = pair % self.num_directions + state.step % 2 * self.num_directions
         place = jnp.where(measures, pair, half)
@@ -188,8 +198,8 @@ class SVRG(TwoSided):
     ) -> tuple[SVRGState, MeZOInfo]:
         """Adds to the anchor's slopes, or steps along corrected ones."""
         pairs = self._pairs(population, evaluation)
-        measures = state.turn < self.anchor_batches
-        first = (state.turn == 0) & jnp.any(pairs.usable)
+        first, measures = self._phase(state)
+        first &= jnp.any(pairs.usable)
         pool = jnp.where(first, pairs.seeds, state.pool)
         sums = jnp.where(first, 0, state.sums)
         counts = jnp.where(first, 0, state.counts)
@@ -209,7 +219,7 @@ class SVRG(TwoSided):
         share = share + zero_after(*jax.tree.leaves(anchor))
         new = self._moved(state, pool[chosen], slopes / share, moves)
         new = new._replace(
-            turn=(state.turn + counted) % self.period,
+            measured=jnp.where(first, state.step, state.measured),
             anchor=anchor,
             pool=pool,
             sums=sums + jnp.where(measures, pairs.slopes, 0).astype(sums.dtype),

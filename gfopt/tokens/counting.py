@@ -237,7 +237,8 @@ def counted(
         batched: ``score`` takes ``int32[b, L]`` and returns ``b`` numbers.
         is_host: ``score`` is a Python function, called with NumPy arrays.
         chunk: prompts that a JAX score is run on at a time.
-        capacity: prompts that are remembered.
+        capacity: prompts that are remembered, the last ones; what was forgotten is
+            asked, and counted, once more.
         maximize: look for the largest value.
 
     Raises:

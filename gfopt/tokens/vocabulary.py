@@ -161,7 +161,8 @@ def influence(
 
     Raises:
         TypeError: for an objective that does not count.
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range, or a start without a value, of which
+            nothing can be said: it failed, or no query is left.
 
     Example:
         >>> from gfopt.tokens.counting import counted
@@ -176,6 +177,8 @@ def influence(
     if predict is not None:
         return _on_predictions(objective, prompts, base, predict, block)
     first, objective = answers(objective, base)
+    if not np.isfinite(first[0]):
+        raise _no_baseline(objective)
     parts = []
     for place in range(0, len(prompts), block):
         rows = prompts[place : place + block]
@@ -186,6 +189,13 @@ def influence(
     return Influence(np.concatenate(parts), float(first[0]), objective)
 
 
+def _no_baseline(objective: Objective) -> ValueError:
+    return ValueError(
+        "start must have a value, with which the others are compared; it failed, or no "
+        f"query is left: {objective.context.left} of {int(objective.context.budget)}"
+    )
+
+
 def _on_predictions(
     objective: Objective,
     prompts: np.ndarray,
@@ -193,6 +203,8 @@ def _on_predictions(
     predict: Callable[[Any], Any],
     block: int,
 ) -> Influence:
+    if objective.context.left < 1:
+        raise _no_baseline(objective)
     log_p0 = _log_probabilities(predict(jnp.asarray(base[0])))
 
     def divergence(prompt: jax.Array) -> jax.Array:
@@ -202,7 +214,7 @@ def _on_predictions(
 
     left = objective.context.left - 1
     found = np.full(len(prompts), np.nan)
-    rows = jnp.asarray(prompts[: max(0, left)])
+    rows = jnp.asarray(prompts[:left])
     if len(rows):
         found[: len(rows)] = jax.lax.map(divergence, rows, batch_size=min(block, 16))
     size = function_of(objective).num_tokens

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from driver import functions
 from driver.shared import SMALL, X0, Recorded, host_plateau, plateau
@@ -22,6 +24,39 @@ def minimize(fun: Any, path: Any = None, x0: Any = X0, **words: Any) -> gfopt.Re
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run.gfopt"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda rate: gfopt.MeZO(transform=optax.adam(rate)),
+        lambda rate: gfopt.MeZO(lambda step: rate / (step + 1)),
+        lambda rate: gfopt.MeZO(partial(optax.cosine_decay_schedule(rate, 9))),
+        lambda rate: gfopt.MeZO(jax.jit(optax.constant_schedule(rate))),
+    ],
+    ids=["transform", "closure", "partial", "jit"],
+)
+def test_another_function_is_refused(path, method):
+    words = {"options": None, "budget": 8}
+    first = minimize(host_plateau, path, method=method(0.1), **words)
+    again = minimize(host_plateau, path, method=method(0.1), **words)
+    assert again.nfev == first.nfev
+    with pytest.raises(ValueError, match="(?s)is of another run.*crc32"):
+        minimize(host_plateau, path, method=method(0.2), **words)
+
+
+def test_a_function_is_described_by_its_numbers():
+    described = checkpoints.described
+    assert described(lambda step: 0.1) == described(lambda step: 0.1)
+    assert described(lambda step: 0.1) != described(lambda step: 0.2)
+    # also those of a function within, and of its defaults
+    assert described(lambda step: (lambda: 1)()) != described(lambda s: (lambda: 2)())
+    assert described(lambda step, power=2: step) != described(lambda step: step)
+
+    def recursive(n: int) -> int:
+        return recursive(n - 1) if n else 0
+
+    assert described(recursive).startswith("test_a_function")
 
 
 @pytest.mark.parametrize(

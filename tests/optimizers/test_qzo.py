@@ -453,3 +453,18 @@ def test_codes_are_not_searched(drive: Any) -> None:
     with pytest.raises(ValueError, match=r"x0, frozen = gfopt.partition\(x0\)"):
         args = (loss, network())
         drive(*((gfopt.QZO(), *args) if drive is gfopt.run else args), **options)
+
+
+def test_float64_data_leave_float32_scales_what_they_are(x64: None) -> None:
+    scales, codes = gfopt.partition(network())
+    x = np.linspace(-1, 1, 3 * 16).reshape(3, 16)
+    run = gfopt.run(
+        gfopt.QZO(1e-4),
+        lambda model: jnp.mean((x @ model["hidden"]) ** 2),
+        scales,
+        frozen=codes,
+        key=jax.random.key(0),
+        generations=2,
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.x)} == {np.dtype(np.float32)}
+    assert run.history.info.loss.dtype == np.float64

@@ -175,6 +175,17 @@ def test_pruning_stops_at_the_budget() -> None:
         objective, np.arange(8), START, predict=lambda prompt: jnp.ones((2, 2)) / 2
     )
     assert np.isfinite(found.values).sum() == 3 and found.objective.context.left == 0
+    for predict in (None, lambda prompt: jnp.ones((2, 2)) / 2):
+        with pytest.raises(ValueError, match=r"^start must have a value.*0 of 4"):
+            gfopt.influence(found.objective, [1], [2, 2, 2], predict=predict)
+
+
+def test_a_start_that_fails_has_no_influences() -> None:
+    objective = gfopt.counted(
+        lambda prompt: jnp.where(prompt[0] == START[0], jnp.nan, 1.0), LENGTH, budget=4
+    )
+    with pytest.raises(ValueError, match=r"^start must have a value.*3 of 4"):
+        gfopt.influence(objective, [1, 2], START)
 
 
 def test_pruning_keeps_a_fixed_share() -> None:
