@@ -54,6 +54,7 @@ METHODS: dict[str, Callable[[Any], Any]] = {
 TUNING_SEEDS, SEEDS = (101, 102), (1, 2, 3, 4, 5)
 POINTS = 60  # of a curve
 BATCH = 64
+FORWARDS = 6000
 
 
 class Task(NamedTuple):
@@ -181,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=list(tasks()))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--forwards", type=int, default=6000)
+    parser.add_argument("--forwards", type=int, default=FORWARDS)
     given = parser.parse_args()
     names = ["mezo", *(name for name in given.methods if name != "mezo")]
     seeds, results = np.array(TUNING_SEEDS + SEEDS), {}
@@ -230,7 +231,8 @@ def main() -> None:
         )
         results[task_name] = rows
     everything = {"forwards": given.forwards, "tasks": results}
-    save("zo_forwards", ["jax", "optax", "scikit-learn"], everything)
+    name = "zo_forwards" + f"_{given.forwards}" * (given.forwards != FORWARDS)
+    save(name, ["jax", "optax", "scikit-learn"], everything)
 
 
 if __name__ == "__main__":
