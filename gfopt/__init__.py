@@ -74,7 +74,7 @@ from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.qwix_trees import from_qwix
 from gfopt.registry import METHODS, method
 from gfopt.tokens.beam import Beast
-from gfopt.tokens.counting import Ledger, answers, counted
+from gfopt.tokens.counting import answers, counted
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
 from gfopt.tokens.language_model import (
@@ -84,6 +84,7 @@ from gfopt.tokens.language_model import (
     SeveralModels,
     SeveralPrompts,
 )
+from gfopt.tokens.ledger import Ledger
 from gfopt.tokens.particle_tokens import ParticleTokens
 from gfopt.tokens.prefix import shared_prefix
 from gfopt.tokens.random_tokens import RandomTokens

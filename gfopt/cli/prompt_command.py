@@ -21,7 +21,8 @@ from gfopt.driver.progress import Interrupt, ProgressLine
 from gfopt.driver.result import Result
 from gfopt.problems.language import Pretrained, load_gguf, smollm2
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
-from gfopt.tokens.counting import Ledger, counted
+from gfopt.tokens.counting import counted
+from gfopt.tokens.ledger import Ledger
 from gfopt.tokens.vocabulary import cluster_vocabulary
 
 _MOST = 10**6
