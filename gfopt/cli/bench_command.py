@@ -16,7 +16,7 @@ from gfopt import checks, registry
 from gfopt.cli import terminal
 from gfopt.cli.arguments import USAGE_ERROR, integers, number, refusals, words
 from gfopt.problems.atari import GAMES, NETWORKS
-from gfopt.problems.bbob_suite import BBOB_NAMES
+from gfopt.problems.bbob_functions import BBOB_NAMES
 from gfopt.research import plan
 from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished
