@@ -24,6 +24,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core.objective import Objective
+from gfopt.problems.policies import Policy
 
 RAY_ANGLES = tuple(math.radians(angle) for angle in (-90, -45, 0, 45, 90, 180))
 NUM_OBSERVATIONS = len(RAY_ANGLES) + 2
@@ -53,8 +54,6 @@ LAYOUT = """
 #.......#...#...#
 #################
 """
-
-Policy = Callable[[Any, jax.Array], jax.Array]
 
 
 class Deception(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 from gfopt.core.objective import Inputs
 from gfopt.problems import maze as mazes
 from gfopt.problems.classification import mlp
-from gfopt.problems.control import continuous_action
+from gfopt.problems.policies import continuous_action
 
 CORRIDOR = """
 ########
