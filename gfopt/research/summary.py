@@ -13,7 +13,7 @@ import numpy as np
 
 from gfopt import registry
 from gfopt.problems.bbob_functions import BBOB_NAMES
-from gfopt.research.results import Run
+from gfopt.research.finished_runs import Run
 from gfopt.research.statistics import (
     TARGETS,
     Interval,
