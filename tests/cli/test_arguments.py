@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfopt.cli.arguments import integers, number, words
-from gfopt.cli.bench_command import planned
+from gfopt.cli.bench_options import planned
 from gfopt.research import plan
 
 PIECES = st.one_of(
