@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from gfopt import checks, registry
+from gfopt.driver.arguments import as_solution, check_seed
 from gfopt.driver.history import History
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
-from gfopt.driver.setup import against_noise, as_solution, check_seed, setup
+from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.bounded import Bounded
 from gfopt.types import Optimizer, Population, Solution
 
