@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import jax
@@ -120,3 +121,28 @@ def in_precision(x0: Solution) -> tuple[Solution, bool]:
 
     with jax.enable_x64(x64):
         return jax.tree.map(convert, x0), x64
+
+
+def values_told(values: Any, count: int, what: str) -> np.ndarray:
+    """Reads the values of ``count`` trials or solutions, NaN for failures."""
+    expected = "values must be a number or None for each trial"
+    unordered = str | bytes | Mapping | Set
+    if isinstance(values, unordered) or not isinstance(values, Iterable):
+        raise TypeError(f"{expected}; got {checks.shown(values)}")
+    listed = values if isinstance(values, np.ndarray) else list(values)
+    if count != len(listed):
+        raise ValueError(f"{expected}; got {len(listed)} for {count} {what}")
+    try:
+        found = np.asarray(listed)
+        plain = (float, int, np.number, np.ndarray, jax.Array, type(None))
+        if found.dtype.kind not in "iufO" or (
+            found.dtype.hasobject
+            and not all(isinstance(value, plain) for value in listed)
+        ):
+            raise TypeError
+        found = found.astype(np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        raise TypeError(f"{expected}; got {checks.shown(values)}") from None
+    if found.ndim != 1:
+        raise ValueError(f"{expected}; got values of shape {found.shape[1:]}")
+    return found
