@@ -5,26 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gfopt.problems.networks import network_outputs
 from gfopt.types import PyTree
 
 Policy = Callable[[Any, Any], Any]
-
-
-def network_outputs(network: PyTree, observation: Any) -> Any:
-    """Runs a network as ``mlp`` makes it, on one observation, of JAX or of NumPy.
-
-    Args:
-        network: a tuple of layers ``{"w": [in, out], "b": [out]}``, tanh between them.
-        observation: ``[in]``.
-
-    Returns:
-        ``[out]``.
-    """
-    tanh = observation.__array_namespace__().tanh
-    h = observation
-    for layer in network[:-1]:
-        h = tanh(h @ layer["w"] + layer["b"])
-    return h @ network[-1]["w"] + network[-1]["b"]
 
 
 def discrete_action(network: PyTree, observation: Any) -> Any:

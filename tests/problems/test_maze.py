@@ -12,8 +12,8 @@ import pytest
 
 from gfopt.core.objective import Inputs
 from gfopt.problems import maze as mazes
-from gfopt.problems.classification import mlp
 from gfopt.problems.deception import Deception
+from gfopt.problems.networks import mlp
 from gfopt.problems.policies import continuous_action
 
 CORRIDOR = """
