@@ -37,7 +37,7 @@ from jax import lax
 
 import gfopt
 from gfopt.problems import mlp
-from gfopt.problems.classification import logits
+from gfopt.problems.networks import network_outputs
 
 BATCH, SUBSET, STEPS, SLOPES = 128, 32, 300, 64
 SHARES = (0.84, 0.08, 0.08)  # of the sources in training; even in testing
@@ -62,7 +62,7 @@ def sources(seed: int, sizes: list[int], part: slice) -> tuple[Any, Any, Any]:
 
 
 def losses(network: Any, images: Any, labels: Any) -> Any:
-    out = logits(network, images)
+    out = network_outputs(network, images)
     return optax.softmax_cross_entropy_with_integer_labels(out, labels)
 
 
@@ -124,7 +124,7 @@ def run(way: str, seed: Any, train: Any, test: Any, rate: Any) -> tuple[Any, Any
     keys = jax.random.split(key, STEPS)
     (network, _), shares = lax.scan(step, (network, adam.init(network)), keys)
     x, y, source = test
-    right = logits(network, x).argmax(axis=1) == y
+    right = network_outputs(network, x).argmax(axis=1) == y
     members = jax.nn.one_hot(source, 3)
     return right @ members / members.sum(axis=0), shares.mean(axis=0)
 

@@ -24,7 +24,7 @@ from common import RESULTS, save, show
 
 import gfopt
 from gfopt.problems import maze as mazes
-from gfopt.problems.control import continuous_action
+from gfopt.problems.policies import continuous_action
 
 SEEDS = 10
 POPULATION, PARENTS, GENERATIONS, STEPS = 200, 20, 80, 400

@@ -34,7 +34,7 @@ from scipy.stats import rankdata, spearmanr
 
 import gfopt
 from gfopt.problems import mlp
-from gfopt.problems.classification import logits
+from gfopt.problems.networks import network_outputs
 
 LATENT, HIDDEN, NOISE = 6, 32, 0.15  # of the pixels, from 0 to 1
 DRAWS = 16  # of the latent, the same before and after
@@ -44,7 +44,7 @@ def bound(vae: Any, posterior: Any, image: Any, draws: Any) -> Any:
     """Returns ``-ELBO`` of one image, up to a constant."""
     mean, log_variance = jnp.split(posterior, 2)
     latent = mean + jnp.exp(log_variance / 2) * draws
-    misses = (logits(vae["decoder"], latent) - image) ** 2 / (2 * NOISE**2)
+    misses = (network_outputs(vae["decoder"], latent) - image) ** 2 / (2 * NOISE**2)
     kl = jnp.sum(mean**2 + jnp.exp(log_variance) - log_variance - 1) / 2
     return jnp.sum(misses, axis=1).mean() + kl
 
@@ -57,7 +57,7 @@ def trained(key: Any, images: Any, steps: int = 6000) -> Any:
         rows, draws = jax.random.split(key)
         batch = images[jax.random.choice(rows, len(images), (64,))]
         draws = jax.random.normal(draws, (64, 1, LATENT))
-        codes = logits(vae["encoder"], batch)
+        codes = network_outputs(vae["encoder"], batch)
         return jax.vmap(bound, (None, 0, 0, 0))(vae, codes, batch, draws).mean()
 
     def step(carry: Any, key: Any) -> Any:
@@ -81,11 +81,11 @@ def regrets(vae: Any, images: Any, what: str, how: str, steps: int, rate: Any) -
         draws = jax.random.normal(key, (DRAWS, LATENT))
 
         def objective(x: Any) -> Any:
-            posterior = logits(x, image) if what == "encoder" else x
+            posterior = network_outputs(x, image) if what == "encoder" else x
             return bound(vae, posterior, image, draws)
 
         encoder = vae["encoder"]
-        x0 = encoder if what == "encoder" else logits(encoder, image)
+        x0 = encoder if what == "encoder" else network_outputs(encoder, image)
         if how == "spsa":
             method = gfopt.SPSA(rate, eps=1e-2, stability=steps / 10)
             found = gfopt.run(method, objective, x0, key=key, generations=steps)

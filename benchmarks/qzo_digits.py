@@ -28,7 +28,7 @@ from scipy import ndimage
 import gfopt
 from gfopt.core.lazy import materialise
 from gfopt.problems import mlp
-from gfopt.problems.classification import logits
+from gfopt.problems.networks import network_outputs
 
 SIZES, ANGLE, TRAIN, BATCH = (64, 96, 96, 10), 30, 400, 64
 GROUP = 16
@@ -54,13 +54,13 @@ SOURCE = slice(TRAIN, 1300)
 
 
 def loss(network: Any, images: Any, labels: Any) -> Any:
-    out = logits(network, images)
+    out = network_outputs(network, images)
     return optax.softmax_cross_entropy_with_integer_labels(out, labels).mean()
 
 
 def accuracy(network: Any) -> Any:
     network = materialise(network)
-    return jnp.mean(logits(network, TURNED[HELD]).argmax(1) == LABELS[HELD])
+    return jnp.mean(network_outputs(network, TURNED[HELD]).argmax(1) == LABELS[HELD])
 
 
 def trained(key: Any) -> Any:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 import gfopt
 from gfopt.core.interpret import interpret
-from gfopt.problems.language import Llama
+from gfopt.problems.llama import Llama
 from gfopt.quantization.memory_plan import Decoder, memory_plan
 
 LAYERS, WIDTH, INNER, VOCABULARY, HEADS = 32, 4096, 11008, 32000, 32

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 import gfopt
 from gfopt.problems import mlp
-from gfopt.problems.classification import logits
+from gfopt.problems.networks import network_outputs
 from gfopt.research.statistics import paired_difference_interval
 
 SIGNS = gfopt.rademacher()
@@ -69,14 +69,14 @@ class Task(NamedTuple):
 
     def loss(self, network: Any, rows: Any) -> Any:
         """Returns the loss on some of the training data."""
-        out, y = logits(network, self.x[rows]), self.y[rows]
+        out, y = network_outputs(network, self.x[rows]), self.y[rows]
         if self.is_regression:
             return jnp.mean((out[:, 0] - y) ** 2)
         return optax.softmax_cross_entropy_with_integer_labels(out, y).mean()
 
     def score(self, network: Any) -> Any:
         """Returns accuracy, or R^2, on the held-out data."""
-        out = logits(network, self.test_x)
+        out = network_outputs(network, self.test_x)
         if self.is_regression:
             return 1 - jnp.mean((out[:, 0] - self.test_y) ** 2) / jnp.var(self.test_y)
         return jnp.mean(jnp.argmax(out, axis=1) == self.test_y)

@@ -74,7 +74,8 @@ from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.qwix_trees import from_qwix
 from gfopt.registry import METHODS, method
 from gfopt.tokens.beam import Beast
-from gfopt.tokens.counting import Ledger, answers, counted
+from gfopt.tokens.combined_scores import Total, Universal
+from gfopt.tokens.counting import answers, counted
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
 from gfopt.tokens.language_model import (
@@ -84,6 +85,7 @@ from gfopt.tokens.language_model import (
     SeveralModels,
     SeveralPrompts,
 )
+from gfopt.tokens.ledger import Ledger
 from gfopt.tokens.particle_tokens import ParticleTokens
 from gfopt.tokens.prefix import shared_prefix
 from gfopt.tokens.random_tokens import RandomTokens
@@ -94,15 +96,9 @@ from gfopt.tokens.remote import (
     continuation_score,
     torch_model,
 )
-from gfopt.tokens.scores import (
-    Fluency,
-    Targeted,
-    Total,
-    Universal,
-    Untargeted,
-    token_counting,
-)
+from gfopt.tokens.scores import Fluency, Targeted, Untargeted
 from gfopt.tokens.steering import Steering
+from gfopt.tokens.token_counts import token_counting
 from gfopt.tokens.vocabulary import Influence, cluster_vocabulary, influence, prune
 from gfopt.types import Evaluation, Optimizer, Population
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -15,13 +13,15 @@ import typer
 from gfopt import checks, registry
 from gfopt.cli import terminal
 from gfopt.cli.arguments import number, refusals
+from gfopt.cli.labelled_texts import label_words, read_sentences, split
 from gfopt.core.objective import Objective
 from gfopt.driver.claps import claps
 from gfopt.driver.progress import Interrupt, ProgressLine
 from gfopt.driver.result import Result
 from gfopt.problems.language import Pretrained, load_gguf, smollm2
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
-from gfopt.tokens.counting import Ledger, counted
+from gfopt.tokens.counting import counted
+from gfopt.tokens.ledger import Ledger
 from gfopt.tokens.vocabulary import cluster_vocabulary
 
 _MOST = 10**6
@@ -30,14 +30,6 @@ _BLOCK = 8  # prompts between two looks at Ctrl-C
 
 class _Stopped(Exception):
     """Ctrl-C while the vocabulary was pruned."""
-
-
-class Sentences(NamedTuple):
-    """Texts, the number of each one's label, and the labels."""
-
-    texts: list[str]
-    labels: np.ndarray
-    names: list[str]
 
 
 def prompt(
@@ -128,8 +120,8 @@ def prompt(
                 f"{num_clusters} clusters and one without; got {num_queries}"
             )
         found = read_sentences(file, text, label)
-        answers = _words(words, found.names)
-        few, rest = _split(found, num_shots, num_held, start)
+        answers = label_words(words, found.names)
+        few, rest = split(found, num_shots, num_held, start)
         terminal.note(f"reading {model}", stderr=True)
         pretrained = load_model(model)
         around = template.replace("\\n", "\n")
@@ -177,75 +169,6 @@ def load_model(name: str) -> Pretrained:
             f"--model must be smollm2 or a GGUF file; got {checks.shown(name)}"
         )
     return load_gguf(name)
-
-
-def read_sentences(path: str, text: str, label: str) -> Sentences:
-    """Reads a CSV file with a head.
-
-    Args:
-        path: of the file, UTF-8.
-        text: the column of the texts.
-        label: the column of the labels.
-
-    Raises:
-        OSError: where it cannot be read.
-        ValueError: for a missing column, an empty file, or fewer than two labels.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            columns = list(reader.fieldnames or [])
-            rows = list(reader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8; {error.reason}") from None
-    for option, name in (("--text", text), ("--label", label)):
-        checks.one_of(option, name, columns)
-    whole = [row for row in rows if row[text] and row[label]]
-    names = sorted({row[label].strip() for row in whole})
-    if len(names) < 2:
-        raise ValueError(
-            f"{path} must have texts of two labels or more; got {checks.shown(names)}"
-        )
-    labels = np.array([names.index(row[label].strip()) for row in whole])
-    return Sentences([row[text].strip() for row in whole], labels, names)
-
-
-def _words(text: str | None, names: list[str]) -> list[str]:
-    """Reads what the model answers for each label."""
-    if text is None:
-        return [f" {name}" for name in names]
-    found: dict[str, str] = {}
-    for part in text.split(","):
-        name, sign, word = part.partition("=")
-        if not sign or not word.strip():
-            raise ValueError(
-                f"--words must be label=word, with commas between; got {part!r}"
-            )
-        checks.one_of("--words", name.strip(), names)
-        found[name.strip()] = f" {word.strip()}"
-    for name in names:
-        if name not in found:
-            raise ValueError(f"--words must have a word for the label {name!r}")
-    return [found[name] for name in names]
-
-
-def _split(
-    found: Sentences, shots: int, held_out: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the texts to search with, as many of each label, and those to judge by."""
-    counts = Counter(found.labels.tolist())
-    for place, name in enumerate(found.names):
-        if counts[place] <= shots:
-            raise ValueError(
-                f"--shots must leave texts of each label to judge by; label {name!r} "
-                f"has {counts[place]}, got {shots}"
-            )
-    order = np.random.default_rng(seed).permutation(len(found.labels))
-    few = [
-        order[found.labels[order] == place][:shots] for place in range(len(found.names))
-    ]
-    rows = np.concatenate(few)
-    return rows, order[~np.isin(order, rows)][:held_out]
 
 
 def _searched(

@@ -22,8 +22,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from gfopt.problems.atari import GAMES
+from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
-from gfopt.research.results import Run
 from gfopt.research.tables import Table
 
 _WIDTH_OF_A_FILE = 160

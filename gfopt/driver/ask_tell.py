@@ -6,17 +6,18 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gfopt import checks, registry
+from gfopt.driver.arguments import as_solution, check_seed, values_told
 from gfopt.driver.history import History
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
-from gfopt.driver.setup import against_noise, as_solution, check_seed, setup
+from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.bounded import Bounded
 from gfopt.types import Optimizer, Population, Solution
 
@@ -215,6 +216,12 @@ class AskTell:
         if fitness[best] < self._search.best_fitness:
             self._search.note(self._rows[indices[best]], float(fitness[best]))
 
+    def _note_solution(self, fitness: float, solution: Solution) -> None:
+        """Remembers a solution that is in no row of the open generation, if best."""
+        if fitness < self._search.best_fitness:
+            self._search.best_fitness = fitness
+            self._search.best_x = jax.tree.map(np.array, solution)
+
     def inject(
         self, solutions: Iterable[Solution], values: Iterable[float | None]
     ) -> None:
@@ -245,16 +252,14 @@ class AskTell:
             (0.25, 4)
         """
         given = [self._like_x0(solution) for solution in solutions]
-        _, numbers = _told(list(range(len(given))), values, "solutions")
+        numbers = values_told(values, len(given), "solutions")
         known = [
             (solution, float(value))
             for solution, value in zip(given, numbers, strict=True)
             if math.isfinite(value)
         ]
         for solution, value in known:
-            if self._sign * value < self._search.best_fitness:
-                self._search.best_fitness = self._sign * value
-                self._search.best_x = jax.tree.map(np.array, solution)
+            self._note_solution(self._sign * value, solution)
         if self._injects:
             self._waiting += known
             self._place()
@@ -344,9 +349,8 @@ class AskTell:
                 self._history.nfev += 1
                 if not valid[row]:
                     self._failures["told as failed"] += 1
-                elif value < self._search.best_fitness:
-                    self._search.best_fitness = value
-                    self._search.best_x = jax.tree.map(np.array, solution)
+                else:
+                    self._note_solution(value, solution)
             if self._uses_late and valid.any():
                 self._search.tell_late(generation.population, fitness, valid)
         self._late = [generation for generation in self._late if generation.missing]
@@ -392,9 +396,7 @@ class AskTell:
         self._began = time.monotonic() - state["_began"]
 
 
-def _told(
-    trials: Any, values: Any, what: str = "trials"
-) -> tuple[np.ndarray, np.ndarray]:
+def _told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
     """Reads the arguments of ``tell``: ids and numbers, NaN for failures."""
     if isinstance(trials, Trial | int | np.integer):
         trials, values = [trials], [values]
@@ -405,24 +407,4 @@ def _told(
         raise TypeError(
             f"trials must be trials or their ids; got {checks.shown(trials)}"
         )
-    expected = "values must be a number or None for each trial"
-    unordered = str | bytes | Mapping | Set
-    if isinstance(values, unordered) or not isinstance(values, Iterable):
-        raise TypeError(f"{expected}; got {checks.shown(values)}")
-    listed = values if isinstance(values, np.ndarray) else list(values)
-    if len(ids) != len(listed):
-        raise ValueError(f"{expected}; got {len(listed)} for {len(ids)} {what}")
-    try:
-        found = np.asarray(listed)
-        plain = (float, int, np.number, np.ndarray, jax.Array, type(None))
-        if found.dtype.kind not in "iufO" or (
-            found.dtype.hasobject
-            and not all(isinstance(value, plain) for value in listed)
-        ):
-            raise TypeError
-        found = found.astype(np.float64)  # None becomes NaN
-    except (TypeError, ValueError):
-        raise TypeError(f"{expected}; got {checks.shown(values)}") from None
-    if found.ndim != 1:
-        raise ValueError(f"{expected}; got values of shape {found.shape[1:]}")
-    return numbers.astype(np.int64), found
+    return numbers.astype(np.int64), values_told(values, len(ids), "trials")

@@ -31,7 +31,8 @@ from gfopt.driver.storage import (
     write_snapshot,
 )
 from gfopt.tokens.alphabet import vocabulary
-from gfopt.tokens.counting import Ledger, function_of
+from gfopt.tokens.counting import function_of
+from gfopt.tokens.ledger import Ledger
 from gfopt.tokens.vocabulary import cluster_vocabulary, influence, prune
 
 _ROWS = 50  # candidates for each query: a search that finds nothing new must end

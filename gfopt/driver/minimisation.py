@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
+from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
 from gfopt.driver.history import History
@@ -27,7 +28,7 @@ from gfopt.driver.progress import Interrupt, ProgressLine
 from gfopt.driver.replay_log import LogWriter
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.setup import Setup
-from gfopt.driver.step import StepKeys, seed_keys, step_keys, wrapped
+from gfopt.driver.step import keys_of_step
 from gfopt.types import PyTree
 
 MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
@@ -38,29 +39,6 @@ SAVE_SECONDS = 1.0  # between two snapshots, at least
 SAVE_SHARE = 0.05  # of the time that may go into snapshots
 
 Callback = Callable[[Result], Any]
-
-
-class Batches:
-    """The data of each step, from a function, an iterable, or nowhere."""
-
-    def __init__(self, source: Any, seed: int):
-        self.is_empty = source is None
-        self._call = source if callable(source) else None
-        items = () if source is None or self._call is not None else source
-        self._iterator: Iterator[PyTree] = iter(items)
-        self._seed = seed
-        self._next = 0
-        self._held: PyTree = None
-
-    def at(self, step: int) -> PyTree:
-        """Returns the batch of a step; raises StopIteration at the end of the data."""
-        if self._call is not None:
-            return self._call(step, _keys(self._seed, step).batch)
-        while not self.is_empty and self._next <= step:
-            # a run that goes on skips what it has seen
-            self._held = next(self._iterator)
-            self._next += 1
-        return self._held
 
 
 class Minimisation:
@@ -156,7 +134,7 @@ class Minimisation:
                 inputs = inputs._replace(batch=batch, context=objective.context)
                 key = None
                 if objective.takes_key:
-                    key = _keys(self._seed, 0).evaluate
+                    key = keys_of_step(self._seed, 0).evaluate
                 found = probe(objective, self._made.x0, key, inputs)
         if not found.traceable and evaluator is not None and not is_host:
             raise ValueError(
@@ -343,10 +321,6 @@ class _Pace:
         left = min(CALL_SECONDS, self._deadline - time.monotonic())
         fitting = max(1, int(left / max(each, 1e-9)))
         self.generations = min(2 * self.generations, fitting, self._most)
-
-
-def _keys(seed: int, step: int) -> StepKeys:
-    return step_keys(wrapped(seed_keys(seed)[1]), jnp.int32(step))
 
 
 def _closed(objective: Objective, inputs: Inputs) -> tuple[Objective, Inputs]:

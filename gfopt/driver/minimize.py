@@ -19,17 +19,13 @@ from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective, as_objective
+from gfopt.driver.arguments import check_evaluator, check_frozen, check_seed
+from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint, configuration
-from gfopt.driver.minimisation import Batches, Minimisation
+from gfopt.driver.minimisation import Minimisation
 from gfopt.driver.replay_log import LogWriter
 from gfopt.driver.result import Result
-from gfopt.driver.setup import (
-    against_noise,
-    check_evaluator,
-    check_frozen,
-    check_seed,
-    setup,
-)
+from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.augmented_lagrangian import constrained
 from gfopt.types import Optimizer, PyTree
 

@@ -24,8 +24,8 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import noise, trees
+from gfopt.driver.arguments import as_solution, in_precision
 from gfopt.driver.records import Record
-from gfopt.driver.setup import as_solution, in_precision
 from gfopt.driver.storage import RecordWriter, read_records, write_snapshot
 from gfopt.optimizers.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order import stepped

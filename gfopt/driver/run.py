@@ -14,7 +14,7 @@ from gfopt import checks
 from gfopt.core.evaluate import Evaluator, default_evaluator, member_size
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver import step as steps
-from gfopt.driver.setup import check_evaluator, check_frozen, check_halved
+from gfopt.driver.arguments import check_evaluator, check_frozen, check_halved
 from gfopt.types import Key, Optimizer, PyTree, Solution, State
 
 _NOT_TRACEABLE = (

@@ -86,6 +86,11 @@ def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
     return StepKeys(*_split(first, second, 3))
 
 
+def keys_of_step(seed: int, step: int) -> StepKeys:
+    """Returns the keys of a step of the run with this seed, outside of a program."""
+    return step_keys(wrapped(seed_keys(seed)[1]), jnp.int32(step))
+
+
 def _split(first: jax.Array, second: jax.Array, count: int) -> Key:
     """Returns ``count`` keys of a key of two words."""
     counter = jnp.zeros(count, jnp.uint32), lax.iota(jnp.uint32, count)

@@ -2,19 +2,16 @@
 
 from gfopt.problems.atari import Atari
 from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
-from gfopt.problems.classification import Classification, digits, mlp
-from gfopt.problems.control import (
-    CartPole,
-    Pendulum,
-    Rollout,
-    continuous_action,
-    discrete_action,
-)
+from gfopt.problems.classification import Classification, digits
+from gfopt.problems.control import CartPole, Pendulum
 from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
 from gfopt.problems.language import smollm2
 from gfopt.problems.maze import Maze, deceptive_maze, random_maze
+from gfopt.problems.networks import mlp
 from gfopt.problems.pixels import ConvolutionalPolicy
+from gfopt.problems.policies import continuous_action, discrete_action
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
+from gfopt.problems.rollout import Rollout
 from gfopt.problems.safetensors_files import load_safetensors
 from gfopt.problems.small_language import Words, small_language_model
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled

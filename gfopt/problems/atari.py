@@ -25,6 +25,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core.objective import Objective
 from gfopt.problems import host_pixels
+from gfopt.problems.atari_emulator import FRAMES_PER_STEP, SIDE, loaded_game
 from gfopt.problems.environments import episode_seeds
 from gfopt.problems.pixels import ConvolutionalPolicy, Statistics
 from gfopt.types import Evaluation, Key, PyTree, Solution
@@ -41,8 +42,6 @@ GAMES = tuple(
     tutankham up_n_down venture video_pinball wizard_of_wor yars_revenge zaxxon
     """.split()
 )
-FRAMES_PER_STEP = 4
-SIDE = 84  # pixels
 _NUM_REFERENCE = 128
 
 #: Networks by name, without their number of actions. Large and small are those of the
@@ -143,7 +142,7 @@ class Atari:
     def policy(self) -> ConvolutionalPolicy:
         """The network with an output for each of the game's actions."""
         shape = NETWORKS[self.network]
-        size = len(_game(self.game).actions)
+        size = len(loaded_game(self.game).actions)
         return ConvolutionalPolicy(size, shape.layers, shape.hidden, shape.padding)
 
     @property
@@ -202,7 +201,7 @@ class Atari:
         limit = self.max_steps if context is None else int(context.max_steps)
         played = [self._played(weights, int(seed), limit) for seed in seeds]
         scores, steps, cut = zip(*played, strict=True)
-        memory = np.asarray(_game(self.game).emulator.getRAM(), np.float32)
+        memory = np.asarray(loaded_game(self.game).emulator.getRAM(), np.float32)
         seen = AtariEpisodes(np.int32(sum(steps)), np.float32(np.mean(cut)), memory)
         return float(np.mean(scores)), seen
 
@@ -220,7 +219,7 @@ class Atari:
     def screens(self, seed: int, weights: Solution) -> Iterator[np.ndarray]:
         """Plays an episode; yields its screens in colour, ``uint8[210, 160, 3]``."""
         for _ in self._turns(weights, seed):
-            yield _game(self.game).emulator.getScreenRGB()
+            yield loaded_game(self.game).emulator.getScreenRGB()
 
     def _played(
         self, weights: Solution, seed: int, limit: int
@@ -231,12 +230,12 @@ class Atari:
             total += reward
             if steps >= limit:
                 break
-        return total, steps, not _game(self.game).is_over
+        return total, steps, not loaded_game(self.game).is_over
 
     def _turns(self, weights: Solution, seed: int) -> Iterator[float]:
         """Plays one episode; yields the reward of each step."""
         weights = jax.tree.map(np.asarray, weights)
-        policy, game = self.policy, _game(self.game)
+        policy, game = self.policy, loaded_game(self.game)
         statistics: tuple[Statistics, ...] = ()
         if self.normalise:
             views = reference_views(self.game)
@@ -256,7 +255,7 @@ def reference_views(game: str) -> np.ndarray:
     Args:
         game: one of ``GAMES``.
     """
-    player, generator = _game(game), np.random.default_rng(0)
+    player, generator = loaded_game(game), np.random.default_rng(0)
     views: list[np.ndarray] = []
     view = player.begin(0)
     while len(views) < _NUM_REFERENCE:
@@ -267,74 +266,3 @@ def reference_views(game: str) -> np.ndarray:
         if player.is_over:
             view = player.begin(0)
     return np.stack(views)
-
-
-def _reduced(screen: np.ndarray) -> np.ndarray:
-    """Takes means over areas: ``uint8[height, width]`` to ``float32[84, 84]``."""
-    rows, columns = map(_area_means, screen.shape)
-    return rows @ screen.astype(np.float32) @ columns.T
-
-
-@functools.cache
-def _area_means(size: int) -> np.ndarray:
-    """Returns the matrix ``[84, size]`` that averages and maps 255 to 1 in all."""
-    ends = np.linspace(0, size, SIDE + 1)
-    places = np.arange(size)
-    low = np.maximum(ends[:-1, None], places)
-    high = np.minimum(ends[1:, None], places + 1)
-    means = np.maximum(high - low, 0) * SIDE / size
-    return (means / np.sqrt(255)).astype(np.float32)
-
-
-class _Game:
-    """An emulator that begins every episode with the same state."""
-
-    def __init__(self, emulator: Any):
-        self.emulator = emulator
-        self.actions = emulator.getMinimalActionSet()
-        emulator.reset_game()
-        # a reset of the emulator leaves traces of the episodes before
-        self._start = emulator.cloneSystemState()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the episode ended by itself."""
-        return bool(self.emulator.game_over())
-
-    def begin(self, num_no_ops: int) -> np.ndarray:
-        """Begins an episode: what is seen after idle frames."""
-        self.emulator.restoreSystemState(self._start)
-        for _ in range(max(1, num_no_ops)):  # the first frame draws the screen
-            self.emulator.act(0)
-        screen = _reduced(self.emulator.getScreenGrayscale())
-        return np.repeat(screen[:, :, None], FRAMES_PER_STEP, axis=2)
-
-    def step(self, view: np.ndarray, action: int) -> tuple[float, np.ndarray]:
-        """Repeats an action: the reward, and what is seen then."""
-        act, chosen = self.emulator.act, self.actions[action]
-        reward = sum(act(chosen) for _ in range(FRAMES_PER_STEP - 1))
-        before = self.emulator.getScreenGrayscale()
-        reward += act(chosen)
-        after = self.emulator.getScreenGrayscale()
-        new = np.empty_like(view)
-        # each channel takes the next one's place: one number on in memory
-        new.reshape(-1)[:-1] = view.reshape(-1)[1:]
-        new[:, :, -1] = _reduced(np.maximum(before, after))
-        return float(reward), new
-
-
-@functools.lru_cache(maxsize=4)  # a worker loads each game once
-def _game(name: str) -> _Game:
-    try:
-        import ale_py
-    except ImportError as error:
-        raise ImportError(
-            f"Atari({name!r}) needs ale-py: pip install 'gfopt[atari]' ({error})"
-        ) from None
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    emulator = ale_py.ALEInterface()
-    emulator.setInt("random_seed", 0)
-    emulator.setFloat("repeat_action_probability", 0.0)
-    rom: Any = ale_py.roms.get_rom_path(name)
-    emulator.loadROM(rom)
-    return _Game(emulator)

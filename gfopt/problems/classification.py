@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
+from gfopt.problems.networks import network_outputs
 from gfopt.types import Key, PyTree
 
 NUM_CLASSES = 10
@@ -60,7 +61,7 @@ class Classification:
         """
         images = jnp.asarray(self.train_images)[rows]
         labels = jnp.asarray(self.train_labels)[rows]
-        log_probabilities = jax.nn.log_softmax(logits(network, images))
+        log_probabilities = jax.nn.log_softmax(network_outputs(network, images))
         chosen = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
         return -jnp.mean(chosen)
 
@@ -72,8 +73,8 @@ class Classification:
 
     def accuracy(self, network: PyTree) -> jax.Array:
         """Returns the share of the held-out images that a network gets right."""
-        guesses = jnp.argmax(logits(network, jnp.asarray(self.test_images)), axis=1)
-        return jnp.mean(guesses == jnp.asarray(self.test_labels))
+        outputs = network_outputs(network, jnp.asarray(self.test_images))
+        return jnp.mean(jnp.argmax(outputs, axis=1) == jnp.asarray(self.test_labels))
 
 
 def digits(
@@ -99,6 +100,7 @@ def digits(
 
     Example:
         >>> import gfopt
+        >>> from gfopt.problems import mlp
         >>> task = digits()
         >>> network = mlp(jax.random.key(0), (64, 32, 10))
         >>> result = gfopt.run(
@@ -127,51 +129,6 @@ def digits(
     return Classification(
         images[train], labels[train], images[test], labels[test], batch_size
     )
-
-
-def mlp(key: Key, sizes: tuple[int, ...] = (64, 32, NUM_CLASSES)) -> PyTree:
-    """Draws the first weights of a multi-layer perceptron.
-
-    Args:
-        key: a key from ``jax.random.key``.
-        sizes: inputs, hidden units of each layer, outputs.
-
-    Returns:
-        A tuple of layers ``{"w": [in, out], "b": [out]}``: ``w ~ N(0, 1 / in)``,
-        ``b = 0``.
-
-    Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for fewer than two sizes, or one below 1.
-
-    Example:
-        >>> [layer["w"].shape for layer in mlp(jax.random.key(0))]
-        [(64, 32), (32, 10)]
-    """
-    checks.key("key", key)
-    checks.instance("sizes", sizes, (tuple, list), "a tuple of integers")
-    if len(sizes) < 2:
-        raise ValueError(
-            f"sizes must have two entries or more, inputs and outputs; got {sizes!r}"
-        )
-    for size in sizes:
-        checks.integer("sizes", size, 1)
-    keys = jax.random.split(key, len(sizes) - 1)
-    return tuple(
-        {
-            "w": jax.random.normal(k, (fan_in, fan_out)) / np.sqrt(fan_in),
-            "b": jnp.zeros(fan_out),
-        }
-        for k, fan_in, fan_out in zip(keys, sizes[:-1], sizes[1:], strict=True)
-    )
-
-
-def logits(network: PyTree, images: jax.Array) -> jax.Array:
-    """Runs a network, tanh between the layers: ``[b, in]`` to ``[b, out]``."""
-    h = images
-    for layer in network[:-1]:
-        h = jnp.tanh(h @ layer["w"] + layer["b"])
-    return h @ network[-1]["w"] + network[-1]["b"]
 
 
 def _stratified(labels: np.ndarray, num_test: int, seed: int) -> np.ndarray:

@@ -20,8 +20,9 @@ import numpy as np
 from gfopt import checks
 from gfopt.core.objective import Objective
 from gfopt.problems import normalisation
-from gfopt.problems.control import Episodes, Policy
 from gfopt.problems.normalisation import Moments
+from gfopt.problems.policies import Policy
+from gfopt.problems.rollout import Episodes
 from gfopt.types import Evaluation, Key, PyTree, Solution
 
 

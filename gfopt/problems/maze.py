@@ -10,12 +10,10 @@ objectives", section 4; layouts, sensors and numbers are our own.
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +22,8 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core.objective import Objective
+from gfopt.problems.deception import Deception, deception_of
+from gfopt.problems.policies import Policy
 
 RAY_ANGLES = tuple(math.radians(angle) for angle in (-90, -45, 0, 45, 90, 180))
 NUM_OBSERVATIONS = len(RAY_ANGLES) + 2
@@ -53,26 +53,6 @@ LAYOUT = """
 #.......#...#...#
 #################
 """
-
-Policy = Callable[[Any, jax.Array], jax.Array]
-
-
-class Deception(NamedTuple):
-    """What following the distance leads to, on the grid of cells.
-
-    Attributes:
-        trap: the cell (row, column) where each neighbour is farther from the goal; the
-            goal itself if there is no trap.
-        gap: by how much the distance must rise again, at least, on any way from the
-            trap to the goal, in cells.
-        length: steps from cell to cell of the shortest way from start to goal.
-        followed: steps of who follows a wall to the goal, by the better hand.
-    """
-
-    trap: tuple[int, ...]
-    gap: float
-    length: int
-    followed: float
 
 
 @partial(
@@ -199,63 +179,7 @@ class Maze:
             ValueError: where no way leads to the goal.
         """
         start, goal = (tuple(map(int, cell)) for cell in (self.start, self.goal))
-        trap = start
-        while trap != (
-            near := min([trap, *self._neighbours(trap)], key=self._distance)
-        ):
-            trap = near
-        length = self._least(start, goal, lambda so_far, cell: so_far + 1)
-        highest = self._least(
-            trap, goal, lambda so_far, cell: max(so_far, self._distance(cell))
-        )
-        gap = max(0.0, highest - self._distance(trap))
-        followed = min(self._followed(start, goal, hand) for hand in (1, -1))
-        return Deception(trap, gap, int(length), followed)
-
-    def _distance(self, cell: tuple[int, ...]) -> float:
-        return math.dist(cell, self.goal)
-
-    def _neighbours(self, cell: tuple[int, ...]) -> list[tuple[int, int]]:
-        row, column = cell
-        around = [(row - 1, column), (row + 1, column), (row, column - 1)]
-        around.append((row, column + 1))
-        return [one for one in around if not self.walls[one]]
-
-    def _followed(
-        self, start: tuple[int, ...], goal: tuple[int, ...], hand: int
-    ) -> float:
-        """Returns the steps of a walk with one hand at the wall, towards +column."""
-        turns = ((0, 1), (1, 0), (0, -1), (-1, 0))  # a quarter to the right each
-        (row, column), facing = start, 0
-        for number in range(4 * self.walls.size):
-            if (row, column) == goal:
-                return number
-            for turn in (hand, 0, -hand, 2):
-                down, right = turns[(facing + turn) % 4]
-                if not self.walls[row + down, column + right]:
-                    break
-            facing = (facing + turn) % 4
-            row, column = row + down, column + right
-        return math.inf
-
-    def _least(
-        self,
-        first: tuple[int, ...],
-        last: tuple[int, ...],
-        cost: Callable[[float, tuple[int, ...]], float],
-    ) -> float:
-        """Returns the least cost of a way, by Dijkstra's algorithm."""
-        open_: list[tuple[float, tuple[int, ...]]] = [(0.0, first)]
-        done = set()
-        while open_:
-            so_far, cell = heapq.heappop(open_)
-            if cell == last:
-                return so_far
-            if cell not in done:
-                done.add(cell)
-                for one in self._neighbours(cell):
-                    heapq.heappush(open_, (cost(so_far, one), one))
-        raise ValueError(f"goal must be within reach of the start; got {last}")
+        return deception_of(self.walls, start, goal)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["maze"], meta_fields=["policy"])

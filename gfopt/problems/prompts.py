@@ -21,7 +21,8 @@ import numpy as np
 from jax import lax
 
 from gfopt import checks
-from gfopt.problems.language import Llama, Pretrained
+from gfopt.problems.language import Pretrained
+from gfopt.problems.llama import Llama
 from gfopt.types import PyTree
 
 

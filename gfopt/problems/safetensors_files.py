@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.problems.language import INSTALL, Llama, Pretrained
+from gfopt.problems.language import INSTALL, Pretrained
+from gfopt.problems.llama import Llama
 
 #: What Hugging Face calls a layer's weights, and what ``Llama`` does.
 LAYER_NAMES = {

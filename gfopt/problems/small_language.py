@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 from gfopt import checks
-from gfopt.problems.language import Llama, Pretrained
+from gfopt.problems.language import Pretrained
+from gfopt.problems.llama import Llama
 from gfopt.types import PyTree
 
 UNKNOWN = "?"

@@ -17,9 +17,10 @@ import numpy as np
 
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result
-from gfopt.problems.atari import FRAMES_PER_STEP, GAMES, Atari
+from gfopt.problems.atari import GAMES, Atari
+from gfopt.problems.atari_emulator import FRAMES_PER_STEP
+from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
-from gfopt.research.results import Run
 from gfopt.research.settings import optimizer_for
 
 NUM_TESTS = 5  # evenly over a run, the last one at its end

@@ -18,8 +18,8 @@ from gfopt.core.objective import Objective
 from gfopt.driver.run import run
 from gfopt.optimizers.bounded import stop_reasons
 from gfopt.problems.bbob_suite import BBOBProblem, bbob_batch
+from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
-from gfopt.research.results import Run, improvements
 from gfopt.research.settings import optimizer_for
 from gfopt.research.statistics import TARGETS
 from gfopt.types import Key, Optimizer, State

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from gfopt.driver.storage import differences
 from gfopt.research.atari_runs import run_atari
 from gfopt.research.bbob_runs import run_bbob
 from gfopt.research.coco_runs import run_coco
 from gfopt.research.digits_runs import run_digits
+from gfopt.research.finished_runs import Run, RunKey
 from gfopt.research.plan import Batch
-from gfopt.research.results import ResultStore, Run, settings_conflict
+from gfopt.research.results import ResultStore
 
 
 def pending(batches: Sequence[Batch], store: ResultStore) -> list[Batch]:
@@ -48,6 +51,25 @@ def pending(batches: Sequence[Batch], store: ResultStore) -> list[Batch]:
         )
     left = [batch.without(finished) for batch in batches]
     return [batch for batch in left if batch.instances]
+
+
+def settings_conflict(
+    finished: Mapping[RunKey, Mapping[str, Any]],
+    wanted: Mapping[RunKey, Mapping[str, Any]],
+) -> str | None:
+    """Returns how a stored run's settings differ from those it would have now.
+
+    Example:
+        >>> key = RunKey("bbob", 1, 5, 1, "cma_es", 500, 0, "jax")
+        >>> settings_conflict({key: {"sigma": 2.0}}, {key: {"sigma": 1.0}})
+        'cma_es on bbob: sigma: expected 1.0, found 2.0'
+    """
+    for key, options in wanted.items():
+        if key in finished:
+            lines = differences(dict(options), dict(finished[key]))
+            if lines:
+                return f"{key.method} on {key.suite}: {'; '.join(lines)}"
+    return None
 
 
 def run_batch(

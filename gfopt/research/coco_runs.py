@@ -17,8 +17,8 @@ import numpy as np
 from gfopt.driver.search import Search
 from gfopt.problems.bbob_suite import bbob
 from gfopt.research.bbob_runs import start_of
+from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
-from gfopt.research.results import Run, improvements
 from gfopt.research.settings import optimizer_for
 from gfopt.research.statistics import TARGETS
 from gfopt.types import Optimizer

@@ -16,9 +16,10 @@ import jax
 from gfopt.core.objective import Objective
 from gfopt.driver.run import run
 from gfopt.driver.step import population_size
-from gfopt.problems.classification import Classification, digits, mlp
+from gfopt.problems.classification import Classification, digits
+from gfopt.problems.networks import mlp
+from gfopt.research.finished_runs import Run
 from gfopt.research.plan import DIGITS_SIZES, Batch
-from gfopt.research.results import Run
 from gfopt.research.settings import optimizer_for
 from gfopt.types import Key, Optimizer, Solution, State
 

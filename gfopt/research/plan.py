@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gfopt import registry
 from gfopt.problems.atari import GAMES, Atari
-from gfopt.research.results import RunKey
+from gfopt.research.finished_runs import RunKey
 from gfopt.research.settings import described, settings
 
 SUITES = ("bbob", "digits", "atari")

@@ -14,7 +14,8 @@ import numpy as np
 
 from gfopt.problems.atari import GAMES
 from gfopt.research.figures import Axis, Line, chart, colour_class
-from gfopt.research.results import ResultStore, Run
+from gfopt.research.finished_runs import Run
+from gfopt.research.results import ResultStore
 from gfopt.research.statistics import TARGETS
 from gfopt.research.summary import (
     BBOB_GROUPS,

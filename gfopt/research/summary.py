@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gfopt import registry
-from gfopt.problems.bbob_suite import BBOB_NAMES
-from gfopt.research.results import Run
+from gfopt.problems.bbob_functions import BBOB_NAMES
+from gfopt.research.finished_runs import Run
 from gfopt.research.statistics import (
     TARGETS,
     Interval,

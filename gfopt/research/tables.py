@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gfopt.problems.atari import GAMES
-from gfopt.research.results import Run
+from gfopt.research.finished_runs import Run
 from gfopt.research.statistics import Interval
 from gfopt.research.summary import (
     Section,

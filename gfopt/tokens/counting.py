@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,48 +20,8 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core.objective import Inputs, Objective
+from gfopt.tokens.ledger import Ledger, empty_ledger, noted, planned
 from gfopt.types import Evaluation
-
-_UNLIMITED = 2**31 - 1
-
-
-class Ledger(NamedTuple):
-    """What was asked so far.
-
-    Attributes:
-        queries: ``i32[]``, calls of the model, failed ones included.
-        scored_tokens: ``uint32[]``, tokens that it read for them.
-        distinct: ``i32[]``, different prompts that have a value.
-        answered: ``i32[]``, wishes for a value that were met from here.
-        budget: ``i32[]``, queries at most; a prompt beyond it has no value.
-        prompts: ``i32[C, L]``, the latest ``C`` prompts.
-        values: ``float[C]``, theirs.
-
-    Example:
-        >>> ledger = counted(lambda prompt: prompt[0], 2, budget=100).context
-        >>> ledger.charged(30, 60).left
-        70
-    """
-
-    queries: jax.Array
-    scored_tokens: jax.Array
-    distinct: jax.Array
-    answered: jax.Array
-    budget: jax.Array
-    prompts: jax.Array
-    values: jax.Array
-
-    @property
-    def left(self) -> int:
-        """Queries that may still be made."""
-        return int(self.budget) - int(self.queries)
-
-    def charged(self, queries: int, scored_tokens: int) -> Ledger:
-        """Returns the ledger after calls that had no part in the search."""
-        return self._replace(
-            queries=self.queries + jnp.int32(queries),
-            scored_tokens=self.scored_tokens + jnp.uint32(scored_tokens),
-        )
 
 
 @jax.tree_util.register_pytree_node_class
@@ -92,7 +52,7 @@ class Counted:
         self, prompts: Any, *args: Any, context: Ledger
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the values of prompts ``[b, L]``, and what the ledger is to note."""
-        place, leader, is_asked = _planned(context, prompts)
+        place, leader, is_asked = planned(context, prompts)
         if self.is_host:
             fresh = self._called(np.asarray(prompts), np.asarray(is_asked), args)
         else:
@@ -160,52 +120,6 @@ class Counted:
         return jnp.where(is_asked, values, jnp.nan)
 
 
-@jax.jit
-def _planned(
-    ledger: Ledger, prompts: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Finds out what must be asked.
-
-    Returns:
-        Each prompt's place in the ledger, ``C`` if it has none; the first row with the
-        same prompt; and whether the model is asked for this row.
-    """
-    count, capacity = prompts.shape[0], ledger.values.shape[0]
-    held = jnp.arange(capacity) < ledger.distinct
-    known = (prompts[:, None] == ledger.prompts).all(axis=-1) & held
-    place = jnp.where(known.any(axis=1), jnp.argmax(known, axis=1), capacity)
-    leader = jnp.argmax((prompts[:, None] == prompts).all(axis=-1), axis=1)
-    is_new = (place == capacity) & (leader == jnp.arange(count))
-    is_paid = jnp.cumsum(is_new) <= ledger.budget - ledger.queries
-    return place, leader, is_new & is_paid
-
-
-@jax.jit
-def noted(ledger: Ledger, evaluation: Evaluation) -> Ledger:
-    """Enters the evaluations of a generation; the update of a counted objective."""
-    row = evaluation.aux
-    has_value = jnp.isfinite(row["value"])
-    # a row that was not to be evaluated has a value all the same, and is not valid
-    happened = evaluation.valid | ~has_value
-    is_query, is_kept = row["is_query"] & happened, row["is_query"] & evaluation.valid
-    capacity = ledger.values.shape[0]
-    place = (ledger.distinct + jnp.cumsum(is_kept) - 1) % capacity
-    place = jnp.where(is_kept, place, capacity)
-    return Ledger(
-        queries=ledger.queries + jnp.sum(is_query, dtype=jnp.int32),
-        scored_tokens=ledger.scored_tokens
-        + jnp.sum(jnp.where(is_query, row["num_tokens"], 0), dtype=jnp.uint32),
-        distinct=ledger.distinct + jnp.sum(is_kept, dtype=jnp.int32),
-        answered=ledger.answered
-        + jnp.sum(evaluation.valid & ~row["is_query"], dtype=jnp.int32),
-        budget=ledger.budget,
-        prompts=ledger.prompts.at[place].set(row["prompt"], mode="drop"),
-        values=ledger.values.at[place].set(
-            row["value"].astype(ledger.values.dtype), mode="drop"
-        ),
-    )
-
-
 def counted(
     score: Callable[..., Any],
     length: int,
@@ -269,22 +183,12 @@ def counted(
         checks.integer("num_tokens", num_tokens, 1)
     for name, flag in (("batched", batched), ("is_host", is_host)):
         checks.instance(name, flag, bool, "True or False")
-    zero = jnp.int32(0)
-    ledger = Ledger(
-        queries=zero,
-        scored_tokens=jnp.uint32(0),
-        distinct=zero,
-        answered=zero,
-        budget=jnp.int32(_UNLIMITED if budget is None else budget),
-        prompts=jnp.full((capacity, length), -2, jnp.int32),
-        values=jnp.full(capacity, jnp.nan, jnp.float32),
-    )
     return Objective(
         Counted(score, batched, is_host, chunk, num_tokens),
         has_aux=True,
         batched=True,
         traceable=not is_host,
-        context=ledger,
+        context=empty_ledger(length, capacity, budget),
         update=noted,
         maximize=maximize,
     )

@@ -8,7 +8,6 @@ model is a leaf, so that the weights are arguments of the compiled program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,11 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core.objective import Objective
 from gfopt.tokens.beams import check_model, check_tokens
 from gfopt.tokens.language_model import Cache
 from gfopt.tokens.sequences import END, followed_by, length_of
-from gfopt.types import Evaluation, Key
+from gfopt.types import Key
 
 
 class Continuation(NamedTuple):
@@ -36,22 +34,6 @@ class Continuation(NamedTuple):
     cache: Cache
     tokens: jax.Array
     length: jax.Array
-
-
-class TokenCount(NamedTuple):
-    """What an evaluation cost, beside its value.
-
-    Attributes:
-        num_tokens: that the model was given, without padding, ``i32[]``.
-    """
-
-    num_tokens: jax.Array
-
-
-def tokens_used(evaluation: Evaluation) -> jax.Array:
-    """Returns the tokens that each evaluation counted, 0 where it counts none."""
-    aux = evaluation.aux
-    return jnp.asarray(getattr(aux, "num_tokens", 0))
 
 
 def _ids(tokens: Any) -> jax.Array:
@@ -80,13 +62,24 @@ def _log_likelihoods(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     return jnp.where(tokens >= 0, each, 0.0)
 
 
+class _BehindAPrompt:
+    """What scores of a text behind one prompt have in common."""
+
+    prompt: Any
+
+    @property
+    def prompt_tokens(self) -> jax.Array:
+        """What is read before, ``i32[]``; of several prompts each."""
+        return length_of(jnp.asarray(self.prompt))
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["model", "prompt", "target", "tail"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
-class Targeted:
+class Targeted(_BehindAPrompt):
     """How unlikely a given continuation is: its mean negative log-likelihood in nats.
 
         -1/|t| sum_i log p(t_i | prompt, text, tail, t_<i)
@@ -146,11 +139,6 @@ class Targeted:
         rest = _ids(self.tail).shape[0] + length_of(jnp.asarray(self.target))
         return length + rest
 
-    @property
-    def prompt_tokens(self) -> jax.Array:
-        """What is read before, ``i32[]``."""
-        return length_of(jnp.asarray(self.prompt))
-
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -158,7 +146,7 @@ class Targeted:
     meta_fields=["num_sampled"],
 )
 @dataclass(frozen=True)
-class Untargeted:
+class Untargeted(_BehindAPrompt):
     """How likely the model finds its own continuation, in nats: random.
 
     The model draws ``num_sampled`` tokens behind the text; their mean log-likelihood is
@@ -232,11 +220,6 @@ class Untargeted:
         again = self.num_sampled * (self.num_sampled - 1) // 2
         return self.num_sampled * start + again
 
-    @property
-    def prompt_tokens(self) -> jax.Array:
-        """What is read before, ``i32[]``."""
-        return length_of(jnp.asarray(self.prompt))
-
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -244,7 +227,7 @@ class Untargeted:
     meta_fields=["total"],
 )
 @dataclass(frozen=True)
-class Fluency:
+class Fluency(_BehindAPrompt):
     """How unlikely the text itself is behind the prompt, nats a token.
 
     Its minimum is what ordinary beam decoding looks for.
@@ -283,187 +266,3 @@ class Fluency:
     def num_tokens(self, length: jax.Array) -> jax.Array:
         """Returns what a text of ``length`` tokens costs behind the prompt."""
         return length
-
-    @property
-    def prompt_tokens(self) -> jax.Array:
-        """What is read before, ``i32[]``."""
-        return length_of(jnp.asarray(self.prompt))
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["score"], meta_fields=[])
-@dataclass(frozen=True)
-class Universal:
-    """One text for several prompts: the mean of a score over them.
-
-    Args:
-        score: a ``Targeted`` with prompts ``i32[m, n]`` and targets ``i32[m, t]``, each
-            with ``-1`` behind its end.
-
-    Raises:
-        ValueError: where prompts and targets are not as many.
-
-    Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
-        >>> prompts, targets = jnp.array([[0, 1], [2, -1]]), jnp.array([[3], [1]])
-        >>> gfopt.Universal(gfopt.Targeted(flat, prompts, targets))(jnp.array([1]))
-        Array(1.3862944, dtype=float32)
-
-    Source: Sadasivan et al. (2024), arXiv 2402.15570, section 4.1.
-    """
-
-    score: Any
-
-    def __post_init__(self) -> None:
-        check_model(getattr(self.score, "model", self.score))
-        prompts, targets = self._prompt, self._target
-        if not (hasattr(prompts, "shape") and hasattr(targets, "shape")):
-            return  # placeholders from tree unflattening
-        if {prompts.ndim, targets.ndim} != {2} or len(prompts) != len(targets):
-            raise ValueError(
-                "score must have prompts [m, n] and as many targets [m, t]; "
-                f"got shapes {prompts.shape} and {targets.shape}"
-            )
-
-    @property
-    def _prompt(self) -> Any:
-        return getattr(self.score, "prompt", None)
-
-    @property
-    def _target(self) -> Any:
-        return getattr(self.score, "target", None)
-
-    def _each(self, call: Callable[[Any, Any], jax.Array], caches: Any) -> jax.Array:
-        """Returns ``call(score of one prompt, its cache)`` for all prompts, ``[m]``."""
-        score = self.score
-
-        def one(prompt: jax.Array, target: jax.Array, cache: Any) -> jax.Array:
-            return call(type(score)(score.model, prompt, target, score.tail), cache)
-
-        return jax.vmap(one)(self._prompt, self._target, caches)
-
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Scores a text."""
-        return jnp.mean(self._each(lambda score, _: score(tokens), None))
-
-    def continued(self, text: Continuation) -> jax.Array:
-        """Scores a text that ``SeveralPrompts`` began to read."""
-        each = self._each(
-            lambda score, cache: score.continued(text._replace(cache=cache)), text.cache
-        )
-        return jnp.mean(each)
-
-    def num_tokens(self, length: jax.Array) -> jax.Array:
-        """Returns what a text of ``length`` tokens costs where it was not read."""
-        each = self._each(lambda score, _: score.num_tokens(length), None)
-        return jnp.sum(each)
-
-    @property
-    def prompt_tokens(self) -> jax.Array:
-        """What is read before, ``i32[]``."""
-        return jnp.sum(jnp.asarray(self._prompt) >= 0, dtype=jnp.int32)
-
-
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["scores", "weights"], meta_fields=[]
-)
-@dataclass(frozen=True)
-class Total:
-    """The weighted sum of scores: several models, or several aims.
-
-    Args:
-        scores: two or more scores; for ``continued`` those of ``SeveralModels``, in its
-            order.
-        weights: of each, all 1 by default.
-
-    Raises:
-        TypeError: where ``scores`` is not a tuple.
-        ValueError: where there are not as many weights.
-
-    Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
-        >>> likely = gfopt.Fluency(flat, jnp.array([0]))
-        >>> gfopt.Total((likely, likely), weights=(1.0, 0.5))(jnp.array([1]))
-        Array(2.0794415, dtype=float32)
-    """
-
-    scores: tuple[Any, ...]
-    weights: tuple[Any, ...] | None = None
-
-    def __post_init__(self) -> None:
-        checks.instance("scores", self.scores, tuple, "a tuple of scores")
-        if self.weights is not None:
-            checks.instance("weights", self.weights, tuple, "a tuple of numbers")
-            if len(self.weights) != len(self.scores):
-                raise ValueError(
-                    f"weights must be as many as scores, {len(self.scores)}; "
-                    f"got {checks.shown(self.weights)}"
-                )
-
-    def _sum(self, values: list[jax.Array]) -> jax.Array:
-        weights = self.weights or (1.0,) * len(values)
-        each = [w * value for w, value in zip(weights, values, strict=True)]
-        return sum(each[1:], start=each[0])
-
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Scores a text."""
-        return self._sum([score(tokens) for score in self.scores])
-
-    def continued(self, text: Continuation) -> jax.Array:
-        """Scores a text that ``SeveralModels`` began to read."""
-        # their common length may have been set back
-        caches = [one._replace(length=text.cache.length) for one in text.cache.each]
-        parts = zip(self.scores, caches, strict=True)
-        return self._sum(
-            [score.continued(text._replace(cache=one)) for score, one in parts]
-        )
-
-    def num_tokens(self, length: jax.Array) -> jax.Array:
-        """Returns what a text of ``length`` tokens costs where it was not read."""
-        each = [score.num_tokens(length) for score in self.scores]
-        return sum(each[1:], start=each[0])
-
-    @property
-    def prompt_tokens(self) -> jax.Array:
-        """What is read before, ``i32[]``."""
-        each = [score.prompt_tokens for score in self.scores]
-        return sum(each[1:], start=each[0])
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["score"], meta_fields=[])
-@dataclass(frozen=True)
-class Counted:
-    """A score that also returns the tokens that it takes."""
-
-    score: Any
-
-    def __call__(self, *given: Any) -> tuple[jax.Array, TokenCount]:
-        """Scores a text; prompt and text are read."""
-        count = self.score.num_tokens(length_of(given[-1])) + self.score.prompt_tokens
-        return self.score(*given), TokenCount(jnp.asarray(count, jnp.int32))
-
-    def continued(self, *given: Any) -> tuple[jax.Array, TokenCount]:
-        """Scores a text whose beginning was read: only the rest counts."""
-        count = self.score.num_tokens(given[-1].length)
-        return self.score.continued(*given), TokenCount(jnp.asarray(count, jnp.int32))
-
-
-def token_counting(score: Any, *, takes_key: bool = False) -> Objective:
-    """Returns a score as an objective that counts its tokens.
-
-    ``Beast`` adds them up (``info.num_tokens``) and stops at its ``max_tokens``.
-
-    Args:
-        score: such as ``Targeted``.
-        takes_key: whether it is random, such as ``Untargeted``.
-
-    Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
-        >>> score = gfopt.Targeted(flat, jnp.array([0, 1]), jnp.array([3, 2]))
-        >>> value, count = token_counting(score).fun(jnp.array([1, 2, 3, -1]))
-        >>> count.num_tokens  # 2 + 3 + 2
-        Array(7, dtype=int32)
-    """
-    return Objective(Counted(score), takes_key=takes_key, has_aux=True)

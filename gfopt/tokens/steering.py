@@ -37,7 +37,7 @@ from gfopt.core import threefry
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, Extension
-from gfopt.tokens.scores import tokens_used
+from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 POTENTIALS = ("difference", "max", "sum")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfopt.cli.arguments import integers, number, words
-from gfopt.cli.bench_command import planned
+from gfopt.cli.bench_options import planned
 from gfopt.research import plan
 
 PIECES = st.one_of(
@@ -69,7 +69,7 @@ def test_names_come_in_order_each_once(names) -> None:
     ],
 )
 def test_refusals_of_ranges_help(text: str, hint: str) -> None:
-    from gfopt.problems.bbob_suite import BBOB_NAMES
+    from gfopt.problems.bbob_functions import BBOB_NAMES
 
     with pytest.raises(ValueError) as caught:
         integers("--functions", text, 1, 24, BBOB_NAMES)

@@ -17,7 +17,8 @@ import pytest
 from gfopt.cli import prompt_command
 from gfopt.cli.main import main
 from gfopt.problems import prompted, word_tokens
-from gfopt.problems.language import Llama, Pretrained
+from gfopt.problems.language import Pretrained
+from gfopt.problems.llama import Llama
 
 WORDS = ["?", "Text:", "Label:", "good", "bad", "film", "fine", "poor", "plot", "dull"]
 WORDS += [f"word{chr(97 + i)}" for i in range(20)]

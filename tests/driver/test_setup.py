@@ -9,7 +9,8 @@ import pytest
 import scipy.optimize
 
 import gfopt
-from gfopt.driver.setup import as_solution, auto_method, check_frozen, setup
+from gfopt.driver.arguments import as_solution, check_frozen
+from gfopt.driver.setup import auto_method, setup
 
 
 @pytest.mark.parametrize(

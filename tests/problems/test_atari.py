@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.problems import Atari, atari
+from gfopt.problems import Atari, atari, atari_emulator
 
 needs_ale = pytest.mark.skipif(
     find_spec("ale_py") is None, reason="pip install 'gfopt[atari]'"
@@ -29,7 +29,7 @@ def test_a_screen_is_reduced_by_means_over_areas():
     screen = np.random.default_rng(0).integers(0, 256, (210, 160)).astype(np.uint8)
     fine = np.kron(screen / 255, np.ones((2, 21)))  # 420 x 3360: 84 x 40 and 5 x 40
     expected = fine.reshape(84, 5, 84, 40).mean(axis=(1, 3))
-    found = atari._reduced(screen)
+    found = atari_emulator.reduced(screen)
     assert found.dtype == np.float32 and found.shape == (84, 84)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -61,7 +61,7 @@ def test_an_episode_depends_on_its_seed_alone(weights):
 
 @needs_ale
 def test_no_ops_come_first_and_are_at_least_one():
-    game = atari._game("frostbite")
+    game = atari_emulator.loaded_game("frostbite")
     first, many = game.begin(0), game.begin(30)
     np.testing.assert_array_equal(first, game.begin(1))
     assert first.shape == (84, 84, 4) and 0.1 < first.max() <= 1.00001
@@ -71,13 +71,13 @@ def test_no_ops_come_first_and_are_at_least_one():
 
 @needs_ale
 def test_a_step_is_four_frames_and_shifts_the_view():
-    game = atari._game("frostbite")
+    game = atari_emulator.loaded_game("frostbite")
     view = game.begin(100)
     frame = game.emulator.getEpisodeFrameNumber()
     _, new = game.step(view, 2)
     assert game.emulator.getEpisodeFrameNumber() == frame + 4
     np.testing.assert_array_equal(new[..., :3], view[..., 1:])
-    expected = atari._reduced(game.emulator.getScreenGrayscale())
+    expected = atari_emulator.reduced(game.emulator.getScreenGrayscale())
     assert np.all(new[..., 3] >= expected - 1e-6)
 
 
@@ -86,7 +86,7 @@ def test_rewards_add_up_until_the_episode_ends_by_itself():
     task = Atari("breakout", "tiny", max_steps=3000, num_no_ops=1)
     weights = task.init(jax.random.key(0))
     last = weights[-1]["w"].shape[-1]
-    fire, game = np.array([0.0, 1.0, 0.0, 0.0]), atari._game("breakout")
+    fire, game = np.array([0.0, 1.0, 0.0, 0.0]), atari_emulator.loaded_game("breakout")
     assert last == len(game.actions) == 4
     # always fire: five balls are served and lost
     weights = jax.tree.map(np.zeros_like, weights)
@@ -184,4 +184,4 @@ def test_bad_arguments_are_refused(options, words):
 def test_without_ale_the_line_that_installs_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ImportError, match=r"pip install 'gfopt\[atari\]'"):
-        atari._game.__wrapped__("frostbite")
+        atari_emulator.loaded_game.__wrapped__("frostbite")

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from gfopt.problems import Classification, digits, mlp
-from gfopt.problems.classification import logits
+from gfopt.problems.networks import network_outputs
 
 
 def _rows(images: np.ndarray) -> set[bytes]:
@@ -118,7 +118,9 @@ def test_first_weights_are_normal_with_variance_one_over_fan_in() -> None:
 def test_without_hidden_layers_a_network_is_linear() -> None:
     network = mlp(jax.random.key(0), (3, 2))
     x = jnp.array([[1.0, -2.0, 0.5]])
-    np.testing.assert_allclose(logits(network, x), x @ network[0]["w"], rtol=1e-6)
+    np.testing.assert_allclose(
+        network_outputs(network, x), x @ network[0]["w"], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import gfopt
 from gfopt.core.lazy import materialise
 from gfopt.core.objective import Inputs
 from gfopt.problems import language, prompted, word_tokens
-from gfopt.problems.language import INSTALL, Llama
+from gfopt.problems.language import INSTALL
+from gfopt.problems.llama import Llama
 
 HEADS, GROUPS, SIZE, WIDTH, INNER, VOCABULARY = 4, 2, 6, 10, 7, 11
 MODEL = Llama(num_heads=HEADS, num_key_value_heads=2, rope_base=100.0)

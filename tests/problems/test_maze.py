@@ -12,8 +12,9 @@ import pytest
 
 from gfopt.core.objective import Inputs
 from gfopt.problems import maze as mazes
-from gfopt.problems.classification import mlp
-from gfopt.problems.control import continuous_action
+from gfopt.problems.deception import Deception
+from gfopt.problems.networks import mlp
+from gfopt.problems.policies import continuous_action
 
 CORRIDOR = """
 ########
@@ -94,7 +95,7 @@ def test_the_certificate_of_our_own_layout() -> None:
     # any way leads through the lower middle, 14 rows and 6 columns from the goal
     assert found.gap == pytest.approx(math.hypot(14, 6) - 2)
     straight = mazes.Maze.from_text(CORRIDOR).deception()
-    assert straight == mazes.Deception((1, 6), 0.0, 5, 5)
+    assert straight == Deception((1, 6), 0.0, 5, 5)
 
 
 def test_a_wall_is_followed_by_either_hand() -> None:

@@ -12,7 +12,7 @@ import pytest
 import gfopt
 from gfopt.cli.main import main
 from gfopt.core.interpret import interpret
-from gfopt.problems.language import Llama
+from gfopt.problems.llama import Llama
 from gfopt.quantization.memory_plan import Decoder, decoder, memory_plan
 
 LAYERS, WIDTH, INNER, VOCABULARY = 12, 1024, 2752, 2048

@@ -12,8 +12,9 @@ import pytest
 
 from gfopt import registry
 from gfopt.research.figures import Axis, Line, chart
+from gfopt.research.finished_runs import Run, RunKey
 from gfopt.research.report import page, write_report
-from gfopt.research.results import ResultStore, Run, RunKey
+from gfopt.research.results import ResultStore
 from gfopt.research.statistics import TARGETS, bootstrap_interval
 from gfopt.research.summary import (
     BBOB_GROUPS,

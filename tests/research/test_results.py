@@ -11,14 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfopt.research.results import (
-    FILE_NAME,
-    ResultStore,
-    Run,
-    RunKey,
-    improvements,
-    settings_conflict,
-)
+from gfopt.research.benchmark import settings_conflict
+from gfopt.research.finished_runs import Run, RunKey, improvements
+from gfopt.research.results import FILE_NAME, ResultStore
 
 KEY = RunKey("bbob", 8, 5, 1, "cma_es", 500, 0, "jax")
 RUN = Run(KEY, {"sigma": 2.0}, 496, "budget", 0.25, 1.5, ((8, 31.5), (64, 1e-3)))

@@ -14,8 +14,9 @@ from gfopt.research.bbob_runs import _Log, run_bbob, start_of
 from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished, run_coco
 from gfopt.research.digits_runs import NUM_TESTS, run_digits
+from gfopt.research.finished_runs import Run
 from gfopt.research.plan import atari_batches, bbob_batches, digits_batches
-from gfopt.research.results import ResultStore, Run
+from gfopt.research.results import ResultStore
 from gfopt.research.statistics import TARGETS, running_times
 
 FUNCTIONS, METHODS, BUDGET = [1, 8], ["cma_es", "open_es"], 100

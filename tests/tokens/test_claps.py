@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.tokens.counting import Ledger
+from gfopt.tokens.ledger import Ledger
 from gfopt.tokens.vocabulary import with_token
 
 LENGTH = 3

@@ -1,0 +1,148 @@
+"""What the drivers are given: refused, or as a search takes it."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks
+from gfopt.core import lazy
+from gfopt.types import PyTree, Solution
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses anything but an integer that two words can hold."""
+    checks.integer("seed", seed, 0)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be below 2**64; got {checks.shown(seed)}")
+
+
+def check_evaluator(evaluator: Any) -> None:
+    """Refuses what is no evaluator, also the function that makes one."""
+    is_one = callable(evaluator) and not isinstance(evaluator, type)
+    try:
+        inspect.signature(evaluator).bind(*range(6))
+    except TypeError:
+        is_one = False
+    if not is_one:
+        raise TypeError(
+            "evaluator must be an evaluator such as gfopt.vmapped(); "
+            f"got {checks.shown(evaluator)}"
+        )
+
+
+def check_frozen(x0: Any, frozen: PyTree) -> None:
+    """Refuses frozen leaves that are not the other half of ``x0``."""
+    if frozen is None:
+        return
+
+    def is_free(kept: Any, taken: Any) -> bool:
+        return kept is None or taken is None
+
+    try:
+        free = jax.tree.map(is_free, frozen, x0, is_leaf=lambda leaf: leaf is None)
+    except ValueError:
+        free = False
+    if not all(jax.tree.leaves(free)):
+        raise ValueError(
+            "frozen must be the other half of x0, of its structure and with None where "
+            f"x0 has a leaf (see gfopt.partition); got {checks.shown(frozen)} "
+            f"for x0 {checks.shown(x0)}"
+        )
+
+
+def check_halved(x0: Any) -> None:
+    """Refuses quantized leaves whose codes would be searched as numbers."""
+    for leaf in jax.tree.leaves(x0, is_leaf=lazy.is_lazy):
+        if lazy.is_lazy(leaf) and leaf.frozen_parts:
+            raise ValueError(
+                "x0 must be the trainable half of a quantized model, and frozen the "
+                f"other: x0, frozen = gfopt.partition(x0); got {checks.shown(leaf)}"
+            )
+
+
+def as_solution(x0: Any) -> Solution:
+    """Returns ``x0`` with lists of plain numbers as vectors, all leaves as arrays.
+
+    Example:
+        >>> as_solution([1, 2.5])
+        array([1. , 2.5])
+    """
+    plain = isinstance(x0, list | tuple) and all(
+        isinstance(leaf, numbers.Real) and not isinstance(leaf, bool)
+        for leaf in jax.tree.leaves(x0, is_leaf=lambda leaf: leaf is None)
+    )
+    if plain and not hasattr(x0, "_fields"):
+        try:
+            x0 = np.asarray(x0, np.float64)
+        except ValueError:  # a ragged list: a tree of numbers
+            pass
+    check_halved(x0)
+    checks.finite_tree("x0", x0)
+    return x0
+
+
+def as_tokens(x0: Any, bounds: Any) -> Solution:
+    """Returns the start of a method whose solutions are token sequences."""
+    if bounds is not None:
+        raise ValueError(
+            "bounds must be None for a method of token sequences, whose vocabulary "
+            f"says what is allowed; got {checks.shown(bounds)}"
+        )
+    array = np.asarray(x0)
+    if array.dtype.kind not in "iu" or array.ndim != 1 or array.size == 0:
+        kind = ValueError if array.dtype.kind in "iu" else TypeError
+        raise kind(
+            "x0 must be a vector of token ids, integers, for a method of token "
+            f"sequences; got {checks.shown(x0)}"
+        )
+    return array.astype(np.int32)
+
+
+def in_precision(x0: Solution) -> tuple[Solution, bool]:
+    """Returns a start as a search takes it, and whether that is double precision."""
+    leaves = jax.tree.leaves(x0)
+    x64 = any(
+        not isinstance(leaf, jax.Array) or leaf.dtype == np.float64 for leaf in leaves
+    )
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return np.array(leaf, np.float64)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.astype(np.float64 if x64 else np.float32)
+
+    with jax.enable_x64(x64):
+        return jax.tree.map(convert, x0), x64
+
+
+def values_told(values: Any, count: int, what: str) -> np.ndarray:
+    """Reads the values of ``count`` trials or solutions, NaN for failures."""
+    expected = "values must be a number or None for each trial"
+    unordered = str | bytes | Mapping | Set
+    if isinstance(values, unordered) or not isinstance(values, Iterable):
+        raise TypeError(f"{expected}; got {checks.shown(values)}")
+    listed = values if isinstance(values, np.ndarray) else list(values)
+    if count != len(listed):
+        raise ValueError(f"{expected}; got {len(listed)} for {count} {what}")
+    try:
+        found = np.asarray(listed)
+        plain = (float, int, np.number, np.ndarray, jax.Array, type(None))
+        if found.dtype.kind not in "iufO" or (
+            found.dtype.hasobject
+            and not all(isinstance(value, plain) for value in listed)
+        ):
+            raise TypeError
+        found = found.astype(np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        raise TypeError(f"{expected}; got {checks.shown(values)}") from None
+    if found.ndim != 1:
+        raise ValueError(f"{expected}; got values of shape {found.shape[1:]}")
+    return found

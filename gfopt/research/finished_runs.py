@@ -1,0 +1,81 @@
+"""A finished run: what it is found by, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class RunKey(NamedTuple):
+    """What a run is found by.
+
+    Attributes:
+        suite: ``"bbob"``, ``"digits"`` or ``"atari"``.
+        function: its number in the suite; of a game, its place among ``GAMES``.
+        dimension: ``D``.
+        instance: of the function: its shift and rotation, the split of the data, or
+            the first network.
+        method: a registered name.
+        budget: evaluations in all; of a game, frames.
+        seed: of the start and of the method.
+        evaluator: ``"jax"``, ``"coco"``, or ``"ale-"`` and a network's name.
+    """
+
+    suite: str
+    function: int
+    dimension: int
+    instance: int
+    method: str
+    budget: int
+    seed: int
+    evaluator: str
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        key: what it is found by.
+        options: the method's settings, as JSON holds them.
+        evaluations: how many were made.
+        status: why it ended: ``"target"``, ``"budget"`` or the method's own reason.
+        seconds: wall time; the share of one run where a batch ran at once.
+        compile_seconds: wall time of tracing and compiling, the same way.
+        trajectory: pairs (evaluations, value). On BBOB the improvements of the best
+            f - f_opt; on the digits the held-out error at regular intervals; of a game
+            (frames, minus the score of the recommended network).
+    """
+
+    key: RunKey
+    options: Mapping[str, Any]
+    evaluations: int
+    status: str
+    seconds: float
+    compile_seconds: float
+    trajectory: tuple[tuple[int, float], ...]
+
+    @property
+    def value(self) -> float:
+        """The last value of the trajectory; infinity if there is none."""
+        return self.trajectory[-1][1] if self.trajectory else float("inf")
+
+
+def improvements(
+    evaluations: np.ndarray, values: np.ndarray
+) -> tuple[tuple[int, float], ...]:
+    """Returns where the best so far got better, with six digits.
+
+    Args:
+        evaluations: ``[n]``, ascending.
+        values: ``[n]``; NaN where nothing was valid.
+
+    Example:
+        >>> improvements(np.array([8, 16, 24]), np.array([5.0, 7.0, 0.25]))
+        ((8, 5.0), (24, 0.25))
+    """
+    best = np.fmin.accumulate(np.where(np.isnan(values), np.inf, values))
+    before = np.concatenate([[np.inf], best[:-1]])
+    rows = np.flatnonzero(best < before)
+    return tuple((int(evaluations[i]), float(f"{best[i]:.6g}")) for i in rows)

@@ -1,0 +1,156 @@
+"""Scores made of scores: for several prompts, several models or several aims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.tokens.beams import check_model
+from gfopt.tokens.scores import Continuation
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["score"], meta_fields=[])
+@dataclass(frozen=True)
+class Universal:
+    """One text for several prompts: the mean of a score over them.
+
+    Args:
+        score: a ``Targeted`` with prompts ``i32[m, n]`` and targets ``i32[m, t]``, each
+            with ``-1`` behind its end.
+
+    Raises:
+        ValueError: where prompts and targets are not as many.
+
+    Example:
+        >>> import gfopt
+        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
+        >>> prompts, targets = jnp.array([[0, 1], [2, -1]]), jnp.array([[3], [1]])
+        >>> gfopt.Universal(gfopt.Targeted(flat, prompts, targets))(jnp.array([1]))
+        Array(1.3862944, dtype=float32)
+
+    Source: Sadasivan et al. (2024), arXiv 2402.15570, section 4.1.
+    """
+
+    score: Any
+
+    def __post_init__(self) -> None:
+        check_model(getattr(self.score, "model", self.score))
+        prompts, targets = self._prompt, self._target
+        if not (hasattr(prompts, "shape") and hasattr(targets, "shape")):
+            return  # placeholders from tree unflattening
+        if {prompts.ndim, targets.ndim} != {2} or len(prompts) != len(targets):
+            raise ValueError(
+                "score must have prompts [m, n] and as many targets [m, t]; "
+                f"got shapes {prompts.shape} and {targets.shape}"
+            )
+
+    @property
+    def _prompt(self) -> Any:
+        return getattr(self.score, "prompt", None)
+
+    @property
+    def _target(self) -> Any:
+        return getattr(self.score, "target", None)
+
+    def _each(self, call: Callable[[Any, Any], jax.Array], caches: Any) -> jax.Array:
+        """Returns ``call(score of one prompt, its cache)`` for all prompts, ``[m]``."""
+        score = self.score
+
+        def one(prompt: jax.Array, target: jax.Array, cache: Any) -> jax.Array:
+            return call(type(score)(score.model, prompt, target, score.tail), cache)
+
+        return jax.vmap(one)(self._prompt, self._target, caches)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Scores a text."""
+        return jnp.mean(self._each(lambda score, _: score(tokens), None))
+
+    def continued(self, text: Continuation) -> jax.Array:
+        """Scores a text that ``SeveralPrompts`` began to read."""
+        each = self._each(
+            lambda score, cache: score.continued(text._replace(cache=cache)), text.cache
+        )
+        return jnp.mean(each)
+
+    def num_tokens(self, length: jax.Array) -> jax.Array:
+        """Returns what a text of ``length`` tokens costs where it was not read."""
+        each = self._each(lambda score, _: score.num_tokens(length), None)
+        return jnp.sum(each)
+
+    @property
+    def prompt_tokens(self) -> jax.Array:
+        """What is read before, ``i32[]``."""
+        return jnp.sum(self.score.prompt_tokens, dtype=jnp.int32)
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["scores", "weights"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Total:
+    """The weighted sum of scores: several models, or several aims.
+
+    Args:
+        scores: two or more scores; for ``continued`` those of ``SeveralModels``, in its
+            order.
+        weights: of each, all 1 by default.
+
+    Raises:
+        TypeError: where ``scores`` is not a tuple.
+        ValueError: where there are not as many weights.
+
+    Example:
+        >>> import gfopt
+        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
+        >>> likely = gfopt.Fluency(flat, jnp.array([0]))
+        >>> gfopt.Total((likely, likely), weights=(1.0, 0.5))(jnp.array([1]))
+        Array(2.0794415, dtype=float32)
+    """
+
+    scores: tuple[Any, ...]
+    weights: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        checks.instance("scores", self.scores, tuple, "a tuple of scores")
+        if self.weights is not None:
+            checks.instance("weights", self.weights, tuple, "a tuple of numbers")
+            if len(self.weights) != len(self.scores):
+                raise ValueError(
+                    f"weights must be as many as scores, {len(self.scores)}; "
+                    f"got {checks.shown(self.weights)}"
+                )
+
+    def _sum(self, values: list[jax.Array]) -> jax.Array:
+        weights = self.weights or (1.0,) * len(values)
+        each = [w * value for w, value in zip(weights, values, strict=True)]
+        return sum(each[1:], start=each[0])
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Scores a text."""
+        return self._sum([score(tokens) for score in self.scores])
+
+    def continued(self, text: Continuation) -> jax.Array:
+        """Scores a text that ``SeveralModels`` began to read."""
+        # their common length may have been set back
+        caches = [one._replace(length=text.cache.length) for one in text.cache.each]
+        parts = zip(self.scores, caches, strict=True)
+        return self._sum(
+            [score.continued(text._replace(cache=one)) for score, one in parts]
+        )
+
+    def num_tokens(self, length: jax.Array) -> jax.Array:
+        """Returns what a text of ``length`` tokens costs where it was not read."""
+        each = [score.num_tokens(length) for score in self.scores]
+        return sum(each[1:], start=each[0])
+
+    @property
+    def prompt_tokens(self) -> jax.Array:
+        """What is read before, ``i32[]``."""
+        each = [score.prompt_tokens for score in self.scores]
+        return sum(each[1:], start=each[0])
