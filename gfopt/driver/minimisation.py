@@ -23,9 +23,9 @@ from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
 from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
+from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.probe import Probe, probe
 from gfopt.driver.progress import Interrupt, ProgressLine
-from gfopt.driver.replay_log import LogWriter
 from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import keys_of_step

@@ -22,8 +22,8 @@ from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver.arguments import check_evaluator, check_frozen, check_seed
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint, configuration
+from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.minimisation import Minimisation
-from gfopt.driver.replay_log import LogWriter
 from gfopt.driver.result import Result
 from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.augmented_lagrangian import constrained

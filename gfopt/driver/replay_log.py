@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 import zlib
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -26,16 +25,15 @@ from gfopt import checks
 from gfopt.core import noise, trees
 from gfopt.driver.arguments import as_solution, in_precision
 from gfopt.driver.records import Record
-from gfopt.driver.storage import RecordWriter, read_records, write_snapshot
+from gfopt.driver.storage import read_records, write_snapshot
 from gfopt.optimizers.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order import stepped
 from gfopt.types import Optimizer, Solution
 
 KIND = "zeroth-order log"
-SYNC_EVERY = 100  # steps that a power cut may take, at most
 
 # the columns of a history, by their name in the file
-_NAMES = {"seed": "seed", "p": "projected_gradient", "rate": "learning_rate"}
+NAMES = {"seed": "seed", "p": "projected_gradient", "rate": "learning_rate"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,17 +105,17 @@ class ReplayLog:
         """
         history: Any = result.history
         if isinstance(history, Mapping):  # of minimize; its last row may be open
-            header = _header(result.optimizer, result.recommended)
+            header = header_of(result.optimizer, result.recommended)
             types = [leaf.dtype for leaf in jax.tree.leaves(result.recommended)]
             wide = np.float64 if np.float64 in types else np.float32
             kinds = {"seed": np.uint32}  # beside NaN, for an open row, it is a float
             columns = {
                 name: history[name][: result.nit].astype(kinds.get(name, wide))
-                for name in _NAMES.values()
+                for name in NAMES.values()
             }
         else:
-            header = _header(result.optimizer, result.x)
-            table = {name: getattr(history.info, name) for name in _NAMES.values()}
+            header = header_of(result.optimizer, result.x)
+            table = {name: getattr(history.info, name) for name in NAMES.values()}
             columns = {name: np.asarray(column) for name, column in table.items()}
             made = np.asarray(history.num_evaluations) > 0
             if made.ndim != 1:
@@ -145,7 +143,7 @@ class ReplayLog:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the log as one record, 12 bytes a step; the file is replaced."""
-        arrays = dict(zip(_NAMES, self._columns(), strict=True))
+        arrays = dict(zip(NAMES, self._columns(), strict=True))
         write_snapshot(path, {"kind": KIND, **self.header}, [Record("", {}, arrays)])
 
 
@@ -242,88 +240,7 @@ def _replayed(
     return lax.scan(step, start, (seeds, slopes, rates))[0]
 
 
-class LogWriter:
-    """Writes the log of a search as it goes; a context manager.
-
-    A file that exists goes on behind its last whole record, if it is of the same run.
-
-    Args:
-        path: the file.
-        optimizer: the method.
-        x0: what it starts from.
-
-    Raises:
-        ValueError: for another method, or a file of another kind.
-        RuntimeError: another process is writing it.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], optimizer: Optimizer, x0: Solution
-    ):
-        header = {"kind": KIND, **_header(optimizer, x0)}
-        self._known: ReplayLog | None = None
-        try:
-            self._writer = RecordWriter.create(path, header)
-            self._count = 0
-        except FileExistsError:
-            self._writer = RecordWriter.append_to(path)
-            if self._writer.header != header:
-                found = self._writer.header
-                self._writer.close()
-                raise ValueError(
-                    f"log must be a new file, or one of this run; {os.fspath(path)} "
-                    f"has the header {found}, not {header}"
-                ) from None
-            self._known = ReplayLog.read(path)
-            self._count = len(self._known)
-        self._synced = self._count
-
-    def update(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Appends the steps that are not in the file yet.
-
-        Args:
-            columns: of all complete generations so far, by name.
-
-        Raises:
-            ValueError: the file is of another run.
-        """
-        if not columns:
-            return
-        if self._known is not None:
-            # a search that goes on from a checkpoint makes some steps once more
-            size = min(len(self._known), len(columns["seed"]))
-            for name in _NAMES.values():
-                known = getattr(self._known, name)[:size]
-                if not np.array_equal(known, columns[name][:size]):
-                    raise ValueError(
-                        f"log must be a new file, or one of this run; "
-                        f"{self._writer.path} holds other steps"
-                    )
-            if size == len(self._known):
-                self._known = None
-        arrays = {short: columns[name][self._count :] for short, name in _NAMES.items()}
-        if not arrays["seed"].size:
-            return
-        self._count += arrays["seed"].size
-        sync = self._count - self._synced >= SYNC_EVERY
-        self._writer.write(Record("", {}, arrays), sync=sync)
-        self._synced = self._count if sync else self._synced
-
-    def __enter__(self) -> LogWriter:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._writer.sync()
-        self._writer.close()
-        if kind is None and self._known is not None:
-            warnings.warn(
-                f"{self._writer.path} holds {len(self._known)} steps, and this run "
-                "made fewer: its weights are those of the log's beginning, log[:nit]",
-                stacklevel=3,
-            )
-
-
-def _header(optimizer: Optimizer, x0: Solution) -> dict[str, str]:
+def header_of(optimizer: Optimizer, x0: Solution) -> dict[str, str]:
     """Returns what a log of this method's steps says of them."""
     header = getattr(optimizer, "log_header", None)
     if header is None:
@@ -342,5 +259,5 @@ def _joined(records: Iterable[Record]) -> dict[str, np.ndarray]:
     parts = listed or [{**empty, "rate": empty["p"]}]
     return {
         name: np.concatenate([part[short] for part in parts])
-        for short, name in _NAMES.items()
+        for short, name in NAMES.items()
     }

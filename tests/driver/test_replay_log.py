@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import gfopt
-from gfopt.driver.replay_log import LogWriter
+from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.storage import read_records
 
 KEY = jax.random.key(0)

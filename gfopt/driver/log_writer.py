@@ -1,0 +1,97 @@
+"""The log of a run of zeroth-order SGD, written as the run goes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from gfopt.driver.records import Record
+from gfopt.driver.replay_log import KIND, NAMES, ReplayLog, header_of
+from gfopt.driver.storage import RecordWriter
+from gfopt.types import Optimizer, Solution
+
+SYNC_EVERY = 100  # steps that a power cut may take, at most
+
+
+class LogWriter:
+    """Writes the log of a search as it goes; a context manager.
+
+    A file that exists goes on behind its last whole record, if it is of the same run.
+
+    Args:
+        path: the file.
+        optimizer: the method.
+        x0: what it starts from.
+
+    Raises:
+        ValueError: for another method, or a file of another kind.
+        RuntimeError: another process is writing it.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], optimizer: Optimizer, x0: Solution
+    ):
+        header = {"kind": KIND, **header_of(optimizer, x0)}
+        self._known: ReplayLog | None = None
+        try:
+            self._writer = RecordWriter.create(path, header)
+            self._count = 0
+        except FileExistsError:
+            self._writer = RecordWriter.append_to(path)
+            if self._writer.header != header:
+                found = self._writer.header
+                self._writer.close()
+                raise ValueError(
+                    f"log must be a new file, or one of this run; {os.fspath(path)} "
+                    f"has the header {found}, not {header}"
+                ) from None
+            self._known = ReplayLog.read(path)
+            self._count = len(self._known)
+        self._synced = self._count
+
+    def update(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Appends the steps that are not in the file yet.
+
+        Args:
+            columns: of all complete generations so far, by name.
+
+        Raises:
+            ValueError: the file is of another run.
+        """
+        if not columns:
+            return
+        if self._known is not None:
+            # a search that goes on from a checkpoint makes some steps once more
+            size = min(len(self._known), len(columns["seed"]))
+            for name in NAMES.values():
+                known = getattr(self._known, name)[:size]
+                if not np.array_equal(known, columns[name][:size]):
+                    raise ValueError(
+                        f"log must be a new file, or one of this run; "
+                        f"{self._writer.path} holds other steps"
+                    )
+            if size == len(self._known):
+                self._known = None
+        arrays = {short: columns[name][self._count :] for short, name in NAMES.items()}
+        if not arrays["seed"].size:
+            return
+        self._count += arrays["seed"].size
+        sync = self._count - self._synced >= SYNC_EVERY
+        self._writer.write(Record("", {}, arrays), sync=sync)
+        self._synced = self._count if sync else self._synced
+
+    def __enter__(self) -> LogWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._writer.sync()
+        self._writer.close()
+        if kind is None and self._known is not None:
+            warnings.warn(
+                f"{self._writer.path} holds {len(self._known)} steps, and this run "
+                "made fewer: its weights are those of the log's beginning, log[:nit]",
+                stacklevel=3,
+            )
