@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import noise, noise_sums, schedules, trees
-from gfopt.optimizers.zeroth_order import TwoSided, perturbed
+from gfopt.core.perturbed import perturbed
+from gfopt.optimizers.zeroth_order import TwoSided
 from gfopt.types import Key, Member, PyTree, Solution
 
 

@@ -28,7 +28,7 @@ import optax
 from gfopt import checks
 from gfopt.core import noise, rounding, schedules, threefry, trees
 from gfopt.core.low_rank_noise import LowRankNoise
-from gfopt.core.perturbed import Perturbed
+from gfopt.core.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import SignedSeed
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
@@ -349,36 +349,6 @@ class SPSA(TwoSided):
 
     def _number(self, name: str, state: ZerothOrderState) -> Any:
         return schedules.at(name, getattr(self, name), state.step)
-
-
-def perturbed(
-    tree: Solution,
-    seed: jax.Array,
-    scale: jax.Array,
-    kind: str,
-    *,
-    largest: PyTree | None = None,
-    units: PyTree | None = None,
-) -> Solution:
-    """Returns ``tree + scale * units * z`` as ``Perturbed`` leaves.
-
-    Args:
-        tree: the weights.
-        seed: ``uint32[]``.
-        scale: a number.
-        kind: of the noise.
-        largest: a number for each leaf, above which its weights stay; None: all move.
-        units: a tree like ``tree``, None for 1 or for leaves whose units are 1.
-    """
-    paths, leaves, structure = trees.flatten_with_hash(tree)
-    nothing = [None] * len(leaves)
-    most = nothing if largest is None else structure.flatten_up_to(largest)
-    own = nothing if units is None else structure.flatten_up_to(units)
-    found = [
-        Perturbed(w, seed, scale, path, kind, largest=h, units=u)
-        for path, w, h, u in zip(paths, leaves, most, own, strict=True)
-    ]
-    return jax.tree.unflatten(structure, found)
 
 
 def stepped(
