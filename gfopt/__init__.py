@@ -66,9 +66,10 @@ from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
+from gfopt.optimizers.spsa import SPSA
 from gfopt.optimizers.svrg import SVRG
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import SPSA, MeZO
+from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.quantization.quantize import quantize
 from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.qwix_trees import from_qwix

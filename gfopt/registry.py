@@ -34,9 +34,10 @@ from gfopt.optimizers.qzo import QZO
 from gfopt.optimizers.random_search import RandomSearch
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
+from gfopt.optimizers.spsa import SPSA
 from gfopt.optimizers.svrg import SVRG
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import SPSA, MeZO
+from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
 from gfopt.tokens.particle_tokens import ParticleTokens
