@@ -50,6 +50,7 @@ from gfopt.optimizers.fzoo import FZOO
 from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.margin import Margin
+from gfopt.optimizers.mezo import MeZO
 from gfopt.optimizers.mirror_maps import Ball, Box, Simplex
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
@@ -69,7 +70,6 @@ from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.spsa import SPSA
 from gfopt.optimizers.svrg import SVRG
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.quantization.quantize import quantize
 from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.qwix_trees import from_qwix

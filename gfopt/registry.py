@@ -23,6 +23,7 @@ from gfopt.optimizers.differential_evolution import DifferentialEvolution
 from gfopt.optimizers.fzoo import FZOO
 from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
+from gfopt.optimizers.mezo import MeZO
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
 from gfopt.optimizers.one_plus_one import OnePlusOneES
@@ -37,7 +38,6 @@ from gfopt.optimizers.sparse_mezo import SparseMeZO
 from gfopt.optimizers.spsa import SPSA
 from gfopt.optimizers.svrg import SVRG
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import MeZO
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
 from gfopt.tokens.particle_tokens import ParticleTokens

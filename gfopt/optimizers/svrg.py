@@ -29,7 +29,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.late import zero_after
 from gfopt.core.low_rank_noise import LowRankNoise
-from gfopt.optimizers.zeroth_order import MeZOInfo, TwoSided, slope_sizes
+from gfopt.optimizers.zeroth_order import TwoSided, TwoSidedInfo, slope_sizes
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 
@@ -195,7 +195,7 @@ class SVRG(TwoSided):
 
     def tell(
         self, state: SVRGState, population: Population, evaluation: Evaluation
-    ) -> tuple[SVRGState, MeZOInfo]:
+    ) -> tuple[SVRGState, TwoSidedInfo]:
         """Adds to the anchor's slopes, or steps along corrected ones."""
         pairs = self._pairs(population, evaluation)
         first, measures = self._phase(state)
@@ -226,7 +226,7 @@ class SVRG(TwoSided):
             counts=counts + (measures & pairs.usable),
         )
         median, largest = slope_sizes(pairs.slopes, pairs.usable)
-        info = MeZOInfo(
+        info = TwoSidedInfo(
             pairs.seeds[0],
             slopes[0],
             jnp.where(measures, 0, self._rate(state)).astype(slopes.dtype),
