@@ -4,16 +4,13 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
 from gfopt import problems, tokens
+from gfopt.core.black_box import black_box
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
 from gfopt.core.domains import categorical, integer, real
 from gfopt.core.evaluate import chunked, sharded, vmapped
-from gfopt.core.gradient_estimates import (
-    GradientEstimator,
-    black_box,
-    gradient_estimator,
-    per_sample_directional_derivatives,
-)
+from gfopt.core.gradient_estimates import GradientEstimator, gradient_estimator
+from gfopt.core.gradient_sketches import per_sample_directional_derivatives
 from gfopt.core.host_evaluator import host
 from gfopt.core.low_rank import LowRank
 from gfopt.core.low_rank_noise import LowRankNoise, low_rank
