@@ -8,7 +8,7 @@ from gfopt.core.black_box import black_box
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
 from gfopt.core.domains import categorical, integer, real
-from gfopt.core.evaluate import chunked, sharded, vmapped
+from gfopt.core.evaluate import chunked, vmapped
 from gfopt.core.gradient_estimates import GradientEstimator, gradient_estimator
 from gfopt.core.gradient_sketches import per_sample_directional_derivatives
 from gfopt.core.host_evaluator import host
@@ -18,6 +18,7 @@ from gfopt.core.noise import Noise, gaussian, rademacher
 from gfopt.core.noise_table import NoiseTable
 from gfopt.core.objective import Objective
 from gfopt.core.perturbed import Perturbed
+from gfopt.core.sharded import sharded
 from gfopt.core.spaces import Space
 from gfopt.core.trees import merge, partition
 from gfopt.driver import genome
