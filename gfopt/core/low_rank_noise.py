@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, noise_law, threefry, trees
+from gfopt.core import noise, noise_law, noise_trees, threefry, trees
 from gfopt.core.late import zero_after
 from gfopt.core.lazy import is_lazy, materialise
 from gfopt.core.low_rank import LowRank
@@ -208,7 +208,9 @@ class LowRankNoise:
                 return None
             if plan.choice == _DENSE:
                 zeros = jnp.zeros(plan.shape, weights.dtype)
-                return noise.add_weighted_leaf(self.kind, path, zeros, seeds, weights)
+                return noise_trees.add_weighted_leaf(
+                    self.kind, path, zeros, seeds, weights
+                )
             first, sizes = jnp.int32(0), plan.choice.sizes(plan.shape)
             return jax.vmap(lambda s: self._factors(path, s, first, sizes))(seeds)
 
@@ -220,7 +222,9 @@ class LowRankNoise:
                 return self._add_products(leaf, plan, seeds, wide, drawn)
             if drawn is not None:
                 return (leaf + drawn).astype(leaf.dtype)
-            return noise.add_weighted_leaf(self.kind, plan.path, leaf, seeds, wide)
+            return noise_trees.add_weighted_leaf(
+                self.kind, plan.path, leaf, seeds, wide
+            )
 
         drawn = _drawn_together(plans, draw, keys)
         return jax.tree.unflatten(structure, map(add_leaf, leaves, plans, drawn))
