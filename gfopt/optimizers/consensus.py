@@ -327,7 +327,7 @@ class CBO:
         )
         # without one valid row nothing was learnt: the particles move another way
         learnt = jnp.any(valid)
-        new = jax.tree.map(lambda a, b: jnp.where(learnt, a, b), new, state)
+        new = trees.chosen(learnt, new, state)
         info = CBOInfo(
             new.best_fitness,
             vectors.size(new.particles.position),

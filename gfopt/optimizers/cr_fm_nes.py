@@ -254,9 +254,7 @@ class CRFMNES:
             path_c=path_c,
             history=history,
         )
-        kept = jax.tree.map(
-            lambda a, b: jnp.where(ranked, a, b).astype(b.dtype), new, state
-        )
+        kept = trees.chosen(ranked, new, state)
         new = kept._replace(step=new.step, history=history)
         std, num_valid = new.std, jnp.sum(evaluation.valid)
         return new, CRFMNESInfo(new.sigma, std.max(), std.min(), num_valid)

@@ -186,11 +186,7 @@ class SVRG(TwoSided):
 
     def decode(self, state: SVRGState, member: Member) -> Solution:
         """Returns ``theta`` or the anchor, plus ``sign * eps * z``, as lazy leaves."""
-        mean = jax.tree.map(
-            lambda anchor, mean: jnp.where(member.at_anchor, anchor, mean),
-            state.anchor,
-            state.mean,
-        )
+        mean = trees.chosen(member.at_anchor, state.anchor, state.mean)
         return super().decode(state._replace(mean=mean), member)
 
     def tell(
@@ -215,7 +211,7 @@ class SVRG(TwoSided):
         moves = jnp.any(usable)
         counted = jnp.where(measures, jnp.any(pairs.usable), moves)
         # the weights move once the anchor has them, or a copy would be kept for it
-        anchor = jax.tree.map(partial(jnp.where, first), state.mean, state.anchor)
+        anchor = trees.chosen(first, state.mean, state.anchor)
         share = share + zero_after(*jax.tree.leaves(anchor))
         new = self._moved(state, pool[chosen], slopes / share, moves)
         new = new._replace(
