@@ -4,16 +4,13 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 """
 
 from gfopt import problems, tokens
+from gfopt.core.black_box import black_box
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.counting import count_materialisations
 from gfopt.core.domains import categorical, integer, real
-from gfopt.core.evaluate import chunked, sharded, vmapped
-from gfopt.core.gradient_estimates import (
-    GradientEstimator,
-    black_box,
-    gradient_estimator,
-    per_sample_directional_derivatives,
-)
+from gfopt.core.evaluate import chunked, vmapped
+from gfopt.core.gradient_estimates import GradientEstimator, gradient_estimator
+from gfopt.core.gradient_sketches import per_sample_directional_derivatives
 from gfopt.core.host_evaluator import host
 from gfopt.core.low_rank import LowRank
 from gfopt.core.low_rank_noise import LowRankNoise, low_rank
@@ -21,6 +18,7 @@ from gfopt.core.noise import Noise, gaussian, rademacher
 from gfopt.core.noise_table import NoiseTable
 from gfopt.core.objective import Objective
 from gfopt.core.perturbed import Perturbed
+from gfopt.core.sharded import sharded
 from gfopt.core.spaces import Space
 from gfopt.core.trees import merge, partition
 from gfopt.driver import genome
@@ -50,6 +48,7 @@ from gfopt.optimizers.fzoo import FZOO
 from gfopt.optimizers.hizoo import HiZOO
 from gfopt.optimizers.lq_cma_es import LQCMAES
 from gfopt.optimizers.margin import Margin
+from gfopt.optimizers.mezo import MeZO
 from gfopt.optimizers.mirror_maps import Ball, Box, Simplex
 from gfopt.optimizers.nelder_mead import NelderMead
 from gfopt.optimizers.nes import SNES
@@ -66,9 +65,9 @@ from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
 from gfopt.optimizers.sep_cma_es import SepCMAES
 from gfopt.optimizers.sparse_mezo import SparseMeZO
+from gfopt.optimizers.spsa import SPSA
 from gfopt.optimizers.svrg import SVRG
 from gfopt.optimizers.xnes import XNES
-from gfopt.optimizers.zeroth_order import SPSA, MeZO
 from gfopt.quantization.quantize import quantize
 from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.qwix_trees import from_qwix

@@ -23,6 +23,7 @@ LAYERS = [
     {"core"},
     {"optimizers", "quantization"},
     {"tokens", "problems"},
+    {"methods_table"},
     {"registry"},
     {"driver"},
     {"research"},

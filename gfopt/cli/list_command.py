@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gfopt import registry
 from gfopt.cli import terminal
+from gfopt.methods_table import FLAGS
 
 
 def list_methods() -> None:
@@ -13,4 +14,4 @@ def list_methods() -> None:
         for row in registry.METHODS.values()
     ]
     terminal.show("", ("name", "class", "for", "flags"), rows, numbers=False)
-    terminal.show("", ("flag", "meaning"), list(registry.FLAGS.items()), numbers=False)
+    terminal.show("", ("flag", "meaning"), list(FLAGS.items()), numbers=False)

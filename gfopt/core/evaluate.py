@@ -1,9 +1,9 @@
 """Evaluators: a population goes in, fitness comes out, memory is decided here.
 
 An evaluator is a callable ``(key, objective, optimizer, state, population, inputs)
--> Evaluation``. The ones in this file are traceable and compose; ``host`` in
-``host_evaluator.py`` calls any Python function. Padding, NaN and infinities become
-``valid=False`` here and nowhere else.
+-> Evaluation``. The ones in this file are traceable; ``sharded`` in ``sharded.py``
+spreads one of them over devices, and ``host`` in ``host_evaluator.py`` calls any Python
+function. NaN and infinities become ``valid=False`` here and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 
 from gfopt import checks
 from gfopt.core import trees
@@ -215,87 +214,6 @@ class Chunked(Vmapped):
         return lax.fori_loop(0, (num_active + size - 1) // size, fill, empty)
 
 
-@_static
-@dataclass(frozen=True)
-class Sharded:
-    """Spreads the population over the devices of a mesh; only fitness travels.
-
-    Args:
-        inner: evaluator of the rows on one device.
-        mesh: a mesh with one axis; all local devices by default.
-
-    Raises:
-        ValueError: where the mesh has more than one axis.
-    """
-
-    inner: Vmapped = Vmapped()
-    mesh: Mesh | None = None
-
-    def __post_init__(self) -> None:
-        checks.instance("inner", self.inner, Vmapped, "vmapped() or chunked(size)")
-        if self.mesh is not None:
-            checks.instance("mesh", self.mesh, Mesh, "a jax.sharding.Mesh or None")
-            if len(self.mesh.axis_names) != 1:
-                raise ValueError(
-                    "mesh must have exactly one axis; "
-                    f"got axes {tuple(self.mesh.axis_names)}"
-                )
-
-    def __call__(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Optimizer,
-        state: State,
-        population: Population,
-        inputs: Inputs,
-    ) -> Evaluation:
-        """Evaluates the active rows of a population, a share on every device."""
-        mesh = self.mesh
-        if mesh is None:
-            mesh = jax.make_mesh(
-                (jax.local_device_count(),),
-                ("population",),
-                axis_types=(jax.sharding.AxisType.Auto,),
-            )
-        (axis,) = mesh.axis_names
-        count = population.active.shape[0]
-        multiple = mesh.size * getattr(optimizer, "group_size", 1)
-        pad = -count % multiple  # padding repeats the last row, inactive
-        padded = jax.tree.map(
-            lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], pad, axis=0)]),
-            population.members,
-        )
-        active = jnp.pad(population.active, (0, pad))
-        rows = jnp.minimum(jnp.arange(count + pad), count - 1)
-
-        def share(
-            data: PyTree, members: PyTree, active: jax.Array, rows: jax.Array
-        ) -> tuple[jax.Array, PyTree]:
-            key, objective, optimizer, state, inputs = data
-            population = Population(members, active)
-            found = self.inner.rows(
-                key, objective, optimizer, state, population, rows, inputs
-            )
-            # every device gets all scalars, so that `tell` is the same on each
-            return jax.tree.map(
-                lambda leaf: lax.all_gather(leaf, axis, tiled=True), found
-            )
-
-        split, whole = PartitionSpec(axis), PartitionSpec()
-        mapped = jax.shard_map(
-            share,
-            mesh=mesh,
-            in_specs=(whole, split, split, split),
-            out_specs=whole,
-            check_vma=False,
-        )
-        data = (key, objective, optimizer, state, inputs)
-        found = mapped(data, padded, active, rows)
-        fitness, aux = jax.tree.map(lambda leaf: leaf[:count], found)
-        return judged(fitness, population.active, aux)
-
-
 def vmapped() -> Vmapped:
     """Returns the evaluator that runs all members at once.
 
@@ -314,20 +232,6 @@ def chunked(size: int) -> Chunked:
         Chunked(size=8)
     """
     return Chunked(size)
-
-
-def sharded(mesh: Mesh | None = None, inner: Vmapped | None = None) -> Sharded:
-    """Returns the evaluator that spreads the population over devices.
-
-    Args:
-        mesh: a mesh with one axis; all local devices by default.
-        inner: evaluator on each device; ``vmapped()`` by default.
-
-    Example:
-        >>> sharded(inner=chunked(8))
-        Sharded(inner=Chunked(size=8), mesh=None)
-    """
-    return Sharded(Vmapped() if inner is None else inner, mesh)
 
 
 def member_size(

@@ -1,4 +1,4 @@
-"""Gradients from values alone: random directions, coordinates, and a bridge.
+"""Gradients from values alone: random directions and coordinates.
 
     two_sided     g = 1/q sum_i (f(x + eps z_i) - f(x - eps z_i)) / (2 eps) z_i
     one_sided     g = 1/q sum_i (f(x + eps z_i) - f(x)) / eps z_i
@@ -12,8 +12,7 @@ Coordinates cost 2 D values and have no variance: the choice if that many can be
 Sources: Nesterov, Spokoiny (2017), "Random gradient-free minimization of convex
 functions", Found. Comput. Math. 17, section 2 (one- and two-sided); Spall (1992), IEEE
 Trans. Automatic Control 37 (signs); Zhang, Zhou, Ji, Zavlanos (2022), "A new one-point
-residual-feedback oracle", Automatica 136 (one point); Zhang et al. (ICLR 2022),
-arXiv 2203.14195 (the bridge between white-box and black-box parts).
+residual-feedback oracle", Automatica 136 (one point).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from gfopt import checks
-from gfopt.core import noise, noise_law, threefry, trees
+from gfopt.core import noise, threefry, trees
 from gfopt.types import Key, PyTree, Solution
 
 KINDS = ("two_sided", "one_sided", "one_point", "coordinates")
@@ -223,129 +222,3 @@ def gradient_estimator(
         True
     """
     return GradientEstimator(fun, kind, num_queries, eps, directions, batch_size)
-
-
-def black_box(
-    fun: Callable[..., Any],
-    kind: str = "two_sided",
-    *,
-    num_queries: int = 1,
-    eps: float = 1e-3,
-    directions: str = "gaussian",
-    batch_size: int | None = None,
-) -> Callable[..., Any]:
-    """Makes a black box part of a model that is trained by gradients.
-
-    Forward it is ``fun``. Backward it multiplies with an estimate of its Jacobian: the
-    gradient of ``<cotangent, fun(x)>`` by ``gradient_estimator``, from values alone.
-    Gradients so flow through white-box parts into a black box.
-
-    Args:
-        fun: ``(x, *args) -> array or tree of arrays``; no gradient goes to ``args``.
-        kind: as in ``gradient_estimator``, but for ``"one_point"``.
-        num_queries: directions that are averaged.
-        eps: how far to go; 1e-3 is too little for bfloat16 inputs.
-        directions: ``"gaussian"``, ``"rademacher"`` or ``"sphere"``.
-        batch_size: directions that are evaluated together.
-
-    Returns:
-        ``(key, x, *args) -> fun(x, *args)``. For a batch of ``x``, vmap it over keys.
-
-    Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for one out of range, or ``"one_point"``, which needs a value from
-            before.
-
-    Example:
-        >>> host = lambda x: jax.pure_callback(  # a simulator, a remote model
-        ...     lambda x: (x**2).sum(-1).astype("float32"),
-        ...     jax.ShapeDtypeStruct((), "float32"), x, vmap_method="expand_dims")
-        >>> boxed = black_box(host, "coordinates")
-        >>> encode = lambda w: jnp.tanh(w * jnp.arange(3.0))  # the white-box part
-        >>> loss = lambda w: boxed(jax.random.key(0), encode(w))
-        >>> exact = jax.grad(lambda w: jnp.sum(encode(w) ** 2))(0.5)
-        >>> bool(jnp.abs(jax.grad(loss)(0.5) - exact) < 1e-3)
-        True
-    """
-    if kind == "one_point":
-        raise ValueError("kind must not be 'one_point' here: there is no value before")
-
-    def projected(x: Solution, cotangent: PyTree, args: tuple[Any, ...]) -> jax.Array:
-        parts = jax.tree.map(lambda c, y: jnp.sum(c * y), cotangent, fun(x, *args))
-        return sum(jax.tree.leaves(parts), jnp.float32(0))
-
-    estimate = gradient_estimator(
-        projected,
-        kind,
-        num_queries=num_queries,
-        eps=eps,
-        directions=directions,
-        batch_size=batch_size,
-    )
-    checks.is_callable("fun", fun)
-
-    @jax.custom_vjp
-    def boxed(key: Key, x: Solution, *args: Any) -> Any:
-        return fun(x, *args)
-
-    def forward(key: Key, x: Solution, *args: Any) -> tuple[Any, Any]:
-        return fun(x, *args), (key, x, args)
-
-    def backward(kept: Any, cotangent: PyTree) -> tuple[Any, ...]:
-        key, x, args = kept
-        gradient = estimate(key, x, cotangent, args).gradient
-        return None, gradient, *[None] * len(args)
-
-    boxed.defvjp(forward, backward)
-    return boxed
-
-
-def per_sample_directional_derivatives(
-    losses: Callable[[Any], jax.Array],
-    params: Solution,
-    key: Key,
-    num_directions: int,
-    *,
-    eps: float = 1e-3,
-    directions: str = "gaussian",
-) -> jax.Array:
-    """Returns a sketch of each sample's gradient: its slopes along random directions.
-
-    ``E[C C^T] / m`` is the Gram matrix of the samples' gradients, so that distances
-    between rows are those between gradients: what a coreset is chosen by.
-
-    Args:
-        losses: ``params -> [B]``, a loss for each sample.
-        params: pytree of floating-point arrays.
-        key: a key from ``jax.random.key``.
-        num_directions: columns of the sketch, m, each with a direction of its own.
-        eps: how far to go.
-        directions: ``"gaussian"`` or ``"rademacher"``.
-
-    Returns:
-        ``float[B, m]``.
-
-    Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for one out of range.
-
-    Example:
-        >>> x = jnp.eye(3)
-        >>> sketch = per_sample_directional_derivatives(
-        ...     lambda w: x @ w, jnp.zeros(3), jax.random.key(0), 2000)
-        >>> bool(jnp.abs(sketch @ sketch.T / 2000 - jnp.eye(3)).max() < 0.2)
-        True
-    """
-    checks.is_callable("losses", losses)
-    checks.integer("num_directions", num_directions, 1)
-    checks.positive("eps", eps)
-    checks.one_of("directions", directions, noise_law.KINDS)
-    params = trees.as_inexact(params)
-    family, wide = noise.Noise(directions), trees.wide_dtype(params)
-    scale = threefry.round_significant(jnp.asarray(eps, wide))
-
-    def slopes(seed: jax.Array) -> jax.Array:
-        plus, minus = (losses(family.add(params, seed, s * scale)) for s in (1, -1))
-        return (plus - minus) / (2 * scale)
-
-    return lax.map(slopes, threefry.seeds(key, num_directions)).T

@@ -17,56 +17,28 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, noise_law, threefry, trees
+from gfopt.core import low_rank_sums, noise, noise_law, noise_trees, threefry
 from gfopt.core.late import zero_after
 from gfopt.core.lazy import is_lazy, materialise
 from gfopt.core.low_rank import LowRank
+from gfopt.core.low_rank_plans import (
+    DENSE,
+    EXCLUDED,
+    Matrices,
+    Plan,
+    drawn_together,
+    plans_of,
+)
 from gfopt.types import PyTree
-
-# The streamed sum holds the factors of as many members as fit into this (16 MB of
-# float32), and adds to this many elements of a leaf at a time.
-BLOCK = 1 << 22
-
-
-class _Matrices(NamedTuple):
-    """How many axes of a leaf are stacked, how many are rows; the rest are columns."""
-
-    stacked: int
-    rows: int
-
-    def sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Returns the number of matrices, of their rows and of their columns."""
-        first, second = self.stacked, self.stacked + self.rows
-        parts = shape[:first], shape[first:second], shape[second:]
-        return math.prod(parts[0]), math.prod(parts[1]), math.prod(parts[2])
-
-
-_EXCLUDED, _DENSE = "excluded", "dense"
-
-
-class _Plan(NamedTuple):
-    """What one leaf gets: the hash of its noise's path, the choice, and its shape."""
-
-    path: int
-    choice: Any
-    shape: tuple[int, ...]
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What leaves have in common that are drawn together."""
-        return self.choice, self.shape
 
 
 @partial(
@@ -137,23 +109,23 @@ class LowRankNoise:
             seed: ``uint32[]``.
             scale: ``float[]``.
         """
-        plans, leaves, structure = self._plans(tree)
+        plans, leaves, structure = plans_of(self, tree)
 
-        def draw(plan: _Plan, path: int | jax.Array) -> Any:
-            if plan.choice == _EXCLUDED:
+        def draw(plan: Plan, path: int | jax.Array) -> Any:
+            if plan.choice == EXCLUDED:
                 return ()
-            if plan.choice == _DENSE:
+            if plan.choice == DENSE:
                 return noise_law.noise_leaf(self.kind, seed, path, plan.shape)
-            return self._factors(path, seed, 0, plan.choice.sizes(plan.shape))
+            return self._factors(path, seed, 0, plan.sizes)
 
-        def add_leaf(leaf: Any, plan: _Plan, drawn: Any) -> Any:
-            if plan.choice == _EXCLUDED:
+        def add_leaf(leaf: Any, plan: Plan, drawn: Any) -> Any:
+            if plan.choice == EXCLUDED:
                 return leaf
-            if plan.choice == _DENSE:
+            if plan.choice == DENSE:
                 return noise.add_scaled(leaf, drawn, scale)
             return self._perturbed(leaf, plan.choice, drawn, scale)
 
-        drawn = _drawn_together(plans, draw, [plan.key for plan in plans])
+        drawn = drawn_together(plans, draw, [plan.key for plan in plans])
         return jax.tree.unflatten(structure, map(add_leaf, leaves, plans, drawn))
 
     def add_each(self, tree: PyTree, seed: jax.Array, scales: jax.Array) -> PyTree:
@@ -184,93 +156,56 @@ class LowRankNoise:
         The factors are drawn again, and a matrix gets its sum by one product over the
         members and the rank: no member's matrix is ever made.
         """
-        plans, leaves, structure = self._plans(tree)
+        plans, leaves, structure = plans_of(self, tree)
 
-        def elements(plan: _Plan) -> int:
+        def elements(plan: Plan) -> int:
             """Numbers that are held if a leaf's noise is drawn for all members."""
-            if plan.choice == _DENSE:
+            if plan.choice == DENSE:
                 return math.prod(plan.shape)
-            layers, rows, columns = plan.choice.sizes(plan.shape)
+            layers, rows, columns = plan.sizes
             return seeds.shape[0] * layers * self.rank * (rows + columns)
 
         # small leaves of a kind are drawn together, up to a number of them at a time
         keys: list[Any] = []
         for number, plan in enumerate(plans):
-            if plan.choice == _EXCLUDED or elements(plan) > BLOCK // 16:
+            if plan.choice == EXCLUDED or elements(plan) > low_rank_sums.BLOCK // 16:
                 keys.append(number)
                 continue
             alike = sum(other.key == plan.key for other in plans[:number])
-            keys.append((plan.key, alike * elements(plan) // BLOCK))
+            keys.append((plan.key, alike * elements(plan) // low_rank_sums.BLOCK))
         is_small = [isinstance(key, tuple) for key in keys]
 
-        def draw(plan: _Plan, path: int | jax.Array) -> Any:
+        def draw(plan: Plan, path: int | jax.Array) -> Any:
             if not is_small[plans.index(plan)]:
                 return None
-            if plan.choice == _DENSE:
+            if plan.choice == DENSE:
                 zeros = jnp.zeros(plan.shape, weights.dtype)
-                return noise.add_weighted_leaf(self.kind, path, zeros, seeds, weights)
-            first, sizes = jnp.int32(0), plan.choice.sizes(plan.shape)
+                return noise_trees.add_weighted_leaf(
+                    self.kind, path, zeros, seeds, weights
+                )
+            first, sizes = jnp.int32(0), plan.sizes
             return jax.vmap(lambda s: self._factors(path, s, first, sizes))(seeds)
 
-        def add_leaf(leaf: Any, plan: _Plan, drawn: Any) -> Any:
-            if plan.choice == _EXCLUDED:
+        def add_leaf(leaf: Any, plan: Plan, drawn: Any) -> Any:
+            if plan.choice == EXCLUDED:
                 return leaf
             wide = weights.astype(_wide(leaf))
-            if plan.choice != _DENSE:
-                return self._add_products(leaf, plan, seeds, wide, drawn)
+            if plan.choice != DENSE:
+
+                def draw_layer(seed: jax.Array, layer: jax.Array) -> tuple[Any, Any]:
+                    sizes = (1, *plan.sizes[1:])
+                    return self._factors(plan.path, seed, layer, sizes)
+
+                by = seeds, wide, drawn
+                return low_rank_sums.add(draw_layer, self.rank, plan.sizes, leaf, *by)
             if drawn is not None:
                 return (leaf + drawn).astype(leaf.dtype)
-            return noise.add_weighted_leaf(self.kind, plan.path, leaf, seeds, wide)
-
-        drawn = _drawn_together(plans, draw, keys)
-        return jax.tree.unflatten(structure, map(add_leaf, leaves, plans, drawn))
-
-    def _plans(self, tree: PyTree) -> tuple[list[_Plan], list[Any], Any]:
-        """Returns what noise each leaf gets, the leaves, and the tree's structure."""
-        named, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_lazy)
-        names = [trees.path_name(path) for path, _ in named]
-        for pattern in (*self.dense, *self.exclude, *(text for text, _ in self.axes)):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(
-                    f"no leaf's path matches the pattern {pattern!r}; "
-                    f"the paths are {checks.shown(names)}"
-                )
-        plans = []
-        for name, (_, leaf) in zip(names, named, strict=True):
-            choice = self.choice(name, leaf)
-            # the factors have a path of their own
-            own = name if isinstance(choice, str) else f"{name} factors"
-            plans.append(_Plan(zlib.crc32(own.encode()), choice, tuple(leaf.shape)))
-        return plans, [leaf for _, leaf in named], structure
-
-    def choice(self, name: str, leaf: Any) -> _Matrices | str:
-        """Returns what noise a leaf gets: matrices, ``"dense"`` or ``"excluded"``."""
-
-        def matches(patterns: Iterable[str]) -> bool:
-            return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-        shape = jnp.shape(leaf)
-        if matches(self.exclude):
-            return _EXCLUDED
-        if matches(self.dense):
-            return _DENSE
-        letters = next((to for text, to in self.axes if matches([text])), None)
-        if letters is None:
-            axes = len(shape)
-            if axes < 2:
-                return _DENSE
-            split = _Matrices(1, 1) if axes == 3 else _Matrices(0, axes - 1)
-        elif len(letters) != len(shape):
-            raise ValueError(
-                f"axes must have a letter for each axis of {name!r}, of shape {shape}; "
-                f"got {letters!r}"
+            return noise_trees.add_weighted_leaf(
+                self.kind, plan.path, leaf, seeds, wide
             )
-        else:
-            split = _Matrices(letters.count("S"), letters.count("R"))
-        _, rows, columns = split.sizes(shape)
-        # thin factors that are no smaller than the matrix are of no use
-        is_thin = self.rank * (rows + columns) < rows * columns
-        return split if is_thin or letters is not None else _DENSE
+
+        drawn = drawn_together(plans, draw, keys)
+        return jax.tree.unflatten(structure, map(add_leaf, leaves, plans, drawn))
 
     def _factors(
         self,
@@ -288,7 +223,7 @@ class LowRankNoise:
         return z[..., :rows], z[..., rows:]
 
     def _perturbed(
-        self, leaf: Any, split: _Matrices, factors: tuple[Any, Any], scale: Any
+        self, leaf: Any, split: Matrices, factors: tuple[Any, Any], scale: Any
     ) -> LowRank:
         """Returns ``leaf + scale * A B^T / sqrt(rank)``."""
         shape, wide = leaf.shape, _wide(leaf)
@@ -301,93 +236,9 @@ class LowRankNoise:
             b.reshape(*shape[:first], *shape[second:], self.rank),
         )
 
-    def _add_products(
-        self,
-        leaf: jax.Array,
-        plan: _Plan,
-        seeds: jax.Array,
-        weights: jax.Array,
-        drawn: Any,
-    ) -> jax.Array:
-        """Returns ``leaf + sum_p weights[p] A_p B_p^T / sqrt(rank)``, in blocks.
-
-        The factors of all members are drawn already, or else in the loop.
-        """
-        if leaf.size == 0 or seeds.shape[0] == 0:
-            return leaf
-        layers, rows, columns = plan.choice.sizes(leaf.shape)
-        weights = weights / math.sqrt(self.rank)
-        members = max(1, BLOCK // (self.rank * (rows + columns)))
-        members = min(members, seeds.shape[0])
-        pad = -seeds.shape[0] % members
-        seeds = jnp.pad(seeds, (0, pad)).reshape(-1, members)
-        weights = jnp.pad(weights, (0, pad)).reshape(-1, members)
-        turns = -(-rows // max(1, min(rows, BLOCK // columns)))
-        block = -(-rows // turns)
-
-        def add_members(layer: jax.Array, turn: jax.Array, whole: jax.Array) -> Any:
-            if drawn is None:
-                sizes = (1, rows, columns)
-                draw = partial(self._factors, plan.path, first=layer, sizes=sizes)
-                a, b = jax.vmap(lambda seed: draw(seed=seed))(seeds[turn])
-            else:  # for all members in one turn
-                a, b = (lax.dynamic_slice_in_dim(f, layer, 1, 1) for f in drawn)
-            a = a.reshape(-1, rows).astype(weights.dtype)
-            b = (b * weights[turn][:, None, None, None]).reshape(-1, columns)
-
-            def add_rows(index: jax.Array, whole: jax.Array) -> jax.Array:
-                # the last block is moved back; what the block before did counts once
-                start = jnp.minimum(index * block, rows - block)
-                some = lax.dynamic_slice_in_dim(a, start, block, 1)
-                row = start + lax.broadcasted_iota(jnp.int32, some.shape, 1)
-                some = jnp.where(row >= index * block, some, 0)
-                at = (layer, start, jnp.int32(0))
-                old = lax.dynamic_slice(whole, at, (1, block, columns))
-                new = (old + (some.T @ b)[None]).astype(whole.dtype)
-                return lax.dynamic_update_slice(whole, new, at)
-
-            return _repeat(turns, add_rows, whole)
-
-        def add_layer(layer: jax.Array, whole: jax.Array) -> jax.Array:
-            add = partial(add_members, layer)
-            return _repeat(seeds.shape[0], add, whole)
-
-        whole = _repeat(layers, add_layer, leaf.reshape(layers, rows, columns))
-        return whole.reshape(leaf.shape)
-
-
-def _drawn_together(
-    plans: Sequence[_Plan],
-    draw: Callable[[_Plan, int | jax.Array], Any],
-    keys: Sequence[Any],
-) -> list[Any]:
-    """Returns ``draw(plan, path)`` for each leaf, with one program for equal keys.
-
-    The bits are the same; a model of a hundred layers compiles in the time of one.
-    """
-    found: list[Any] = [None] * len(plans)
-    for key in dict.fromkeys(keys):
-        where = [i for i, other in enumerate(keys) if other == key]
-        plan = plans[where[0]]
-        if len(where) == 1:
-            found[where[0]] = draw(plan, plan.path)
-            continue
-        paths = jnp.array([plans[i].path for i in where], jnp.uint32)
-        together = jax.vmap(partial(draw, plan))(paths)
-        for number, i in enumerate(where):
-            found[i] = jax.tree.map(lambda z, number=number: z[number], together)
-    return found
-
 
 def _wide(leaf: Any) -> Any:
     return jnp.promote_types(leaf.dtype, jnp.float32)
-
-
-def _repeat(turns: int, body: Callable[[Any, Any], Any], whole: jax.Array) -> jax.Array:
-    """Returns a ``fori_loop``, without the loop where there is one turn."""
-    if turns == 1:
-        return body(jnp.int32(0), whole)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(turns), body, whole)
 
 
 def low_rank(

@@ -1,23 +1,20 @@
 """Families of noise on parameter trees, never ``[P, D]``.
 
-``sample``, ``add`` and the streamed sums draw leaf by leaf, or small leaves together,
-by the law of ``noise_law``.
+``sample``, ``add`` and the streamed sums draw leaf by leaf, or small leaves together
+(``noise_trees``), by the law of ``noise_law``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gfopt import checks
-from gfopt.core import noise_law, noise_sums, threefry, trees
+from gfopt.core import noise_law, noise_sums, noise_trees, threefry, trees
 from gfopt.core.late import made_once, zero_after
 from gfopt.types import PyTree
 
@@ -26,27 +23,6 @@ from gfopt.types import PyTree
 CACHED_ELEMENTS = 1 << 24
 # Signs are cheap to draw again: only what stays in cache, 4 MB, is worth keeping.
 CACHED_SIGNS = 1 << 20
-
-# Leaves of at most this many numbers are drawn together: each use of the cipher takes
-# a tenth of a second to compile, and each loop over members some microseconds.
-SMALL = 1 << 14
-
-
-def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Returns which leaves are drawn together: small ones, up to a block of them."""
-    groups: list[list[int]] = []
-    small: list[int] = []
-    room = -1
-    for index, size in enumerate(map(math.prod, shapes)):
-        if size > SMALL:
-            groups.append([index])
-        elif size > room:
-            small, room = [index], noise_sums.BLOCK - size
-            groups.append(small)
-        else:
-            small.append(index)
-            room -= size
-    return groups
 
 
 @partial(
@@ -67,7 +43,7 @@ class Noise:
 
     Example:
         >>> tree = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
-        >>> Noise("rademacher").sample(tree, np.uint32(1))["b"].shape
+        >>> Noise("rademacher").sample(tree, jnp.uint32(1))["b"].shape
         (2,)
     """
 
@@ -99,7 +75,7 @@ class Noise:
         paths, leaves, structure = trees.flatten_with_hash(like)
         shapes = [jnp.shape(leaf) for leaf in leaves]
         found: dict[int, jax.Array] = {}
-        for group in _groups(shapes):
+        for group in noise_trees.groups(shapes):
             draw = partial(
                 noise_law.noise_leaves,
                 self.kind,
@@ -163,7 +139,9 @@ class Noise:
         """
         both = jnp.stack([weights, square_weights], axis=1)
         zeros = zeros_after(like, weights)
-        first, second = _add_trees(self.kind, (zeros, zeros), seeds, both)
+        first, second = noise_trees.add_weighted_trees(
+            self.kind, (zeros, zeros), seeds, both
+        )
         return first, second
 
     def add_weighted(
@@ -189,109 +167,15 @@ class Noise:
                 ``noise_sums.added_to``.
         """
         if rounding_seed is None:
-            return _add_trees(self.kind, (tree,), seeds, weights[:, None], added)[0]
+            return noise_trees.add_weighted_trees(
+                self.kind, (tree,), seeds, weights[:, None], added
+            )[0]
         return trees.map_with_hash(
-            lambda path, leaf: add_weighted_leaf(
+            lambda path, leaf: noise_trees.add_weighted_leaf(
                 self.kind, path, leaf, seeds, weights, rounding_seed, added
             ),
             tree,
         )
-
-
-def add_weighted_leaf(
-    kind: str,
-    path_hash: int | jax.Array,
-    leaf: jax.Array,
-    seeds: jax.Array,
-    weights: jax.Array,
-    rounding_seed: jax.Array | None = None,
-    added: noise_sums.Added | None = None,
-) -> jax.Array:
-    """Returns one leaf of ``Noise(kind).add_weighted``."""
-    by = seeds, weights[:, None], rounding_seed, added
-    return _add_leaves(kind, path_hash, (leaf,), *by)[0]
-
-
-def _add_leaves(
-    kind: str,
-    path_hash: int | jax.Array,
-    leaves: tuple[jax.Array, ...],
-    seeds: jax.Array,
-    weights: jax.Array,
-    rounding_seed: jax.Array | None = None,
-    added: noise_sums.Added | None = None,
-) -> tuple[jax.Array, ...]:
-    leaf = leaves[0]
-    wide = weights.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    rows, columns = noise_law.layout(leaf.shape)
-
-    def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
-        return noise_law.noise_rows(kind, seed, path_hash, start, num_rows, columns)
-
-    bits = None
-    if rounding_seed is not None:
-        # the cipher's second words, which no noise is made of
-        bits = partial(
-            threefry.words, rounding_seed, path_hash, columns=columns, which=1
-        )
-    by = seeds, wide, bits, added
-    return noise_sums.add(draw, rows, columns, leaves, *by)
-
-
-def _add_trees(
-    kind: str,
-    powers: tuple[PyTree, ...],
-    seeds: jax.Array,
-    weights: jax.Array,
-    added: noise_sums.Added | None = None,
-) -> list[PyTree]:
-    """Returns ``powers[k] + sum_p weights[p, k] z_p ** (k + 1)``, tree by tree."""
-    paths, leaves, structure = trees.flatten_with_hash(powers[0])
-    rows = list(zip(leaves, *map(jax.tree.leaves, powers[1:]), strict=True))
-    shapes = [leaf.shape for leaf in leaves]
-    found: dict[int, Sequence[jax.Array]] = {}
-    for group in _groups(shapes):
-        if len(group) == 1:
-            (i,) = group
-            found[i] = _add_leaves(kind, paths[i], rows[i], seeds, weights, added=added)
-            continue
-        here = [paths[i] for i in group], [rows[i] for i in group]
-        sums = _add_together(kind, *here, seeds, weights, added)
-        found.update(zip(group, sums, strict=True))
-    columns = [*zip(*(found[i] for i in range(len(leaves))), strict=True)]
-    columns = columns or [()] * len(powers)  # a tree without leaves
-    return [jax.tree.unflatten(structure, column) for column in columns]
-
-
-def _add_together(
-    kind: str,
-    path_hashes: Sequence[int],
-    rows: Sequence[tuple[jax.Array, ...]],
-    seeds: jax.Array,
-    weights: jax.Array,
-    added: noise_sums.Added | None = None,
-) -> list[list[jax.Array]]:
-    """Returns the sums of several small leaves, which are one row of numbers."""
-    added_in = noise_sums.added_to if added is None else added
-    shapes = [row[0].shape for row in rows]
-    wide = jnp.result_type(jnp.float32, *(row[0].dtype for row in rows))
-    sizes = list(map(math.prod, shapes))
-
-    def draw(seed: jax.Array, start: jax.Array, num_rows: int) -> jax.Array:
-        del start, num_rows
-        z = noise_law.noise_leaves(kind, seed, path_hashes, shapes)
-        return jnp.concatenate([leaf.reshape(-1) for leaf in z])[None]
-
-    zeros = (jnp.zeros(sum(sizes), wide),) * len(rows[0])
-    totals = noise_sums.add(draw, 1, sum(sizes), zeros, seeds, weights.astype(wide))
-    parts = zip(*(jnp.split(t, np.cumsum(sizes)[:-1]) for t in totals), strict=True)
-    return [
-        [
-            added_in(leaf, total.reshape(leaf.shape), None)
-            for leaf, total in zip(row, part, strict=True)
-        ]
-        for row, part in zip(rows, parts, strict=True)
-    ]
 
 
 def zeros_after(like: PyTree, weights: jax.Array) -> PyTree:
@@ -340,7 +224,7 @@ def rademacher(cached: bool | None = None) -> Noise:
             of ``P * D <= 2**20`` numbers.
 
     Example:
-        >>> z = rademacher().sample(jnp.zeros(100), np.uint32(1))
+        >>> z = rademacher().sample(jnp.zeros(100), jnp.uint32(1))
         >>> sorted(set(z.tolist()))
         [-1.0, 1.0]
     """

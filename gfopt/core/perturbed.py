@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise_law, threefry
+from gfopt.core import noise_law, threefry, trees
 from gfopt.core.lazy import RowBlocks
 from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
+from gfopt.types import PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -102,3 +103,33 @@ class Perturbed(RowBlocks):
         """Multiplies each block once it is made."""
         gain = factor if self.gain is None else factor * self.gain
         return dataclasses.replace(self, gain=gain)
+
+
+def perturbed(
+    tree: PyTree,
+    seed: jax.Array,
+    scale: jax.Array,
+    kind: str,
+    *,
+    largest: PyTree | None = None,
+    units: PyTree | None = None,
+) -> PyTree:
+    """Returns ``tree + scale * units * z`` as ``Perturbed`` leaves.
+
+    Args:
+        tree: the weights.
+        seed: ``uint32[]``.
+        scale: a number.
+        kind: of the noise.
+        largest: a number for each leaf, above which its weights stay; None: all move.
+        units: a tree like ``tree``, None for 1 or for leaves whose units are 1.
+    """
+    paths, leaves, structure = trees.flatten_with_hash(tree)
+    nothing = [None] * len(leaves)
+    most = nothing if largest is None else structure.flatten_up_to(largest)
+    own = nothing if units is None else structure.flatten_up_to(units)
+    found = [
+        Perturbed(w, seed, scale, path, kind, largest=h, units=u)
+        for path, w, h, u in zip(paths, leaves, most, own, strict=True)
+    ]
+    return jax.tree.unflatten(structure, found)

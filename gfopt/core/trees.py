@@ -158,6 +158,13 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), tree, like)
 
 
+def chosen(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """Returns ``new`` where ``condition``, else ``old``, in the dtypes of ``old``."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(condition, a, b).astype(b.dtype), new, old
+    )
+
+
 def strongly_typed(tree: PyTree) -> PyTree:
     """Returns ``tree`` without weak types: the second step then compiles nothing."""
     return jax.tree.map(

@@ -18,6 +18,7 @@ from gfopt.core.spaces import Space
 from gfopt.driver.arguments import as_solution, as_tokens, in_precision
 from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
+from gfopt.methods_table import Row
 from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.margin import Margin, has_margin
 from gfopt.optimizers.nes import default_population_size
@@ -173,7 +174,7 @@ def auto_method(dimension: int) -> str:
     return "cr_fm_nes" if dimension <= MOST_LINEAR else "open_es"
 
 
-def _scale(row: registry.Row, x0: Solution, sigma0: Any, space: Space | None) -> PyTree:
+def _scale(row: Row, x0: Solution, sigma0: Any, space: Space | None) -> PyTree:
     """Returns the first standard deviation of each coordinate, like ``x0``."""
     if sigma0 is not None:
         return _spread_sigma("sigma0", sigma0, x0)

@@ -39,7 +39,6 @@ from gfopt.optimizers.bounded import innermost
 from gfopt.optimizers.feasibility_rule import (
     Best,
     FeasibilityRule,
-    chosen,
     no_best,
     separated,
 )
@@ -177,7 +176,7 @@ class AugmentedLagrangian(FeasibilityRule):
         )
         learnt = jnp.any(valid)
         old = state._replace(step=inner.step, inner=inner)
-        return chosen(learnt, new, old), info
+        return trees.chosen(learnt, new, old), info
 
 
 def constrained(optimizer: Optimizer, num_constraints: int) -> Optimizer:

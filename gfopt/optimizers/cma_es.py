@@ -261,9 +261,7 @@ class CMAES:
         )
         # nothing is learnt where no row is valid or all are equal
         ranked = share > 0
-        kept = jax.tree.map(
-            lambda a, b: jnp.where(ranked, a, b).astype(b.dtype), new, state
-        )
+        kept = trees.chosen(ranked, new, state)
         mean = jnp.where(ranked, mean, flat).astype(flat.dtype)
         new = kept._replace(
             step=new.step, age=new.age, mean=unravel(mean), history=history

@@ -238,7 +238,7 @@ class CBO:
         """Starts with all particles at ``solution``; ``ask`` spreads them."""
         center = trees.starting_point(solution)
         x0 = vectors.flat(center)
-        self._refuse_explosive(x0.size)
+        steps.refuse_explosive(self, x0.size)
         start = x0 if self.mirror is None else self.mirror.to_dual(x0)
         position = jnp.tile(start, (self.population_size, 1))
         zero, is_adam = jnp.zeros((), x0.dtype), self.integrator == "adam"
@@ -270,10 +270,8 @@ class CBO:
         for turn in range(self.frozen_steps):
             of_turn = draws[turn * size : (turn + 1) * size]
             moved = steps.moved(self, state, moved, of_turn)
-        rows, evaluated = (
-            jnp.arange(self.population_size),
-            crowd.num_evaluated(self, state),
-        )
+        rows = jnp.arange(self.population_size)
+        evaluated = crowd.num_evaluated(self, state)
         moves = jnp.array(self.update == "all") | (rows < evaluated)
         x = jnp.where(moves[:, None], moved.position, state.particles.position)
         # those that were let go are where they make no difference
@@ -327,7 +325,7 @@ class CBO:
         )
         # without one valid row nothing was learnt: the particles move another way
         learnt = jnp.any(valid)
-        new = jax.tree.map(lambda a, b: jnp.where(learnt, a, b), new, state)
+        new = trees.chosen(learnt, new, state)
         info = CBOInfo(
             new.best_fitness,
             vectors.size(new.particles.position),
@@ -360,36 +358,11 @@ class CBO:
         shape = state.particles.position.shape
 
         def draw(kind: str) -> jax.Array:
-            return noise_law.noise_rows(kind, seed, 0, 0, *shape).astype(
-                state.alpha.dtype
-            )
+            z = noise_law.noise_rows(kind, seed, 0, 0, *shape)
+            return z.astype(state.alpha.dtype)
 
         if self.directions == "gaussian":
             return draw("gaussian")
         # a first generation of signs would lie on the corners of a cube
         first = state.step == 0
         return lax.cond(first, lambda: draw("gaussian"), lambda: draw("rademacher"))
-
-    def _refuse_explosive(self, dimension: int) -> None:
-        """Refuses isotropic noise with ``2 lambda <= D sigma^2``, where it is known."""
-        found = [checks.concrete(a) for a in (self.drift, self.diffusion)]
-        numbers = [number for number in found if number is not None]
-        if (
-            self.noise != "isotropic"
-            or self.is_forced
-            or self.longest is not None
-            or any(
-                isinstance(a, schedules.Schedule) for a in (self.drift, self.diffusion)
-            )
-            or len(numbers) < 2
-        ):
-            return
-        drift, diffusion = (float(number) for number in numbers)
-        strength = dimension * (steps.CONVENTIONS[self.convention] * diffusion) ** 2
-        if 2 * drift <= strength:
-            raise ValueError(
-                "diffusion must be such that 2 drift > D diffusion^2, or the particles "
-                f"fly apart: isotropic noise in D = {dimension} has 2 lambda = "
-                f"{2 * drift:g} <= d sigma^2 = {strength:g}; take anisotropic noise "
-                f"or is_forced=True; got {checks.shown(self.diffusion)}"
-            )

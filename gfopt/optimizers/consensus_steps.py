@@ -2,7 +2,8 @@
 
     S(x - c) = |x - c|  isotropic  |  diag(x - c)  anisotropic  |  C^{1/2}  covariance
 
-Functions of vectors ``[N, D]``; the last one, ``moved``, puts them together.
+Functions of vectors ``[N, D]``; the last one, ``moved``, puts them together. The first
+one refuses isotropic noise by which they fly apart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gfopt import checks
 from gfopt.core import vectors
 from gfopt.optimizers import consensus_weights as weighing
 from gfopt.optimizers.consensus_particles import (
@@ -28,6 +30,28 @@ from gfopt.optimizers.consensus_particles import (
 NOISES = ("anisotropic", "isotropic", "covariance")
 INTEGRATORS = ("euler", "exponential", "adam")
 CONVENTIONS = {"sqrt_dt": 1.0, "sqrt_2dt": math.sqrt(2)}
+
+
+def refuse_explosive(method: Any, dimension: int) -> None:
+    """Refuses isotropic noise with ``2 lambda <= D sigma^2``, where it is known."""
+    found = [checks.concrete(a) for a in (method.drift, method.diffusion)]
+    numbers = [number for number in found if number is not None]
+    if (
+        method.noise != "isotropic"
+        or method.is_forced
+        or method.longest is not None
+        or len(numbers) < 2  # a schedule or a tracer
+    ):
+        return
+    drift, diffusion = (float(number) for number in numbers)
+    strength = dimension * (CONVENTIONS[method.convention] * diffusion) ** 2
+    if 2 * drift <= strength:
+        raise ValueError(
+            "diffusion must be such that 2 drift > D diffusion^2, or the particles "
+            f"fly apart: isotropic noise in D = {dimension} has 2 lambda = "
+            f"{2 * drift:g} <= d sigma^2 = {strength:g}; take anisotropic noise "
+            f"or is_forced=True; got {checks.shown(method.diffusion)}"
+        )
 
 
 def diffused(
@@ -114,11 +138,8 @@ def moved(
     method: Any, state: CBOState, particles: Particles, draws: list[jax.Array]
 ) -> Particles:
     """Returns the particles after one time step, with the consensus at rest."""
-    x, drift, dt = (
-        particles.position,
-        at(method, "drift", state),
-        at(method, "dt", state),
-    )
+    x = particles.position
+    drift, dt = at(method, "drift", state), at(method, "dt", state)
     rows = jnp.arange(len(x))
     counts = jnp.isfinite(particles.fitness) & (rows < num_evaluated(method, state))
     logs = weighing.log_weights(particles.fitness, counts, state.alpha)

@@ -14,8 +14,8 @@ step takes time and memory linear in D. With ``vbar = v / |v|`` and antithetic `
 where ``hat_u`` are the utilities by rank before they are made to sum to 0. While the
 mean moves far (``|p_s| >= chi``), far candidates weigh more; ``eta_s`` depends on
 whether it moves, stagnates or converges. ``d`` and ``v`` follow the natural gradient
-of the ``w_p`` at ``y_p`` and of ``p_c`` (``_natural_gradient``), and ``d`` is
-scaled so that the determinant of the shape stays 1.
+of the ``w_p`` at ``y_p`` and of ``p_c`` (``vd_covariance``), and ``d`` is scaled so
+that the determinant of the shape stays 1.
 
 Sources: Nomura & Ono (2022), "Fast moving natural evolution strategy for
 high-dimensional problems", CEC, arXiv 2201.11422; Akimoto, Auger, Hansen (2014),
@@ -40,10 +40,8 @@ import scipy.optimize
 
 from gfopt import checks
 from gfopt.core import schedules, shaping, threefry, trees, vectors
-from gfopt.optimizers import nes, stopping
+from gfopt.optimizers import nes, stopping, vd_covariance
 from gfopt.types import Evaluation, Key, Member, Population, Solution
-
-LIMIT = 0.7  # of a step, relative to an element of d and to |v|
 
 
 class CRFMNESState(NamedTuple):
@@ -196,7 +194,7 @@ class CRFMNES:
 
     def decode(self, state: CRFMNESState, member: Member) -> Solution:
         """Returns ``m + sigma d y``."""
-        x = state.sigma * state.scale * _stretched(state.direction, member)
+        x = state.sigma * state.scale * vd_covariance.stretched(state.direction, member)
         return vectors.unflat(vectors.flat(state.mean) + x, state.mean)
 
     def tell(
@@ -227,7 +225,7 @@ class CRFMNES:
         weights = jnp.where(length >= c.chi, far, utility)
 
         # p_c <- (1 - c_c) p_c + sqrt(c_c (2 - c_c) mu_eff) d sum w y
-        y = _stretched(state.direction, z)
+        y = vd_covariance.stretched(state.direction, z)
         shift = state.scale * (weights @ y)
         path_c = (1 - c.c_c) * state.path_c
         path_c += math.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * shift
@@ -240,8 +238,9 @@ class CRFMNES:
 
         rate = jnp.minimum(0.02 * count, 3 * math.log(dimension)) + 5
         rate = jnp.tanh(rate / (0.23 * dimension + 25))
-        scale, direction = _learnt(
-            state,
+        scale, direction = vd_covariance.learnt(
+            state.scale,
+            state.direction,
             jnp.concatenate([y, (path_c / state.scale)[None]]),
             jnp.append(rate * weights, c.c_1 * count / size),
         )
@@ -255,9 +254,7 @@ class CRFMNES:
             path_c=path_c,
             history=history,
         )
-        kept = jax.tree.map(
-            lambda a, b: jnp.where(ranked, a, b).astype(b.dtype), new, state
-        )
+        kept = trees.chosen(ranked, new, state)
         new = kept._replace(step=new.step, history=history)
         std, num_valid = new.std, jnp.sum(evaluation.valid)
         return new, CRFMNESInfo(new.sigma, std.max(), std.min(), num_valid)
@@ -272,19 +269,6 @@ class CRFMNES:
         return stopping.reasons(state.history, largest, self.tol_x, self.tol_fun)
 
 
-def _unit(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns ``|v|`` and ``v / |v|``."""
-    norm = jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
-    return norm, v / norm
-
-
-def _stretched(v: jax.Array, z: jax.Array) -> jax.Array:
-    """Returns ``y = (I + v v^T)^{1/2} z`` of a vector or of rows ``[P, D]``."""
-    norm, unit = _unit(v)
-    gain = norm**2 / (jnp.sqrt(1 + norm**2) + 1)  # sqrt(1 + |v|^2) - 1
-    return z + gain * jnp.expand_dims(z @ unit, -1) * unit
-
-
 def _sigma_rate(length: jax.Array, count: jax.Array, dimension: int) -> jax.Array:
     """Returns ``eta_s`` for a path of ``length``, in units of what chance would give.
 
@@ -293,61 +277,3 @@ def _sigma_rate(length: jax.Array, count: jax.Array, dimension: int) -> jax.Arra
     stagnating = jnp.tanh((0.024 * count + 0.7 * dimension + 20) / (dimension + 12))
     near = 2 * jnp.tanh((0.025 * count + 0.75 * dimension + 10) / (dimension + 4))
     return jnp.where(length >= 1, 1.0, jnp.where(length >= 0.1, stagnating, near))
-
-
-def _learnt(
-    state: CRFMNESState, y: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns ``d`` and ``v`` after a step along the natural gradient.
-
-    Args:
-        state: the state before.
-        y: ``float[N, D]``, what to learn from, in the coordinates of the scales.
-        weights: ``float[N]``, with learning rates.
-    """
-    along_d, along_v = _natural_gradient(state.direction, y, weights)
-    # without this limit, VD-CMA's, |v| runs away where it is large and D small
-    longest = jnp.maximum(
-        jnp.max(jnp.abs(along_d)),
-        jnp.linalg.norm(along_v) / _unit(state.direction)[0],
-    )
-    part = LIMIT / jnp.maximum(longest, LIMIT)
-    scale = state.scale * (1 + part * along_d)
-    direction = state.direction + part * along_v
-    # det(d (I + v v^T) d) <- 1
-    log_det = 2 * jnp.sum(jnp.log(scale)) + jnp.log1p(jnp.sum(direction**2))
-    return scale * jnp.exp(-log_det / (2 * scale.size)), direction
-
-
-def _natural_gradient(
-    v: jax.Array, y: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the natural gradient by ``log d`` and ``v``, as VD-CMA has it.
-
-    They are linear in two vectors, ``s`` and ``t``, which are quadratic in ``y``; so
-    these are summed first, and all that follows takes O(D). ``a`` interpolates the
-    Fisher matrix towards its diagonal as far as it must to stay invertible.
-    """
-    norm, unit = _unit(v)
-    square, gamma = norm**2, 1 + norm**2
-    unit2 = unit**2
-    along = y @ unit
-    weighted = (weights * along) @ y  # sum w (y . vbar) y
-    total = jnp.sum(weights)
-    s = weights @ y**2 - square / gamma * unit * weighted - total
-    t = weighted - unit * (weights @ along**2 + gamma * total) / 2
-
-    # a = min(1, sqrt(|v|^4 + (2 gamma - sqrt(gamma)) / max vbar^2) / (2 + |v|^2))
-    room = (2 * gamma - jnp.sqrt(gamma)) / jnp.max(unit2)
-    # 1 - a^2, without the difference of large numbers
-    rest = jnp.maximum(4 * gamma - room, 0) / (2 + square) ** 2
-    a2 = 1 - rest
-    a = jnp.sqrt(a2)
-    b = 2 * a2 - rest * square**2 / gamma
-    h = 2 - (b + 2 * a2) * unit2
-    inner = (2 + square) * unit * t - square * unit2 * (unit @ t)
-    s = s - a / gamma * inner
-    ratio = unit2 / h
-    s = s / h - b / (1 + b * (unit2 @ ratio)) * ratio * (ratio @ s)
-    t = t - a * ((2 + square) * unit * s - unit * (unit2 @ s))
-    return s, t / norm

@@ -195,8 +195,7 @@ class DeepGA:
         first = jax.tree.map(lambda leaf: _padded(leaf, rows), (children, active))
         second = jax.tree.map(lambda leaf: _padded(leaf, rows), again)
         second = second[0], jnp.isfinite(second[1]) & (jnp.arange(rows) < again[1].size)
-        chosen = jax.tree.map(partial(jnp.where, state.waits), second, first)
-        return Population(*chosen)
+        return Population(*trees.chosen(state.waits, second, first))
 
     def decode(self, state: DeepGAState, member: Member) -> Solution:
         """Returns the mutated parent."""
@@ -275,11 +274,7 @@ class DeepGA:
             state.tried,
         )
         without = jax.tree.map(lambda leaf: leaf[: self.num_candidates], state.tried)
-        chosen = partial(jnp.where, self._has_elite(state))
-        found: tuple[DeepGAMember, jax.Array] = jax.tree.map(
-            chosen, with_elite, without
-        )
-        return found
+        return trees.chosen(self._has_elite(state), with_elite, without)
 
     def _bred(
         self,

@@ -131,14 +131,14 @@ class FeasibilityRule:
             return Best(best, ())
         member = jax.tree.map(lambda leaf: leaf[index], population.members)
         solution = lazy.materialise(self.decode(state, member))
-        return Best(best, chosen(is_better, solution, state.best.solution))
+        return Best(best, trees.chosen(is_better, solution, state.best.solution))
 
     def recommend(self, state: Any) -> Solution:
         """Returns the best feasible solution; before there is one, the method's."""
         own = self.inner.recommend(state.inner)
         if not jax.tree.leaves(state.best.solution):
             return own
-        return chosen(jnp.isfinite(state.best.fitness), state.best.solution, own)
+        return trees.chosen(jnp.isfinite(state.best.fitness), state.best.solution, own)
 
     def stop(self, state: Any) -> dict[str, jax.Array]:
         """Returns the inner method's reasons to stop."""
@@ -160,10 +160,3 @@ def no_best(solution: Solution) -> Best:
     infinite = jnp.full((), jnp.inf, trees.wide_dtype(solution))
     is_small = trees.num_parameters(solution) <= MOST_KEPT
     return Best(infinite, jax.tree.map(jnp.array, solution) if is_small else ())
-
-
-def chosen(condition: jax.Array, new: Any, old: Any) -> Any:
-    """Returns ``new`` or ``old``, in the types of ``old``."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(condition, a, b).astype(b.dtype), new, old
-    )

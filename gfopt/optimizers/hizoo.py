@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
+from gfopt.core.perturbed import perturbed
 from gfopt.optimizers.seeded import SignedSeed
-from gfopt.optimizers.zeroth_order import perturbed
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 _NOISE = noise.gaussian()  # the squares of signs say nothing

@@ -27,7 +27,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 
 from gfopt import checks
-from gfopt.core import schedules
+from gfopt.core import schedules, trees
 from gfopt.optimizers import quadratic_model
 from gfopt.optimizers.cma_es import CMAES, CMAESInfo, CMAESMember, CMAESState
 from gfopt.optimizers.cma_parameters import longest, shortened
@@ -261,7 +261,7 @@ class LQCMAES(CMAES):
         )
         whole = Population(CMAESMember(members.z, members.y), in_use)
         after, info = super().tell(cma, whole, told)
-        cma = jax.tree.map(lambda a, b: jnp.where(closes, a, b), after, cma)
+        cma = trees.chosen(closes, after, cma)
         return state._replace(
             step=state.step + 1,
             cma=cma,

@@ -212,7 +212,7 @@ class NoveltyAgents:
         agent = jax.tree.map(lambda leaf: leaf[member.agent], state.agents)
         candidate = materialise(self.inner.decode(agent, member.inner))
         mean = self.inner.recommend(agent)
-        return jax.tree.map(partial(jnp.where, member.is_mean), mean, candidate)
+        return trees.chosen(member.is_mean, mean, candidate)
 
     def tell(
         self,

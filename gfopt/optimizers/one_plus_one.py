@@ -126,9 +126,7 @@ class OnePlusOneES:
         success = valid & (fitness <= state.fitness)
         member = jax.tree.map(lambda leaf: leaf[0], population.members)
         candidate = self.decode(state, member)
-        parent = jax.tree.map(
-            lambda new, old: jnp.where(success, new, old), candidate, state.parent
-        )
+        parent = trees.chosen(success, candidate, state.parent)
         damping = self.damping
         if damping is None:
             damping = math.sqrt(trees.num_parameters(state.parent) + 1)

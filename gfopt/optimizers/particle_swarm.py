@@ -173,7 +173,7 @@ class ParticleSwarm:
         )
         # without one valid row nothing was learnt: the swarm moves another way
         learnt = jnp.any(evaluation.valid)
-        new = jax.tree.map(lambda a, b: jnp.where(learnt, a, b), new, state)
+        new = trees.chosen(learnt, new, state)
         info = ParticleSwarmInfo(
             jnp.min(new.best_fitness),
             vectors.size(new.best_positions),

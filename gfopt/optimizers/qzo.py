@@ -32,8 +32,9 @@ import optax
 
 from gfopt import checks
 from gfopt.core import lazy, noise, noise_sums, schedules, trees
+from gfopt.core.perturbed import perturbed
 from gfopt.optimizers import descent
-from gfopt.optimizers.zeroth_order import TwoSided, perturbed, stepped
+from gfopt.optimizers.zeroth_order import TwoSided, stepped
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 _WINDOW = 128  # steps of which the state keeps |d|

@@ -253,9 +253,7 @@ class Restarts:
             left=jnp.where(is_small, state.spent[0] / 2, jnp.inf),
             run_fitness=jnp.full_like(state.fitness, jnp.inf),
             fitness=jnp.minimum(state.run_fitness, state.fitness),
-            answer=jax.tree.map(
-                lambda a, b: jnp.where(better, a, b), found, state.answer
-            ),
+            answer=trees.chosen(better, found, state.answer),
             since_better=jnp.where(gained, 0, state.since_better + 1),
         )
 
@@ -263,7 +261,7 @@ class Restarts:
         """Returns the answer of the run that found the best value."""
         found = self._current(state).recommend(state.inner)
         is_best = state.run_fitness <= state.fitness
-        return jax.tree.map(lambda a, b: jnp.where(is_best, a, b), found, state.answer)
+        return trees.chosen(is_best, found, state.answer)
 
     def stop(self, state: RestartsState) -> dict[str, jax.Array]:
         """Returns ``patience``: the last runs found nothing better."""

@@ -183,9 +183,7 @@ class SepCMAES:
         )
         # nothing is learnt where no row is valid or all are equal
         ranked &= share > 0
-        kept = jax.tree.map(
-            lambda a, b: jnp.where(ranked, a, b).astype(b.dtype), new, state
-        )
+        kept = trees.chosen(ranked, new, state)
         new = kept._replace(step=new.step, history=history)
         std, valid = new.std, jnp.sum(evaluation.valid)
         return new, SepCMAESInfo(new.sigma, std.max(), std.min(), valid)

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, noise_sums, schedules, trees
-from gfopt.optimizers.zeroth_order import TwoSided, perturbed
+from gfopt.core import noise, noise_sums, noise_trees, schedules, trees
+from gfopt.core.perturbed import perturbed
+from gfopt.optimizers.zeroth_order import TwoSided
 from gfopt.types import Key, Member, PyTree, Solution
 
 
@@ -130,7 +131,7 @@ class SparseMeZO(TwoSided):
         def moved(path: int, leaf: jax.Array, limit: jax.Array) -> jax.Array:
             added = partial(_added_below, limit)
             by = seeds, weights, random, added
-            return noise.add_weighted_leaf(self.noise.kind, path, leaf, *by)
+            return noise_trees.add_weighted_leaf(self.noise.kind, path, leaf, *by)
 
         mean = trees.map_with_hash(moved, state.mean, state.limits)
         return SparseMeZOState(state.step + 1, mean, state.limits)

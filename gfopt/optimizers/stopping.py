@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gfopt.core import trees
 from gfopt.types import Evaluation
 
 SAMPLED = 5  # steps from one entry of the long memory to the next
@@ -93,9 +94,7 @@ def extended(
         medians=medians,
         is_stagnant=is_stagnant,
     )
-    seen = jnp.any(valid)
-    new = jax.tree.map(lambda a, b: jnp.where(seen, a, b), new, history)
-    return new, best < worst
+    return trees.chosen(jnp.any(valid), new, history), best < worst
 
 
 def _sampled(

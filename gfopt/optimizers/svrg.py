@@ -29,7 +29,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.late import zero_after
 from gfopt.core.low_rank_noise import LowRankNoise
-from gfopt.optimizers.zeroth_order import MeZOInfo, TwoSided, slope_sizes
+from gfopt.optimizers.zeroth_order import TwoSided, TwoSidedInfo, slope_sizes
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 
@@ -186,16 +186,12 @@ class SVRG(TwoSided):
 
     def decode(self, state: SVRGState, member: Member) -> Solution:
         """Returns ``theta`` or the anchor, plus ``sign * eps * z``, as lazy leaves."""
-        mean = jax.tree.map(
-            lambda anchor, mean: jnp.where(member.at_anchor, anchor, mean),
-            state.anchor,
-            state.mean,
-        )
+        mean = trees.chosen(member.at_anchor, state.anchor, state.mean)
         return super().decode(state._replace(mean=mean), member)
 
     def tell(
         self, state: SVRGState, population: Population, evaluation: Evaluation
-    ) -> tuple[SVRGState, MeZOInfo]:
+    ) -> tuple[SVRGState, TwoSidedInfo]:
         """Adds to the anchor's slopes, or steps along corrected ones."""
         pairs = self._pairs(population, evaluation)
         first, measures = self._phase(state)
@@ -215,7 +211,7 @@ class SVRG(TwoSided):
         moves = jnp.any(usable)
         counted = jnp.where(measures, jnp.any(pairs.usable), moves)
         # the weights move once the anchor has them, or a copy would be kept for it
-        anchor = jax.tree.map(partial(jnp.where, first), state.mean, state.anchor)
+        anchor = trees.chosen(first, state.mean, state.anchor)
         share = share + zero_after(*jax.tree.leaves(anchor))
         new = self._moved(state, pool[chosen], slopes / share, moves)
         new = new._replace(
@@ -226,7 +222,7 @@ class SVRG(TwoSided):
             counts=counts + (measures & pairs.usable),
         )
         median, largest = slope_sizes(pairs.slopes, pairs.usable)
-        info = MeZOInfo(
+        info = TwoSidedInfo(
             pairs.seeds[0],
             slopes[0],
             jnp.where(measures, 0, self._rate(state)).astype(slopes.dtype),

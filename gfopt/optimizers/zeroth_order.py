@@ -1,24 +1,16 @@
-"""Zeroth-order SGD with forward passes alone: MeZO and SPSA.
+"""What the methods of zeroth-order SGD share: directions, pairs and the step.
 
     p_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps)
-    g = 1/q sum_i p_i z_i,   theta <- theta - lr g                            (MeZO)
-    lr_k = a / (A + k + 1)^alpha,   eps_k = c / (k + 1)^gamma                 (SPSA)
+    g = 1/q sum_i p_i z_i,   theta <- theta - lr g
 
 Any optax transform may take ``g``; without one the perturbed models are never made:
 ``decode`` returns lazy leaves, whose noise is drawn inside the layer that uses them,
 and ``tell`` adds ``-lr g`` to the weights in place, block by block. A step takes the
 memory of inference, and nothing is added and subtracted again, so nothing drifts.
-
-Sources: Malladi, Gao, Nichani, Damian, Lee, Chen, Arora (2023), arXiv 2305.17333,
-algorithm 1; its code perturbs the weights in place and back, we do not. Spall (1998),
-"Implementation of the simultaneous perturbation algorithm for stochastic
-optimization", IEEE Trans. Aerospace and Electronic Systems 34(3), section III.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -28,7 +20,7 @@ import optax
 from gfopt import checks
 from gfopt.core import noise, rounding, schedules, threefry, trees
 from gfopt.core.low_rank_noise import LowRankNoise
-from gfopt.core.perturbed import Perturbed
+from gfopt.core.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import SignedSeed
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
@@ -44,7 +36,7 @@ class ZerothOrderState(NamedTuple):
     transform: PyTree
 
 
-class MeZOInfo(NamedTuple):
+class TwoSidedInfo(NamedTuple):
     """Diagnostics of one step.
 
     Attributes:
@@ -188,12 +180,12 @@ class TwoSided(Directions):
 
     def tell(
         self, state: State, population: Population, evaluation: Evaluation
-    ) -> tuple[State, MeZOInfo]:
+    ) -> tuple[State, TwoSidedInfo]:
         """Adds ``-lr g`` in place; a pair with an invalid loss weighs nothing."""
         pairs = self._pairs(population, evaluation)
         counts = jnp.any(pairs.usable)
         median, largest = slope_sizes(pairs.slopes, pairs.usable)
-        info = MeZOInfo(
+        info = TwoSidedInfo(
             pairs.seeds[0],
             pairs.slopes[0],
             jnp.asarray(self._rate(state), pairs.slopes.dtype),
@@ -219,166 +211,6 @@ class TwoSided(Directions):
         mean_loss = jnp.sum(jnp.where(usable[:, None], loss / 2, 0)) / share
         mean_loss = jnp.where(jnp.any(usable), mean_loss, jnp.nan)
         return Pairs(seeds, slopes, usable, share, mean_loss)
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps"],
-    meta_fields=["population_size", "noise", "transform", "rounding"],
-)
-@dataclass(frozen=True)
-class MeZO(TwoSided):
-    """Memory-efficient zeroth-order SGD: forward passes in antithetic pairs.
-
-    Args:
-        learning_rate: step size, or a schedule; None for 1e-3, or for 1 with a
-            transform, which has its own.
-        eps: finite-difference radius, or a schedule.
-        population_size: forward passes a step, ``P``, two for each direction. More
-            directions take no memory.
-        noise: ``gaussian()`` (the paper's), ``rademacher()`` (the cheapest) or
-            ``low_rank()``.
-        transform: any complete optax optimizer, such as ``optax.sgd(1e-3, 0.9)``,
-            ``optax.sign_sgd``, ``optax.adam``, ``optax.amsgrad`` or ``optax.lion``. The
-            estimate and its state are then trees like the weights.
-        rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16 weights,
-            whose small steps then arrive on average, at no memory.
-
-    Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for one out of range, an odd population, or stochastic rounding
-            with a transform or low-rank noise.
-
-    Example:
-        >>> import gfopt
-        >>> result = gfopt.run(gfopt.MeZO(learning_rate=0.02),
-        ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
-        ...                    key=jax.random.key(0), generations=200)
-        >>> bool(jnp.sum(result.x**2) < 0.1)
-        True
-    """
-
-    learning_rate: schedules.Hyperparameter | None = None
-    eps: schedules.Hyperparameter = 1e-3
-    population_size: int = 2
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.gaussian)
-    transform: optax.GradientTransformation | None = None
-    rounding: str = "nearest"
-
-    def __post_init__(self) -> None:
-        checks.integer("population_size", self.population_size, 2, even=True)
-        self._check()
-        schedules.set_fields(self, eps=schedules.field("eps", self.eps))
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "learning_rate",
-        "eps",
-        "stability",
-        "learning_rate_decay",
-        "eps_decay",
-    ],
-    meta_fields=["population_size", "noise", "rounding"],
-)
-@dataclass(frozen=True)
-class SPSA(TwoSided):
-    """Simultaneous perturbation stochastic approximation with Spall's gains.
-
-    At step ``k = 0, 1, ...`` the learning rate is ``learning_rate / (stability + k +
-    1)**learning_rate_decay`` and the radius ``eps / (k + 1)**eps_decay``.
-
-    Args:
-        learning_rate: ``a``.
-        eps: ``c``, about the standard deviation of the noise of a value.
-        stability: ``A``, about a tenth of the steps.
-        learning_rate_decay: ``alpha``.
-        eps_decay: ``gamma``.
-        population_size: evaluations a step, two for each direction.
-        noise: ``rademacher()`` (Spall's), ``gaussian()`` or ``low_rank()``.
-        rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16.
-
-    Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for one out of range, or an odd population.
-
-    Example:
-        >>> import gfopt
-        >>> result = gfopt.run(gfopt.SPSA(learning_rate=0.5, stability=20),
-        ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
-        ...                    key=jax.random.key(0), generations=200)
-        >>> bool(jnp.sum(result.x**2) < 0.01)
-        True
-
-    Source: Spall (1998), section III; the exponents are those that it recommends.
-    """
-
-    learning_rate: schedules.Hyperparameter = 0.1
-    eps: schedules.Hyperparameter = 1e-2
-    stability: schedules.Hyperparameter = 100.0
-    learning_rate_decay: schedules.Hyperparameter = 0.602
-    eps_decay: schedules.Hyperparameter = 0.101
-    population_size: int = 2
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.rademacher)
-    rounding: str = "nearest"
-
-    def __post_init__(self) -> None:
-        checks.integer("population_size", self.population_size, 2, even=True)
-        self._check()
-        number = partial(schedules.number, check=checks.non_negative)
-        schedules.set_fields(
-            self,
-            learning_rate=number("learning_rate", self.learning_rate),
-            eps=schedules.number("eps", self.eps),
-            stability=number("stability", self.stability),
-            learning_rate_decay=number("learning_rate_decay", self.learning_rate_decay),
-            eps_decay=number("eps_decay", self.eps_decay),
-        )
-
-    def _rate(self, state: ZerothOrderState) -> Any:
-        # a_k = a / (A + k + 1)^alpha
-        delay = self._number("stability", state) + state.step + 1
-        power = delay ** self._number("learning_rate_decay", state)
-        return self._number("learning_rate", state) / power
-
-    def _eps(self, state: ZerothOrderState) -> Any:
-        # c_k = c / (k + 1)^gamma
-        power = (state.step + 1) ** self._number("eps_decay", state)
-        return self._number("eps", state) / power
-
-    def _number(self, name: str, state: ZerothOrderState) -> Any:
-        return schedules.at(name, getattr(self, name), state.step)
-
-
-def perturbed(
-    tree: Solution,
-    seed: jax.Array,
-    scale: jax.Array,
-    kind: str,
-    *,
-    largest: PyTree | None = None,
-    units: PyTree | None = None,
-) -> Solution:
-    """Returns ``tree + scale * units * z`` as ``Perturbed`` leaves.
-
-    Args:
-        tree: the weights.
-        seed: ``uint32[]``.
-        scale: a number.
-        kind: of the noise.
-        largest: a number for each leaf, above which its weights stay; None: all move.
-        units: a tree like ``tree``, None for 1 or for leaves whose units are 1.
-    """
-    paths, leaves, structure = trees.flatten_with_hash(tree)
-    nothing = [None] * len(leaves)
-    most = nothing if largest is None else structure.flatten_up_to(largest)
-    own = nothing if units is None else structure.flatten_up_to(units)
-    found = [
-        Perturbed(w, seed, scale, path, kind, largest=h, units=u)
-        for path, w, h, u in zip(paths, leaves, most, own, strict=True)
-    ]
-    return jax.tree.unflatten(structure, found)
 
 
 def stepped(

@@ -15,6 +15,7 @@ import pytest
 
 from gfopt import __version__, registry
 from gfopt.cli.main import main
+from gfopt.methods_table import FLAGS
 from gfopt.research import settings
 from gfopt.research.results import ResultStore
 
@@ -60,7 +61,7 @@ def test_list_shows_every_method_with_domain_and_flags(capsys) -> None:
         assert f"{row.name} {row.cls.__name__} " in text
     assert ", ".join(sorted(registry.METHODS["mezo"].flags)) in text
     assert registry.METHODS["open_es"].domain in text
-    for flag, meaning in registry.FLAGS.items():
+    for flag, meaning in FLAGS.items():
         assert f"{flag} {meaning}" in text
 
 

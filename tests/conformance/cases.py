@@ -16,6 +16,7 @@ import gfopt
 from gfopt import registry
 from gfopt.core.evaluate import Evaluator, vmapped
 from gfopt.core.objective import Inputs, Objective
+from gfopt.methods_table import Row
 from gfopt.types import Evaluation, Optimizer, Population
 
 LOW, HIGH = -2.5, 3.0  # bounds of every number, where there are some
@@ -32,11 +33,11 @@ class Case:
     """A method as the suite runs it.
 
     Attributes:
-        row: its row in the registry.
+        row: its row in the table of methods.
         bounded: whether ``Bounded`` is around it.
     """
 
-    row: registry.Row
+    row: Row
     bounded: bool
 
     @property

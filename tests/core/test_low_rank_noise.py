@@ -13,7 +13,7 @@ import pytest
 from core.models import MODELS
 
 import gfopt
-from gfopt.core import lazy, low_rank_noise
+from gfopt.core import lazy, low_rank_sums
 from gfopt.core.interpret import interpret
 from gfopt.core.lazy import is_lazy, materialise
 from gfopt.core.lazy_views import View, rows_view, slice_axis
@@ -237,7 +237,7 @@ def test_seeds_share_no_component():
 
 @pytest.mark.parametrize(("kind", "block"), [("gaussian", 40), ("rademacher", 1 << 22)])
 def test_the_sum_is_that_of_all_members(kind, block, monkeypatch):
-    monkeypatch.setattr(low_rank_noise, "BLOCK", block)
+    monkeypatch.setattr(low_rank_sums, "BLOCK", block)
     noise = gfopt.low_rank(2, kind=kind, dense="b")
     tree = {"w": jnp.ones((7, 6)), "v": jnp.ones((3, 8, 6)), "b": jnp.ones(6)}
     seeds, weights = jnp.arange(7, dtype=jnp.uint32), jnp.linspace(-1, 2, 7)

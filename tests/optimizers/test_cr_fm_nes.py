@@ -12,7 +12,7 @@ import pytest
 from optimizers.peers import turns
 
 import gfopt
-from gfopt.optimizers import cr_fm_nes
+from gfopt.optimizers import vd_covariance
 
 
 def skew(x: np.ndarray) -> float:
@@ -59,10 +59,10 @@ def test_the_natural_gradient_is_finite_in_single_precision(size: float) -> None
     y = jax.random.normal(jax.random.key(0), (4, 50))
     weights = jnp.array([0.5, -0.3, 0.2, -0.4])
     v = size * jax.random.normal(jax.random.key(1), (50,)) / 50**0.5
-    found = cr_fm_nes._natural_gradient(v, y, weights)
+    found = vd_covariance._natural_gradient(v, y, weights)
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(a), jnp.float64) for a in (v, y, weights)]
-        expected = cr_fm_nes._natural_gradient(*wide)
+        expected = vd_covariance._natural_gradient(*wide)
         expected = [np.asarray(a) for a in expected]
     for ours, theirs in zip(found, expected, strict=True):
         error = np.abs(np.asarray(ours, np.float64) - theirs).max()

@@ -17,7 +17,8 @@ from gfopt.core import shaping
 from gfopt.core.evaluate import judged, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.optimizers.fzoo import FZOO
-from gfopt.optimizers.zeroth_order import SPSA, MeZO
+from gfopt.optimizers.mezo import MeZO
+from gfopt.optimizers.spsa import SPSA
 
 X0 = np.array([1.0, -2.0, 0.5, 0.25])
 GAUSSIAN, SIGNS = gfopt.gaussian(), gfopt.rademacher()
