@@ -129,7 +129,8 @@ def perturbed(
     most = nothing if largest is None else structure.flatten_up_to(largest)
     own = nothing if units is None else structure.flatten_up_to(units)
     found = [
-        Perturbed(w, seed, scale, path, kind, largest=h, units=u)
+        # a leaf without numbers has no rows to draw
+        Perturbed(w, seed, scale, path, kind, largest=h, units=u) if w.size else w
         for path, w, h, u in zip(paths, leaves, most, own, strict=True)
     ]
     return jax.tree.unflatten(structure, found)

@@ -169,6 +169,10 @@ class SVRG(TwoSided):
         first = state.measured // self.period != step // self.period
         return first, first | (step % self.period < self.anchor_batches)
 
+    def _random(self, state: SVRGState, seeds: jax.Array) -> jax.Array:
+        """Returns another seed in each step: directions come back, errors must not."""
+        return seeds[0] + state.step.astype(jnp.uint32)
+
     def ask(self, key: Key, state: SVRGState) -> Population:
         """Proposes the pool around the anchor, or half of it around both points."""
         size, (first, measures) = 2 * self.num_directions, self._phase(state)

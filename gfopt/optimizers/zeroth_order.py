@@ -125,11 +125,16 @@ class Directions:
         mean, transform = state.mean, state.transform
         if self.transform is None:
             rate = self._rate(state)
-            mean = stepped(self.noise, self.rounding, mean, seeds, slopes, rate)
+            by = self.noise, self.rounding, mean, seeds, slopes, rate
+            mean = stepped(*by, random=self._random(state, seeds))
         else:
             gradient = self.noise.weighted_sum(mean, seeds, slopes)
             mean, transform, _ = descent.step(self, _DESCENT, state, gradient, counts)
         return state._replace(step=state.step + 1, mean=mean, transform=transform)
+
+    def _random(self, state: State, seeds: jax.Array) -> jax.Array:
+        """Returns the seed by which this step is rounded at random."""
+        return seeds[0]
 
     def recommend(self, state: State) -> Solution:
         """Returns ``theta``."""
@@ -221,6 +226,7 @@ def stepped(
     slopes: jax.Array,
     rate: Any,
     added: Any = None,
+    random: jax.Array | None = None,
 ) -> Solution:
     """Returns ``mean - rate * sum_i slopes[i] z_i``, in place: what a log replays.
 
@@ -232,11 +238,13 @@ def stepped(
         slopes: ``float[q]``.
         rate: the learning rate.
         added: how a block is added where it is not plainly, of dense noise alone.
+        random: seed of the rounding at random; None for the first of ``seeds``.
     """
     weights = -jnp.asarray(rate, slopes.dtype) * slopes
     more = {} if added is None else {"added": added}
     if how == "stochastic":
-        return family.add_weighted(mean, seeds, weights, seeds[0], **more)
+        random = seeds[0] if random is None else random
+        return family.add_weighted(mean, seeds, weights, random, **more)
     return family.add_weighted(mean, seeds, weights, **more)
 
 

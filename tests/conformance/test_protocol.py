@@ -17,7 +17,10 @@ from gfopt.types import Evaluation, Optimizer, Population
 MIXED = {
     "scalar": jnp.float32(0.5),
     "vector": jnp.arange(3.0),
-    "layers": [{"w": jnp.ones((2, 3), jnp.bfloat16), "none": {}}, (jnp.ones((0, 4)),)],
+    "layers": [
+        {"w": jnp.ones((2, 3), jnp.bfloat16), "none": {}},
+        (jnp.ones((0, 4)), jnp.ones((3, 0))),
+    ],
 }
 
 
