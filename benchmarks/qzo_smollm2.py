@@ -183,7 +183,8 @@ def main() -> None:
 
     def seen(result: Any) -> None:
         step = result.nit
-        if step % given.every or step <= curve[-1]["step"]:
+        is_due = step % given.every == 0 or step == given.steps
+        if not is_due or step <= curve[-1]["step"]:
             return
         mask = right(result.recommended)
         history = result.history

@@ -66,8 +66,12 @@ def black_box(
         raise ValueError("kind must not be 'one_point' here: there is no value before")
 
     def projected(x: Solution, cotangent: PyTree, args: tuple[Any, ...]) -> jax.Array:
-        parts = jax.tree.map(lambda c, y: jnp.sum(c * y), cotangent, fun(x, *args))
-        return sum(jax.tree.leaves(parts), jnp.float32(0))
+        pairs = zip(
+            jax.tree.leaves(cotangent), jax.tree.leaves(fun(x, *args)), strict=True
+        )
+        # an output of integers has no cotangent
+        parts = (jnp.sum(c * y) for c, y in pairs if c.dtype != jax.dtypes.float0)
+        return sum(parts, jnp.float32(0))
 
     estimate = gradient_estimator(
         projected,

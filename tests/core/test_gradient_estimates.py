@@ -281,6 +281,16 @@ def test_the_bridge_multiplies_with_the_jacobian_of_the_white_part() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_outputs_that_are_integers_have_no_part_in_a_gradient() -> None:
+    def classified(z: jax.Array) -> dict[str, jax.Array]:
+        return {"class": jnp.argmax(z), "score": jnp.sum(z**2)}
+
+    boxed = gfopt.black_box(classified, "coordinates")
+    z = jnp.array([1.0, -2.0])
+    found = jax.grad(lambda z: boxed(jax.random.key(0), z)["score"])(z)
+    np.testing.assert_allclose(found, 2 * z, rtol=1e-3)
+
+
 def test_a_sketch_tells_the_gradients_of_samples_apart() -> None:
     # E[C C^T] / m is the Gram matrix of the samples' gradients
     x = jax.random.normal(jax.random.key(0), (6, 4))
