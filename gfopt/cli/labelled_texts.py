@@ -32,12 +32,14 @@ def read_sentences(path: str, text: str, label: str) -> Sentences:
         ValueError: for a missing column, an empty file, or fewer than two labels.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as lines:
+        with open(path, newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
             columns = list(reader.fieldnames or [])
             rows = list(reader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8; {error.reason}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a CSV file; {error}") from None
     for option, name in (("--text", text), ("--label", label)):
         checks.one_of(option, name, columns)
     whole = [row for row in rows if row[text] and row[label]]

@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from gfopt.core.host_worker import reason_of
 
 
@@ -54,6 +57,17 @@ class Tally:
             if self._note is not None:
                 self._note(call, outcome)
 
+    def arguments(self, call: int, given: tuple) -> tuple:
+        """Returns a call's arguments: copies of its arrays where it may be repeated.
+
+        The function may write into them before it fails.
+        """
+        if self._left[call] == 0:
+            return given
+        return jax.tree.map(
+            lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, given
+        )
+
     def outcomes(self) -> list[Outcome]:
         """Returns the final outcomes in the order of the calls."""
         return [outcome for outcome in self._outcomes if outcome is not None]
@@ -69,7 +83,8 @@ class InlineCalls:
         while tally.waiting:
             call = tally.waiting.popleft()
             try:
-                outcome = Outcome(fun(*calls[call]), "ok", "")
+                given = tally.arguments(call, calls[call])
+                outcome = Outcome(fun(*given), "ok", "")
             except Exception as error:
                 outcome = Outcome(None, "raised", reason_of(error))
             tally.settle(call, outcome)

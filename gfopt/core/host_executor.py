@@ -57,7 +57,9 @@ class ExecutorCalls:
             while tally.num_open:
                 while tally.waiting and len(flight.calls) < most and not flight.broken:
                     call = tally.waiting[0]
-                    future = self._submit(fun, calls[call], flight)
+                    future = self._submit(
+                        fun, tally.arguments(call, calls[call]), flight
+                    )
                     if future is None:
                         break
                     tally.waiting.popleft()

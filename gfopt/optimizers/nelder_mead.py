@@ -225,6 +225,6 @@ class NelderMead:
 
 def _coefficients(dimension: int, adaptive: bool) -> tuple[float, float, float, float]:
     """Returns ``rho, chi, psi`` and the shrinkage."""
-    if not adaptive:
+    if not adaptive or dimension == 1:  # where 1 - 1/D would shrink to a point
         return 1.0, 2.0, 0.5, 0.5
     return 1.0, 1 + 2 / dimension, 0.75 - 1 / (2 * dimension), 1 - 1 / dimension

@@ -143,7 +143,24 @@ def load_gguf(path: str | Path, *, quantized: bool = False) -> Pretrained:
         what = "with an untied head" if kind == "llama" else f"of type {kind!r}"
         raise ValueError(f"path must lead to a tied llama model; got one {what}")
 
+    pre = "tokenizer.ggml.pre"
+    if pre in reader.fields and meta(pre) != "smollm":
+        raise ValueError(
+            f"path must lead to a model whose {pre} is 'smollm', digits one by one; "
+            f"got {meta(pre)!r}"
+        )
+    scaling = "llama.rope.scaling.type"
+    if scaling in reader.fields and meta(scaling) != "none":
+        raise ValueError(
+            f"path must lead to a model without scaled rotary positions; got {scaling} "
+            f"{meta(scaling)!r}"
+        )
     weights = _stacked(tensors, int(meta("llama.block_count")))
+    if tensors:
+        raise ValueError(
+            "path must lead to a model without biases and factors of the rotary "
+            f"positions; got one with {checks.shown(sorted(tensors))}"
+        )
     model = Llama(
         num_heads=int(meta("llama.attention.head_count")),
         num_key_value_heads=int(meta("llama.attention.head_count_kv")),

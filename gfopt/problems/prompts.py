@@ -132,7 +132,7 @@ def prompted(
             f"labels must be numbers of the {len(words)} words; "
             f"got {checks.shown(numbers)}"
         )
-    bodies, lengths = found.encode([template.format(text) for text in texts])
+    bodies, lengths = found.encode([template.replace("{}", text) for text in texts])
     return PromptedClassification(
         model=found.model,
         weights=found.weights,

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt import checks
 from gfopt.problems.language import INSTALL, Pretrained
 from gfopt.problems.llama import Llama
 
@@ -58,11 +59,16 @@ def load_safetensors(folder: str | Path) -> Pretrained:
     if kind != "llama" or not config.get("tie_word_embeddings", False):
         what = "with an untied head" if kind == "llama" else f"of type {kind!r}"
         raise ValueError(f"folder must hold a tied llama model; got one {what}")
-    if config.get("rope_scaling") or config.get("attention_bias"):
+    scaling = config.get("rope_scaling")
+    rotary = scaling or config.get("rope_parameters") or {}
+    plain = None if scaling else "default"
+    if rotary.get("rope_type", rotary.get("type", plain)) != "default":
         raise ValueError(
-            "folder must hold a model without rope_scaling and attention_bias; got one "
-            "that has them"
+            f"folder must hold a model without rope_scaling; got {checks.shown(rotary)}"
         )
+    for name in ("attention_bias", "mlp_bias"):
+        if config.get(name):
+            raise ValueError(f"folder must hold a model without {name}; got one")
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="flax") as tensors:

@@ -210,7 +210,7 @@ def _scores(section: Section, colours: Mapping[str, int], game: int) -> str:
             count, low, median, high = curve
             lines.append(Line(method, colours[method], count, -median, -high, -low))
     values = np.concatenate([[0.0], *((n.low, n.high) for n in lines)], axis=None)
-    x = Axis("frames", 0, max(section.budget, *(n.x.max() for n in lines)))
+    x = Axis("frames", 0, max([section.budget, *(n.x.max() for n in lines)]))
     y = Axis("score", float(values.min()), float(max(values.max(), values.min() + 1)))
     return chart(GAMES[game - 1], lines, x, y)
 

@@ -273,3 +273,26 @@ def test_executors(inline):
 def test_a_function_that_workers_cannot_load_is_refused():
     with pytest.raises(ValueError, match="fun must be picklable"):
         minimize(lambda x: 0.0, workers=2)
+
+
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_a_retry_gets_what_the_first_attempt_got(in_threads: bool) -> None:
+    seen: list[float] = []
+
+    def writes_and_fails(x: np.ndarray) -> float:
+        is_first = float(x[0]) not in seen
+        seen.append(float(x[0]))
+        x -= 1.0
+        if is_first:
+            raise OSError("busy")
+        return float(np.sum((x + 1.0) ** 2))
+
+    executor = ThreadPoolExecutor(1) if in_threads else None
+    result = gfopt.minimize(
+        writes_and_fails,
+        np.array([3.0, 3.0]),
+        evaluator=gfopt.host(executor, retries=1),
+        budget=8,
+    )
+    assert result.fun == pytest.approx(np.sum(result.x**2))
+    assert len(seen) == 16 and len(set(seen)) == 8

@@ -132,6 +132,8 @@ def test_logits_are_those_of_the_files(folder):
         ({"model_type": "mamba"}, "a tied llama model; got one of type 'mamba'"),
         ({"tie_word_embeddings": False}, "got one with an untied head"),
         ({"rope_scaling": {"factor": 2}}, "without rope_scaling"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "without rope_scaling.*llama3"),
+        ({"mlp_bias": True}, "without mlp_bias"),
     ],
 )
 def test_other_models_are_refused(folder, change, match):
