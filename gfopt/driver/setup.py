@@ -159,6 +159,14 @@ def against_noise(made: Setup, noisy: Any) -> Setup:
     checks.instance("noisy", noisy, bool, "True or False")
     if not noisy:
         return made
+    within = made.optimizer
+    while hasattr(within, "inner"):
+        if isinstance(within, Restarts):
+            raise ValueError(
+                "noisy must be False with Restarts, which chooses the population sizes "
+                f"itself: give its method alone; got {checks.shown(made.optimizer)}"
+            )
+        within = within.inner
     row = registry.row_of(made.optimizer)
     grows = row is not None and "resizable" in row.flags
     return made._replace(optimizer=Reevaluated(made.optimizer, grows=grows))

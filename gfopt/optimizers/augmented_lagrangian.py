@@ -143,7 +143,8 @@ class AugmentedLagrangian(FeasibilityRule):
         dimension = trees.num_parameters(self.decode(state, _first(population)))
 
         # what a tenth of the generation breaks for the first time gets its weight
-        is_new = (state.penalties == 0) & (jnp.nanmean(g > 0, axis=0) > 0.1)
+        share = jnp.sum(g > 0, axis=0) / jnp.maximum(jnp.sum(valid), 1)
+        is_new = (state.penalties == 0) & (share > 0.1)
         slope = _spread(f) / (
             dimension * jnp.maximum(_spread(g), jnp.finfo(dtype).tiny)
         )

@@ -28,7 +28,7 @@ from gfopt.core import archive as archives
 from gfopt.core import schedules, shaping, threefry, trees
 from gfopt.core.evaluate import best_row
 from gfopt.core.lazy import materialise
-from gfopt.optimizers.bounded import stop_reasons
+from gfopt.optimizers.bounded import innermost, stop_reasons
 from gfopt.types import (
     Evaluation,
     Key,
@@ -125,7 +125,7 @@ class Novelty:
         checks.integer("num_neighbours", self.num_neighbours, 1)
         checks.integer("archive_size", self.archive_size, 1)
         checks.is_callable("descriptor", self.descriptor)
-        if getattr(self.inner, "elitism", False):
+        if getattr(innermost(self.inner), "elitism", False):
             raise ValueError(
                 "inner must not keep an elite, whose novelty goes stale: expected "
                 f"elitism=False; got {checks.shown(self.inner)}"

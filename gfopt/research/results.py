@@ -118,6 +118,8 @@ class ResultStore:
             raise ValueError(
                 f"{self.path} is not a gfopt results file, or damaged: {error}"
             ) from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from None
 
     def _check(self) -> None:
         with self._errors():
@@ -198,18 +200,19 @@ class ResultStore:
             f"SELECT {columns}, compile_seconds, trajectory FROM runs"
             f" ORDER BY {', '.join(RunKey._fields)}"
         )
-        return [
-            Run(
-                key=RunKey(*row[:8]),
-                options=json.loads(row[8]),
-                evaluations=row[9],
-                status=row[10],
-                seconds=row[11],
-                compile_seconds=row[12],
-                trajectory=tuple((n, v) for n, v in json.loads(row[13])),
-            )
-            for row in rows
-        ]
+        with self._errors():
+            return [
+                Run(
+                    key=RunKey(*row[:8]),
+                    options=json.loads(row[8]),
+                    evaluations=row[9],
+                    status=row[10],
+                    seconds=row[11],
+                    compile_seconds=row[12],
+                    trajectory=tuple((n, v) for n, v in json.loads(row[13])),
+                )
+                for row in rows
+            ]
 
     def sessions(self) -> list[dict[str, Any]]:
         """Returns when, how and where the runs were made, oldest first."""

@@ -141,8 +141,9 @@ class ParticleTokens:
         place = jnp.minimum(jnp.floor(few[:, 2:3] * length), length - 1)
         hit = (few[:, 3:4] < rate) & (jnp.arange(length) == place)
         x = jnp.where(hit, alphabet.changed(self.vocabulary, x, few[:, 4:5]), x)
-        # the first step: tokens at random, one velocity for a particle, U(-3, 3)
-        is_first = ~jnp.any(jnp.isfinite(state.fitness))
+        # the first step, until it has a value: tokens at random, and one velocity for a
+        # particle, U(-3, 3)
+        is_first = ~jnp.isfinite(state.fitness)[:, None]
         x = jnp.where(is_first, alphabet.drawn(self.vocabulary, draws), x)
         start = jnp.broadcast_to(PULL * (2 * few[:, 5:] - 1), velocity.shape)
         velocity = jnp.where(is_first, start, velocity)

@@ -89,3 +89,11 @@ def test_a_seeded_run_is_repeated(tmp_path: Any):
 def test_it_is_refused_by_name():
     with pytest.raises(TypeError, match="noisy must be True or False"):
         gfopt.minimize(Noisy(), X0, noisy=1)
+
+
+def test_restarts_are_refused_by_name() -> None:
+    method = gfopt.Restarts(gfopt.CMAES(sigma=1.0))
+    with pytest.raises(ValueError, match="^noisy must be False with Restarts"):
+        gfopt.minimize(
+            lambda x: float(np.sum(x**2)), np.ones(3), method=method, noisy=True
+        )
