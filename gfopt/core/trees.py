@@ -160,9 +160,13 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 def chosen(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """Returns ``new`` where ``condition``, else ``old``, in the dtypes of ``old``."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(condition, a, b).astype(b.dtype), new, old
-    )
+
+    def choice(a: Any, b: jax.Array) -> jax.Array:
+        picked = jnp.where(condition, a, b)
+        # keys of jax.random take no cast, and need none
+        return picked if picked.dtype == b.dtype else picked.astype(b.dtype)
+
+    return jax.tree.map(choice, new, old)
 
 
 def strongly_typed(tree: PyTree) -> PyTree:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
+from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator, default_evaluator, member_size
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver import step as steps
@@ -212,8 +213,8 @@ def _scanned(
         # A stopped run keeps all but its step counter, which a batch of runs shares:
         # were it masked, every schedule inside would turn from branch into select.
         live = status == 0
-        kept = _where(live, new, state)._replace(step=new.step)
-        kept_context = _where(live, new_context, context)
+        kept = trees.chosen(live, new, state)._replace(step=new.step)
+        kept_context = trees.chosen(live, new_context, context)
         reason = jnp.asarray(stop(new, row.info)).astype(jnp.int32)
         row = row._replace(
             best_fitness=jnp.where(live, row.best_fitness, jnp.nan),
@@ -229,7 +230,3 @@ def _scanned(
     if stop is not None:
         state = state._replace(step=stopped_at)
     return state, history, status, context
-
-
-def _where(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)

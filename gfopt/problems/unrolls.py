@@ -88,12 +88,7 @@ def unrolled(
 
     def update(context: Unrolls, evaluation: Evaluation) -> Unrolls:
         part = (context.part + 1) % num_unrolls
-        inner = jax.tree.map(
-            lambda new, old: jnp.where(part == 0, old, new).astype(old.dtype),
-            evaluation.aux,
-            first,
-        )
-        return Unrolls(inner, part)
+        return Unrolls(trees.chosen(part > 0, evaluation.aux, first), part)
 
     context = Unrolls(first, jnp.int32(0))
     return Objective(fun, has_aux=True, takes_row=True, context=context, update=update)

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import threefry
+from gfopt.core import threefry, trees
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, Extension
@@ -223,9 +223,7 @@ class Beast:
                 slot=jnp.where(place < k1 * k2, first.members.slot, place)
             )
         )
-        return jax.tree.map(
-            lambda a, b: jnp.where(state.waits, a.astype(b.dtype), b), second, first
-        )
+        return trees.chosen(state.waits, second, first)
 
     def decode(self, state: BeastState, member: Member) -> Solution:
         """Returns the beam with its token, or the finalist."""
@@ -332,6 +330,4 @@ class Beast:
             jnp.where(known, state.best[order], state.best),
             jnp.where(known, mean[order], state.best_fitness),
         )
-        return jax.tree.map(
-            lambda a, b: jnp.where(state.waits, a, b), fresh, (best, best_fitness)
-        )
+        return trees.chosen(state.waits, fresh, (best, best_fitness))

@@ -134,3 +134,13 @@ def test_weak_types_are_made_strong():
     strong = trees.strongly_typed(weak)
     assert not any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(strong))
     assert strong["a"] == 1 and strong["a"].dtype == jnp.float32
+
+
+def test_a_choice_has_the_types_of_the_old_and_may_hold_keys() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    new = {"x": jnp.float32(1.5), "key": keys[0]}
+    old = {"x": jnp.bfloat16(2), "key": keys[1]}
+    for condition, expected in ((True, new), (False, old)):
+        found = jax.jit(trees.chosen)(condition, new, old)
+        assert found["x"].dtype == jnp.bfloat16 and found["x"] == expected["x"]
+        assert found["key"] == expected["key"]
