@@ -25,6 +25,11 @@ _OBJECTS: Mapping[str, str] = MappingProxyType(
 )
 
 
+def names(*, tokens: bool) -> list[str]:
+    """Returns the methods whose solutions are token sequences, or all the others."""
+    return [name for name, row in METHODS.items() if row.tokens == tokens]
+
+
 def known_method(name: str, *others: str, argument: str = "method") -> None:
     """Refuses a name that is neither a method's nor one of ``others``."""
     if isinstance(name, str) and name in _OBJECTS:

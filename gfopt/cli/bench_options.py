@@ -11,7 +11,6 @@ from gfopt.problems.bbob_functions import BBOB_NAMES
 from gfopt.research import plan
 from gfopt.research.plan import Batch
 
-_SEARCHES = [name for name, row in registry.METHODS.items() if not row.tokens]
 _MAX_DIMENSION = 1000
 _MAX_INSTANCE = 200_000
 _MAX_BUDGET = 10**9
@@ -84,7 +83,7 @@ def planned(
     if instances is not None:
         common["instances"] = integers("--instances", instances, 1, _MAX_INSTANCE)
     if methods is not None:
-        common["methods"] = words("--methods", methods, _SEARCHES)
+        common["methods"] = words("--methods", methods, registry.names(tokens=False))
     batches: list[Batch] = []
     if suite == "atari":
         return plan.atari_batches(

@@ -103,8 +103,7 @@ def prompt(
         num_kept = number("--kept", kept, 1, _MOST)
         num_shown = number("--best", best, 1, 100)
         start = number("--seed", seed, 0, 2**31 - 1)
-        known = [name for name, row in registry.METHODS.items() if row.tokens]
-        checks.one_of("--method", method, known)
+        checks.one_of("--method", method, registry.names(tokens=True))
         if template.count("{}") != 1:
             raise ValueError(
                 "--template must have one {} for the text; "

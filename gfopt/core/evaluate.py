@@ -44,7 +44,7 @@ class Evaluator(Protocol):
         """Evaluates the active rows of a population."""
 
 
-def _static(cls: type) -> type:
+def static(cls: type) -> type:
     """Registers a frozen dataclass whose fields are all configuration."""
     names = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
     return jax.tree_util.register_dataclass(cls, data_fields=[], meta_fields=names)
@@ -117,7 +117,7 @@ def judged(
     return Evaluation(jnp.where(valid, fitness, jnp.inf), valid, aux)
 
 
-@_static
+@static
 @dataclass(frozen=True)
 class Vmapped:
     """Evaluates all members at once, vectorised: fastest, ``P`` solutions in memory."""
@@ -154,7 +154,7 @@ class Vmapped:
         return judged(fitness, population.active, aux)
 
 
-@_static
+@static
 @dataclass(frozen=True)
 class Chunked(Vmapped):
     """Evaluates ``size`` members at a time: ``size`` solutions in memory.

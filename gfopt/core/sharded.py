@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,12 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from gfopt import checks
-from gfopt.core.evaluate import Vmapped, judged
+from gfopt.core.evaluate import Vmapped, judged, static
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=[], meta_fields=["inner", "mesh"]
-)
+@static
 @dataclass(frozen=True)
 class Sharded:
     """Spreads the population over the devices of a mesh; only fitness travels.

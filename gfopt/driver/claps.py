@@ -135,8 +135,7 @@ def claps(
         (-5.0, True, True)
     """
     function_of(objective)  # refuses one that does not count
-    known = [name for name, row in registry.METHODS.items() if row.tokens]
-    checks.one_of("method", method, known)
+    checks.one_of("method", method, registry.names(tokens=True))
     checks.integer("num_kept", num_kept, 1)
     given = dict(options or {})
     if "vocabulary" in given:

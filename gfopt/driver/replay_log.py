@@ -202,20 +202,23 @@ def _start(base: Solution, log: ReplayLog) -> tuple[Solution, bool]:
         narrow = trees.starting_point(base)
     if _leaves(narrow) == wanted:
         return narrow, False
-    shown = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", start)
     raise ValueError(
         "base must be what the run started from, of the same shapes, types and names; "
-        f"got {checks.shown(shown)}"
+        f"got {checks.shown(_listed(start))}"
     )
+
+
+def _listed(tree: Solution) -> list[str]:
+    """Returns name, type and shape of each leaf."""
+    return [
+        f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def _leaves(tree: Solution) -> str:
-    """Returns a checksum of names, shapes and types."""
-    parts = (
-        f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    )
-    return f"crc32 {zlib.crc32(chr(10).join(parts).encode()):08x}"
+    """Returns a checksum of names, types and shapes."""
+    return f"crc32 {zlib.crc32(chr(10).join(_listed(tree)).encode()):08x}"
 
 
 @partial(jax.jit, static_argnames=("rounding", "relative"))

@@ -19,7 +19,7 @@ from gfopt.driver.arguments import as_solution, as_tokens, in_precision
 from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.methods_table import Row
-from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.bounded import Bounded, layers
 from gfopt.optimizers.margin import Margin, has_margin
 from gfopt.optimizers.nes import default_population_size
 from gfopt.optimizers.reevaluated import Reevaluated
@@ -159,14 +159,11 @@ def against_noise(made: Setup, noisy: Any) -> Setup:
     checks.instance("noisy", noisy, bool, "True or False")
     if not noisy:
         return made
-    within = made.optimizer
-    while hasattr(within, "inner"):
-        if isinstance(within, Restarts):
-            raise ValueError(
-                "noisy must be False with Restarts, which chooses the population sizes "
-                f"itself: give its method alone; got {checks.shown(made.optimizer)}"
-            )
-        within = within.inner
+    if any(isinstance(layer, Restarts) for layer in layers(made.optimizer)):
+        raise ValueError(
+            "noisy must be False with Restarts, which chooses the population sizes "
+            f"itself: give its method alone; got {checks.shown(made.optimizer)}"
+        )
     row = registry.row_of(made.optimizer)
     grows = row is not None and "resizable" in row.flags
     return made._replace(optimizer=Reevaluated(made.optimizer, grows=grows))

@@ -10,6 +10,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.driver.result import Result
+from gfopt.optimizers.bounded import layers
 
 
 class WarmStart(NamedTuple):
@@ -113,12 +114,11 @@ def continued(result: Result) -> tuple[Any, Any]:
     deviation, or its sigma, at the end; None where its method has neither, or it is
     not a finite number above 0.
     """
-    x0, method = result.recommended, result.optimizer
+    x0 = result.recommended
     scale: Any = jax.tree.map(np.ones_like, x0)
-    while hasattr(method, "inner"):
-        if hasattr(method, "space"):  # in whose units the method's numbers are
-            scale = method.space.scale
-        method = method.inner
+    for layer in layers(result.optimizer)[:-1]:
+        if hasattr(layer, "space"):  # in whose units the method's numbers are
+            scale = layer.space.scale
     for name in ("max_std", "sigma"):
         column = result.history.get(name, np.zeros(0))
         if len(column) and math.isfinite(column[-1]) and column[-1] > 0:

@@ -161,9 +161,15 @@ def _fitted(optimizer: Optimizer, state: State) -> State:
 
 def innermost(optimizer: Optimizer) -> Optimizer:
     """Returns the method inside of all wrappers, which hold it as ``inner``."""
-    while hasattr(optimizer, "inner"):
-        optimizer = optimizer.inner
-    return optimizer
+    return layers(optimizer)[-1]
+
+
+def layers(optimizer: Optimizer) -> list[Optimizer]:
+    """Returns the wrappers from the outermost one on, and the method inside."""
+    found = [optimizer]
+    while hasattr(found[-1], "inner"):
+        found.append(found[-1].inner)
+    return found
 
 
 def refuse_slopes(optimizer: Optimizer, what: str) -> None:

@@ -130,19 +130,9 @@ def load_gguf(path: str | Path, *, quantized: bool = False) -> Pretrained:
         return reader.fields[name].contents()
 
     kind = meta("general.architecture")
-    if quantized:
-        tensors = gguf_files.read_tensors(reader)
-    else:
-        tensors = {
-            tensor.name: np.asarray(
-                gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32
-            )
-            for tensor in reader.tensors
-        }
-    if kind != "llama" or "output.weight" in tensors:
+    if kind != "llama" or any(t.name == "output.weight" for t in reader.tensors):
         what = "with an untied head" if kind == "llama" else f"of type {kind!r}"
         raise ValueError(f"path must lead to a tied llama model; got one {what}")
-
     pre = "tokenizer.ggml.pre"
     if pre in reader.fields and meta(pre) != "smollm":
         raise ValueError(
@@ -155,6 +145,15 @@ def load_gguf(path: str | Path, *, quantized: bool = False) -> Pretrained:
             f"path must lead to a model without scaled rotary positions; got {scaling} "
             f"{meta(scaling)!r}"
         )
+    if quantized:
+        tensors = gguf_files.read_tensors(reader)
+    else:
+        tensors = {
+            tensor.name: np.asarray(
+                gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32
+            )
+            for tensor in reader.tensors
+        }
     weights = _stacked(tensors, int(meta("llama.block_count")))
     if tensors:
         raise ValueError(

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core.evaluate import _static, judged
+from gfopt.core.evaluate import judged, static
 from gfopt.core.objective import Inputs, Objective
 from gfopt.tokens.scores import Continuation
 from gfopt.types import Evaluation, Key, Population, PyTree, State
 
 
-@_static
+@static
 @dataclass(frozen=True)
 class SharedPrefix:
     """Evaluates candidates from their parents' caches, a parent at a time."""

@@ -105,6 +105,60 @@ def test_what_does_not_fit_is_refused(file: Any, tmp_path: Any) -> None:
         gguf_files.read_tensors(gguf_files.open_gguf(tmp_path / "other"))
 
 
+def write_model(
+    path: Any, kind: str = "llama", more: tuple[str, ...] = (), **strings: str
+) -> Any:
+    """Writes a Llama of one layer, with more tensors or texts than one has."""
+    width, vocabulary = 8, ["a", "b", "ab"]
+    writer = gguf.GGUFWriter(path, kind)
+    writer.add_block_count(1)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_token_list(vocabulary)
+    writer.add_token_merges(["a b"])
+    writer.add_token_types([1, 1, 1])
+    for key, value in strings.items():
+        writer.add_string(key.replace("__", "."), value)
+    layer = {name: (width, width) for name in ("attn_q", "attn_output", "ffn_gate")}
+    layer |= {"attn_k": (4, width), "attn_v": (4, width)}
+    layer |= {name: (width, width) for name in ("ffn_up", "ffn_down")}
+    layer |= {"attn_norm": (width,), "ffn_norm": (width,)}
+    shapes = {f"blk.0.{name}.weight": shape for name, shape in layer.items()}
+    shapes |= {"token_embd.weight": (3, width), "output_norm.weight": (width,)}
+    for name in (*shapes, *more):
+        shape = shapes.get(name, (width,))
+        writer.add_tensor(name, np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "gemma"}, "tied llama model; got one of type 'gemma'"),
+        ({"more": ("output.weight",)}, "got one with an untied head"),
+        ({"more": ("rope_freqs.weight",)}, "factors of the rotary.*rope_freqs"),
+        ({"more": ("blk.0.attn_q.bias",)}, "without biases.*attn_q.bias"),
+        ({"tokenizer__ggml__pre": "llama-bpe"}, "is 'smollm'.*got 'llama-bpe'"),
+        ({"llama__rope__scaling__type": "yarn"}, "scaled rotary.*'yarn'"),
+    ],
+    ids=["kind", "head", "rope", "bias", "tokenizer", "scaling"],
+)
+def test_a_model_that_is_not_what_we_compute_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Any
+) -> None:
+    plain = language.load_gguf(write_model(tmp_path / "plain.gguf"))
+    assert plain.weights["embedding"].shape == (3, 8)
+    other = write_model(tmp_path / "other.gguf", **changes)
+    with pytest.raises(ValueError, match=f"^path must lead to a.*{message}"):
+        language.load_gguf(other)
+
+
 # -- SmolLM2-135M
 
 
