@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
@@ -27,7 +26,10 @@ from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution
 
-_DESCENT = descent.Default(optax.sgd(1.0), 0.02)
+if TYPE_CHECKING:
+    import optax
+
+_DESCENT = descent.Default(descent.sgd, 0.02)
 
 SMALLEST = 1e-8  # standard deviation of the values that is believed
 

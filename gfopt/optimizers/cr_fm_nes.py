@@ -36,7 +36,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from gfopt import checks
 from gfopt.core import schedules, shaping, threefry, trees, vectors
@@ -100,14 +99,14 @@ def constants(dimension: int, population_size: int) -> Constants:
         dimension: ``D``.
         population_size: ``P``.
     """
+    from scipy.optimize import brentq  # slow to import
+
     n, lam = dimension, population_size
     raw = np.maximum(math.log(lam / 2 + 1) - np.log(np.arange(1, lam + 1)), 0)
     mu_eff = float(raw.sum() ** 2 / (raw**2).sum())
     c_1 = 2 / ((n + 1.3) ** 2 + mu_eff) * max(n - 5, 0) / 6
     # (1 + h^2) exp(h^2 / 2) / 0.24 = 10 + D
-    root = scipy.optimize.brentq(
-        lambda h: (1 + h * h) * math.exp(h * h / 2) / 0.24 - 10 - n, 0, 10
-    )
+    root = brentq(lambda h: (1 + h * h) * math.exp(h * h / 2) / 0.24 - 10 - n, 0, 10)
     return Constants(
         mu_eff=mu_eff,
         c_sigma=(mu_eff + 2) / (n + mu_eff + 5),

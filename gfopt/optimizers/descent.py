@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from gfopt import checks
@@ -27,17 +26,38 @@ from gfopt.core import schedules, trees
 from gfopt.core.late import zero_after
 from gfopt.types import PyTree, Solution, State
 
+if TYPE_CHECKING:
+    import optax  # a tenth of a second, which only methods that descend should cost
+
 
 class Default(NamedTuple):
     """What a method descends with where the user says nothing."""
 
-    transform: optax.GradientTransformation
+    transform: Callable[[], optax.GradientTransformation]
     learning_rate: float
+
+
+@functools.cache  # one object, so that equal methods share a program
+def sgd() -> optax.GradientTransformation:
+    """Returns ``-gradient``."""
+    import optax
+
+    return optax.sgd(1.0)
+
+
+@functools.cache
+def adam() -> optax.GradientTransformation:
+    """Returns the negative gradient in units of its size so far."""
+    import optax
+
+    return optax.chain(optax.scale_by_adam(), optax.scale(-1.0))
 
 
 def set_fields(optimizer: Any) -> None:
     """Checks ``transform`` and ``learning_rate`` and stores the latter."""
     if optimizer.transform is not None:
+        import optax
+
         kind = optax.GradientTransformation
         checks.instance("transform", optimizer.transform, kind, "an optax optimizer")
     rate = optimizer.learning_rate
@@ -48,7 +68,7 @@ def set_fields(optimizer: Any) -> None:
 
 def start(optimizer: Any, default: Default, mean: Solution) -> PyTree:
     """Returns the transform's first state."""
-    transform = optimizer.transform or default.transform
+    transform = optimizer.transform or default.transform()
     return trees.strongly_typed(transform.init(mean))
 
 
@@ -76,7 +96,9 @@ def step(
     Returns:
         The mean, the transform's state and the norm of the gradient.
     """
-    transform = optimizer.transform or default.transform
+    import optax
+
+    transform = optimizer.transform or default.transform()
     rate = learning_rate(optimizer, default, state)
     gradient = trees.cast_like(gradient, state.mean)
     norm = optax.tree.norm(gradient)
@@ -139,6 +161,8 @@ def clip_up(
         >>> optax.apply_updates(theta, updates)
         Array([2.94, 3.92], dtype=float32)
     """
+    import optax
+
     checks.positive("learning_rate", learning_rate)
     longest = 2 * learning_rate if max_velocity is None else max_velocity
     checks.positive("max_velocity", longest)

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import Directions, ZerothOrderState, slope_sizes
 from gfopt.types import Evaluation, Key, Population
+
+if TYPE_CHECKING:
+    import optax
 
 
 class FZOOInfo(NamedTuple):

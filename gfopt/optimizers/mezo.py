@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
-import optax
 
 from gfopt import checks
 from gfopt.core import noise, schedules
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import TwoSided
+
+if TYPE_CHECKING:
+    import optax
 
 
 @partial(

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
@@ -30,7 +29,10 @@ from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution
 
-_ADAM = descent.Default(optax.chain(optax.scale_by_adam(), optax.scale(-1.0)), 0.01)
+if TYPE_CHECKING:
+    import optax
+
+_ADAM = descent.Default(descent.adam, 0.01)
 
 
 class OpenESState(NamedTuple):

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from gfopt import checks
@@ -34,7 +33,10 @@ from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
-_ADAM = descent.Default(optax.chain(optax.scale_by_adam(), optax.scale(-1.0)), 1e-3)
+if TYPE_CHECKING:
+    import optax
+
+_ADAM = descent.Default(descent.adam, 1e-3)
 
 
 class PersistentESState(NamedTuple):

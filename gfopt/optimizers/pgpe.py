@@ -20,11 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
@@ -33,7 +32,10 @@ from gfopt.optimizers.nes import extremes
 from gfopt.optimizers.seeded import Seeded, check_deviations
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
-_CLIP_UP = descent.Default(descent.clip_up(1.0), 0.1)
+if TYPE_CHECKING:
+    import optax
+
+_CLIP_UP = descent.Default(lambda: descent.clip_up(1.0), 0.1)
 
 
 class PGPEState(NamedTuple):

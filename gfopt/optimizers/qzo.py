@@ -24,11 +24,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gfopt import checks
 from gfopt.core import lazy, noise, noise_sums, schedules, trees
@@ -37,9 +36,12 @@ from gfopt.optimizers import descent
 from gfopt.optimizers.zeroth_order import TwoSided, stepped
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
+if TYPE_CHECKING:
+    import optax
+
 _WINDOW = 128  # steps of which the state keeps |d|
-_ABSOLUTE = descent.Default(optax.sgd(1.0), 1e-4)
-_RELATIVE = descent.Default(optax.sgd(1.0), 1e-2)
+_ABSOLUTE = descent.Default(descent.sgd, 1e-4)
+_RELATIVE = descent.Default(descent.sgd, 1e-2)
 
 
 class QZOState(NamedTuple):

@@ -19,11 +19,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
@@ -31,6 +30,9 @@ from gfopt.core.late import zero_after
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import TwoSided, TwoSidedInfo, slope_sizes
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
+
+if TYPE_CHECKING:
+    import optax
 
 
 class SVRGState(NamedTuple):

@@ -11,11 +11,10 @@ memory of inference, and nothing is added and subtracted again, so nothing drift
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gfopt import checks
 from gfopt.core import noise, rounding, schedules, threefry, trees
@@ -25,7 +24,10 @@ from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import SignedSeed
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
 
-_DESCENT = descent.Default(optax.sgd(1.0), 1e-3)
+if TYPE_CHECKING:
+    import optax
+
+_DESCENT = descent.Default(descent.sgd, 1e-3)
 
 
 class ZerothOrderState(NamedTuple):

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gfopt import checks
 from gfopt.problems.language import Pretrained
@@ -179,6 +178,8 @@ def _trained(
     batch_size: int,
     learning_rate: float,
 ) -> PyTree:
+    import optax
+
     method = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(weights: PyTree, windows: jax.Array) -> jax.Array:

@@ -1,0 +1,138 @@
+"""The public names of gfopt, each with the module that defines it.
+
+Type checkers read this file as a stub, and ``__init__.py`` reads it as its table: a
+name is added here, and nowhere else.
+"""
+
+from gfopt import problems as problems
+from gfopt import tokens as tokens
+from gfopt.core.black_box import black_box as black_box
+from gfopt.core.constraints import ConstraintValues as ConstraintValues
+from gfopt.core.counting import count_materialisations as count_materialisations
+from gfopt.core.domains import categorical as categorical
+from gfopt.core.domains import integer as integer
+from gfopt.core.domains import real as real
+from gfopt.core.evaluate import chunked as chunked
+from gfopt.core.evaluate import vmapped as vmapped
+from gfopt.core.gradient_estimates import GradientEstimator as GradientEstimator
+from gfopt.core.gradient_estimates import gradient_estimator as gradient_estimator
+from gfopt.core.gradient_sketches import (
+    per_sample_directional_derivatives as per_sample_directional_derivatives,
+)
+from gfopt.core.host_evaluator import host as host
+from gfopt.core.low_rank import LowRank as LowRank
+from gfopt.core.low_rank_noise import LowRankNoise as LowRankNoise
+from gfopt.core.low_rank_noise import low_rank as low_rank
+from gfopt.core.noise import Noise as Noise
+from gfopt.core.noise import gaussian as gaussian
+from gfopt.core.noise import rademacher as rademacher
+from gfopt.core.noise_table import NoiseTable as NoiseTable
+from gfopt.core.objective import Objective as Objective
+from gfopt.core.perturbed import Perturbed as Perturbed
+from gfopt.core.sharded import sharded as sharded
+from gfopt.core.spaces import Space as Space
+from gfopt.core.trees import merge as merge
+from gfopt.core.trees import partition as partition
+from gfopt.driver import genome as genome
+from gfopt.driver.ask_tell import AskTell as AskTell
+from gfopt.driver.ask_tell import Trial as Trial
+from gfopt.driver.claps import ClapsResult as ClapsResult
+from gfopt.driver.claps import budget_is_used as budget_is_used
+from gfopt.driver.claps import claps as claps
+from gfopt.driver.minimize import minimize as minimize
+from gfopt.driver.replay_log import ReplayLog as ReplayLog
+from gfopt.driver.replay_log import replay as replay
+from gfopt.driver.result import Result as Result
+from gfopt.driver.result import Status as Status
+from gfopt.driver.run import RunResult as RunResult
+from gfopt.driver.run import run as run
+from gfopt.driver.scipy_method import scipy_method as scipy_method
+from gfopt.driver.warm_start import warm_start as warm_start
+from gfopt.optimizers.ars import ARS as ARS
+from gfopt.optimizers.augmented_lagrangian import (
+    AugmentedLagrangian as AugmentedLagrangian,
+)
+from gfopt.optimizers.bounded import Bounded as Bounded
+from gfopt.optimizers.cma_es import CMAES as CMAES
+from gfopt.optimizers.consensus import CBO as CBO
+from gfopt.optimizers.consensus_hopping import ConsensusHopping as ConsensusHopping
+from gfopt.optimizers.consensus_variants import consensus_variant as consensus_variant
+from gfopt.optimizers.consensus_weights import (
+    EffectiveSampleSize as EffectiveSampleSize,
+)
+from gfopt.optimizers.cr_fm_nes import CRFMNES as CRFMNES
+from gfopt.optimizers.cross_entropy import CrossEntropy as CrossEntropy
+from gfopt.optimizers.deep_ga import DeepGA as DeepGA
+from gfopt.optimizers.descent import clip_up as clip_up
+from gfopt.optimizers.differential_evolution import (
+    DifferentialEvolution as DifferentialEvolution,
+)
+from gfopt.optimizers.feasibility_rule import FeasibilityRule as FeasibilityRule
+from gfopt.optimizers.fzoo import FZOO as FZOO
+from gfopt.optimizers.hizoo import HiZOO as HiZOO
+from gfopt.optimizers.lq_cma_es import LQCMAES as LQCMAES
+from gfopt.optimizers.margin import Margin as Margin
+from gfopt.optimizers.mezo import MeZO as MeZO
+from gfopt.optimizers.mirror_maps import Ball as Ball
+from gfopt.optimizers.mirror_maps import Box as Box
+from gfopt.optimizers.mirror_maps import Simplex as Simplex
+from gfopt.optimizers.nelder_mead import NelderMead as NelderMead
+from gfopt.optimizers.nes import SNES as SNES
+from gfopt.optimizers.novelty import Novelty as Novelty
+from gfopt.optimizers.novelty_agents import NoveltyAgents as NoveltyAgents
+from gfopt.optimizers.one_plus_one import OnePlusOneES as OnePlusOneES
+from gfopt.optimizers.open_es import OpenES as OpenES
+from gfopt.optimizers.particle_swarm import ParticleSwarm as ParticleSwarm
+from gfopt.optimizers.persistent_es import PersistentES as PersistentES
+from gfopt.optimizers.pgpe import PGPE as PGPE
+from gfopt.optimizers.qzo import QZO as QZO
+from gfopt.optimizers.random_search import RandomSearch as RandomSearch
+from gfopt.optimizers.reevaluated import Reevaluated as Reevaluated
+from gfopt.optimizers.restarts import Restarts as Restarts
+from gfopt.optimizers.sep_cma_es import SepCMAES as SepCMAES
+from gfopt.optimizers.sparse_mezo import SparseMeZO as SparseMeZO
+from gfopt.optimizers.spsa import SPSA as SPSA
+from gfopt.optimizers.svrg import SVRG as SVRG
+from gfopt.optimizers.xnes import XNES as XNES
+from gfopt.quantization.quantize import quantize as quantize
+from gfopt.quantization.quantized import Quantized as Quantized
+from gfopt.quantization.qwix_trees import from_qwix as from_qwix
+from gfopt.registry import METHODS as METHODS
+from gfopt.registry import method as method
+from gfopt.tokens.beam import Beast as Beast
+from gfopt.tokens.combined_scores import Total as Total
+from gfopt.tokens.combined_scores import Universal as Universal
+from gfopt.tokens.counting import answers as answers
+from gfopt.tokens.counting import counted as counted
+from gfopt.tokens.genetic_tokens import GeneticTokens as GeneticTokens
+from gfopt.tokens.greedy_tokens import GreedyTokens as GreedyTokens
+from gfopt.tokens.language_model import CachedModel as CachedModel
+from gfopt.tokens.language_model import FunctionModel as FunctionModel
+from gfopt.tokens.language_model import LanguageModel as LanguageModel
+from gfopt.tokens.language_model import SeveralModels as SeveralModels
+from gfopt.tokens.language_model import SeveralPrompts as SeveralPrompts
+from gfopt.tokens.ledger import Ledger as Ledger
+from gfopt.tokens.particle_tokens import ParticleTokens as ParticleTokens
+from gfopt.tokens.prefix import shared_prefix as shared_prefix
+from gfopt.tokens.random_tokens import RandomTokens as RandomTokens
+from gfopt.tokens.ranking import PromptRanking as PromptRanking
+from gfopt.tokens.ranking import calibrate as calibrate
+from gfopt.tokens.ranking import rank_prompts as rank_prompts
+from gfopt.tokens.remote import EndpointModel as EndpointModel
+from gfopt.tokens.remote import HostModel as HostModel
+from gfopt.tokens.remote import continuation_score as continuation_score
+from gfopt.tokens.remote import torch_model as torch_model
+from gfopt.tokens.scores import Fluency as Fluency
+from gfopt.tokens.scores import Targeted as Targeted
+from gfopt.tokens.scores import Untargeted as Untargeted
+from gfopt.tokens.steering import Steering as Steering
+from gfopt.tokens.token_counts import token_counting as token_counting
+from gfopt.tokens.vocabulary import Influence as Influence
+from gfopt.tokens.vocabulary import cluster_vocabulary as cluster_vocabulary
+from gfopt.tokens.vocabulary import influence as influence
+from gfopt.tokens.vocabulary import prune as prune
+from gfopt.types import Evaluation as Evaluation
+from gfopt.types import Optimizer as Optimizer
+from gfopt.types import Population as Population
+
+__version__: str
