@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gfopt import jaxprs
+
 _NO_NUMBERS = (bool, np.bool_, str, bytes, complex, dict, set)
 
 
@@ -27,7 +29,7 @@ def shown(value: object, limit: int = 80) -> str:
 
 def concrete(value: Any) -> np.ndarray | None:
     """Returns ``value`` as a real NumPy array, or None where it cannot be read yet."""
-    if isinstance(value, jax.core.Tracer):
+    if jaxprs.is_tracer(value):
         return None
     if isinstance(value, _NO_NUMBERS) or value is None or callable(value):
         return np.asarray(None)
@@ -163,7 +165,7 @@ def finite_tree(name: str, tree: Any) -> None:
     total = 0
     for path, leaf in leaves:
         where = name + jax.tree_util.keystr(path)
-        if isinstance(leaf, jax.core.Tracer):
+        if jaxprs.is_tracer(leaf):
             total += leaf.size
             continue
         array = np.asarray(leaf)

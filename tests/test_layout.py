@@ -21,6 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # each part may import from itself and from the parts in the lines above its own
 LAYERS = [
+    {"jaxprs"},
     {"types", "checks"},
     {"core"},
     {"optimizers", "quantization"},
@@ -32,6 +33,17 @@ LAYERS = [
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+# what JAX does not promise: only jaxprs.py may read it
+INNER = {"jax.core", "jax.extend", "jax._src", "jax.interpreters", "jax.lib"}
+INNER_FIELDS = {
+    "eqns",
+    "invars",
+    "outvars",
+    "constvars",
+    "jaxpr",
+    "Tracer",
+    "make_jaxpr",
+}
 HEAVY = ("matplotlib", "rich", "typer", "sklearn", "cma", "cocoex", "cocopp", "flax")
 
 
@@ -68,6 +80,26 @@ def test_imports_point_one_way() -> None:
             if RANK[part] >= RANK[own]:
                 wrong.append(f"{name} must not import {part}")
     assert not wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_only_jaxprs_knows_the_inner_forms_of_jax(path: Path) -> None:
+    if path.name == "jaxprs.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = {getattr(node, "module", None) or ""}
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            names = {ast.unparse(node)}
+            assert node.attr not in INNER_FIELDS, f"line {node.lineno}: {node.attr}"
+        for name in names:
+            parts = name.split(".")
+            assert ".".join(parts[:2]) not in INNER, f"line {node.lineno}: {name}"
+            is_private = any(part.startswith("_") for part in parts[1:])
+            assert parts[0] != "jax" or not is_private, f"line {node.lineno}: {name}"
 
 
 def test_every_part_has_its_layer() -> None:

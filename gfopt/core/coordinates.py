@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt import checks
+from gfopt import checks, jaxprs
 
 
 def fold(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
@@ -143,7 +143,7 @@ def check_kind(lower: Any, upper: Any, log: Any, integer: Any, k: int) -> None:
 def _mask(name: str, mask: Any) -> np.ndarray | None:
     if mask is None:
         return np.asarray(False)
-    if isinstance(mask, jax.core.Tracer) or type(mask) is object:
+    if jaxprs.is_tracer(mask) or type(mask) is object:
         return None
     array = np.asarray(mask)
     if array.dtype != bool:

@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend import core
 
+from gfopt import jaxprs
 from gfopt.core import lazy_rules
 from gfopt.core.counting import dense
 from gfopt.core.lazy import Lazy, is_lazy
+from gfopt.jaxprs import Equation, Program
 
 Result = TypeVar("Result")
 
@@ -70,8 +71,7 @@ def interpret(fun: Callable[..., Result]) -> Callable[..., Result]:
         # A vector has nothing to gain from being lazy.
         values = [_vector_dense(leaves[i]) for i in where]
         types = jax.eval_shape(lambda values: [*map(_stand_in, values)], values)
-        program = jax.make_jaxpr(flat)(*types)
-        results = _evaluate(program.jaxpr, program.consts, values)
+        results = _evaluate(jaxprs.trace(flat, *types), values)
         results = [dense(value, "output") for value in results]
         return jax.tree.unflatten(trees[0], results)
 
@@ -99,63 +99,38 @@ def _stand_in(value: Any) -> Any:
     return lax.broadcast(functools.reduce(lax.add, parts), value.shape)
 
 
-def _evaluate(
-    program: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]
-) -> list[Any]:
+def _evaluate(program: Program, args: Sequence[Any]) -> list[Any]:
     """Evaluates a program on values that may be lazy."""
-    env: dict[Any, Any] = dict(
-        zip((*program.constvars, *program.invars), (*consts, *args), strict=True)
-    )
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-    for eqn in program.eqns:
-        values = [read(atom) for atom in eqn.invars]
-        results = None
-        if any(map(is_lazy, values)):
-            rule = RULES.get(eqn.primitive.name)
-            with eqn.ctx.manager:
-                results = None if rule is None else rule(eqn, values)
-        if results is None:
-            results = _bind(eqn, values)
-        env.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in program.outvars]
+    return jaxprs.evaluate(program, args, _apply)
 
 
-def _bind(eqn: Any, values: list[Any]) -> list[Any]:
-    """Runs one equation as it stands, on dense values."""
-    values = [dense(value, eqn.primitive.name) for value in values]
-    params = eqn.primitive.get_bind_params(eqn.params)
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*values, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]
+def _apply(eqn: Equation, values: list[Any]) -> list[Any]:
+    rule = RULES.get(eqn.name) if eqn.is_known else None
+    with eqn.context():
+        if rule is not None and any(map(is_lazy, values)):
+            results = rule(eqn, values)
+            if results is not None:
+                return results
+        return eqn.bind([dense(value, eqn.name) for value in values])
 
 
 # -- programs within the program
 
 
-def _inline(eqn: Any, values: list[Any]) -> list[Any]:
-    inner = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
-    return _run(inner, values)
+def _inline(eqn: Equation, values: list[Any]) -> list[Any]:
+    return _evaluate(jaxprs.inner_program(eqn), values)
 
 
-def _run(program: Any, values: Sequence[Any]) -> list[Any]:
-    if isinstance(program, core.ClosedJaxpr):
-        return _evaluate(program.jaxpr, program.consts, values)
-    return _evaluate(program, (), values)
+def _dense_run(name: str, program: Program, values: Sequence[Any]) -> list[Any]:
+    return [dense(value, name) for value in _evaluate(program, values)]
 
 
-def _dense_run(name: str, program: Any, values: Sequence[Any]) -> list[Any]:
-    return [dense(value, name) for value in _run(program, values)]
-
-
-def _scan(eqn: Any, values: list[Any]) -> list[Any]:
-    name, params = eqn.primitive.name, eqn.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
-    consts = values[:num_consts]
-    carry = [dense(v, name) for v in values[num_consts : num_consts + num_carry]]
-    scanned = list(values[num_consts + num_carry :])
+def _scan(eqn: Equation, values: list[Any]) -> list[Any]:
+    name, scan = eqn.name, jaxprs.scan_parts(eqn)
+    first, second = scan.num_consts, scan.num_consts + scan.num_carry
+    consts = values[:first]
+    carry = [dense(value, name) for value in values[first:second]]
+    scanned = list(values[second:])
     # A lazy leaf is indexed by the turn, in the body: its arrays are not copied.
     for i, leaf in enumerate(scanned):
         if is_lazy(leaf) and leaf.slice(0, jnp.int32(0), 1) is None:
@@ -168,39 +143,39 @@ def _scan(eqn: Any, values: list[Any]) -> list[Any]:
             leaf.slice(0, index, 1).reshape(leaf.shape[1:]) if is_lazy(leaf) else array
             for leaf, array in zip(scanned, arrays, strict=True)
         ]
-        results = _dense_run(name, params["jaxpr"], [*consts, *carry, *slices])
-        return results[:num_carry], results[num_carry:]
+        results = _dense_run(name, scan.body, [*consts, *carry, *slices])
+        return results[: scan.num_carry], results[scan.num_carry :]
 
     carry, stacked = lax.scan(
         body,
         carry,
-        (jnp.arange(params["length"], dtype=jnp.int32), arrays),
-        length=params["length"],
-        reverse=params["reverse"],
-        unroll=params["unroll"],
+        (jnp.arange(scan.length, dtype=jnp.int32), arrays),
+        length=scan.length,
+        reverse=scan.reverse,
+        unroll=scan.unroll,
     )
     return [*carry, *stacked]
 
 
-def _while(eqn: Any, values: list[Any]) -> list[Any]:
-    name, params = eqn.primitive.name, eqn.params
-    first, second = params["cond_nconsts"], params["body_nconsts"]
-    cond_consts, body_consts = values[:first], values[first : first + second]
-    carry = [dense(value, name) for value in values[first + second :]]
+def _while(eqn: Equation, values: list[Any]) -> list[Any]:
+    name, loop = eqn.name, jaxprs.while_parts(eqn)
+    first, second = loop.num_cond_consts, loop.num_cond_consts + loop.num_body_consts
+    cond_consts, body_consts = values[:first], values[first:second]
+    carry = [dense(value, name) for value in values[second:]]
     return lax.while_loop(
-        lambda carry: _run(params["cond_jaxpr"], [*cond_consts, *carry])[0],
-        lambda carry: _dense_run(name, params["body_jaxpr"], [*body_consts, *carry]),
+        lambda carry: _evaluate(loop.cond, [*cond_consts, *carry])[0],
+        lambda carry: _dense_run(name, loop.body, [*body_consts, *carry]),
         carry,
     )
 
 
-def _cond(eqn: Any, values: list[Any]) -> list[Any]:
+def _cond(eqn: Equation, values: list[Any]) -> list[Any]:
     index, *operands = values
     branches = [
-        functools.partial(_dense_run, eqn.primitive.name, branch, operands)
-        for branch in eqn.params["branches"]
+        functools.partial(_dense_run, eqn.name, branch, operands)
+        for branch in jaxprs.cond_branches(eqn)
     ]
-    return lax.switch(dense(index, eqn.primitive.name), branches)
+    return lax.switch(dense(index, eqn.name), branches)
 
 
 RULES: dict[str, lazy_rules.Rule] = {

@@ -38,6 +38,7 @@ from gfopt.core.lazy_views import (
     regroup,
     slice_axis,
 )
+from gfopt.jaxprs import Equation
 from gfopt.types import PyTree
 
 # Elements made dense at a time: 512 kB of float32. Smaller blocks make thin products
@@ -161,7 +162,7 @@ class Lazy(abc.ABC):
         """Returns the leaf multiplied by one number, or None if not lazily."""
         return None
 
-    def convolve(self, x: jax.Array, eqn: Any) -> jax.Array | None:
+    def convolve(self, x: jax.Array, eqn: Equation) -> jax.Array | None:
         """Returns the convolution of ``x`` with the leaf as kernel, or None."""
         return None
 

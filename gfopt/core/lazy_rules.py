@@ -13,8 +13,9 @@ from jax import lax
 from gfopt.core.counting import dense
 from gfopt.core.lazy import is_lazy
 from gfopt.core.lazy_views import Dot
+from gfopt.jaxprs import Equation
 
-Rule = Callable[[Any, list[Any]], list[Any] | None]
+Rule = Callable[[Equation, list[Any]], list[Any] | None]
 
 
 def _one(result: Any) -> list[Any] | None:
@@ -24,14 +25,14 @@ def _one(result: Any) -> list[Any] | None:
 # -- products
 
 
-def _dot_general(eqn: Any, values: list[Any]) -> list[Any]:
+def _dot_general(eqn: Equation, values: list[Any]) -> list[Any]:
     left, right = values
     if is_lazy(left) and is_lazy(right):  # the larger one stays lazy
         if left.size < right.size:
-            left = dense(left, eqn.primitive.name)
+            left = dense(left, eqn.name)
         else:
-            right = dense(right, eqn.primitive.name)
-    (left_sum, right_sum), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+            right = dense(right, eqn.name)
+    (left_sum, right_sum), (left_batch, right_batch) = eqn["dimension_numbers"]
     labels = [list(range(left.ndim)), list(range(left.ndim, left.ndim + right.ndim))]
     pairs = zip((*left_sum, *left_batch), (*right_sum, *right_batch), strict=True)
     for i, j in pairs:
@@ -39,63 +40,65 @@ def _dot_general(eqn: Any, values: list[Any]) -> list[Any]:
     batch = [labels[0][i] for i in left_batch]
     shared = {labels[0][i] for i in (*left_sum, *left_batch)}
     out = batch + [i for i in labels[0] + labels[1] if i not in shared]
-    precision = eqn.params["precision"]
+    precision = eqn["precision"]
     if is_lazy(left):
         left, right = right, left
         labels.reverse()
         precision = precision[::-1] if isinstance(precision, tuple) else precision
     stored = right.stored(labels[1])
-    dot = Dot(eqn.outvars[0].aval.dtype, precision)
+    dot = Dot(eqn.types[0].dtype, precision)
     return [right.contract(jnp.asarray(left), labels[0], stored, out, dot)]
 
 
-def _convolution(eqn: Any, values: list[Any]) -> list[Any] | None:
+def _convolution(eqn: Equation, values: list[Any]) -> list[Any] | None:
     x, kernel = values
     if is_lazy(x) or not is_lazy(kernel):
         return None
     return _one(kernel.convolve(x, eqn))
 
 
-def _scaled(eqn: Any, values: list[Any]) -> list[Any] | None:
-    if eqn.primitive.name == "neg":
+def _scaled(eqn: Equation, values: list[Any]) -> list[Any] | None:
+    if eqn.name == "neg":
         return _one(values[0].times(jnp.asarray(-1, values[0].dtype)))
     leaf, factor = values
-    if eqn.primitive.name == "mul" and is_lazy(factor):
+    if eqn.name == "mul" and is_lazy(factor):
         leaf, factor = factor, leaf
     if not is_lazy(leaf) or jnp.ndim(factor) or is_lazy(factor):
         return None
+    if eqn.types[0].dtype != leaf.dtype:
+        return None  # a product in another precision
     factor = jnp.asarray(factor, leaf.dtype)
-    return _one(leaf.times(1 / factor if eqn.primitive.name == "div" else factor))
+    return _one(leaf.times(1 / factor if eqn.name == "div" else factor))
 
 
 # -- views
 
 
-def _transpose(eqn: Any, values: list[Any]) -> list[Any]:
-    return [values[0].transpose(eqn.params["permutation"])]
+def _transpose(eqn: Equation, values: list[Any]) -> list[Any]:
+    return [values[0].transpose(eqn["permutation"])]
 
 
-def _reshape(eqn: Any, values: list[Any]) -> list[Any] | None:
+def _reshape(eqn: Equation, values: list[Any]) -> list[Any] | None:
     if not is_lazy(values[0]):
         return None
-    if eqn.primitive.name == "reshape" and eqn.params["dimensions"] is not None:
+    if eqn.name == "reshape" and eqn["dimensions"] is not None:
         return None
-    if math.prod(eqn.outvars[0].aval.shape) != values[0].size:
+    if math.prod(eqn.types[0].shape) != values[0].size:
         return None  # a broadcast that repeats
-    return _one(values[0].reshape(eqn.outvars[0].aval.shape))
+    return _one(values[0].reshape(eqn.types[0].shape))
 
 
-def _astype(eqn: Any, values: list[Any]) -> list[Any] | None:
-    dtype = eqn.params["new_dtype"]
+def _astype(eqn: Equation, values: list[Any]) -> list[Any] | None:
+    dtype = eqn["new_dtype"]
     is_float = jnp.issubdtype(dtype, jnp.floating)
     return [values[0].astype(dtype)] if is_float else None
 
 
-def _same(eqn: Any, values: list[Any]) -> list[Any]:
+def _same(eqn: Equation, values: list[Any]) -> list[Any]:
     return values
 
 
-def _barrier(eqn: Any, values: list[Any]) -> list[Any]:
+def _barrier(eqn: Equation, values: list[Any]) -> list[Any]:
     dense = iter(lax.optimization_barrier([v for v in values if not is_lazy(v)]))
     return [value if is_lazy(value) else next(dense) for value in values]
 
@@ -116,17 +119,17 @@ def _sliced(leaf: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Any:
     return leaf
 
 
-def _slice(eqn: Any, values: list[Any]) -> list[Any] | None:
-    starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
-    if any(stride != 1 for stride in eqn.params["strides"] or ()):
+def _slice(eqn: Equation, values: list[Any]) -> list[Any] | None:
+    starts, stops = eqn["start_indices"], eqn["limit_indices"]
+    if any(stride != 1 for stride in eqn["strides"] or ()):
         return None
     sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
     return _one(_sliced(values[0], [int(start) for start in starts], sizes))
 
 
-def _dynamic_slice(eqn: Any, values: list[Any]) -> list[Any] | None:
+def _dynamic_slice(eqn: Equation, values: list[Any]) -> list[Any] | None:
     leaf, *starts = values
-    sizes = eqn.params["slice_sizes"]
+    sizes = eqn["slice_sizes"]
     # noise, unlike an array, would not mind rows beyond the end
     clamped = [
         lax.clamp(jnp.zeros_like(start), start, jnp.full_like(start, limit - size))
@@ -137,23 +140,23 @@ def _dynamic_slice(eqn: Any, values: list[Any]) -> list[Any] | None:
     return _one(_sliced(leaf, clamped, sizes))
 
 
-def _split(eqn: Any, values: list[Any]) -> list[Any] | None:
-    leaf, axis, start, parts = values[0], eqn.params["axis"], 0, []
-    for size in map(int, eqn.params["sizes"]):
+def _split(eqn: Equation, values: list[Any]) -> list[Any] | None:
+    leaf, axis, start, parts = values[0], eqn["axis"], 0, []
+    for size in map(int, eqn["sizes"]):
         parts.append(leaf.slice(axis, start, size))
         start += size
     return None if any(part is None for part in parts) else parts
 
 
-def _gather(eqn: Any, values: list[Any]) -> list[Any] | None:
+def _gather(eqn: Equation, values: list[Any]) -> list[Any] | None:
     """Looks up slices of one axis, as ``table[tokens]`` and ``stack[i]`` do.
 
     An index out of range that should give NaN does so for an array of tokens; a scalar
     index is clamped, since a lazy slice has no NaN.
     """
     leaf, indices = values
-    numbers, mode = eqn.params["dimension_numbers"], eqn.params["mode"].name
-    sizes = tuple(eqn.params["slice_sizes"])
+    numbers, mode = eqn["dimension_numbers"], eqn["mode"].name
+    sizes = tuple(eqn["slice_sizes"])
     if is_lazy(indices) or numbers.operand_batching_dims:
         return None
     # where indices are clipped, one into an axis that is taken whole says nothing
@@ -183,7 +186,7 @@ def _gather(eqn: Any, values: list[Any]) -> list[Any] | None:
 
     found = jax.vmap(one)(bounded.reshape(-1))
     if mode == "FILL_OR_DROP":
-        fill = eqn.params["fill_value"]
+        fill = eqn["fill_value"]
         inside = (wanted == bounded).reshape(-1, *[1] * len(rest))
         found = jnp.where(inside, found, jnp.nan if fill is None else fill)
     found = found.reshape(*wanted.shape, *rest)

@@ -14,6 +14,7 @@ from jax import lax
 
 from gfopt.core.lazy import Lazy, is_lazy, materialise
 from gfopt.core.lazy_views import Dot, Index, View, prefix, slice_axis
+from gfopt.jaxprs import Equation
 
 
 @jax.tree_util.register_dataclass
@@ -150,13 +151,13 @@ class LowRank(Lazy):
             base = wide(x, x_labels, self.w, labels, out)
         return (base + change).astype(dot.dtype)
 
-    def convolve(self, x: jax.Array, eqn: Any) -> jax.Array | None:
+    def convolve(self, x: jax.Array, eqn: Equation) -> jax.Array | None:
         """Returns ``conv(x, w) + conv(x, a) b^T``, if ``b`` has the output features.
 
         Or the same with ``a`` and ``b`` exchanged, if ``a`` has them.
         """
-        numbers, order = eqn.params["dimension_numbers"], self.layout.order
-        groups = eqn.params["feature_group_count"] * eqn.params["batch_group_count"]
+        numbers, order = eqn["dimension_numbers"], self.layout.order
+        groups = eqn["feature_group_count"] * eqn["batch_group_count"]
         stack, rows, columns = self._split(range(self.w.ndim))
         outputs = [order[numbers.rhs_spec[0]]]
         if groups != 1 or stack or outputs not in (rows, columns):
@@ -168,7 +169,7 @@ class LowRank(Lazy):
 
         def product(kernel: jax.Array) -> jax.Array:
             kernel = lax.transpose(kernel, order).astype(self.dtype)
-            return eqn.primitive.bind(x, kernel, **eqn.params)
+            return eqn.bind([x, kernel])[0]
 
         if is_lazy(self.w):
             base = self.w.transpose(order).convolve(x, eqn)

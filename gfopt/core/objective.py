@@ -95,6 +95,15 @@ class Objective:
         for constraint in self.constraints:
             checks.is_callable("constraints", constraint)
 
+    def __eq__(self, other: object) -> bool:
+        """Compares settings and numbers; dataclasses cannot compare arrays."""
+        if not isinstance(other, Objective):
+            return NotImplemented
+        structure: Any = jax.tree.structure(self)
+        if structure != jax.tree.structure(other):
+            return False
+        return all(map(_equal, jax.tree.leaves(self), jax.tree.leaves(other)))
+
     def tree_flatten(self) -> tuple[tuple[PyTree, PyTree], tuple[Any, ...]]:
         """Flattens: the context is data, and so is ``fun`` where it is a pytree.
 
@@ -181,6 +190,12 @@ class Objective:
         fitness = jnp.asarray(found)
         fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
         return -fitness if self.maximize else fitness, aux
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if first is second or np.shape(first) != np.shape(second):
+        return first is second
+    return bool(np.all(first == second))
 
 
 def check_number(found: Any, expected: tuple[int, ...]) -> None:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt import checks
+from gfopt import checks, jaxprs
 from gfopt.core import coordinates
 from gfopt.types import PyTree, Solution
 
@@ -163,10 +163,7 @@ class Space:
                         f"space.{name} must broadcast to a leaf of shape {expected}; "
                         f"got shape {shape}"
                     )
-        known = not any(
-            isinstance(leaf, jax.core.Tracer)
-            for leaf in jax.tree.leaves((solution, self))
-        )
+        known = not any(map(jaxprs.is_tracer, jax.tree.leaves((solution, self))))
         if known and not self.contains(solution):
             raise ValueError(
                 "solution must lie within the bounds of its space, with whole numbers "

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.random import threefry_2x32
 
 from gfopt.core.late import made_once
 from gfopt.types import Key
@@ -133,7 +132,7 @@ def seeds(key: Key, count: int) -> jax.Array:
     data = jax.random.key_data(key).reshape(-1, 2)
     words = data[0]
     if data.shape[0] == 2:  # an rbg key has four words, as a rule two equal pairs
-        words = threefry_2x32(words, data[1])
+        words = jnp.stack(encrypt((words[0], words[1]), (data[1, 0], data[1, 1])))
     return _seeds(words, count)
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt import jaxprs
 from gfopt.types import PyTree
 
 LARGE = 1 << 14  # elements from which a leaf is not worth a copy
@@ -101,7 +102,7 @@ def pack(tree: PyTree) -> Packed:
         array([[0., 0., 0.]])
     """
     leaves, structure = jax.tree.flatten(tree)
-    is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    is_traced = any(map(jaxprs.is_tracer, leaves))
     xp: Any = jnp if is_traced else np
     arrays = [leaf if hasattr(leaf, "dtype") else xp.asarray(leaf) for leaf in leaves]
     groups: dict[str, list[Any]] = {}

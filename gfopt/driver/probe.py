@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 import random
-import re
 import sys
 import types
 from collections.abc import Iterable
@@ -16,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gfopt import jaxprs
 from gfopt.core.host_worker import reason_of
 from gfopt.core.objective import Inputs, Objective, check_number
+from gfopt.jaxprs import Program
 from gfopt.types import Key, Solution
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), itertools.count)
@@ -69,9 +70,9 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
     def value(x: Solution) -> Any:
         return objective.value(x, keys, inputs)
 
-    def program() -> Any:
+    def program() -> Program:
         # a function of its own each time: JAX would not trace one again that it knows
-        return jax.make_jaxpr(lambda x: value(x))(one)
+        return jaxprs.trace(lambda x: value(x), one)
 
     called = objective.fun, objective.constraints
     try:
@@ -118,15 +119,11 @@ def _reraise_if_ours(
     check_number(found, (1,) if objective.batched else ())
 
 
-def _same_program(first: Any, second: Any) -> bool:
-    if _text(first) != _text(second) or len(first.consts) != len(second.consts):
+def _same_program(first: Program, second: Program) -> bool:
+    if first.text() != second.text() or len(first.consts) != len(second.consts):
         return False
-    pairs = zip(first.consts, second.consts, strict=True)
+    pairs = zip(first.consts.values(), second.consts.values(), strict=True)
     return all(_number_bytes(a) == _number_bytes(b) for a, b in pairs)
-
-
-def _text(program: Any) -> str:
-    return re.sub(r"0x[0-9a-f]+", "", str(program))  # functions print their address
 
 
 def _number_bytes(constant: Any) -> bytes:

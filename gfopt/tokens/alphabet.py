@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt import checks
+from gfopt import checks, jaxprs
 from gfopt.types import Solution
 
 
@@ -53,7 +53,7 @@ def vocabulary(value: Any, name: str = "vocabulary") -> Vocabulary:
         if value < 1:
             raise ValueError(f"{name} must be {_EXPECTED}; got {checks.shown(value)}")
         return AllTokens(value)
-    if isinstance(value, jax.core.Tracer) or type(value) is object:
+    if jaxprs.is_tracer(value) or type(value) is object:
         return value  # not known yet: JAX unflattens with such placeholders
     is_array = isinstance(value, np.ndarray | jax.Array | list | tuple)
     array = np.asarray(value) if is_array else np.zeros(0)
@@ -133,7 +133,7 @@ def starting_tokens(solution: Solution) -> jax.Array:
     if len(leaves) != 1:
         raise ValueError(f"solution must be {expected}; got {checks.shown(solution)}")
     (leaf,) = leaves
-    array = leaf if isinstance(leaf, jax.core.Tracer) else np.asarray(leaf)
+    array = leaf if jaxprs.is_tracer(leaf) else np.asarray(leaf)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"solution must be {expected}; got {checks.shown(leaf)}")
     is_known = isinstance(array, np.ndarray)

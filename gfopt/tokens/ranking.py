@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt import checks
+from gfopt import checks, jaxprs
 
 
 class PromptRanking(NamedTuple):
@@ -204,7 +204,7 @@ def _checked(probabilities: Any) -> jax.Array:
     if p.ndim != 3 or p.size == 0:
         raise ValueError(f"{expected}; got shape {p.shape}")
     p = p.astype(jnp.promote_types(p.dtype, jnp.float32))
-    if not isinstance(p, jax.core.Tracer):
+    if not jaxprs.is_tracer(p):
         numbers = np.asarray(p)
         if not np.all((numbers >= 0) & (numbers <= 1 + 1e-5)):
             raise ValueError(f"{expected}; got {checks.shown(numbers)}")

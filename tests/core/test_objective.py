@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -135,6 +135,11 @@ def test_survives_flattening():
     assert len(leaves) == 2
     again = jax.tree.unflatten(tree, leaves)
     assert again == objective and type(again.fun) is Quadratic
+    equal = replace(objective, context={"a": X + 0})
+    assert equal == objective != replace(objective, context={"a": 2 * X})
+    assert objective != replace(objective, context={"a": X[0]})
+    assert objective != replace(objective, maximize=False)
+    assert objective != jnp.sum
     assert jax.tree.structure(Objective(jnp.sum)) == jax.tree.structure(
         Objective(jnp.sum)
     )

@@ -1,0 +1,334 @@
+"""The one file that knows JAX's inner forms: programs, equations, tracers.
+
+JAX promises nothing about its jaxprs, so everything that reads one does so through the
+views in this file:
+
+    program = trace(fun, *arguments)
+    results = evaluate(program, values, lambda equation, inputs: equation.bind(inputs))
+
+What is relied on, by version of JAX:
+
+* 0.10: ``make_jaxpr`` returns a ``ClosedJaxpr`` (``.jaxpr``, ``.consts``); the inner
+  program of ``remat2`` is a bare ``Jaxpr``; ``scan`` counts its inputs in
+  ``num_consts`` and ``num_carry``.
+* 0.11 and 0.12: ``ClosedJaxpr`` is ``Jaxpr``, which has ``.consts`` and a ``.jaxpr``
+  that is itself; ``scan`` has two nested groups of inputs, ``ft_in`` (constants, carry,
+  scanned) and ``ft_out``, which ``unpack`` splits and ``len`` counts.
+* All of them: ``eqns``, ``invars``, ``outvars``, ``constvars`` of a program;
+  ``primitive``, ``params``, ``invars``, ``outvars``, ``ctx.manager`` of an equation;
+  ``Literal.val``; ``bind`` and ``get_bind_params`` of a primitive; and the parameters
+  in ``FORMS``.
+
+An operation whose parameters are not in ``FORMS`` is not ``is_known``: the caller must
+``bind`` it as it stands. One that cannot even be bound raises ``UnknownOperation``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeGuard
+
+import jax
+from jax.extend import core
+
+# The parameters that change what an operation computes, in every form that is read
+# here. "..." allows further ones, which say how to compile a program, not what it is.
+FORMS: dict[str, tuple[str, ...]] = {
+    "broadcast_in_dim": ("broadcast_dimensions shape sharding",),
+    "closed_call": ("call_jaxpr ...",),
+    "cond": ("branches ...",),
+    "conv_general_dilated": (
+        "batch_group_count dimension_numbers feature_group_count lhs_dilation "
+        "out_sharding padding precision preferred_element_type rhs_dilation "
+        "window_strides",
+    ),
+    "convert_element_type": ("new_dtype sharding weak_type",),
+    "copy": ("",),
+    "custom_jvp_call": ("call_jaxpr ...",),
+    "custom_vjp_call": ("call_jaxpr ...",),
+    "div": ("",),
+    "dot_general": ("dimension_numbers out_sharding precision preferred_element_type",),
+    "dynamic_slice": ("slice_sizes",),
+    "gather": (
+        "dimension_numbers fill_value indices_are_sorted mode slice_sizes "
+        "unique_indices",
+    ),
+    "jit": ("jaxpr ...",),
+    "mul": ("out_dtype",),
+    "name": ("name",),
+    "neg": ("",),
+    "optimization_barrier": ("",),
+    "pvary": ("...",),
+    "remat2": ("jaxpr ...",),
+    "reshape": ("dimensions new_sizes sharding",),
+    "scan": (
+        "jaxpr length num_carry num_consts reverse unroll",
+        "ft_in ft_out jaxpr length reverse unroll",
+    ),
+    "sharding_constraint": ("...",),
+    "slice": ("limit_indices start_indices strides",),
+    "split": ("axis sizes",),
+    "squeeze": ("dimensions",),
+    "stop_gradient": ("...",),
+    "transpose": ("permutation",),
+    "while": ("body_jaxpr body_nconsts cond_jaxpr cond_nconsts",),
+}
+
+
+class UnknownOperation(RuntimeError):
+    """An operation of this version of JAX has a form that gfopt cannot run."""
+
+    def __init__(self, name: str, parameters: Sequence[str]):
+        super().__init__(
+            f"the operation {name!r} of JAX {jax.__version__}, with the parameters "
+            f"{', '.join(parameters) or 'none'}, has a form that gfopt does not know. "
+            "Install a version of JAX that gfopt is tested with (its documentation "
+            "lists them), or pass dense arrays in place of lazy leaves."
+        )
+
+
+def is_tracer(value: Any) -> TypeGuard[jax.core.Tracer]:
+    """Tells whether a value is an abstract one, whose numbers are not known yet."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def trace(fun: Callable[..., Any], *args: Any) -> Program:
+    """Traces a function of pytrees into a program.
+
+    Args:
+        fun: a traceable function.
+        *args: pytrees of arrays, or of shapes and dtypes.
+
+    Returns:
+        The program; its inputs and outputs are the leaves.
+
+    Example:
+        >>> program = trace(lambda x: 2 * x + 1, 3.0)
+        >>> [equation.name for equation in program.equations]
+        ['mul', 'add']
+    """
+    return Program.of(jax.make_jaxpr(fun)(*args))
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A traced function: equations between variables.
+
+    Attributes:
+        inputs: its variables for the arguments.
+        consts: the arrays that it closes over, by variable.
+        equations: in an order in which they can be evaluated.
+        outputs: variables or literals, to be ``read``.
+    """
+
+    inputs: Sequence[Any]
+    consts: dict[Any, Any]
+    equations: list[Equation]
+    outputs: Sequence[Any]
+    _program: Any
+
+    @classmethod
+    def of(cls, program: Any) -> Program:
+        """Returns the view of a jaxpr, closed or not."""
+        try:
+            inner = getattr(program, "jaxpr", program)
+            values = getattr(program, "consts", ())
+            return cls(
+                inner.invars,
+                dict(zip(inner.constvars, values, strict=True)),
+                [Equation(equation) for equation in inner.eqns],
+                inner.outvars,
+                program,
+            )
+        except (AttributeError, ValueError) as error:
+            raise UnknownOperation(type(program).__name__, ()) from error
+
+    def text(self) -> str:
+        """Returns the program as text, without the addresses of functions."""
+        return re.sub(r"0x[0-9a-f]+", "", str(self._program))
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """One operation of a program; ``equation["axis"]`` is a parameter of it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> program = trace(jnp.transpose, jnp.ones((2, 3)))
+        >>> (equation,) = program.equations
+        >>> equation.name, equation["permutation"], equation.is_known
+        ('transpose', (1, 0), True)
+        >>> equation.bind([jnp.ones((2, 3))])[0].shape
+        (3, 2)
+    """
+
+    _eqn: Any
+
+    @property
+    def name(self) -> str:
+        """The name of the operation, such as ``"dot_general"``."""
+        return self._eqn.primitive.name
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """Its operands, variables or literals."""
+        return self._eqn.invars
+
+    @property
+    def outputs(self) -> Sequence[Any]:
+        """The variables that it defines."""
+        return self._eqn.outvars
+
+    @property
+    def types(self) -> list[Any]:
+        """The shape and dtype of each result."""
+        return [variable.aval for variable in self._eqn.outvars]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its parameters are those of a form in ``FORMS``."""
+        return any(
+            names == self._eqn.params.keys()
+            or ("..." in names and names - {"..."} <= self._eqn.params.keys())
+            for names in _forms(self.name)
+        )
+
+    def __getitem__(self, parameter: str) -> Any:
+        try:
+            return self._eqn.params[parameter]
+        except KeyError as error:
+            raise self.unknown() from error
+
+    def __contains__(self, parameter: str) -> bool:
+        return parameter in self._eqn.params
+
+    def unknown(self) -> UnknownOperation:
+        """Returns the error that says that this operation cannot be run."""
+        return UnknownOperation(self.name, sorted(self._eqn.params))
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[None]:
+        """Sets what JAX had set where the equation was traced (mesh, PRNG)."""
+        with self._eqn.ctx.manager:
+            yield
+
+    def bind(self, values: Sequence[Any]) -> list[Any]:
+        """Runs the operation as it stands.
+
+        Args:
+            values: one array for each input.
+
+        Returns:
+            One array for each output.
+
+        Raises:
+            UnknownOperation: if JAX does not run it with the parameters it has.
+        """
+        primitive = self._eqn.primitive
+        try:
+            params = primitive.get_bind_params(self._eqn.params)
+            results = primitive.bind(*values, **params)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self.unknown() from error
+        return list(results) if primitive.multiple_results else [results]
+
+
+@functools.cache
+def _forms(name: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(form.split()) for form in FORMS.get(name, ()))
+
+
+def read(atom: Any, env: dict[Any, Any]) -> Any:
+    """Returns the value of a variable in ``env``, or of a literal."""
+    return atom.val if isinstance(atom, core.Literal) else env[atom]
+
+
+def evaluate(
+    program: Program,
+    args: Sequence[Any],
+    apply: Callable[[Equation, list[Any]], Sequence[Any]],
+) -> list[Any]:
+    """Evaluates a program equation by equation.
+
+    Args:
+        program: what to evaluate.
+        args: one value for each input, of whatever type ``apply`` understands.
+        apply: ``(equation, values) -> results``.
+
+    Returns:
+        One value for each output.
+    """
+    env = {**program.consts, **dict(zip(program.inputs, args, strict=True))}
+    for equation in program.equations:
+        results = apply(equation, [read(atom, env) for atom in equation.inputs])
+        env.update(zip(equation.outputs, results, strict=True))
+    return [read(atom, env) for atom in program.outputs]
+
+
+# -- programs within equations
+
+
+def inner_program(equation: Equation) -> Program:
+    """Returns the program that ``jit``, ``remat2`` or a custom derivative calls.
+
+    Its inputs and outputs are those of the equation.
+    """
+    return Program.of(equation["jaxpr" if "jaxpr" in equation else "call_jaxpr"])
+
+
+class Scan(NamedTuple):
+    """A ``scan``: ``carry, out = body(*constants, *carry, *slices)``.
+
+    The equation's inputs are constants, carry and scanned arrays, its outputs carry and
+    stacked arrays.
+    """
+
+    body: Program
+    num_consts: int
+    num_carry: int
+    length: int
+    reverse: bool
+    unroll: int
+
+
+def scan_parts(equation: Equation) -> Scan:
+    """Returns the parts of a ``scan``."""
+    if "ft_in" in equation:
+        num_consts, num_carry, _ = map(len, equation["ft_in"].unpack())
+    else:
+        num_consts, num_carry = equation["num_consts"], equation["num_carry"]
+    names = ("length", "reverse", "unroll")
+    return Scan(
+        Program.of(equation["jaxpr"]),
+        num_consts,
+        num_carry,
+        *[equation[name] for name in names],
+    )
+
+
+class While(NamedTuple):
+    """A ``while``: inputs are constants of ``cond``, constants of ``body``, carry."""
+
+    cond: Program
+    body: Program
+    num_cond_consts: int
+    num_body_consts: int
+
+
+def while_parts(equation: Equation) -> While:
+    """Returns the parts of a ``while``."""
+    return While(
+        Program.of(equation["cond_jaxpr"]),
+        Program.of(equation["body_jaxpr"]),
+        equation["cond_nconsts"],
+        equation["body_nconsts"],
+    )
+
+
+def cond_branches(equation: Equation) -> list[Program]:
+    """Returns the programs of a ``cond``; its first input is the index of the one."""
+    return [Program.of(branch) for branch in equation["branches"]]
