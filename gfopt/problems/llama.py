@@ -2,17 +2,16 @@
 
 The layers are stacked, so that the forward pass is one scan; matrices have the layout
 ``[out, in]`` and are used as ``h @ w.T``, which leaves lazy leaves (low-rank,
-perturbed, quantized) lazy.
+perturbed, quantized) lazy. Layers whose leaves differ in type are several stacks, and
+the scan takes each layer from its own.
 
-    h <- h + attention(norm(h)),   h <- h + W_down(silu(W_gate n) * W_up n), n = norm(h)
-
-Source: Touvron et al. (2023), arXiv 2302.13971; rotary positions of Su et al. (2021),
-arXiv 2104.09864, on the interleaved pairs (2i, 2i + 1) that GGUF files are made for;
-grouped keys and values of Ainslie et al. (2023), arXiv 2305.13245.
+Source: Touvron et al. (2023), arXiv 2302.13971. Rotary positions turn the interleaved
+pairs (2i, 2i + 1) that GGUF files of this type are made for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,21 +22,30 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core.interpret import interpret
+from gfopt.problems.decoder_layer import (
+    ACTIVATIONS,
+    KeyValues,
+    Sight,
+    capped,
+    layer,
+    norm,
+)
+from gfopt.problems.rotary import Rotary, tables
 from gfopt.types import PyTree
 
 
-class KeyValues(NamedTuple):
-    """What the layers remember of a text: it is read once and continued often.
+class Layer(NamedTuple):
+    """What one layer has of its own.
 
     Attributes:
-        keys: of all layers and places, ``[N, C, H, s]``, turned by their positions.
-        values: of all layers and places, ``[N, C, H, s]``.
-        length: places that are filled, ``i32[]``; what lies behind does not count.
+        rotary: its positions.
+        window: tokens that a token sees, itself included; None for all before it.
+        stack: number of the stack that has its weights.
     """
 
-    keys: jax.Array
-    values: jax.Array
-    length: jax.Array
+    rotary: Rotary
+    window: int | None = None
+    stack: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,12 @@ class Llama:
         num_key_value_heads: of keys and values; each serves a group of queries.
         rope_base: of the rotary positions' wavelengths.
         norm_eps: added to the mean square that a norm divides by.
+        activation: of the gate, ``"silu"``, ``"gelu"``, ``"gelu_tanh"`` or ``"relu"``.
+        attention_scale: of the scores; None for ``1 / sqrt(s)``.
+        attention_cap: bound of the scores, by ``cap tanh(x / cap)``; None for none.
+        logit_cap: the same for the logits.
+        embedding_scale: of the embedded tokens.
+        layers: what each layer has of its own; () where all are alike.
 
     Raises:
         TypeError: for a number of heads that is not an integer.
@@ -59,12 +73,22 @@ class Llama:
     num_key_value_heads: int
     rope_base: float = 1e5
     norm_eps: float = 1e-5
+    activation: str = "silu"
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    embedding_scale: float = 1.0
+    layers: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
         checks.integer("num_heads", self.num_heads, 1)
         checks.integer("num_key_value_heads", self.num_key_value_heads, 1)
-        checks.positive("rope_base", self.rope_base)
-        checks.positive("norm_eps", self.norm_eps)
+        for name in ("rope_base", "norm_eps", "embedding_scale"):
+            checks.positive(name, getattr(self, name))
+        for name in ("attention_scale", "attention_cap", "logit_cap"):
+            if getattr(self, name) is not None:
+                checks.positive(name, getattr(self, name))
+        checks.one_of("activation", self.activation, ACTIVATIONS)
         if self.num_heads % self.num_key_value_heads:
             raise ValueError(
                 "num_heads must be a multiple of num_key_value_heads; "
@@ -77,18 +101,18 @@ class Llama:
 
         Attention is causal: padding at the end changes nothing before it.
         """
-        turns = self._turns(weights, tokens.shape[1])
-        h, _ = lax.scan(
-            lambda h, layer: (self._layer(layer, h, turns)[0], None),
-            weights["embedding"][tokens],
-            weights["layers"],
+        sights = self._sights(weights, 0, tokens.shape[1])
+        h, _ = self._scan(
+            weights,
+            self._embedded(weights, tokens),
+            lambda h, number, w: (layer(self, w, h, sights(number))[0], None),
         )
-        return self._norm(h, weights["norm"])
+        return norm(h, weights["norm"], self.norm_eps)
 
     @interpret
     def logits(self, weights: PyTree, tokens: jax.Array) -> jax.Array:
         """Returns the next token's logits at every position, ``[B, L, V]``."""
-        return self.hidden(weights, tokens) @ weights["embedding"].T
+        return self.head(weights, self.hidden(weights, tokens))
 
     @interpret
     def last_logits(
@@ -103,14 +127,18 @@ class Llama:
         """
         h = self.hidden(weights, tokens)
         last = jnp.take_along_axis(h, (lengths - 1)[:, None, None], axis=1)
-        return last[:, 0] @ weights["embedding"].T
+        return self.head(weights, last[:, 0])
+
+    def head(self, weights: PyTree, hidden: jax.Array) -> jax.Array:
+        """Returns the logits of what ``hidden`` or ``extend`` returned."""
+        matrix = weights["head"] if "head" in weights else weights["embedding"]
+        return capped(hidden @ matrix.T, self.logit_cap)
 
     def empty_cache(self, weights: PyTree, room: int) -> KeyValues:
         """Returns a cache with places for ``room`` tokens."""
-        layers, embedding = weights["layers"], weights["embedding"]
-        count, rows, _ = layers["key"].shape
-        heads = self.num_key_value_heads
-        places = jnp.zeros((count, room, heads, rows // heads), embedding.dtype)
+        heads, size = self.num_key_value_heads, self._head_size(weights)
+        shape = (num_layers(weights), room, heads, size)
+        places = jnp.zeros(shape, weights["embedding"].dtype)
         return KeyValues(places, places, jnp.int32(0))
 
     def extend(
@@ -129,101 +157,88 @@ class Llama:
         Returns:
             ``[T, d]``, normed for the head, and the longer cache.
         """
-        count, room = cache.keys.shape[:2]
-        turns = jax.tree.map(
-            lambda table: lax.dynamic_slice_in_dim(table, cache.length, len(tokens)),
-            self._turns(weights, room + len(tokens)),
-        )
+        room = cache.keys.shape[1]
+        sights = self._sights(weights, cache.length, len(tokens), room)
 
-        def layer(h: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-            number, w = inputs
+        def step(h: jax.Array, number: jax.Array, w: PyTree) -> Any:
             # a layer's part is cut out here: a scan over it would turn all of it round
             keys, values = (
                 lax.dynamic_index_in_dim(whole, number, keepdims=False)
                 for whole in cache[:2]
             )
-            return self._layer(w, h, turns, cache._replace(keys=keys, values=values))
+            past = cache._replace(keys=keys, values=values)
+            return layer(self, w, h, sights(number)._replace(past=past))
 
-        h, new = lax.scan(
-            layer,
-            weights["embedding"][tokens][None],
-            (jnp.arange(count), weights["layers"]),
-        )
+        h, new = self._scan(weights, self._embedded(weights, tokens)[None], step)
         keys, values = (
             lax.dynamic_update_slice(whole, part[:, 0, :room], (0, cache.length, 0, 0))
             for whole, part in zip(cache[:2], new, strict=True)
         )
         length = cache.length + len(tokens)
-        return self._norm(h, weights["norm"])[0], KeyValues(keys, values, length)
+        h = norm(h, weights["norm"], self.norm_eps)[0]
+        return h, KeyValues(keys, values, length)
 
-    def head(self, weights: PyTree, hidden: jax.Array) -> jax.Array:
-        """Returns the logits of what ``hidden`` or ``extend`` returned."""
-        return hidden @ weights["embedding"].T
+    def _embedded(self, weights: PyTree, tokens: jax.Array) -> jax.Array:
+        h = weights["embedding"][tokens]
+        return h if self.embedding_scale == 1 else h * self.embedding_scale
 
-    def _norm(self, h: jax.Array, scale: jax.Array) -> jax.Array:
-        square = jnp.mean(h * h, axis=-1, keepdims=True)
-        return h * lax.rsqrt(square + self.norm_eps) * scale
+    def _head_size(self, weights: PyTree) -> int:
+        return stacks_of(weights)[0]["key"].shape[1] // self.num_key_value_heads
 
-    def _layer(
-        self,
-        w: PyTree,
-        h: jax.Array,
-        turns: tuple[jax.Array, jax.Array],
-        past: KeyValues | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        normed = self._norm(h, w["attention_norm"])
-        found, new = self._attention(w, normed, turns, past)
-        h = h + found
-        n = self._norm(h, w["feed_forward_norm"])
-        gated = jax.nn.silu(n @ w["gate"].T) * (n @ w["up"].T)
-        return h + gated @ w["down"].T, new
+    def _sights(
+        self, weights: PyTree, start: Any, length: int, room: int = 0
+    ) -> Callable[[jax.Array], Sight]:
+        """Returns what a layer's tokens see, as a function of its number."""
+        kinds = [*dict.fromkeys(own.rotary for own in self.layers)]
+        size = self._head_size(weights)
+        rates = [rotary.rates(size) for rotary in kinds or [Rotary(self.rope_base)]]
+        turns = tables(np.stack(rates), room + length, weights["embedding"].dtype)
+        cosine, sine = (
+            lax.dynamic_slice_in_dim(table, start, length, axis=1) for table in turns
+        )
+        if not self.layers:
+            return lambda number: Sight((cosine[0], sine[0]))
+        which = jnp.array([kinds.index(own.rotary) for own in self.layers])
+        endless = np.iinfo(np.int32).max
+        sizes = [own.window for own in self.layers]
+        windows = jnp.array([endless if size is None else size for size in sizes])
 
-    def _attention(
-        self,
-        w: PyTree,
-        h: jax.Array,
-        turns: tuple[jax.Array, jax.Array],
-        past: KeyValues | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Returns ``[B, L, d]`` and the tokens' own keys and values."""
-        batch, length, _ = h.shape
-        groups = self.num_heads // self.num_key_value_heads
+        def sight(number: jax.Array) -> Sight:
+            turns = (cosine[which[number]], sine[which[number]])
+            return Sight(turns, windows[number] if any(sizes) else None)
 
-        def heads(matrix: jax.Array) -> jax.Array:
-            return (h @ matrix.T).reshape(batch, length, self.num_key_value_heads, -1)
+        return sight
 
-        key, value = _turned(heads(w["key"]), turns), heads(w["value"])
-        size = key.shape[-1]
-        # every key and value head, k, serves g queries
-        query = heads(w["query"]).reshape(batch, length, self.num_heads, size)
-        query = _turned(query, turns).reshape(batch, length, -1, groups, size)
-        scores = jnp.einsum("blkgs,bmks->bkglm", query, key) / np.sqrt(size)
-        causal = jnp.tril(jnp.ones((length, length), bool))
-        scores = jnp.where(causal, scores, -jnp.inf)
-        room = 0
-        if past is not None:  # all rows have this past: it is read, never repeated
-            room = past.keys.shape[0]
-            seen = jnp.einsum("blkgs,mks->bkglm", query, past.keys) / np.sqrt(size)
-            seen = jnp.where(jnp.arange(room) < past.length, seen, -jnp.inf)
-            scores = jnp.concatenate([seen, scores], axis=-1)
-        shares = jax.nn.softmax(scores, axis=-1)
-        found = jnp.einsum("bkglm,bmks->blkgs", shares[..., room:], value)
-        if past is not None:
-            found += jnp.einsum("bkglm,mks->blkgs", shares[..., :room], past.values)
-        return found.reshape(batch, length, -1) @ w["output"].T, (key, value)
+    def _scan(
+        self, weights: PyTree, h: jax.Array, step: Callable[..., tuple[jax.Array, Any]]
+    ) -> tuple[jax.Array, Any]:
+        """Scans ``step(h, number, layer weights) -> (h, out)`` over the layers."""
+        numbers, stacks = jnp.arange(num_layers(weights)), stacks_of(weights)
+        if len(stacks) == 1:
+            return lax.scan(lambda h, x: step(h, *x), h, (numbers, stacks[0]))
+        which = [own.stack for own in self.layers]
+        places = [which[:number].count(stack) for number, stack in enumerate(which)]
 
-    def _turns(self, weights: PyTree, length: int) -> tuple[jax.Array, jax.Array]:
-        """Returns cosine and sine of ``t base^(-2i / s)``, ``[L, 1, s / 2]``."""
-        size = weights["layers"]["key"].shape[1] // self.num_key_value_heads
-        rates = self.rope_base ** (-np.arange(0, size, 2) / size)
-        angles = (np.arange(length)[:, None] * rates)[:, None]
-        dtype = weights["embedding"].dtype
-        return jnp.asarray(np.cos(angles), dtype), jnp.asarray(np.sin(angles), dtype)
+        def turn(h: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+            number, stack, place = inputs
+
+            def branch(layers: PyTree) -> Callable[[jax.Array], Any]:
+                def own(leaf: Any) -> Any:
+                    return lax.dynamic_index_in_dim(leaf, place, keepdims=False)
+
+                return lambda h: step(h, number, jax.tree.map(own, layers))
+
+            return lax.switch(stack, [branch(layers) for layers in stacks], h)
+
+        return lax.scan(turn, h, (numbers, jnp.array(which), jnp.array(places)))
 
 
-def _turned(heads: jax.Array, turns: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns the pairs ``(2i, 2i + 1)`` of ``[B, L, H, s]``."""
-    cosine, sine = turns
-    even, odd = heads[..., 0::2], heads[..., 1::2]
-    pairs = [even * cosine - odd * sine, even * sine + odd * cosine]
-    return jnp.stack(pairs, axis=-1).reshape(heads.shape)
+def stacks_of(weights: PyTree) -> tuple[PyTree, ...]:
+    """Returns the stacks of the layers' weights."""
+    layers = weights["layers"]
+    return (layers,) if isinstance(layers, dict) else tuple(layers)
+
+
+def num_layers(weights: PyTree) -> int:
+    """Returns the number of layers in all stacks."""
+    return sum(stack["attention_norm"].shape[0] for stack in stacks_of(weights))

@@ -1,0 +1,1 @@
+"""What a folder of Hugging Face holds: configuration, tensors, quantization."""

@@ -1,0 +1,150 @@
+"""What each layer of a ``config.json`` has of its own: positions and window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gfopt import checks
+from gfopt.problems.llama import Layer
+from gfopt.problems.rotary import NO_POSITIONS, Rotary, llama3_factors
+
+_ROPE_FIELDS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+
+
+def layers_of(config: dict[str, Any], path: Path, size: int) -> tuple[Layer, ...]:
+    """Returns what each layer has of its own.
+
+    Args:
+        config: of ``read_config``.
+        path: of the file, for messages.
+        size: of a head.
+
+    Raises:
+        ValueError: for a value that is not computed; it says which.
+    """
+    count, kind = config["num_hidden_layers"], config["model_type"]
+    whole = _rotary(config, path, size, "full_attention")
+    local = whole
+    if kind == "gemma3_text":
+        local = _rotary(config, path, size, "sliding_attention")
+    turning = [True] * count
+    if kind == "smollm3":
+        turning = _turning(config, path, count)
+    sliding = _sliding(config, path, turning)
+    layers = []
+    for is_sliding, turns in zip(sliding, turning, strict=True):
+        rotary = local if is_sliding else whole
+        rotary = rotary if turns else rotary._replace(factors=NO_POSITIONS)
+        layers.append(Layer(rotary, config["sliding_window"] if is_sliding else None))
+    return tuple(layers)
+
+
+def _turning(config: dict[str, Any], path: Path, count: int) -> list[bool]:
+    """Returns which layers of a SmolLM3 have positions."""
+    given = config["no_rope_layers"]
+    if given is None:
+        every = config["no_rope_layer_interval"]
+        return [(number + 1) % every != 0 for number in range(count)]
+    if not isinstance(given, list) or len(given) != count or {*given} - {0, 1}:
+        raise ValueError(
+            f"no_rope_layers of {path} must be 0 or 1 for each of {count} layers; "
+            f"got {checks.shown(given)}"
+        )
+    return [bool(turns) for turns in given]
+
+
+def _sliding(config: dict[str, Any], path: Path, turning: list[bool]) -> list[bool]:
+    """Returns which layers have a window."""
+    kind, given = config["model_type"], config.get("layer_types")
+    has_window = config.get("sliding_window") is not None
+    has_window &= config.get("use_sliding_window", True)
+    numbers = range(len(turning))
+    if given is not None:
+        kinds = {"full_attention": False, "sliding_attention": True}
+        if not isinstance(given, list) or len(given) != len(numbers):
+            given = [None]
+        if not all(isinstance(name, str) and name in kinds for name in given) or (
+            "sliding_attention" in given and not has_window
+        ):
+            raise ValueError(
+                f"layer_types of {path} must be full_attention or, with a "
+                f"sliding_window, sliding_attention for each of {len(numbers)} layers; "
+                f"got {checks.shown(config['layer_types'])}"
+            )
+        return [kinds[name] for name in given]
+    if not has_window:
+        return [False for _ in numbers]
+    if kind in ("qwen2", "qwen3"):
+        return [number >= config["max_window_layers"] for number in numbers]
+    if kind in ("gemma2", "gemma3_text"):
+        every = config.get("sliding_window_pattern", 2)
+        return [(number + 1) % every != 0 for number in numbers]
+    if kind == "smollm3":
+        return [not turns for turns in turning]
+    return [True for _ in numbers]
+
+
+def _rotary(config: dict[str, Any], path: Path, size: int, layer_type: str) -> Rotary:
+    """Returns the positions of the layers of one type."""
+    is_local = layer_type == "sliding_attention"
+    base = config["rope_local_base_freq" if is_local else "rope_theta"]
+    name, given = "rope_parameters", config["rope_parameters"] or {}
+    if given and config["model_type"] == "gemma3_text":
+        if given.keys() - {"full_attention", "sliding_attention"}:
+            raise ValueError(
+                f"{name} of {path} must have full_attention and sliding_attention; "
+                f"got {checks.shown(given)}"
+            )
+        name, given = f"{name}.{layer_type}", given.get(layer_type) or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"{name} of {path} must be an object; got {given!r}")
+    if config["rope_scaling"] and not is_local:
+        name, given = "rope_scaling", {"rope_type": None} | config["rope_scaling"]
+    given = {key: value for key, value in given.items() if value is not None}
+    kind = given.pop("rope_type", None) or given.pop("type", None)
+    given.pop("type", None)
+    if kind is None and name != "rope_scaling":
+        kind = "default"
+    if kind not in _ROPE_FIELDS:
+        raise ValueError(
+            f"{name} of {path} must have a rope_type of {', '.join(_ROPE_FIELDS)}; "
+            f"got {checks.shown(config['rope_scaling'] or config['rope_parameters'])}"
+        )
+    base = given.pop("rope_theta", base)
+    if given.get("partial_rotary_factor") == 1:
+        del given["partial_rotary_factor"]
+    if given.keys() != {*_ROPE_FIELDS[kind]}:
+        fields = ", ".join(_ROPE_FIELDS[kind]) or "rope_theta"
+        raise ValueError(
+            f"{name} of {path} must have, for the type {kind}, the fields {fields}; "
+            f"got {checks.shown(given)}"
+        )
+    try:
+        for field, value in (given | {"rope_theta": base}).items():
+            checks.real(f"{field} in {name} of {path}", value)
+            checks.positive(f"{field} in {name} of {path}", value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if kind == "linear":
+        return Rotary(float(base), (float(given["factor"]),))
+    if kind == "default":
+        return Rotary(float(base))
+    low, high = given["low_freq_factor"], given["high_freq_factor"]
+    if low >= high:
+        raise ValueError(
+            f"low_freq_factor in {name} of {path} must be below high_freq_factor; "
+            f"got {low} and {high}"
+        )
+    length = given["original_max_position_embeddings"]
+    how = {"factor": given["factor"], "low": low, "high": high, "length": length}
+    return Rotary(float(base), llama3_factors(size, base, **how))

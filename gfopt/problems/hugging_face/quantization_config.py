@@ -1,0 +1,121 @@
+"""What ``quantization_config`` says of a file's 8-bit codes; the rest is refused.
+
+Weights are read as they are; activations are not rounded, which files for integer or
+8-bit float products allow for.
+
+Sources: the formats of compressed-tensors 0.12 and of the fine-grained FP8 files that
+transformers 5.24 reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gfopt import checks
+from gfopt.problems.hugging_face.config_file import is_ignored
+
+FORMATS = ("int-quantized", "float-quantized", "naive-quantized")
+# of each method the fields that change nothing here
+_UNUSED = {
+    "compressed-tensors": (
+        "global_compression_ratio",
+        "quantization_status",
+        "version",
+        "ignore",  # modules that have no codes: their tensors say so
+    ),
+    "fp8": ("activation_scheme", "fmt", "modules_to_not_convert", "dequantize"),
+}
+# of each group of modules
+_WEIGHTS = {
+    "num_bits": (8,),
+    "type": ("int", "float"),
+    "strategy": ("tensor", "channel", "group"),
+    "symmetric": (True,),
+    "dynamic": (False,),
+    "actorder": (False,),
+}
+_UNUSED_WEIGHTS = ("group_size", "observer", "observer_kwargs")
+
+
+def block_of(
+    config: dict[str, Any] | None, path: Path, ignore: Sequence[str]
+) -> tuple[int, int] | None:
+    """Checks a ``quantization_config`` and returns the block that shares a scale.
+
+    Args:
+        config: the field's value.
+        path: of the file, for messages.
+        ignore: names of fields that are read as though they were not there, such as
+            ``"quantization_config.kv_cache_scheme"``.
+
+    Returns:
+        Rows and columns, or None where scales are for matrices, rows or groups.
+
+    Raises:
+        ValueError: for a method or a field that is not computed; it says which.
+    """
+    if config is None:
+        return None
+    where = "quantization_config"
+    given = _known(config, where, ignore)
+    method = given.pop("quant_method", None)
+    if method not in _UNUSED:
+        raise ValueError(
+            f"quant_method in {where} of {path} must be one of "
+            f"{', '.join(_UNUSED)}; got {checks.shown(method)} (load the weights of "
+            "the model before it was quantized, or a GGUF file)"
+        )
+    given = {name: v for name, v in given.items() if name not in _UNUSED[method]}
+    block = None
+    if method == "fp8":
+        block = given.pop("weight_block_size", None)
+        is_pair = isinstance(block, list) and len(block) == 2
+        if block is not None and not (
+            is_pair and all(type(size) is int and size > 0 for size in block)
+        ):
+            raise _refused(path, where, "weight_block_size", block)
+    else:
+        if given.pop("format", None) not in FORMATS:
+            raise _refused(path, where, "format", config.get("format"))
+        groups = given.pop("config_groups", None) or {}
+        for name, group in groups.items():
+            _check_group(f"{where}.config_groups.{name}", group, path, ignore)
+    for name, value in given.items():
+        raise _refused(path, where, name, value)
+    return None if block is None else (block[0], block[1])
+
+
+def _check_group(where: str, group: Any, path: Path, ignore: Sequence[str]) -> None:
+    given = _known(group, where, ignore)
+    given.pop("targets", None)
+    if given.pop("format", FORMATS[0]) not in FORMATS:
+        raise _refused(path, where, "format", group["format"])
+    inputs = _known(given.pop("input_activations", None), where, ignore)
+    if inputs.get("dynamic", True) not in (True, "local"):
+        raise _refused(path, f"{where}.input_activations", "dynamic", inputs["dynamic"])
+    for name, value in _known(given.pop("weights", None), where, ignore).items():
+        if name in _UNUSED_WEIGHTS or value in _WEIGHTS.get(name, ()):
+            continue
+        raise _refused(path, f"{where}.weights", name, value)
+    for name, value in given.items():
+        raise _refused(path, where, name, value)
+
+
+def _known(fields: Any, where: str, ignore: Sequence[str]) -> dict[str, Any]:
+    """Returns the fields that say something and are not ignored."""
+    return {
+        name: value
+        for name, value in (fields or {}).items()
+        if value not in (None, {}, []) and not is_ignored(f"{where}.{name}", ignore)
+    }
+
+
+def _refused(path: Path, where: str, name: str, value: Any) -> ValueError:
+    return ValueError(
+        f"{where} of {path} must have fields that are computed; got {name}: "
+        f"{checks.shown(value)} (load the weights of the model before it was "
+        f"quantized, or pass ignore=('{where}.{name}',) if the logits don't depend on "
+        "it)"
+    )

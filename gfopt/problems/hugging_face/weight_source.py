@@ -1,0 +1,137 @@
+"""The tensors of a folder, each taken once, and checked against the configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfopt.problems.hugging_face.llama_config import head_size, shapes
+from gfopt.problems.hugging_face.tensor_files import Tensor
+from gfopt.problems.llama import Llama
+from gfopt.problems.rotary import Rotary
+from gfopt.quantization.quantized import Quantized
+from gfopt.quantization.scaled_codes import scaled_codes
+
+FLOATS = ("F32", "F16", "BF16", "F64")
+CODES = ("I8", "F8_E4M3", "F8_E5M2")
+MATRICES = frozenset(["query", "key", "value", "output", "gate", "up", "down", "head"])
+_PACKED = frozenset(
+    """qweight qzeros scales g_idx weight_packed weight_shape SCB absmax quant_map
+    nested_absmax nested_quant_map bitsandbytes__nf4 bitsandbytes__fp4""".split()
+)
+
+
+class WeightSource:
+    """The tensors of a folder that were not used yet, and what they must be."""
+
+    def __init__(
+        self,
+        files: dict[str, Tensor],
+        config: dict[str, Any],
+        path: Path,
+        block: tuple[int, int] | None,
+    ) -> None:
+        self.files, self.config, self.path, self.block = files, config, path, block
+        self.embedding: Tensor | None = None
+        is_prefixed = any(name.startswith("model.") for name in files)
+        self.prefix = "model." if is_prefixed else ""
+        self.shapes = shapes(config, path)
+        self.head_size = head_size(config, path)
+        self.is_gemma = config["model_type"].startswith("gemma")
+
+    def take(self, name: str, ours: str) -> Any:
+        """Returns a weight in our order and form; it counts as used."""
+        name = name if ours == "head" else self.prefix + name
+        tensor = self.files.pop(name, None)
+        if tensor is None:
+            start = name.removesuffix("weight")
+            near = [other for other in self.files if other.startswith(start)]
+            beside = f"; beside it is {self.files[near[0]]}" if near else ""
+            raise ValueError(
+                f"folder must hold the tensor {name}, as {self.path} says"
+                f"{beside}{_hint(near)}"
+            )
+        kinds = FLOATS + CODES if ours in MATRICES else FLOATS
+        tensor.check(self.shapes[ours], kinds, f"as {self.path} says")
+        if ours == "embedding":
+            self.embedding = tensor
+        if tensor.kind in CODES:
+            return self._codes(name, ours, tensor)
+        leaf = np.asarray(tensor.read(), np.float32)
+        if self.is_gemma and ours.endswith("norm"):
+            leaf = leaf + 1
+        return self._turned(ours, leaf)
+
+    def _codes(self, name: str, ours: str, tensor: Tensor) -> Quantized:
+        scale = self.files.pop(f"{name}_scale", None)
+        block = None
+        if scale is None:
+            scale, block = self.files.pop(f"{name}_scale_inv", None), self.block
+        if scale is None or scale.kind not in FLOATS:
+            raise ValueError(
+                f"folder must hold {name}_scale, floating-point numbers for the codes "
+                f"of {tensor}; got {scale or 'none'}"
+            )
+        leaf = scaled_codes(str(tensor), tensor.read(), scale.read(), block)
+        codes, scales = (self._turned(ours, part) for part in (leaf.codes, leaf.scales))
+        return dataclasses.replace(leaf, codes=codes, scales=scales)
+
+    def _turned(self, ours: str, rows: Any) -> Any:
+        """Brings the pairs ``(i, i + s / 2)`` of a head to ``(2i, 2i + 1)``."""
+        if not ours.startswith(("query", "key")):
+            return rows
+        halves = rows.reshape(-1, 2, self.head_size // 2, *rows.shape[1:])
+        return halves.swapaxes(1, 2).reshape(rows.shape)
+
+    def check_tied_head(self) -> None:
+        """Refuses a head beside a tied embedding, unless they are equal."""
+        head = self.files.pop("lm_head.weight", None)
+        if head is None or self.embedding is None:
+            return
+        head.check(self.shapes["head"], FLOATS, f"as {self.path} says")
+        if not np.array_equal(head.read(), self.embedding.read()):
+            raise ValueError(
+                f"{head} must equal the embedding, as tie_word_embeddings of "
+                f"{self.path} is true; set it to false if the head is right, or pass "
+                "ignore=('lm_head.weight',) if the embedding is"
+            )
+
+    def check_rates(self, name: str, model: Llama, number: int) -> None:
+        """Refuses the rates of a rotary embedding that are not those we compute."""
+        tensor = self.files.pop(self.prefix + name, None)
+        if tensor is None:
+            return
+        rotary = Rotary(model.rope_base)
+        if model.layers:
+            rotary = model.layers[number].rotary
+        tensor.check((self.head_size // 2,), FLOATS, f"as {self.path} says")
+        rates = rotary.rates(self.head_size)
+        if not np.allclose(tensor.read().astype(np.float64), rates, rtol=1e-2):
+            raise ValueError(
+                f"{tensor} must have the rates that {self.path} says; got others (pass "
+                f"ignore=('*.inv_freq',) if {self.path.name} is right)"
+            )
+
+    def check_all_used(self) -> None:
+        """Refuses what no one took."""
+        names = sorted(self.files)
+        if names:
+            rest = f" and {len(names) - 1} more" if names[1:] else ""
+            raise ValueError(
+                f"folder must hold tensors that a {self.config['model_type']} model "
+                f"of {self.path} uses; got {self.files[names[0]]}{rest}"
+                + (
+                    _hint(names)
+                    or f"; pass ignore=({names[0]!r},) if the logits don't need it"
+                )
+            )
+
+
+def _hint(names: list[str]) -> str:
+    """Returns what to do with packed codes, where some are among the tensors."""
+    if any(name.rsplit(".", 1)[-1] in _PACKED for name in names):
+        return "; packed codes are not read: load a GGUF file, or 8-bit codes"
+    return ""

@@ -1,0 +1,83 @@
+"""Layers' weights as stacks, for a scan: one for each kind of layer.
+
+Layers are of one kind if their leaves have the same names, shapes and types; files
+whose layers are quantized in different ways have several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt.problems.llama import Layer, Llama, stacks_of
+from gfopt.problems.rotary import Rotary
+from gfopt.quantization.quantized import Quantized
+from gfopt.types import PyTree
+
+
+def kinds_of(layers: list[dict[str, Any]]) -> tuple[int, ...]:
+    """Returns the number of each layer's kind, counted from 0 as they come."""
+    kinds = [
+        tuple((name, *_type(leaf)) for name, leaf in sorted(layer.items()))
+        for layer in layers
+    ]
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    return tuple(numbers[kind] for kind in kinds)
+
+
+def stacked(layers: list[dict[str, Any]]) -> tuple[PyTree, tuple[int, ...]]:
+    """Stacks layers, which lose their leaves on the way: there is no second copy.
+
+    Returns:
+        A dict of stacked leaves, or a tuple of them where layers are of several kinds;
+        and the number of each layer's kind.
+    """
+    kinds = kinds_of(layers)
+    stacks = []
+    for kind in range(max(kinds) + 1):
+        own = [layer for layer, k in zip(layers, kinds, strict=True) if k == kind]
+        names = list(own[0])
+        stacks.append({n: _stack([layer.pop(n) for layer in own]) for n in names})
+    return (stacks[0] if len(stacks) == 1 else tuple(stacks)), kinds
+
+
+def unstacked(weights: PyTree, kinds: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Returns the layers of ``stacked`` again, as NumPy arrays."""
+    stacks = [jax.tree.map(np.asarray, stack) for stack in stacks_of(weights)]
+    layers = []
+    for number, kind in enumerate(kinds):
+        place = kinds[:number].count(kind)
+        layers.append(jax.tree.map(lambda leaf, i=place: leaf[i], stacks[kind]))
+    return layers
+
+
+def with_stacks(model: Llama, kinds: tuple[int, ...]) -> Llama:
+    """Returns the model that takes each layer from its stack."""
+    if max(kinds) == 0:
+        return model
+    layers = model.layers or (Layer(Rotary(model.rope_base)),) * len(kinds)
+    own = tuple(
+        layer._replace(stack=kind) for layer, kind in zip(layers, kinds, strict=True)
+    )
+    return dataclasses.replace(model, layers=own)
+
+
+def _type(leaf: Any) -> tuple[Any, ...]:
+    arrays = [(part.shape, part.dtype.name) for part in jax.tree.leaves(leaf)]
+    return (jax.tree.structure(leaf), *arrays)
+
+
+def _stack(leaves: list[Any]) -> Any:
+    def stack(*parts: Any) -> jax.Array:
+        return jnp.asarray(np.stack(parts))
+
+    first = leaves[0]
+    whole = jax.tree.map(stack, *leaves)
+    if isinstance(first, Quantized) and first.codebook is not None:
+        # one codebook serves all layers
+        return dataclasses.replace(whole, codebook=jnp.asarray(first.codebook))
+    return whole
