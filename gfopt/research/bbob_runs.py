@@ -2,11 +2,13 @@
 
 Everything is computed in double precision. The program runs a hundred generations of
 all instances; it is called until every run has hit the last target, has stopped by
-itself or has used its budget. What a run did beyond its end is cut off.
+itself or has used its budget. What a run did beyond its end is cut off. Batches that
+differ in the function alone share the program.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from gfopt.core.objective import Objective
 from gfopt.driver.run import run
 from gfopt.optimizers.bounded import stop_reasons
+from gfopt.problems import bbob_switch
 from gfopt.problems.bbob_suite import BBOBProblem, bbob_batch
 from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
@@ -45,19 +48,23 @@ def start_of(batch: Batch, instance: int) -> tuple[np.ndarray, int]:
 def run_bbob(batch: Batch) -> list[Run]:
     """Runs a batch of one instance or more."""
     optimizer = optimizer_for("bbob", batch.method, batch.dimension, batch.budget)
-    problems = bbob_batch(batch.function, batch.dimension, batch.instances)
+    problems = bbob_switch.uniform(
+        bbob_batch(batch.function, batch.dimension, batch.instances)
+    )
     starts = [start_of(batch, instance) for instance in batch.instances]
     with jax.enable_x64(True):
         began = time.perf_counter()
         keys = jax.vmap(jax.random.key)(np.array([seed for _, seed in starts]))
         states = _init(optimizer, keys, np.stack([x0 for x0, _ in starts]))
-        call = _segment.lower(optimizer, problems, keys, states, np.int32(0)).compile()
+        function = np.int32(batch.function)
+        call = _compiled(optimizer, function, problems, keys, states, np.int32(0))
         compiled = time.perf_counter()
         log = _Log(batch, _reason_names(optimizer, states))
         step = 0
         while not log.is_finished:
-            arguments = (optimizer, problems, keys, states, np.int32(step))
-            states, *found = call(*arguments)
+            states, *found = call(
+                optimizer, function, problems, keys, states, np.int32(step)
+            )
             log.append(*(np.array(array) for array in found))
             step += GENERATIONS
         ended = time.perf_counter()
@@ -73,9 +80,23 @@ def _init(optimizer: Optimizer, keys: Key, x0: jax.Array) -> State:
     )
 
 
+def _compiled(*arguments: Any) -> jax.stages.Compiled:
+    """Returns the program of ``_segment`` for arguments of these types."""
+    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda *a: a, *arguments))
+    return _compiled_for(structure, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_for(
+    structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
+) -> jax.stages.Compiled:
+    return _segment.lower(*jax.tree.unflatten(structure, leaves)).compile()
+
+
 @jax.jit
 def _segment(
     optimizer: Optimizer,
+    function: jax.Array,
     problems: BBOBProblem,
     keys: Key,
     states: State,
@@ -84,7 +105,7 @@ def _segment(
     def one(problem: BBOBProblem, key: Key, state: State) -> Any:
         result = run(
             optimizer,
-            Objective(problem),
+            Objective(lambda x: bbob_switch.value(function, problem, x)),
             problem.x_opt,  # for its shape only: the run goes on from the state
             key=key,
             generations=GENERATIONS,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gfopt.problems import bbob
-from gfopt.research import atari_runs
+from gfopt.research import atari_runs, bbob_runs
 from gfopt.research.bbob_runs import _Log, run_bbob, start_of
 from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished, run_coco
@@ -169,6 +169,15 @@ def test_runs_end_at_the_target_or_when_the_method_says_so() -> None:
     for ours, theirs in zip(one.trajectory[:20], runs[4].trajectory, strict=False):
         assert ours[0] == theirs[0]
         np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4)
+
+
+def test_functions_share_a_program(compiled) -> None:
+    """The methods of the plan are two programs, however many functions there are."""
+    programs = bbob_runs._compiled_for.cache_info().misses
+    for batch in PLANS["jax"]:
+        again = run_bbob(batch._replace(function=15))
+        assert all(run.status == "budget" for run in again)
+    assert bbob_runs._compiled_for.cache_info().misses == programs
 
 
 def test_the_log_cuts_what_is_beyond_the_end() -> None:
