@@ -17,8 +17,8 @@ import numpy as np
 import scipy.optimize
 
 import gfopt
-from gfopt.optimizers.bounded import stop_reasons
 from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
+from gfopt.protocol import as_method
 from gfopt.research.bbob_runs import start_of
 from gfopt.research.plan import Batch
 from gfopt.research.settings import optimizer_for
@@ -241,7 +241,7 @@ def _segment(
     optimizer: gfopt.Optimizer, problems: Any, keys: Any, states: Any, seen: Any, step
 ) -> tuple[Any, _Seen, jax.Array]:
     def stop(state: Any, info: Any) -> jax.Array:
-        return jnp.array([False, *stop_reasons(optimizer, state).values()]).any()
+        return jnp.array([False, *as_method(optimizer).stop(state).values()]).any()
 
     def one(problem: Any, key: Any, state: Any, seen: _Seen) -> Any:
         result = gfopt.run(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, threefry, trees
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -50,7 +51,7 @@ class SimpleESMember(NamedTuple):
     meta_fields=["population_size"],  # configuration: static
 )
 @dataclass(frozen=True)
-class SimpleES:
+class SimpleES(Method):
     """A simple evolution strategy on any pytree.
 
     Args:

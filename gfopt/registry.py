@@ -9,7 +9,7 @@ from typing import Any
 
 from gfopt import checks
 from gfopt.methods_table import ROWS, Row
-from gfopt.optimizers.bounded import innermost
+from gfopt.protocol import as_method, innermost
 from gfopt.types import Optimizer
 
 METHODS: Mapping[str, Row] = MappingProxyType({row.name: row for row in ROWS})
@@ -72,7 +72,7 @@ def takes_tokens(method: str | Optimizer) -> bool:
     else:
         row = row_of(method)
         if row is None:
-            return getattr(innermost(method), "is_for_tokens", False)
+            return as_method(method).is_for_tokens
     return row is not None and row.tokens
 
 

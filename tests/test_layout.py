@@ -23,6 +23,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"jaxprs"},
     {"types", "checks"},
+    {"protocol"},
     {"core"},
     {"optimizers", "quantization"},
     {"tokens", "problems"},
@@ -224,3 +225,17 @@ def test_a_process_that_has_not_seen_a_class_unpickles_its_objects() -> None:
     data = pickle.dumps(gfopt.CMAES(population_size=12))
     code = f"import pickle; print(pickle.loads({data!r}).population_size)"
     assert new_process(code) == "12"
+
+
+OPTIMIZERS = {"optimizer", "self.optimizer", "self.inner", "inner", "layer", "plain"}
+
+
+def test_hooks_of_an_optimizer_are_asked_for_in_one_place() -> None:
+    """A probe outside of ``protocol.py`` is a hook that some wrapper forgets."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and len(node.args) > 1):
+                continue
+            called, of = ast.unparse(node.func), ast.unparse(node.args[0])
+            is_probe = called in {"getattr", "hasattr"} and of in OPTIMIZERS
+            assert not is_probe, f"{path.name}, line {node.lineno}: {of}"

@@ -8,7 +8,6 @@ function. NaN and infinities become ``valid=False`` here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from gfopt.core import trees
 from gfopt.core.constraints import is_feasible
 from gfopt.core.lazy import is_lazy, materialise
 from gfopt.core.objective import Inputs, Objective
+from gfopt.protocol import as_method
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 
 # The default evaluator holds at most this many elements of solutions at a time:
@@ -52,7 +52,7 @@ def static(cls: type) -> type:
 
 def group_size(optimizer: Optimizer, population_size: int) -> int:
     """Returns how many neighbouring rows a method decodes together (1: each alone)."""
-    size = getattr(optimizer, "group_size", 1)
+    size = as_method(optimizer).group_size
     return size if population_size % size == 0 else 1
 
 
@@ -70,8 +70,8 @@ def decode_rows(optimizer: Optimizer, state: State, members: PyTree) -> PyTree:
     grouped = jax.tree.map(
         lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), members
     )
-    decode_group: Callable[..., PyTree] = optimizer.decode_group  # type: ignore[attr-defined]
-    solutions = jax.vmap(lambda group: decode_group(state, group))(grouped)
+    method = as_method(optimizer)
+    solutions = jax.vmap(lambda group: method.decode_group(state, group))(grouped)
     return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), solutions)
 
 

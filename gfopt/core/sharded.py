@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from gfopt import checks
 from gfopt.core.evaluate import Vmapped, judged, static
 from gfopt.core.objective import Inputs, Objective
+from gfopt.protocol import as_method
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 
 
@@ -60,7 +61,7 @@ class Sharded:
             )
         (axis,) = mesh.axis_names
         count = population.active.shape[0]
-        multiple = mesh.size * getattr(optimizer, "group_size", 1)
+        multiple = mesh.size * as_method(optimizer).group_size
         pad = -count % multiple  # padding repeats the last row, inactive
         padded = jax.tree.map(
             lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], pad, axis=0)]),

@@ -19,6 +19,7 @@ from gfopt.driver.result import Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
 from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.bounded import Bounded
+from gfopt.protocol import as_method, layers
 from gfopt.types import Optimizer, Population, Solution
 
 
@@ -107,7 +108,7 @@ class AskTell:
         if isinstance(plain, Bounded):
             plain = plain.inner
         # other wrappers make generations of their own of it
-        row = None if hasattr(plain, "inner") else registry.row_of(plain)
+        row = registry.row_of(plain) if len(layers(plain)) == 1 else None
         self._x0 = made.x0
         self._injects = row is not None and "injects" in row.flags
         self._waiting: list[tuple[Solution, float]] = []
@@ -279,7 +280,7 @@ class AskTell:
             raise ValueError(
                 f"solutions must be like x0, of shape {expected}; got {came}"
             )
-        space = getattr(self._search.optimizer, "space", None)
+        space = as_method(self._search.optimizer).search_space
         if space is not None and not space.contains(solution):
             raise ValueError(
                 f"solutions must lie within bounds; got {checks.shown(solution)}"

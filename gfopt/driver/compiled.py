@@ -22,7 +22,7 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
-from gfopt.optimizers.bounded import at_tier, stop_reasons, tier_of, wanted_tier
+from gfopt.protocol import as_method, at_tier
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
@@ -77,7 +77,9 @@ class _Next(NamedTuple):
 
 @jax.jit
 def _next(optimizer: Optimizer, state: State) -> _Next:
-    return _Next(steps.num_active(optimizer, state), wanted_tier(optimizer, state))
+    return _Next(
+        steps.num_active(optimizer, state), as_method(optimizer).wanted_tier(state)
+    )
 
 
 @jax.jit
@@ -148,9 +150,9 @@ def _advance(
         met = (count >= limits.generations) | (evaluations < needed.evaluations)
         met |= carry.best_fitness <= limits.target
         if needed.tier is not None:
-            met |= needed.tier != tier_of(optimizer)
+            met |= needed.tier != as_method(optimizer).tier
         met |= carry.num_barren >= limits.barren
-        for holds in stop_reasons(optimizer, carry.state).values():
+        for holds in as_method(optimizer).stop(carry.state).values():
             met |= holds
         return ~met | (count == 0)
 
@@ -163,7 +165,13 @@ def _advance(
     first = (carry, table, jnp.int32(0), limits.evaluations)
     carry, table, count, _ = lax.while_loop(unfinished, body, first)
     state = carry.state
-    return carry, count, table, stop_reasons(optimizer, state), _next(optimizer, state)
+    return (
+        carry,
+        count,
+        table,
+        as_method(optimizer).stop(state),
+        _next(optimizer, state),
+    )
 
 
 class CompiledSearch:
@@ -227,7 +235,7 @@ class CompiledSearch:
     @property
     def tier(self) -> int:
         """The tier of the method's rows."""
-        return tier_of(self.optimizer)
+        return as_method(self.optimizer).tier
 
     def move(self, tier: int) -> None:
         """Moves the method to another tier of rows."""
@@ -327,7 +335,7 @@ class CompiledSearch:
         """Goes on from a snapshot."""
         with self._precision():
             self._carry = Carry(**jax.tree.map(jnp.array, snapshot))
-            found = stop_reasons(self.optimizer, self._carry.state)
+            found = as_method(self.optimizer).stop(self._carry.state)
             self._prepare(_next(self.optimizer, self._carry.state))
         self.reasons = [name for name, holds in found.items() if bool(holds)]
 

@@ -26,7 +26,9 @@ from gfopt.core.noise_table import NoiseTable
 from gfopt.driver.records import Record
 from gfopt.driver.storage import read_records, write_snapshot
 from gfopt.driver.tree_records import leaf_types
+from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.deep_ga import DeepGA, DeepGAState, mutated
+from gfopt.protocol import Wrapper
 from gfopt.types import Solution, State
 
 KIND = "genome"
@@ -175,8 +177,8 @@ def load(path: str | os.PathLike[str], template: Solution) -> Solution:
 
 def _deep_ga(optimizer: Any, state: State) -> tuple[DeepGA, DeepGAState]:
     """Returns the deep GA inside, and its state."""
-    while not isinstance(optimizer, DeepGA) and hasattr(state, "inner"):
-        optimizer, state = optimizer.inner, state.inner
+    while isinstance(optimizer, Wrapper) and not isinstance(optimizer, Bounded):
+        optimizer, state = optimizer.inner, optimizer.inner_state(state)
     checks.instance("optimizer", optimizer, DeepGA, "a DeepGA, without bounds")
     return optimizer, state
 

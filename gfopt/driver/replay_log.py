@@ -28,6 +28,7 @@ from gfopt.driver.records import Record
 from gfopt.driver.storage import read_records, write_snapshot
 from gfopt.optimizers.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order import stepped
+from gfopt.protocol import as_method
 from gfopt.types import Optimizer, Solution
 
 KIND = "zeroth-order log"
@@ -245,14 +246,14 @@ def _replayed(
 
 def header_of(optimizer: Optimizer, x0: Solution) -> dict[str, str]:
     """Returns what a log of this method's steps says of them."""
-    header = getattr(optimizer, "log_header", None)
+    header = as_method(optimizer).log_header()
     if header is None:
         raise ValueError(
             "method must be one whose steps are a seed and two numbers, such as MeZO, "
             "without bounds, constraints or noisy, to be logged; "
             f"got {checks.shown(optimizer)}"
         )
-    return {**header(), "leaves": _leaves(x0)}
+    return {**header, "leaves": _leaves(x0)}
 
 
 def _joined(records: Iterable[Record]) -> dict[str, np.ndarray]:

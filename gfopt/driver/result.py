@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gfopt.driver.plots import figure_of
-from gfopt.optimizers.bounded import innermost
+from gfopt.protocol import as_method
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 
@@ -106,8 +106,7 @@ class Result:
     @property
     def noise(self) -> str | None:
         """Whether the population kept its noise, for methods that can do both."""
-        form = getattr(innermost(self.optimizer), "noise_form", None)
-        return None if form is None else form(self.recommended)
+        return as_method(self.optimizer).noise_form(self.recommended)
 
     def plot(self, path: str | None = None) -> Any:
         """Draws the run against evaluations, on logarithmic axes.
@@ -132,12 +131,7 @@ class Result:
 
 def reasons_with_values(optimizer: Optimizer, names: list[str]) -> dict[str, Any]:
     """Returns reasons to stop with the tolerances behind them, True where none is."""
-    found: dict[str, Any] = dict.fromkeys(names, True)
-    layer: Any = optimizer
-    while layer is not None:  # a wrapper's reasons are those of the method in it
-        found |= {name: getattr(layer, name) for name in names if hasattr(layer, name)}
-        layer = getattr(layer, "inner", None)
-    return found
+    return {name: as_method(optimizer).tolerance(name) for name in names}
 
 
 def brief(tree: Solution) -> str:

@@ -14,8 +14,7 @@ from gfopt.core import host_evaluator, trees
 from gfopt.core.evaluate import DEFAULT_ELEMENTS, judged
 from gfopt.driver.packing import Packed, pack
 from gfopt.driver.step import seed_keys, step_keys, wrapped
-from gfopt.optimizers.bounded import at_tier, stop_reasons, tier_of, wanted_tier
-from gfopt.optimizers.injection import encode
+from gfopt.protocol import as_method, at_tier
 from gfopt.types import Evaluation, Optimizer, Population, PyTree, Solution, State
 
 
@@ -72,11 +71,11 @@ def _turn(
     evaluation = judged(fitness, population.active, aux)
     state, info = optimizer.tell(state, population, evaluation)
     named = info._asdict() if hasattr(info, "_asdict") else {}
-    reasons = stop_reasons(optimizer, state)
+    reasons = as_method(optimizer).stop(state)
     told = _Told(
         tuple(map(jnp.asarray, named.values())),  # a seed has no room in a float32
         jnp.array(list(reasons.values()), bool),
-        wanted_tier(optimizer, state),
+        as_method(optimizer).wanted_tier(state),
         tuple(named),
         tuple(reasons),
     )
@@ -96,7 +95,7 @@ def _inject(
 ) -> tuple[State, Population]:
     """Puts a solution into a row of the open generation."""
     state, population = current.tree()
-    member = encode(method.tree()[0], state, solution)
+    member = as_method(method.tree()[0]).encode(state, solution)
     members = jax.tree.map(
         lambda whole, leaf: whole.at[row].set(leaf), population.members, member
     )
@@ -140,7 +139,7 @@ class Search:
                 self._see(_start(self._method, init_key, x0))
             else:
                 self._see(_open(self._method, state))
-                found = stop_reasons(optimizer, state)
+                found = as_method(optimizer).stop(state)
                 holds = np.array([bool(value) for value in found.values()], bool)
                 self._told = _Told((), holds, None, (), tuple(found))
             first = self.state
@@ -158,7 +157,7 @@ class Search:
     @property
     def tier(self) -> int:
         """The tier of the method's rows."""
-        return tier_of(self.optimizer)
+        return as_method(self.optimizer).tier
 
     def move(self, tier: int) -> None:
         """Moves the method to another tier and asks for the open generation again."""

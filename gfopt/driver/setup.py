@@ -19,11 +19,12 @@ from gfopt.driver.arguments import as_solution, as_tokens, in_precision
 from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.methods_table import Row
-from gfopt.optimizers.bounded import Bounded, layers
-from gfopt.optimizers.margin import Margin, has_margin
+from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nes import default_population_size
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
+from gfopt.protocol import as_method, layers
 from gfopt.types import Optimizer, PyTree, Solution
 
 # numbers up to which "auto" takes
@@ -237,6 +238,6 @@ def _within(optimizer: Optimizer, space: Space | None) -> Optimizer:
     """Returns a method that keeps to the space, with a margin where it can have one."""
     if space is None:
         return optimizer
-    if space.is_discrete and has_margin(optimizer):
+    if space.is_discrete and as_method(optimizer).has_margin:
         optimizer = Margin(optimizer, space)
     return Bounded(optimizer, space)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.driver.result import Result
-from gfopt.optimizers.bounded import layers
+from gfopt.protocol import as_method
 
 
 class WarmStart(NamedTuple):
@@ -115,10 +115,8 @@ def continued(result: Result) -> tuple[Any, Any]:
     not a finite number above 0.
     """
     x0 = result.recommended
-    scale: Any = jax.tree.map(np.ones_like, x0)
-    for layer in layers(result.optimizer)[:-1]:
-        if hasattr(layer, "space"):  # in whose units the method's numbers are
-            scale = layer.space.scale
+    space = as_method(result.optimizer).search_space  # the method's numbers are its
+    scale: Any = jax.tree.map(np.ones_like, x0) if space is None else space.scale
     for name in ("max_std", "sigma"):
         column = result.history.get(name, np.zeros(0))
         if len(column) and math.isfinite(column[-1]) and column[-1] > 0:

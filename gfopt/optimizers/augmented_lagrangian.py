@@ -35,14 +35,13 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.optimizers.bounded import innermost
 from gfopt.optimizers.feasibility_rule import (
     Best,
     FeasibilityRule,
     no_best,
     separated,
 )
-from gfopt.optimizers.margin import has_margin
+from gfopt.protocol import as_method, innermost
 from gfopt.types import (
     Evaluation,
     Info,
@@ -190,7 +189,7 @@ def constrained(optimizer: Optimizer, num_constraints: int) -> Optimizer:
     Raises:
         TypeError: for a method of finite differences.
     """
-    if has_margin(innermost(optimizer)):
+    if as_method(innermost(optimizer)).has_margin:
         return AugmentedLagrangian(optimizer, num_constraints)
     return FeasibilityRule(optimizer)
 

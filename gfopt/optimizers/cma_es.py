@@ -37,8 +37,10 @@ from gfopt.optimizers.cma_parameters import (
     cumulated,
     recombination_weights,
     scaled_negative,
+    shortened,
 )
 from gfopt.optimizers.nes import default_population_size
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 CONDITION_GAP = 10  # roots between two looks at the condition number
@@ -108,7 +110,7 @@ class CMAESMember(NamedTuple):
     meta_fields=["population_size", "active"],
 )
 @dataclass(frozen=True)
-class CMAES:
+class CMAES(Method):
     """Covariance matrix adaptation evolution strategy, for up to ~1,000 numbers.
 
     Args:
@@ -144,6 +146,9 @@ class CMAES:
     tol_fun: schedules.Hyperparameter = 1e-11
     tol_fun_history: schedules.Hyperparameter = 1e-12
     tol_condition: schedules.Hyperparameter = 1e14
+
+    can_restart = True
+    has_margin = True
 
     def __post_init__(self) -> None:
         if self.population_size is not None:
@@ -278,6 +283,19 @@ class CMAES:
         """Returns the standard deviation of each coordinate, like the mean."""
         _, unravel = ravel_pytree(state.mean)
         return unravel(state.sigma * jnp.linalg.norm(state.root, axis=1))
+
+    def encode(self, state: CMAESState, solution: Solution) -> Member:
+        """Returns the member of a solution, its step shortened to a sample's length.
+
+        Source: Hansen, "Injecting external solutions into CMA-ES" (2011), arXiv
+        1110.4181, section 2 with ``c_y``. The step of the mean needs no limit of its
+        own: one candidate is a part of it only, and sigma grows by one e-fold a step at
+        most.
+        """
+        step = ravel_pytree(solution)[0] - ravel_pytree(state.mean)[0]
+        whitened = solve_triangular(state.root, step / state.sigma, lower=True)
+        z = shortened(whitened.astype(state.root.dtype))
+        return CMAESMember(z, state.root @ z)
 
     def stop(self, state: CMAESState) -> dict[str, jax.Array]:
         """Returns pycma's reasons to stop, each ``bool[]``.

@@ -30,6 +30,7 @@ from gfopt.optimizers import consensus_weights as weighing
 from gfopt.optimizers.consensus_particles import CBOState, Particles
 from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 from gfopt.optimizers.mirror_maps import MirrorMap
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -95,7 +96,7 @@ class CBOInfo(NamedTuple):
     ],
 )
 @dataclass(frozen=True)
-class CBO:
+class CBO(Method):
     """Consensus-based optimization on any pytree.
 
     Args:

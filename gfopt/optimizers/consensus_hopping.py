@@ -26,6 +26,7 @@ from gfopt.core import schedules, threefry, trees
 from gfopt.core.noise import Noise
 from gfopt.optimizers import consensus_weights as weighing
 from gfopt.optimizers.consensus_weights import EffectiveSampleSize
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -59,7 +60,7 @@ class ConsensusHoppingInfo(NamedTuple):
     meta_fields=["population_size", "noise"],
 )
 @dataclass(frozen=True)
-class ConsensusHopping:
+class ConsensusHopping(Method):
     """Consensus hopping on any pytree.
 
     Args:

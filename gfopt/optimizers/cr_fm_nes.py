@@ -40,6 +40,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.optimizers import nes, stopping, vd_covariance
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -123,7 +124,7 @@ def constants(dimension: int, population_size: int) -> Constants:
     meta_fields=["population_size"],
 )
 @dataclass(frozen=True)
-class CRFMNES:
+class CRFMNES(Method):
     """Cost-reduced fast-moving natural evolution strategy, for up to some 10,000.
 
     Args:

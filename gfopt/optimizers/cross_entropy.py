@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.core.evaluate import best_row
+from gfopt.optimizers.cma_parameters import shortened
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -59,7 +61,7 @@ class CrossEntropyInfo(NamedTuple):
     meta_fields=["population_size"],
 )
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Method):
     """The cross-entropy method on any pytree.
 
     Args:
@@ -92,6 +94,8 @@ class CrossEntropy:
     std_learning_rate: schedules.Hyperparameter = 0.3
     min_std: schedules.Hyperparameter = 0.0
     tol_x: schedules.Hyperparameter = 1e-11
+
+    has_margin = True
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)
@@ -163,6 +167,12 @@ class CrossEntropy:
     def standard_deviations(self, state: CrossEntropyState) -> Solution:
         """Returns the standard deviation of each coordinate, like the mean."""
         return vectors.unflat(state.std, state.mean)
+
+    def encode(self, state: CrossEntropyState, solution: Solution) -> Member:
+        """Returns the member of a solution, its step shortened as in ``CMAES``."""
+        step = vectors.flat(solution) - vectors.flat(state.mean)
+        std = jnp.maximum(state.std, jnp.finfo(state.std.dtype).tiny)
+        return shortened((step / std).astype(state.std.dtype))
 
     def stop(self, state: CrossEntropyState) -> dict[str, jax.Array]:
         """Returns ``tol_x``: all standard deviations are tiny."""

@@ -31,6 +31,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.noise_table import NoiseTable
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 
@@ -94,7 +95,7 @@ class DeepGAInfo(NamedTuple):
     ],
 )
 @dataclass(frozen=True)
-class DeepGA:
+class DeepGA(Method):
     """The genetic algorithm of Such et al. on any pytree.
 
     Args:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, threefry, trees, vectors
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 STRATEGIES = ("best1bin", "rand1bin")
@@ -74,7 +75,7 @@ class DifferentialEvolutionInfo(NamedTuple):
     meta_fields=["population_size", "strategy"],
 )
 @dataclass(frozen=True)
-class DifferentialEvolution:
+class DifferentialEvolution(Method):
     """Differential evolution on any pytree.
 
     Args:

@@ -27,12 +27,12 @@ from gfopt import checks
 from gfopt.core import lazy, trees
 from gfopt.core.constraints import ConstraintValues, is_feasible
 from gfopt.core.evaluate import best_row
-from gfopt.optimizers.bounded import refuse_slopes, stop_reasons
+from gfopt.optimizers.bounded import refuse_slopes
+from gfopt.protocol import Wrapper
 from gfopt.types import (
     Evaluation,
     Info,
     Key,
-    Member,
     Optimizer,
     Population,
     Solution,
@@ -65,7 +65,7 @@ class RuleState(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=[])
 @dataclass(frozen=True)
-class FeasibilityRule:
+class FeasibilityRule(Wrapper):
     """Runs ``inner`` with what is feasible before what is not.
 
     Args:
@@ -95,14 +95,6 @@ class FeasibilityRule:
         """Starts the inner method."""
         inner = self.inner.init(key, solution)
         return RuleState(inner.step, inner, no_best(solution))
-
-    def ask(self, key: Key, state: Any) -> Population:
-        """Asks the inner method."""
-        return self.inner.ask(key, state.inner)
-
-    def decode(self, state: Any, member: Member) -> Solution:
-        """Decodes as the inner method does."""
-        return self.inner.decode(state.inner, member)
 
     def tell(
         self, state: Any, population: Population, evaluation: Evaluation
@@ -135,14 +127,10 @@ class FeasibilityRule:
 
     def recommend(self, state: Any) -> Solution:
         """Returns the best feasible solution; before there is one, the method's."""
-        own = self.inner.recommend(state.inner)
+        own = super().recommend(state)
         if not jax.tree.leaves(state.best.solution):
             return own
         return trees.chosen(jnp.isfinite(state.best.fitness), state.best.solution, own)
-
-    def stop(self, state: Any) -> dict[str, jax.Array]:
-        """Returns the inner method's reasons to stop."""
-        return stop_reasons(self.inner, state.inner)
 
 
 def separated(evaluation: Evaluation, count: int) -> tuple[Evaluation, jax.Array]:

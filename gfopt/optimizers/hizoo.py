@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.perturbed import perturbed
 from gfopt.optimizers.seeded import SignedSeed
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 _NOISE = noise.gaussian()  # the squares of signs say nothing
@@ -65,7 +66,7 @@ class HiZOOInfo(NamedTuple):
     meta_fields=[],
 )
 @dataclass(frozen=True)
-class HiZOO:
+class HiZOO(Method):
     """Hessian-informed zeroth-order SGD: three forward passes a step.
 
     The diagonal is a second copy of the weights; directions and steps are made where
@@ -94,7 +95,7 @@ class HiZOO:
     eps: schedules.Hyperparameter = 1e-2
     hessian_rate: schedules.Hyperparameter = 1e-2
 
-    follows_slopes: ClassVar[bool] = True  # no use where values step, or are ranked
+    follows_slopes = True
 
     def __post_init__(self) -> None:
         rate = schedules.field("learning_rate", self.learning_rate, checks.non_negative)

@@ -31,6 +31,7 @@ from gfopt.core import schedules, trees
 from gfopt.optimizers import quadratic_model
 from gfopt.optimizers.cma_es import CMAES, CMAESInfo, CMAESMember, CMAESState
 from gfopt.optimizers.cma_parameters import longest, shortened
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 LEAST_COMPARED = 15  # evaluated points, at least, whose order is compared
@@ -137,8 +138,8 @@ class LQCMAES(CMAES):
     threshold: schedules.Hyperparameter = 0.85
     batch_size: int = 1
 
-    # integers need candidates that are compared within one generation
-    standard_deviations = None  # type: ignore[assignment]
+    has_margin = False  # the model keeps values from one generation to the next
+    encode = Method.encode
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -300,6 +301,14 @@ class LQCMAES(CMAES):
     def recommend(self, state: LQCMAESState) -> Solution:  # type: ignore[override]
         """Returns the mean."""
         return state.cma.mean
+
+    def standard_deviations(self, state: LQCMAESState) -> Solution:  # type: ignore[override]
+        """Returns the standard deviation of each coordinate, like the mean."""
+        return super().standard_deviations(state.cma)
+
+    def widened(self, state: LQCMAESState, factor: jax.Array) -> LQCMAESState:
+        """Returns the state with a larger sigma."""
+        return state._replace(cma=super().widened(state.cma, factor))
 
     def stop(self, state: LQCMAESState) -> dict[str, jax.Array]:  # type: ignore[override]
         """Returns the reasons of CMA-ES."""

@@ -33,7 +33,7 @@ from jax.scipy.special import ndtri
 from gfopt import checks
 from gfopt.core import coordinates, lazy, trees
 from gfopt.core.spaces import Space
-from gfopt.optimizers.bounded import stop_reasons
+from gfopt.protocol import Wrapper, as_method
 from gfopt.types import (
     Evaluation,
     Info,
@@ -65,7 +65,7 @@ class MarginState(NamedTuple):
     jax.tree_util.register_dataclass, data_fields=["inner", "space"], meta_fields=[]
 )
 @dataclass(frozen=True)
-class Margin:
+class Margin(Wrapper):
     """Runs ``inner``, a method with a normal distribution, in a space with integers.
 
     It searches where ``Bounded`` searches, which goes around it; ``minimize`` puts
@@ -94,7 +94,7 @@ class Margin:
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
-        if not has_margin(self.inner):
+        if not as_method(self.inner).has_margin:
             raise TypeError(
                 "inner must be a method with a normal distribution, such as "
                 f"gfopt.CMAES; got {checks.shown(self.inner)}"
@@ -106,17 +106,35 @@ class Margin:
         inner = self.inner.init(key, solution)
         return MarginState(inner.step, inner, jax.tree.map(jnp.ones_like, inner.mean))
 
-    def ask(self, key: Key, state: MarginState) -> Population:
-        """Asks the inner method."""
-        return self.inner.ask(key, state.inner)
-
     def decode(self, state: MarginState, member: Member) -> Solution:
         """Returns ``m + a (y - m)``."""
         return jax.tree.map(
             lambda y, m, a: m + a * (y - m),
-            lazy.materialise(self.inner.decode(state.inner, member)),
+            lazy.materialise(super().decode(state, member)),
             state.inner.mean,
             state.stretch,
+        )
+
+    def decode_group(self, state: MarginState, members: PyTree) -> PyTree:
+        """Returns ``m + a (y - m)`` of a group."""
+        return jax.tree.map(
+            lambda y, m, a: m + a * (y - m),
+            super().decode_group(state, members),
+            state.inner.mean,
+            state.stretch,
+        )
+
+    def encode(self, state: MarginState, solution: Solution) -> Member:
+        """Encodes ``y = m + (x - m) / a``."""
+        y = jax.tree.map(
+            lambda x, m, a: m + (x - m) / a, solution, state.inner.mean, state.stretch
+        )
+        return super().encode(state, y)
+
+    def standard_deviations(self, state: MarginState) -> Solution:
+        """Returns those of the inner method, stretched."""
+        return jax.tree.map(
+            jnp.multiply, super().standard_deviations(state), state.stretch
         )
 
     def tell(
@@ -140,27 +158,12 @@ class Margin:
             mean, factor = _with_margin(y, s, *coordinates.steps(y, *kind), alpha)
             return mean.astype(y.dtype), (a * factor).astype(a.dtype)
 
-        measure: Any = self.inner
-        pairs = self.space.map(
-            leaf, moved, state.stretch, measure.standard_deviations(inner)
-        )
+        deviations = as_method(self.inner).standard_deviations(inner)
+        pairs = self.space.map(leaf, moved, state.stretch, deviations)
         mean, stretch = jax.tree.transpose(
             jax.tree.structure(moved), jax.tree.structure((0, 0)), pairs
         )
         return MarginState(inner.step, inner._replace(mean=mean), stretch), info
-
-    def recommend(self, state: MarginState) -> Solution:
-        """Returns the inner method's answer."""
-        return self.inner.recommend(state.inner)
-
-    def stop(self, state: MarginState) -> dict[str, jax.Array]:
-        """Returns the inner method's reasons to stop."""
-        return stop_reasons(self.inner, state.inner)
-
-
-def has_margin(optimizer: Optimizer) -> bool:
-    """Tells whether a method has the normal distribution that a margin needs."""
-    return callable(getattr(optimizer, "standard_deviations", None))
 
 
 def _with_margin(

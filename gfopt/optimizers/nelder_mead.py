@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees, vectors
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 # what a step evaluates
@@ -75,7 +76,7 @@ class NelderMeadInfo(NamedTuple):
     meta_fields=["adaptive"],
 )
 @dataclass(frozen=True)
-class NelderMead:
+class NelderMead(Method):
     """The downhill simplex method on any pytree, for up to some tens of numbers.
 
     Args:

@@ -108,6 +108,8 @@ class SNES(Seeded):
     noise: noise.Noise = field(default_factory=noise.gaussian)
     shaping: shaping.Shaping = shaping.nes_utilities
 
+    has_margin = True
+
     def __post_init__(self) -> None:
         checks.instance("antithetic", self.antithetic, bool, "True or False")
         if self.population_size is not None:

@@ -28,11 +28,10 @@ from gfopt.core import archive as archives
 from gfopt.core import schedules, shaping, threefry, trees
 from gfopt.core.evaluate import best_row
 from gfopt.core.lazy import materialise
-from gfopt.optimizers.bounded import innermost, stop_reasons
+from gfopt.protocol import Wrapper, as_method
 from gfopt.types import (
     Evaluation,
     Key,
-    Member,
     Optimizer,
     Population,
     PyTree,
@@ -81,7 +80,7 @@ class NoveltyInfo(NamedTuple):
     meta_fields=["num_descriptors", "num_neighbours", "archive_size", "descriptor"],
 )
 @dataclass(frozen=True)
-class Novelty:
+class Novelty(Wrapper):
     """Runs ``inner`` on the novelty of what the candidates do.
 
     The recommended solution is the best by fitness that was evaluated.
@@ -125,7 +124,7 @@ class Novelty:
         checks.integer("num_neighbours", self.num_neighbours, 1)
         checks.integer("archive_size", self.archive_size, 1)
         checks.is_callable("descriptor", self.descriptor)
-        if getattr(innermost(self.inner), "elitism", False):
+        if as_method(self.inner).elitism:
             raise ValueError(
                 "inner must not keep an elite, whose novelty goes stale: expected "
                 f"elitism=False; got {checks.shown(self.inner)}"
@@ -136,11 +135,6 @@ class Novelty:
             probability=share("probability", self.probability),
             weight=share("weight", self.weight),
         )
-
-    @property
-    def population_size(self) -> int | None:
-        """The inner method's."""
-        return getattr(self.inner, "population_size", None)
 
     def init(self, key: Key, solution: Solution) -> NoveltyState:
         """Starts the inner method with an empty archive."""
@@ -154,14 +148,6 @@ class Novelty:
             best=start,
             best_fitness=jnp.full((), jnp.inf, trees.wide_dtype(start)),
         )
-
-    def ask(self, key: Key, state: NoveltyState) -> Population:
-        """Asks the inner method."""
-        return self.inner.ask(key, state.inner)
-
-    def decode(self, state: NoveltyState, member: Member) -> Solution:
-        """Returns the inner method's candidate."""
-        return self.inner.decode(state.inner, member)
 
     def tell(
         self, state: NoveltyState, population: Population, evaluation: Evaluation
@@ -195,10 +181,6 @@ class Novelty:
     def recommend(self, state: NoveltyState) -> Solution:
         """Returns the best by fitness."""
         return state.best
-
-    def stop(self, state: NoveltyState) -> dict[str, jax.Array]:
-        """Returns the inner method's reasons to stop."""
-        return stop_reasons(self.inner, state.inner)
 
 
 def described(optimizer: Any, evaluation: Evaluation) -> tuple[jax.Array, jax.Array]:

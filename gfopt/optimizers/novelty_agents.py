@@ -19,7 +19,7 @@ a strategy that ranks what it is told ranks the mix again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from gfopt.core import noise, threefry, trees
 from gfopt.core.lazy import materialise
 from gfopt.optimizers.deep_ga import mutated
 from gfopt.optimizers.novelty import best_seen, described, mixed_loss, whole
+from gfopt.protocol import Method, as_method
 from gfopt.types import (
     Evaluation,
     Key,
@@ -106,7 +107,7 @@ class NoveltyAgentsInfo(NamedTuple):
     ],
 )
 @dataclass(frozen=True)
-class NoveltyAgents:
+class NoveltyAgents(Method):
     """Runs several copies of ``inner`` that keep away from where any of them has been.
 
     A generation has ``M P + M`` rows: the candidates of the agents, then their means.
@@ -263,6 +264,24 @@ class NoveltyAgents:
     def recommend(self, state: NoveltyAgentsState) -> Solution:
         """Returns the best by fitness."""
         return state.best
+
+    @property
+    def wrapped(self) -> Optimizer:
+        """The agents' strategy."""
+        return self.inner
+
+    @property
+    def follows_slopes(self) -> bool:
+        """Whether the strategy does."""
+        return as_method(self.inner).follows_slopes
+
+    def noise_form(self, solution: Solution) -> str | None:
+        """Returns what the strategy says."""
+        return as_method(self.inner).noise_form(solution)
+
+    def resized(self, population_size: int) -> Method:
+        """Resizes the strategy of each agent."""
+        return replace(self, inner=as_method(self.inner).resized(population_size))
 
     def _adapted(
         self, state: NoveltyAgentsState, fitness: jax.Array, valid: jax.Array

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 TARGET = 1 / 5  # of the success rate
@@ -63,7 +64,7 @@ class OnePlusOneMember(NamedTuple):
     meta_fields=[],
 )
 @dataclass(frozen=True)
-class OnePlusOneES:
+class OnePlusOneES(Method):
     """The (1+1) evolution strategy on any pytree.
 
     Args:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, threefry, trees, vectors
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -71,7 +72,7 @@ class ParticleSwarmInfo(NamedTuple):
     meta_fields=["population_size"],
 )
 @dataclass(frozen=True)
-class ParticleSwarm:
+class ParticleSwarm(Method):
     """Particle swarm optimization on any pytree.
 
     Args:

@@ -103,6 +103,8 @@ class PGPE(Seeded):
     shaping: shaping.Shaping = shaping.centered_rank
     transform: optax.GradientTransformation | None = None
 
+    has_margin = True
+
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)
         checks.is_callable("shaping", self.shaping)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.evaluate import best_row
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -51,7 +52,7 @@ class RandomSearchMember(NamedTuple):
     meta_fields=["population_size", "noise"],
 )
 @dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(Method):
     """Random search around the starting point.
 
     Args:

@@ -32,7 +32,7 @@ from __future__ import annotations
 import collections
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.optimizers.bounded import stop_reasons
+from gfopt.protocol import Method, Wrapper, as_method
 from gfopt.types import (
     Evaluation,
     Info,
@@ -94,7 +94,7 @@ class ReevaluatedMember(NamedTuple):
     meta_fields=["max_effort", "grows"],
 )
 @dataclass(frozen=True)
-class Reevaluated:
+class Reevaluated(Wrapper):
     """Runs ``inner`` on noisy values, with as many evaluations as the noise asks for.
 
     The answer is what the method recommends; the best value that was seen is only the
@@ -138,7 +138,8 @@ class Reevaluated:
         return [size * GROWTH**tier for tier in range(tiers)]
 
     def _method(self, size: int) -> Optimizer:
-        return resized(self.inner, size) if self.grows else self.inner
+        method = as_method(self.inner)
+        return method.resized(size) if self.grows else method
 
     def _tier(self, state: ReevaluatedState, count: int) -> jax.Array:
         tier = jnp.round(jnp.log(self._effort(state.agreement)) / jnp.log(GROWTH))
@@ -177,7 +178,7 @@ class Reevaluated:
 
     def decode(self, state: ReevaluatedState, member: ReevaluatedMember) -> Solution:
         """Decodes the inner method's member."""
-        return self.inner.decode(state.inner, member.inner)
+        return super().decode(state, member.inner)
 
     def tell(
         self,
@@ -216,37 +217,16 @@ class Reevaluated:
         rate = jnp.maximum(RATE, 1 / (state.step.astype(jnp.float32) + 1))
         agreement = state.agreement + rate * (found - state.agreement)
         agreement = jnp.where(is_known, agreement, state.agreement)
-        if hasattr(inner, "sigma"):
-            exponent = INFLATION * jnp.maximum(DROWNED - agreement, 0)
-            sigma = inner.sigma * jnp.exp(exponent).astype(inner.sigma.dtype)
-            inner = inner._replace(sigma=sigma)
+        exponent = INFLATION * jnp.maximum(DROWNED - agreement, 0)
+        inner = as_method(self.inner).widened(inner, jnp.exp(exponent))
         new = ReevaluatedState(state.step + 1, inner, agreement)
         return new, _info(info, self._effort(agreement), agreement)
 
-    def recommend(self, state: ReevaluatedState) -> Solution:
-        """Returns the inner method's answer."""
-        return self.inner.recommend(state.inner)
-
-    def stop(self, state: ReevaluatedState) -> dict[str, jax.Array]:
-        """Returns the inner method's reasons to stop."""
-        return stop_reasons(self.inner, state.inner)
-
-    @property
-    def group_size(self) -> int:
-        """The inner method's: a group is decoded together where it can be."""
-        return getattr(self.inner, "group_size", 1)
-
     def decode_group(self, state: ReevaluatedState, members: PyTree) -> PyTree:
         """Decodes a group of members ``[g, ...]``."""
-        decode_group: Any = self.inner.decode_group  # type: ignore[attr-defined]
-        return decode_group(state.inner, members.inner)
+        return super().decode_group(state, members.inner)
 
-
-def resized(optimizer: Any, size: int) -> Optimizer:
-    """Returns a method with another population size, within its bounds if any."""
-    if hasattr(optimizer, "inner"):
-        return replace(optimizer, inner=resized(optimizer.inner, size))
-    return replace(optimizer, population_size=size)
+    encode = Method.encode  # which candidate a solution would be is not known
 
 
 def rank_agreement(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:

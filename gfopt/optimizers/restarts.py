@@ -34,11 +34,11 @@ from jax.flatten_util import ravel_pytree
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.optimizers.nes import default_population_size
+from gfopt.protocol import Wrapper, as_method
 from gfopt.types import (
     Evaluation,
     Info,
     Key,
-    Member,
     Optimizer,
     Population,
     Solution,
@@ -92,12 +92,12 @@ class RestartsState(NamedTuple):
     meta_fields=["bipop", "first_size", "largest_size", "tier"],
 )
 @dataclass(frozen=True)
-class Restarts:
+class Restarts(Wrapper):
     """Runs ``inner`` again and again, IPOP or BIPOP.
 
     Args:
-        inner: a method with ``num_active``, ``sigma``, ``population_size`` and reasons
-            to stop, such as ``CMAES``; its population size is set from here.
+        inner: a method that can be restarted, such as ``CMAES``; its population size is
+            set from here.
         bipop: alternate between large and small populations; else double every time.
         first_size: ``P_0``; None for ``4 + floor(3 ln D)``.
         largest_size: no population is larger.
@@ -130,12 +130,11 @@ class Restarts:
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
-        for name in ("num_active", "sigma", "population_size", "stop"):
-            if not hasattr(self.inner, name):
-                raise ValueError(
-                    "inner must be a method that can be restarted, which has "
-                    f"{name}; got {checks.shown(self.inner)}"
-                )
+        if not as_method(self.inner).can_restart:
+            raise ValueError(
+                "inner must be a method that can be restarted, such as gfopt.CMAES or "
+                f"gfopt.LQCMAES; got {checks.shown(self.inner)}"
+            )
         checks.instance("bipop", self.bipop, bool, "True or False")
         if self.first_size is not None:
             checks.integer("first_size", self.first_size, 2)
@@ -185,23 +184,16 @@ class Restarts:
             since_better=jnp.int32(0),
         )
 
-    def _current(self, state: RestartsState) -> Any:
+    def within(self, state: RestartsState) -> Any:
+        """Returns the run that goes on."""
         dimension = trees.num_parameters(state.origin)
         return self._sized(dimension, state.num_active, state.sigma)
-
-    def ask(self, key: Key, state: RestartsState) -> Population:
-        """Asks the run that goes on."""
-        return self._current(state).ask(key, state.inner)
-
-    def decode(self, state: RestartsState, member: Member) -> Solution:
-        """Decodes for the run that goes on."""
-        return self._current(state).decode(state.inner, member)
 
     def tell(
         self, state: RestartsState, population: Population, evaluation: Evaluation
     ) -> tuple[RestartsState, Info]:
         """Tells the run that goes on; starts the next where it has ended."""
-        current = self._current(state)
+        current = self.within(state)
         inner, info = current.tell(state.inner, population, evaluation)
         used = jnp.sum(population.active).astype(state.left.dtype)
         best = jnp.min(jnp.where(evaluation.valid, evaluation.fitness, jnp.inf))
@@ -242,7 +234,7 @@ class Restarts:
         rounding = 4 * jnp.finfo(dtype).eps * jnp.abs(state.fitness)
         gained = state.run_fitness < state.fitness - self.inner.tol_fun - rounding
         gained |= jnp.isinf(state.fitness)
-        found = self._current(state).recommend(state.inner)
+        found = self.within(state).recommend(state.inner)
         return state._replace(
             inner=self._sized(dimension, num_active, sigma).init(inner_key, start),
             sigma=sigma,
@@ -259,7 +251,7 @@ class Restarts:
 
     def recommend(self, state: RestartsState) -> Solution:
         """Returns the answer of the run that found the best value."""
-        found = self._current(state).recommend(state.inner)
+        found = self.within(state).recommend(state.inner)
         is_best = state.run_fitness <= state.fitness
         return trees.chosen(is_best, found, state.answer)
 

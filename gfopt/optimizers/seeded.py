@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
+from gfopt.protocol import Method
 from gfopt.types import Key, Member, Population, PyTree, Solution, State
 
 
@@ -39,7 +40,7 @@ class SignedSeed(NamedTuple):
     z: PyTree = ()
 
 
-class Seeded:
+class Seeded(Method):
     """``ask``, ``decode`` and the sums of a method whose members are signed seeds.
 
     The method has the fields ``noise``, ``population_size``, ``sigma`` and perhaps

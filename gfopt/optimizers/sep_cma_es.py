@@ -34,6 +34,7 @@ from gfopt.optimizers.cma_parameters import (
     scaled_negative,
 )
 from gfopt.optimizers.nes import default_population_size
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -79,7 +80,7 @@ class SepCMAESInfo(NamedTuple):
     meta_fields=["population_size", "active"],
 )
 @dataclass(frozen=True)
-class SepCMAES:
+class SepCMAES(Method):
     """CMA-ES that learns a scale for each parameter, but no correlations.
 
     Args:

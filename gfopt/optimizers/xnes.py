@@ -34,6 +34,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.optimizers import nes, stopping
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 MAX_DIMENSION = 10_000  # B and its exponential take about 4 D^2 numbers
@@ -85,7 +86,7 @@ class XNESInfo(NamedTuple):
     meta_fields=["population_size"],
 )
 @dataclass(frozen=True)
-class XNES:
+class XNES(Method):
     """Exponential natural evolution strategy, for up to some 100 numbers.
 
     Args:

@@ -11,7 +11,7 @@ memory of inference, and nothing is added and subtracted again, so nothing drift
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.core.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import SignedSeed
+from gfopt.protocol import Method
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ class TwoSidedInfo(NamedTuple):
     skipped: jax.Array
 
 
-class Directions:
+class Directions(Method):
     """What the methods share: members are a seed, a sign and a radius."""
 
-    follows_slopes: ClassVar[bool] = True  # no use where values step, or are ranked
+    follows_slopes = True
 
     population_size: int
     learning_rate: schedules.Hyperparameter | None

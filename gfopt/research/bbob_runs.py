@@ -18,9 +18,9 @@ import numpy as np
 
 from gfopt.core.objective import Objective
 from gfopt.driver.run import run
-from gfopt.optimizers.bounded import stop_reasons
 from gfopt.problems import bbob_switch
 from gfopt.problems.bbob_suite import BBOBProblem, bbob_batch
+from gfopt.protocol import as_method
 from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
 from gfopt.research.settings import optimizer_for
@@ -122,7 +122,7 @@ def _segment(
 def _reason(optimizer: Optimizer, state: State) -> jax.Array:
     """Returns 1 + the number of the method's first reason to stop that holds, or 0."""
     code = jnp.int32(0)
-    reasons = stop_reasons(optimizer, state)
+    reasons = as_method(optimizer).stop(state)
     for number, name in reversed(list(enumerate(sorted(reasons), 1))):
         code = jnp.where(reasons[name], number, code)
     return code
@@ -131,7 +131,7 @@ def _reason(optimizer: Optimizer, state: State) -> jax.Array:
 def _reason_names(optimizer: Optimizer, states: State) -> list[str]:
     """Returns the names behind the codes of ``_reason``."""
     found = jax.eval_shape(
-        jax.vmap(lambda state: stop_reasons(optimizer, state)), states
+        jax.vmap(lambda state: as_method(optimizer).stop(state)), states
     )
     return sorted(found)
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from gfopt import checks
 from gfopt.core import threefry, trees
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
-from gfopt.tokens.beams import Beams, Extension
+from gfopt.tokens.beams import Beams, BeamSearch, Extension
 from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -92,7 +92,7 @@ class BeastInfo(NamedTuple):
     ],
 )
 @dataclass(frozen=True)
-class Beast:
+class Beast(BeamSearch):
     """Beam search over texts that a language model finds likely.
 
     Args:
@@ -144,7 +144,6 @@ class Beast:
     num_finalists: int = 1
     num_trials: int = 0
     max_tokens: int | None = None
-    is_for_tokens: ClassVar[bool] = True  # what its solutions are, for the drivers
 
     def __post_init__(self) -> None:
         texts.check_model(self.model)

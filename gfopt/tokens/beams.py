@@ -15,9 +15,24 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
+from gfopt.protocol import Method
 from gfopt.tokens.language_model import Cache, LanguageModel
 from gfopt.tokens.sequences import END
 from gfopt.types import PyTree
+
+
+class BeamSearch(Method):
+    """A method whose candidates continue its texts: its state has ``beams``.
+
+    Attributes:
+        num_candidates: continuations of each text.
+        num_trials: fresh evaluations of the finalists, rows of their own while the
+            state says ``waits``; 0 for none.
+    """
+
+    num_candidates: int = 1
+    num_trials: int = 0
+    is_for_tokens = True
 
 
 class Beams(NamedTuple):

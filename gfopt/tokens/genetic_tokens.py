@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, threefry
+from gfopt.protocol import Method
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -58,7 +59,7 @@ class GeneticTokensInfo(NamedTuple):
     meta_fields=["population_size", "num_parents", "is_subset"],
 )
 @dataclass(frozen=True)
-class GeneticTokens:
+class GeneticTokens(Method):
     """A genetic algorithm over token sequences.
 
     Args:

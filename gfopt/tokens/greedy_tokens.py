@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, threefry
 from gfopt.core.evaluate import best_row
+from gfopt.protocol import Method
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -60,7 +61,7 @@ class GreedyTokensInfo(NamedTuple):
     meta_fields=["population_size", "keeps_better", "num_sweeps"],
 )
 @dataclass(frozen=True)
-class GreedyTokens:
+class GreedyTokens(Method):
     """Greedy search over token sequences, position by position.
 
     Args:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, threefry, vectors
+from gfopt.protocol import Method
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -68,7 +69,7 @@ class ParticleTokensInfo(NamedTuple):
     meta_fields=["population_size", "num_steps"],
 )
 @dataclass(frozen=True)
-class ParticleTokens:
+class ParticleTokens(Method):
     """Discrete particle swarm optimization over token sequences.
 
     Args:

@@ -18,6 +18,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core.evaluate import judged, static
 from gfopt.core.objective import Inputs, Objective
+from gfopt.tokens.beams import BeamSearch
 from gfopt.tokens.scores import Continuation
 from gfopt.types import Evaluation, Key, Population, PyTree, State
 
@@ -37,7 +38,8 @@ class SharedPrefix:
         inputs: Inputs,
     ) -> Evaluation:
         """Evaluates the active rows of a population."""
-        if not hasattr(objective.fun, "continued") or not hasattr(state, "beams"):
+        is_search = isinstance(optimizer, BeamSearch)
+        if not is_search or not hasattr(objective.fun, "continued"):
             raise TypeError(
                 "shared_prefix needs a score that goes on from a cache, such as "
                 "gfopt.Targeted, and a method with beams, such as gfopt.Beast; got "
@@ -89,7 +91,7 @@ class SharedPrefix:
 
             return jax.vmap(one)(jnp.arange(active.shape[0]))
 
-        if getattr(optimizer, "num_trials", 0):  # they are no children of the beams
+        if optimizer.num_trials:  # they are no children of the beams
             fitness, aux = lax.cond(state.waits, finalists, children)
         else:
             fitness, aux = children()

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, threefry
 from gfopt.core.evaluate import best_row
+from gfopt.protocol import Method
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -45,7 +46,7 @@ class RandomTokensInfo(NamedTuple):
     meta_fields=["population_size", "is_subset"],
 )
 @dataclass(frozen=True)
-class RandomTokens:
+class RandomTokens(Method):
     """Random search over token sequences.
 
     Args:

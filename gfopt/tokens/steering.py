@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from gfopt import checks
 from gfopt.core import threefry
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
-from gfopt.tokens.beams import Beams, Extension
+from gfopt.tokens.beams import Beams, BeamSearch, Extension
 from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -97,7 +97,7 @@ class SteeringInfo(NamedTuple):
     meta_fields=["num_particles", "potential"],
 )
 @dataclass(frozen=True)
-class Steering:
+class Steering(BeamSearch):
     """Sequential Monte Carlo over the texts of a language model.
 
     Args:
@@ -142,7 +142,6 @@ class Steering:
     top_p: Any = None
     vocabulary: Any = None
     forbidden: Any = None
-    is_for_tokens: ClassVar[bool] = True  # what its solutions are, for the drivers
 
     def __post_init__(self) -> None:
         texts.check_model(self.model)
@@ -152,11 +151,6 @@ class Steering:
         checks.one_of("potential", self.potential, POTENTIALS)
         checks.non_negative("threshold", self.threshold)
         texts.check_proposal(self)
-
-    @property
-    def num_candidates(self) -> int:
-        """Continuations of each text: one."""
-        return 1
 
     def init(self, key: Key, solution: Solution) -> SteeringState:
         """Reads the prompt; L is the solution's length."""

@@ -11,7 +11,7 @@ from conformance import cases
 from conformance.cases import KEY, Case
 
 from gfopt.core import evaluate, lazy
-from gfopt.optimizers.reevaluated import resized
+from gfopt.protocol import as_method
 from gfopt.types import Evaluation, Optimizer, Population
 
 MIXED = {
@@ -171,7 +171,7 @@ def test_decodes_a_group_as_its_members(case: Case) -> None:
 @cases.methods_with("resizable")
 def test_a_resizable_state_serves_every_population_size(case: Case) -> None:
     optimizer, state, population, _ = cases.first_step(case)
-    larger = resized(optimizer, 4 * population.active.shape[0])
+    larger = as_method(optimizer).resized(4 * population.active.shape[0])
 
     def step(state: Any) -> Any:
         population = larger.ask(KEY, state)

@@ -172,14 +172,30 @@ def test_a_failed_value_is_left_out_of_the_mean():
     assert float(info.agreement) > 0.3
 
 
-def test_sigma_is_raised_where_nothing_agrees():
-    method = gfopt.Reevaluated(gfopt.CMAES())
+MIXED = gfopt.Space(
+    np.full(5, -5.0), np.full(5, 5.0), np.ones(5), integer=np.arange(5) == 0
+)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        gfopt.CMAES(),
+        gfopt.Bounded(gfopt.Margin(gfopt.CMAES(), MIXED), MIXED),
+        gfopt.Bounded(gfopt.LQCMAES(), MIXED),
+    ],
+    ids=["alone", "with integers", "with a model"],
+)
+def test_sigma_is_raised_where_nothing_agrees(inner):
+    method = gfopt.Reevaluated(inner)
     sigma = {}
     for agreement in (0.0, 0.9):
         state = at(method, agreement)
         population = asked(method, state)
         failed = jnp.full(population.active.shape, jnp.nan)
-        sigma[agreement] = float(told(method, state, population, failed)[0].inner.sigma)
+        state = told(method, state, population, failed)[0].inner
+        state = getattr(state, "inner", state)  # of the margin
+        sigma[agreement] = float(getattr(state, "cma", state).sigma)
     assert sigma[0.9] == pytest.approx(0.3)
     assert sigma[0.0] == pytest.approx(0.3 * np.exp(0.3 * 0.3))
 

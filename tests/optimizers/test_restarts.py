@@ -133,7 +133,7 @@ def test_goes_on_from_a_snapshot_of_another_tier(fun: object, tmp_path: Path) ->
 
 
 def test_what_cannot_be_restarted_is_refused() -> None:
-    with pytest.raises(ValueError, match="inner must be .* restarted.*num_active"):
+    with pytest.raises(ValueError, match="inner must be .* restarted.*CMAES.*OpenES"):
         Restarts(gfopt.OpenES())
     with pytest.raises(TypeError, match="inner must be a gfopt optimizer; got 3"):
         Restarts(3)

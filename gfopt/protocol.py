@@ -1,0 +1,340 @@
+"""The protocol in full: a method's five functions, its hooks, and how wrappers hold it.
+
+``Optimizer`` in ``types.py`` is what a method must have. Drivers and evaluators ask for
+more where it is there: reasons to stop, rows that are decoded together, another number
+of rows. Each of these hooks stands here once, with a default. A method derives from
+``Method`` and overrides what it has; a wrapper derives from ``Wrapper``, which hands
+every hook on to the method inside, and overrides what it changes. A class with only the
+five functions works as well: ``as_method`` gives it the defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from gfopt.types import Key, Member, Optimizer, Population, PyTree, Solution, State
+
+
+class Method(Optimizer):
+    """A search method: the five functions of ``Optimizer``, and hooks with defaults.
+
+    Hooks are asked for through ``as_method``, never by ``getattr``.
+    """
+
+    # how it ends
+
+    def stop(self, state: State) -> dict[str, jax.Array]:
+        """Returns the method's own reasons to stop by name, each ``bool[]``."""
+        return {}
+
+    def tolerance(self, reason: str) -> Any:
+        """Returns the field that a reason to stop is named after; True if none is."""
+        return getattr(self, reason, True)
+
+    # how its rows are decoded
+
+    @property
+    def group_size(self) -> int:
+        """How many neighbouring rows are decoded together; 1 for each alone."""
+        return 1
+
+    def decode_group(self, state: State, members: PyTree) -> PyTree:
+        """Decodes ``group_size`` members ``[g, ...]`` into dense solutions.
+
+        It is called where ``group_size`` is above 1.
+        """
+        return jax.vmap(lambda member: self.decode(state, member))(members)
+
+    # how many rows it has
+
+    @property
+    def population_size(self) -> int | None:
+        """The number of rows, None where it follows from the solution."""
+        return None
+
+    def resized(self, population_size: int) -> Method:
+        """Returns the method with another number of rows, for ``resizable`` ones."""
+        resize: Any = replace  # a dataclass with this field
+        return resize(self, population_size=population_size)
+
+    @property
+    def tier(self) -> int:
+        """Which of several numbers of rows it has, see ``Restarts``."""
+        return 0
+
+    def wanted_tier(self, state: State) -> jax.Array | None:
+        """Returns the tier that the next step asks for, None where there is one."""
+        return None
+
+    def at_tier(self, tier: int) -> Method:
+        """Returns the method with the rows of a tier."""
+        return self
+
+    # its distribution
+
+    @property
+    def can_restart(self) -> bool:
+        """Whether ``Restarts`` may set ``population_size, num_active`` and ``sigma``.
+
+        Such a method has reasons to stop, and a ``tol_fun``.
+        """
+        return False
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether it draws normally, around the ``mean`` of its state.
+
+        Its values are compared within one generation only. ``Margin`` and
+        ``AugmentedLagrangian`` need that.
+        """
+        return False
+
+    def standard_deviations(self, state: State) -> Solution | None:
+        """Returns the standard deviation of each coordinate; None where it has none."""
+        return None
+
+    def widened(self, state: State, factor: jax.Array) -> State:
+        """Returns the state with a ``sigma`` that is ``factor`` times as large.
+
+        It is the same state where the method has no such number.
+        """
+        if "sigma" not in getattr(state, "_fields", ()):
+            return state
+        return state._replace(sigma=state.sigma * factor.astype(state.sigma.dtype))
+
+    def encode(self, state: State, solution: Solution) -> Member:
+        """Returns the member that decodes to a solution, or to one nearer to the mean.
+
+        Raises:
+            TypeError: for a method that takes no solutions from elsewhere.
+        """
+        raise TypeError(
+            "optimizer must be a method that takes injected solutions; "
+            f"got {type(self).__name__}"
+        )
+
+    # what it is
+
+    @property
+    def follows_slopes(self) -> bool:
+        """Whether it takes differences of values, which must not step or be ranks."""
+        return False
+
+    @property
+    def elitism(self) -> bool:
+        """Whether a solution stays for the value that it once had."""
+        return False
+
+    @property
+    def is_for_tokens(self) -> bool:
+        """Whether its solutions are token sequences ``int32[L]``."""
+        return False
+
+    def noise_form(self, solution: Solution) -> str | None:
+        """Says how members hold their noise; None where they hold none."""
+        return None
+
+    def log_header(self) -> dict[str, str] | None:
+        """Returns what a replay log says of its steps; None where they are no seeds."""
+        return None
+
+    # what is inside, and around it
+
+    @property
+    def wrapped(self) -> Optimizer | None:
+        """The method that this one is a wrapper of."""
+        return None
+
+    @property
+    def search_space(self) -> Any:
+        """The ``Space`` that its numbers are mapped into; None if they are x itself."""
+        return None
+
+
+class Wrapper(Method):
+    """A method around another one, ``inner``: all of it is forwarded.
+
+    A subclass is a dataclass with a field ``inner`` and a state with a field of that
+    name, or says otherwise in ``inner_state`` and ``with_inner_state``. It defines
+    ``init`` and ``tell``, and overrides what it changes.
+    """
+
+    inner: Optimizer
+
+    def within(self, state: State) -> Method:
+        """Returns the method inside as it is at this state."""
+        return as_method(self.inner)
+
+    def inner_state(self, state: State) -> State:
+        """Returns the state of the method inside."""
+        return state.inner
+
+    def with_inner_state(self, state: State, inner: State) -> State:
+        """Returns the state with another one of the method inside."""
+        return state._replace(inner=inner)
+
+    @property
+    def wrapped(self) -> Optimizer:
+        """The method inside."""
+        return self.inner
+
+    def ask(self, key: Key, state: State) -> Population:
+        """Asks the method inside."""
+        return self.within(state).ask(key, self.inner_state(state))
+
+    def decode(self, state: State, member: Member) -> Solution:
+        """Decodes as the method inside does."""
+        return self.within(state).decode(self.inner_state(state), member)
+
+    def recommend(self, state: State) -> Solution:
+        """Returns the answer of the method inside."""
+        return self.within(state).recommend(self.inner_state(state))
+
+    def stop(self, state: State) -> dict[str, jax.Array]:
+        """Returns the reasons of the method inside."""
+        return self.within(state).stop(self.inner_state(state))
+
+    def tolerance(self, reason: str) -> Any:
+        """Returns the wrapper's own field, or the one of the method inside."""
+        if hasattr(self, reason):
+            return getattr(self, reason)
+        return as_method(self.inner).tolerance(reason)
+
+    @property
+    def group_size(self) -> int:
+        """That of the method inside."""
+        return as_method(self.inner).group_size
+
+    def decode_group(self, state: State, members: PyTree) -> PyTree:
+        """Decodes a group as the method inside does."""
+        return self.within(state).decode_group(self.inner_state(state), members)
+
+    @property
+    def population_size(self) -> int | None:
+        """That of the method inside."""
+        return as_method(self.inner).population_size
+
+    def resized(self, population_size: int) -> Method:
+        """Resizes the method inside."""
+        return _around(self, as_method(self.inner).resized(population_size))
+
+    @property
+    def tier(self) -> int:
+        """That of the method inside."""
+        return as_method(self.inner).tier
+
+    def wanted_tier(self, state: State) -> jax.Array | None:
+        """Returns the tier that the method inside asks for."""
+        return self.within(state).wanted_tier(self.inner_state(state))
+
+    def at_tier(self, tier: int) -> Method:
+        """Moves the method inside to a tier."""
+        return _around(self, as_method(self.inner).at_tier(tier))
+
+    def standard_deviations(self, state: State) -> Solution | None:
+        """Returns those of the method inside."""
+        return self.within(state).standard_deviations(self.inner_state(state))
+
+    def widened(self, state: State, factor: jax.Array) -> State:
+        """Widens the distribution of the method inside."""
+        inner = self.within(state).widened(self.inner_state(state), factor)
+        return self.with_inner_state(state, inner)
+
+    def encode(self, state: State, solution: Solution) -> Member:
+        """Encodes for the method inside."""
+        return self.within(state).encode(self.inner_state(state), solution)
+
+    @property
+    def follows_slopes(self) -> bool:
+        """Whether the method inside does."""
+        return as_method(self.inner).follows_slopes
+
+    @property
+    def elitism(self) -> bool:
+        """Whether the method inside has it."""
+        return as_method(self.inner).elitism
+
+    @property
+    def is_for_tokens(self) -> bool:
+        """Whether the method inside is."""
+        return as_method(self.inner).is_for_tokens
+
+    def noise_form(self, solution: Solution) -> str | None:
+        """Returns what the method inside says."""
+        return as_method(self.inner).noise_form(solution)
+
+    @property
+    def search_space(self) -> Any:
+        """That of the method inside."""
+        return as_method(self.inner).search_space
+
+
+class _Guest(Method):
+    """A class of five functions: what it has itself, and the defaults for the rest."""
+
+    def __init__(self, own: Optimizer):
+        self._own = own
+
+    def __getattribute__(self, name: str) -> Any:
+        own = object.__getattribute__(self, "_own")
+        if hasattr(own, name):
+            return getattr(own, name)
+        return object.__getattribute__(self, name)
+
+    def resized(self, population_size: int) -> Method:
+        resize: Any = replace
+        return resize(self._own, population_size=population_size)
+
+
+def as_method(optimizer: Optimizer) -> Method:
+    """Returns an optimizer with all hooks, those it lacks being the defaults."""
+    if isinstance(optimizer, Method):
+        return optimizer
+    guest: Any = _Guest
+    return guest(optimizer)
+
+
+def layers(optimizer: Optimizer) -> list[Optimizer]:
+    """Returns the wrappers from the outermost one on, and the method inside."""
+    listed = [optimizer]
+    while (inner := as_method(listed[-1]).wrapped) is not None:
+        listed.append(inner)
+    return listed
+
+
+def innermost(optimizer: Optimizer) -> Optimizer:
+    """Returns the method inside of all wrappers."""
+    return layers(optimizer)[-1]
+
+
+def with_innermost(optimizer: Optimizer, method: Optimizer) -> Any:
+    """Returns the same wrappers around another method."""
+    inner = as_method(optimizer).wrapped
+    if inner is None:
+        return method
+    return _around(optimizer, with_innermost(inner, method))
+
+
+def at_tier(optimizer: Optimizer, state: State, tier: int) -> tuple[Any, State]:
+    """Returns a method at a tier, and its state.
+
+    Leaves whose shape depends on the number of rows are those of a new state: a method
+    asks for another tier where a run has just begun.
+    """
+    moved = as_method(optimizer).at_tier(tier)
+    return moved, _fitted(moved, state)
+
+
+@jax.jit
+def _fitted(optimizer: Optimizer, state: State) -> State:
+    fresh = optimizer.init(jax.random.key(0), optimizer.recommend(state))
+    return jax.tree.map(
+        lambda old, new: old if old.shape == new.shape else new, state, fresh
+    )
+
+
+def _around(wrapper: Any, inner: Optimizer) -> Any:
+    return replace(wrapper, inner=inner)
