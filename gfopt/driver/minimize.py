@@ -77,7 +77,8 @@ def minimize(
         method: ``"auto"``, a name from ``gfopt list``, or an optimizer.
         sigma0: first standard deviation, a number or a tree like ``x0``; by default a
             fifth of finite bounds, else ``0.3 max(1, rms(x0))`` (or the default of a
-            method for networks).
+            method for networks). It replaces the step size of an optimizer; one that
+            is set there, or in ``options``, counts in fifths of finite bounds.
         bounds: ``(low, high)`` for each number, one such pair for all, domains such as
             ``gfopt.integer(0, 9)`` in the form of ``x0``, a ``scipy.optimize.Bounds``
             or a ``gfopt.Space``; None for an open side.

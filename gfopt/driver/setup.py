@@ -24,7 +24,7 @@ from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nes import default_population_size
 from gfopt.optimizers.reevaluated import Reevaluated
 from gfopt.optimizers.restarts import Restarts
-from gfopt.protocol import as_method, layers
+from gfopt.protocol import as_method, innermost, layers, with_innermost
 from gfopt.types import Optimizer, PyTree, Solution
 
 # numbers up to which "auto" takes
@@ -71,7 +71,9 @@ def setup(
     ``x0`` decides the precision: what is not a JAX array, and float64, is searched in
     double precision. The first step size is ``sigma0``; without it a fifth of finite
     bounds, else ``0.3 max(1, rms(x0))`` for methods that hold vectors and the method's
-    own default for those that hold seeds, which are made for networks. Where ``x0`` is
+    own default for those that hold seeds, which are made for networks. A step size that
+    is set in ``options``, or in an optimizer that is passed as ``method``, counts in
+    fifths of the widths of finite bounds, and in units of x elsewhere. Where ``x0`` is
     the ``Result`` of a run, it goes on from what that recommends, with the standard
     deviations that it had at its end.
 
@@ -100,13 +102,12 @@ def setup(
     if not isinstance(method, str):
         kind = "a method's name or a gfopt optimizer"
         checks.instance("method", method, Optimizer, kind)
-        for name, value in (("sigma0", sigma0), ("options", options)):
-            if value is not None:
-                raise ValueError(
-                    f"{name} must be None where method is an optimizer, whose fields "
-                    f"are set already; got {checks.shown(value)}"
-                )
-        return Setup(_within(method, space), x0, x64)
+        if options is not None:
+            raise ValueError(
+                "options must be None where method is an optimizer, whose fields are "
+                f"set already; got {checks.shown(options)}"
+            )
+        return Setup(_as_given(method, x0, sigma0, bounds, space), x0, x64)
     if options is not None:
         checks.instance("options", options, Mapping, "a dict of the method's fields")
     name, given = method, dict(options or {})
@@ -142,17 +143,50 @@ def setup(
                 f"sigma0 must be None where options has {row.sigma!r}; "
                 f"got {checks.shown(sigma0)}"
             )
-        return finished({}, space)
+        return finished({}, space if row.sigma is None else _in_fifths(bounds, space))
     if sigma0 is None and isinstance(bounds, Space):
         return finished({row.sigma: 1.0}, space)
-    scale = _scale(row, x0, sigma0, space)
+    sigma, space = _scaled(_scale(row, x0, sigma0, space), x0, space)
+    return finished({row.sigma: sigma}, space)
+
+
+def _as_given(
+    method: Optimizer, x0: Solution, sigma0: Any, bounds: Any, space: Space | None
+) -> Optimizer:
+    """Returns an optimizer within the space, in the units that its name would have."""
+    inner, row = innermost(method), registry.row_of(method)
+    if sigma0 is None:
+        has_size = row is None or row.sigma is not None
+        return _within(method, _in_fifths(bounds, space) if has_size else space)
+    if row is None or row.sigma is None:
+        raise ValueError(
+            f"sigma0 must be None for {type(inner).__name__}, which has no such step "
+            f"size; got {checks.shown(sigma0)}"
+        )
+    sigma, space = _scaled(_spread_sigma("sigma0", sigma0, x0), x0, space)
+    change: Any = dataclasses.replace
+    inner = change(inner, **{row.sigma: sigma})
+    return _within(with_innermost(method, inner), space)
+
+
+def _scaled(
+    scale: PyTree, x0: Solution, space: Space | None
+) -> tuple[float, Space | None]:
+    """Returns a step size and a space in which it is ``scale`` in each coordinate."""
     sizes = np.unique(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scale)]))
     if space is None and sizes.size == 1:
-        return finished({row.sigma: float(sizes[0])}, None)
+        return float(sizes[0]), None
     # one unit of the search is a standard deviation of each coordinate
     if space is None:
         space = Space(_spread(-np.inf, x0), _spread(np.inf, x0), scale)
-    return finished({row.sigma: 1.0}, dataclasses.replace(space, scale=scale))
+    return 1.0, dataclasses.replace(space, scale=scale)
+
+
+def _in_fifths(bounds: Any, space: Space | None) -> Space | None:
+    """Returns a space whose unit is a fifth of the width, 1 where it has no width."""
+    if space is None or isinstance(bounds, Space):
+        return space
+    return dataclasses.replace(space, scale=_fifths(space, 1.0))
 
 
 def against_noise(made: Setup, noisy: Any) -> Setup:
@@ -191,6 +225,11 @@ def _scale(row: Row, x0: Solution, sigma0: Any, space: Space | None) -> PyTree:
         fallback = default
     if space is None:
         return _spread(fallback, x0)
+    return _fifths(space, fallback)
+
+
+def _fifths(space: Space, fallback: float) -> PyTree:
+    """Returns a fifth of each coordinate's width, or ``fallback`` for an open one."""
 
     def leaf(width: np.ndarray) -> np.ndarray:
         return np.where(np.isfinite(width), width / 5, fallback)

@@ -201,9 +201,9 @@ def test_run(name, value, error, words):
     ("words", "name", "came"),
     [
         (
-            {"method": gfopt.CMAES(), "sigma0": 1.0},
+            {"method": gfopt.MeZO(learning_rate=1e-3), "sigma0": 1.0},
             "sigma0",
-            "where method is an optimizer",
+            "for MeZO, which has no such step size",
         ),
         (
             {"method": gfopt.CMAES(), "options": {}},

@@ -9,8 +9,10 @@ import pytest
 import scipy.optimize
 
 import gfopt
+from gfopt import registry
 from gfopt.driver.arguments import as_solution, check_frozen
 from gfopt.driver.setup import auto_method, setup
+from gfopt.protocol import as_method, innermost
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_options_may_set_the_step_size_themselves():
     assert made.optimizer == gfopt.CMAES(population_size=9, sigma=0.7)
     bounded = setup("cma_es", np.zeros(2), bounds=(-1, 1), options={"sigma": 0.7})
     assert bounded.optimizer.inner.sigma == 0.7
-    assert np.asarray(bounded.optimizer.space.scale).tolist() == [1, 1]
+    assert np.asarray(bounded.optimizer.space.scale).tolist() == [0.4, 0.4]
 
 
 def test_an_optimizer_is_taken_as_it_is():
@@ -158,6 +160,79 @@ def test_an_optimizer_is_taken_as_it_is():
     assert setup(optimizer, np.zeros(2)).optimizer is optimizer
     bounded = setup(optimizer, np.zeros(2), bounds=(-1, 1)).optimizer
     assert bounded.inner is optimizer
+
+
+UNEQUAL = [(0, 1000), (0, 0.1), (None, 1)]
+SIZED = [row for row in registry.METHODS.values() if row.sigma and not row.tokens]
+AROUND = {
+    "alone": lambda method: method,
+    "reevaluated": gfopt.Reevaluated,
+    "rule": gfopt.FeasibilityRule,
+    "lagrangian": gfopt.AugmentedLagrangian,
+    "novelty": lambda method: gfopt.Novelty(method, 2),
+    "restarts": gfopt.Restarts,
+}
+
+
+def scale_of(optimizer):
+    """One standard deviation of each coordinate, in units of x."""
+    sigma = getattr(innermost(optimizer), "sigma", 1.0)
+    return sigma * np.asarray(as_method(optimizer).search_space.scale)
+
+
+@pytest.mark.parametrize("row", SIZED, ids=lambda row: row.name)
+def test_an_object_has_the_scale_of_its_name(row):
+    """CMA-ES as an object had one scale for 1000 and 0.1, and no sigma0."""
+    x0 = np.full(3, 0.05)
+    options = {row.sigma: 1.0}
+    if row.name == "deep_ga":
+        options["elitism"] = False
+    method, words = registry.method(row.name, options), {"bounds": UNEQUAL}
+    named = scale_of(setup(row.name, x0, **words).optimizer)
+    np.testing.assert_allclose(
+        scale_of(setup(method, x0, **words).optimizer)[:2], named[:2]
+    )
+    assert scale_of(setup(method, x0, **words).optimizer)[2] == 1.0
+    given = setup(row.name, x0, options=options, **words).optimizer
+    np.testing.assert_allclose(
+        scale_of(given), scale_of(setup(method, x0, **words).optimizer)
+    )
+    for sigma0 in (0.3, [3.0, 0.01, 0.5]):
+        for bounds in (None, UNEQUAL):
+            found = setup(method, x0, sigma0, bounds).optimizer
+            expected = setup(row.name, x0, sigma0, bounds).optimizer
+            if isinstance(expected, gfopt.Bounded):
+                np.testing.assert_allclose(scale_of(found), scale_of(expected))
+            assert innermost(found).sigma == innermost(expected).sigma
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_within_a_wrapper_it_has_that_scale_too(name):
+    method = AROUND[name](gfopt.CMAES(sigma=1.0))
+    x0 = np.full(3, 0.05)
+    np.testing.assert_allclose(
+        scale_of(setup(method, x0, bounds=UNEQUAL).optimizer), [200, 0.02, 1]
+    )
+    made = setup(method, x0, [3.0, 0.01, 0.5], UNEQUAL).optimizer
+    np.testing.assert_allclose(scale_of(made), [3.0, 0.01, 0.5])
+    alone = setup(method, x0, 0.7).optimizer
+    assert type(alone) is type(method) and innermost(alone).sigma == 0.7
+
+
+def test_bounds_of_very_different_widths_are_searched_by_an_object():
+    def fun(x):
+        return jnp.sum((x / jnp.array([1000, 0.1]) - 0.3) ** 2)
+
+    for method in (gfopt.CMAES(sigma=1.0), "cma_es"):
+        found = gfopt.minimize(
+            fun,
+            None,
+            bounds=[(0, 1000), (0, 0.1)],
+            method=method,
+            budget=600,
+            target=1e-8,
+        )
+        assert found.success and found.nfev < 300
 
 
 def test_frozen_leaves_are_the_other_half():
