@@ -649,15 +649,16 @@ class OnePlusOneES:
 
 
 def nes_utilities(fitness: Array) -> Array:
-    """Wierstra et al. (2014), section 3.1; NaN is a failure, equal values share."""
-    valid = [p for p, value in enumerate(fitness) if not np.isnan(value)]
-    count = len(valid)
+    """Wierstra et al. (2014), section 3.1; NaN is last, and equal values share."""
+    if np.all(np.isnan(fitness)):
+        return np.zeros(len(fitness))
+    fitness = np.where(np.isnan(fitness), np.inf, fitness)
+    count = len(fitness)
     raw = [max(0.0, math.log(count / 2 + 1) - math.log(k + 1)) for k in range(count)]
     by_rank = [value / sum(raw) - 1 / count for value in raw]
-    utilities = np.zeros(len(fitness))
-    for p in valid:
-        better = sum(fitness[q] < fitness[p] for q in valid)
-        equal = sum(fitness[q] == fitness[p] for q in valid)
+    utilities = np.zeros(count)
+    for p in range(count):
+        better, equal = sum(fitness < fitness[p]), sum(fitness == fitness[p])
         utilities[p] = sum(by_rank[better : better + equal]) / equal
     return utilities
 
@@ -781,8 +782,7 @@ class CRFMNES:
         """Updates; NaN is a failure."""
         n, lam, mu = len(self.mean), self.size, self.mu_eff
         utilities = nes_utilities(fitness)
-        valid = ~np.isnan(fitness)
-        count = int(valid.sum())
+        count = lam
         c_s = (mu + 2) / (n + mu + 5)
         c_c = (4 + mu / n) / (n + 4 + 2 * mu / n)
         chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))
@@ -793,10 +793,10 @@ class CRFMNES:
         if length >= chi:
             alpha = self.h * min(1, math.sqrt(lam / n)) * math.sqrt(count / lam)
             hat = [
-                (u + 1 / count) * math.exp(alpha * math.sqrt(r @ r)) if ok else 0.0
-                for u, r, ok in zip(utilities, z, valid, strict=True)
+                (u + 1 / count) * math.exp(alpha * math.sqrt(r @ r))
+                for u, r in zip(utilities, z, strict=True)
             ]
-            weights = np.array(hat) / sum(hat) - valid / count
+            weights = np.array(hat) / sum(hat) - 1 / count
             rate = 1.0
         elif length >= 0.1 * chi:
             rate = math.tanh((0.024 * count + 0.7 * n + 20) / (n + 12))

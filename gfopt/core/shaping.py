@@ -160,6 +160,35 @@ def softmin(temperature: float = 1.0) -> Shaping:
     return shape
 
 
+def failures_last(
+    fitness: jax.Array, valid: jax.Array, active: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Puts failed rows behind all valid ones, where there are any.
+
+    At the edge of a region that fails, a method that leaves failures out is drawn into
+    it: what it sees of its candidates is only the better half. Ranked last, they push
+    it back.
+
+    Args:
+        fitness: ``float[P]``, lower is better.
+        valid: ``bool[P]``.
+        active: ``bool[P]``, rows that were evaluated.
+
+    Returns:
+        Fitness and rows that count, ``(float[P], bool[P])``.
+
+    Example:
+        >>> rows = failures_last(jnp.array([2.0, jnp.nan, 1.0]),
+        ...                      jnp.array([True, False, True]), jnp.ones(3, bool))
+        >>> nes_utilities(*rows).round(2)
+        Array([-0.1 , -0.33,  0.43], dtype=float32)
+    """
+    worst = jnp.max(jnp.where(valid, fitness, -jnp.inf))
+    behind = jnp.nextafter(worst, jnp.full_like(worst, jnp.inf))
+    behind = jnp.where(jnp.isfinite(behind), behind, worst)
+    return jnp.where(valid, fitness, behind), active & jnp.any(valid)
+
+
 def pairs_valid(valid: jax.Array) -> jax.Array:
     """Marks antithetic pairs ``(2i, 2i + 1)``: one invalid half spoils both."""
     return jnp.repeat(valid.reshape(-1, 2).all(axis=1), 2)

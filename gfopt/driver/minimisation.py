@@ -234,6 +234,8 @@ class Minimisation:
 
     @property
     def _most_barren(self) -> int:
+        if math.isfinite(self._search.best_fitness):
+            return 2**31 - 1  # what was valid once can be met again
         return max(LEAST_BARREN, BARREN * self._search.size)
 
     @property

@@ -204,11 +204,11 @@ class CRFMNES(Method):
         z, dtype = population.members, state.sigma.dtype
         size, dimension = z.shape
         c = constants(dimension, size)
-        valid = shaping.pairs_valid(evaluation.valid)
-        fitness = evaluation.fitness.astype(dtype)
-        history, ranked = stopping.extended(
-            state.history, evaluation._replace(valid=valid), state.step
+        history, ranked = stopping.extended(state.history, evaluation, state.step)
+        fitness, valid = shaping.failures_last(
+            evaluation.fitness.astype(dtype), evaluation.valid, population.active
         )
+        ranked |= jnp.any(valid & ~evaluation.valid)
         count = jnp.sum(valid)
         uniform = valid / jnp.maximum(count, 1)
         utility = shaping.nes_utilities(fitness, valid)

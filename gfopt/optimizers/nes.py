@@ -161,13 +161,13 @@ class SNES(Seeded):
         self, state: SNESState, population: Population, evaluation: Evaluation
     ) -> tuple[SNESState, NESInfo]:
         """Moves the mean and scales the standard deviations."""
-        members, valid = population.members, evaluation.valid
-        if self.antithetic:
-            valid = shaping.pairs_valid(valid)
-        history, ranked = stopping.extended(
-            state.history, evaluation._replace(valid=valid), state.step
+        members = population.members
+        history, ranked = stopping.extended(state.history, evaluation, state.step)
+        fitness, counts = shaping.failures_last(
+            evaluation.fitness, evaluation.valid, population.active
         )
-        utility = self.shaping(evaluation.fitness, valid) * ranked
+        ranked |= jnp.any(counts & ~evaluation.valid)
+        utility = self.shaping(fitness, counts) * ranked
         first, square = self._moments(state.mean, members, utility, utility)
         rate = schedules.at("learning_rate", self.learning_rate, state.step)
         # m <- m + eta_m s sum_p u_p z_p

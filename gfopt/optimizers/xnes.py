@@ -181,8 +181,11 @@ class XNES(Method):
         """Moves the mean, scales sigma and turns and stretches the shape."""
         z, dtype = population.members, state.sigma.dtype
         history, ranked = stopping.extended(state.history, evaluation, state.step)
-        fitness = evaluation.fitness.astype(dtype)
-        utility = shaping.nes_utilities(fitness, evaluation.valid) * ranked
+        fitness, counts = shaping.failures_last(
+            evaluation.fitness.astype(dtype), evaluation.valid, population.active
+        )
+        ranked |= jnp.any(counts & ~evaluation.valid)
+        utility = shaping.nes_utilities(fitness, counts) * ranked
         identity = jnp.eye(z.shape[1], dtype=dtype)
         # G_d = sum u z;  G_M = sum u z z^T, as sum u is 0;  G_s = tr(G_M) / D
         grad_mean, grad = utility @ z, (z.T * utility) @ z

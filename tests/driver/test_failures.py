@@ -78,6 +78,29 @@ def test_all_that_fails_ends_early_and_says_why():
     assert np.isnan(found.history["best"]).all()
 
 
+@pytest.mark.parametrize(
+    "method", ["lq_cma_es", "snes", "xnes", "cr_fm_nes", "cma_es", "sep_cma_es"]
+)
+def test_failures_push_a_search_back_from_the_edge_of_a_region_that_fails(method):
+    """The optimum lies on the edge: half of what is near to it fails."""
+    found = gfopt.minimize(
+        lambda x: jnp.where(x[0] > 0, jnp.nan, jnp.sum(x**2)),
+        [-3.0, -2.0],
+        bounds=[(-5, 5)] * 2,
+        method=method,
+        budget=2000,
+    )
+    assert found.fun < 1e-12 and found.status == Status.CONVERGED
+    assert found.failures["returned NaN or an infinity"] > 30
+
+
+def test_what_was_valid_once_is_not_given_up():
+    """A long row of failures says nothing of the next ones."""
+    found = minimize(lambda x: jnp.where(x[0] == X0[0], 1.0, jnp.nan), budget=200)
+    assert (found.path, found.status, found.nfev) == ("compiled", Status.BUDGET, 200)
+    assert found.fun == 1 and found.failures["returned NaN or an infinity"] == 199
+
+
 def test_all_that_is_nan_ends_early_when_compiled_too():
     found = minimize(lambda x: jnp.nan * x[0], budget=1000)
     assert (found.path, found.status, found.nfev) == ("compiled", Status.FAILED, 41)
