@@ -16,7 +16,7 @@ def memory(
     parameters: Annotated[
         float, typer.Option(metavar="NUMBER", help="Of the model, as in 7e9.")
     ],
-    bits: Annotated[int, typer.Option(metavar="2|4|8", help="Of a weight.")] = 4,
+    bits: Annotated[int, typer.Option(metavar="2|4|5|6|8", help="Of a weight.")] = 4,
     group: Annotated[
         int, typer.Option(metavar="NUMBER", help="Weights that share a scale.")
     ] = 128,

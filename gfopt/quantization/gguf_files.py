@@ -1,16 +1,9 @@
 """Quantized weights of GGUF files, read and written as they are: never made dense.
 
-Types by their blocks of 32 weights, little-endian:
-
-    Q4_0  d, 16 bytes of two codes           w = d (code - 8)
-    Q4_1  d, m, 16 bytes of two codes        w = d code + m
-    Q8_0  d, 32 signed bytes                 w = d code
-
-with ``d`` and ``m`` in float16. The scales become float32, in which training takes
-small steps; a file takes them rounded to float16 again, so what was only read is
-written back to the same bits.
-
-Source: the format's reference, ``docs/gguf.md`` of the repository ggml-org/ggml.
+``gguf_blocks`` has the types that are computed. Scales become float32, in which
+training takes small steps; a file takes them rounded to float16 again, so what was only
+read is written back to the same bits. Where scales have two levels, those of the blocks
+are the ones that training moves.
 """
 
 from __future__ import annotations
@@ -21,16 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gfopt.core.lazy import Lazy
+from gfopt.quantization.gguf_blocks import LAYOUTS, Parts, blocks_of, parts_of
 from gfopt.quantization.quantized import Quantized
 
 INSTALL = "pip install 'gfopt[lm]'"
-GROUP = 32
-# bits, float16 numbers before the codes
-_TYPES = {"Q4_0": (4, 1), "Q4_1": (4, 2), "Q8_0": (8, 1)}
-_PLAIN = {"F32": np.float32, "F16": np.float16}
+_PLAIN: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+_BAD_FILE = (ValueError, KeyError, IndexError, OverflowError, TypeError, MemoryError)
 
 
 def open_gguf(path: str | os.PathLike[str]) -> Any:
@@ -38,12 +31,27 @@ def open_gguf(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         ImportError: without the package; it says what to install.
+        ValueError: for a file that is missing, damaged, or of another format.
     """
     try:
         import gguf
     except ImportError:
         raise ImportError(f"GGUF files need the package gguf: {INSTALL}") from None
-    return gguf.GGUFReader(Path(path))
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"path must lead to a GGUF file; got {path}, which is none")
+    try:
+        return gguf.GGUFReader(path)
+    except _BAD_FILE as error:
+        raise ValueError(
+            f"path must lead to a whole GGUF file; got {path} ({error}; download it "
+            "again?)"
+        ) from None
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Returns the shape of a reader's tensor, ``[out, in]`` of a matrix."""
+    return tuple(map(int, reversed(tensor.shape)))
 
 
 def read_tensors(reader: Any) -> dict[str, Any]:
@@ -62,29 +70,53 @@ def read_tensors(reader: Any) -> dict[str, Any]:
     return {tensor.name: _read(tensor) for tensor in reader.tensors}
 
 
+def dense_tensors(reader: Any) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file by name, all of them dense in float32.
+
+    Args:
+        reader: of ``open_gguf``.
+
+    Raises:
+        ValueError: for a type that the package ``gguf`` does not read.
+    """
+    from gguf.quants import dequantize
+
+    found = {}
+    for tensor in reader.tensors:
+        try:
+            dense = dequantize(tensor.data, tensor.tensor_type)
+        except RuntimeError:  # of a type that is not implemented
+            raise ValueError(
+                "path must lead to a file with tensors of types that the package gguf "
+                f"reads; got {tensor.tensor_type.name} for {tensor.name}"
+            ) from None
+        found[tensor.name] = np.asarray(dense, np.float32).reshape(shape_of(tensor))
+    return found
+
+
 def _read(tensor: Any) -> Any:
-    kind = tensor.tensor_type.name
-    shape = tuple(map(int, reversed(tensor.shape)))
+    kind, shape = tensor.tensor_type.name, shape_of(tensor)
     if kind in _PLAIN:
-        return np.array(tensor.data, _PLAIN[kind]).reshape(shape)
-    if kind not in _TYPES:
-        known = ", ".join((*_TYPES, *_PLAIN))
+        return np.array(tensor.data).view(_PLAIN[kind]).reshape(shape)
+    if kind not in LAYOUTS:
+        known = ", ".join((*LAYOUTS, *_PLAIN))
         raise ValueError(
             f"path must lead to a file with tensors of the types {known}; "
             f"got {kind} for {tensor.name}"
         )
-    bits, num_numbers = _TYPES[kind]
-    blocks = np.asarray(tensor.data).reshape(*shape[:-1], shape[-1] // GROUP, -1)
-    numbers, codes = np.split(blocks, [2 * num_numbers], axis=-1)
-    numbers = np.ascontiguousarray(numbers).view("<f2")
-    codes = codes.reshape(*shape[:-1], -1)
+    layout = LAYOUTS[kind]
+    count = shape[-1] // layout.size
+    blocks = np.asarray(tensor.data).reshape(*shape[:-1], count, -1)
+    parts = parts_of(kind, blocks)
     return Quantized(
-        codes ^ np.uint8(0x80) if bits == 8 else codes,  # signed to above 0
-        numbers[..., 0].astype(np.float32),
-        minima=numbers[..., 1] if num_numbers == 2 else None,
+        parts.codes,
+        parts.scales.astype(np.float32),
+        minima=parts.minima,
+        subscales=parts.subscales,
+        subminima=parts.subminima,
         columns=shape[-1],
-        group_size=GROUP,
-        bits=bits,
+        group_size=layout.group,
+        bits=layout.bits,
     )
 
 
@@ -118,24 +150,28 @@ def write_tensors(
 
 
 def _written(tensor: Any, value: Any, name: str) -> bytes:
-    kind, shape = tensor.tensor_type.name, tuple(map(int, reversed(tensor.shape)))
+    kind, shape = tensor.tensor_type.name, shape_of(tensor)
     is_quantized = isinstance(value, Lazy)
-    if tuple(value.shape) != shape or is_quantized != (kind in _TYPES):
+    if tuple(value.shape) != shape or is_quantized != (kind in LAYOUTS):
         raise ValueError(f"{name} must be a {kind} tensor of {shape}; got {value!r}")
     if not is_quantized:
-        return np.asarray(value, _PLAIN[kind]).tobytes()
-    bits, num_numbers = _TYPES[kind]
-    has_minima = value.minima is not None
-    if value.bits != bits or has_minima != (num_numbers == 2) or value.gain is not None:
+        return np.asarray(value).astype(_PLAIN[kind]).tobytes()
+    layout = LAYOUTS[kind]
+    fits = (value.bits, value.group_size) == (layout.bits, layout.group)
+    fits &= (value.minima is not None) == layout.has_minima
+    fits &= (value.subscales is not None) == bool(layout.num_sub)
+    fits &= value.gain is None and value.zeros is None and value.codebook is None
+    if not fits:
         raise ValueError(f"{name} must be quantized as {kind}; got {value!r}")
     with np.errstate(over="ignore"):
-        numbers = [np.asarray(value.scales).astype("<f2")]
-        if has_minima:
-            numbers.append(np.asarray(value.minima).astype("<f2"))
-    if not all(np.all(np.isfinite(part)) for part in numbers):
+        scales = np.asarray(value.scales).astype("<f2")
+        minima = np.asarray(value.minima if layout.has_minima else 0).astype("<f2")
+    if not (np.all(np.isfinite(scales)) and np.all(np.isfinite(minima))):
         raise ValueError(f"{name} must have scales that float16 can hold")
-    groups = (*shape[:-1], shape[-1] // GROUP, -1)
-    codes = np.asarray(value.codes)
-    codes = (codes ^ np.uint8(0x80) if bits == 8 else codes).reshape(groups)
-    heads = np.stack(numbers, axis=-1).view(np.uint8).reshape(groups)
-    return np.concatenate([heads, codes], axis=-1).tobytes()
+    sub = (value.subscales, value.subminima)
+    parts = Parts(np.asarray(value.codes), scales, minima, *map(_as_array, sub))
+    return blocks_of(kind, parts).tobytes()
+
+
+def _as_array(part: Any) -> np.ndarray | None:
+    return None if part is None else np.asarray(part)

@@ -20,6 +20,7 @@ import math
 from typing import NamedTuple
 
 from gfopt import checks
+from gfopt.quantization.quantized import BITS
 
 METHODS = ("qzo", "inference", "mezo", "lora", "adam")
 HALF, FLOAT = 2, 4  # bytes
@@ -121,7 +122,7 @@ def memory_plan(
         True
     """
     checks.one_of("method", method, METHODS)
-    checks.one_of("bits", bits, (2, 4, 8))
+    checks.one_of("bits", bits, BITS)
     for name, value in (("group_size", group_size), ("batch", batch)):
         checks.integer(name, value, 1)
     checks.integer("length", length, 1)

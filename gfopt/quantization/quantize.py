@@ -23,7 +23,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.lazy import is_lazy
-from gfopt.quantization.quantized import BITS, Quantized, packed
+from gfopt.quantization.quantized import BITS, Quantized, packed, whole_bytes
 from gfopt.types import PyTree
 
 LLOYD_TURNS = 20
@@ -48,7 +48,7 @@ def quantize(
 
     Args:
         params: pytree of arrays.
-        bits: of a code, 2, 4 or 8.
+        bits: of a code, 2, 4, 5, 6 or 8.
         group_size: weights that share a scale; None for a whole axis (channel-wise).
         symmetric: False for groups with a zero point of their own.
         axis: which axis is cut into groups, as a rule the one that is summed over: -2
@@ -80,10 +80,11 @@ def quantize(
     """
     checks.one_of("bits", bits, BITS)
     if group_size is not None:
-        checks.integer("group_size", group_size, 8 // bits)
-        if group_size % (8 // bits):
+        least = whole_bytes(bits)
+        checks.integer("group_size", group_size, least)
+        if group_size % least:
             raise ValueError(
-                f"group_size must be a multiple of {8 // bits}, which fill a byte; "
+                f"group_size must be a multiple of {least}, which fill whole bytes; "
                 f"got {group_size}"
             )
     checks.instance("symmetric", symmetric, bool, "True or False")
@@ -146,8 +147,8 @@ def _checked_codebook(codebook: Any, bits: int) -> jax.Array | None:
 
 def _grouped(w: jax.Array, group_size: int | None, bits: int) -> jax.Array:
     """Returns ``[..., G, group]``; the last group is padded with zeros."""
-    columns, per_byte = w.shape[-1], 8 // bits
-    whole = -(-columns // per_byte) * per_byte
+    columns, least = w.shape[-1], whole_bytes(bits)
+    whole = -(-columns // least) * least
     size = whole if group_size is None else min(group_size, whole)
     w = jnp.pad(w, [(0, 0)] * (w.ndim - 1) + [(0, -columns % size)])
     return w.reshape(*w.shape[:-1], -1, size)

@@ -2,6 +2,9 @@
 
     value = scale * (code - zero) + minimum        or       scale * codebook[code]
 
+with ``scale * subscale`` in place of ``scale`` where scales have two levels, and the
+same for the minimum.
+
 The codes are packed and frozen; the scales are ordinary trainable numbers. A product
 makes a block of rows dense at a time, never the matrix. The scales may be a lazy leaf
 themselves: perturbed ones are drawn where they are used, at no memory.
@@ -10,6 +13,7 @@ themselves: perturbed ones are drawn where they are used, at no memory.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +25,7 @@ from gfopt import checks
 from gfopt.core.lazy import RowBlocks, is_lazy, materialise
 from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
 
-BITS = (2, 4, 8)
+BITS = (2, 4, 5, 6, 8)
 
 
 def _static(**options: Any) -> Any:
@@ -39,16 +43,21 @@ class Quantized(RowBlocks):
     Args:
         codes: ``uint8[R..., G * group_size * bits / 8]``. A byte holds ``8 / bits``
             codes, the lowest bits first; with two of them, it is a number of the first
-            and one of the second half of a group, as in GGUF files.
+            and one of the second half of a group, as in GGUF files. Of 5 and 6 bits
+            come first the lowest four, packed as such, and then the rest.
         scales: ``float[R..., G]``, or a lazy leaf of that shape.
         zeros: ``uint8[R..., G]``, the codes that mean 0; None for ``2**(bits - 1)``, or
             for 0 where there are minima.
         minima: ``float[R..., G]``, added to what a code means; None for 0.
         codebook: ``float[2**bits]``, what the codes mean before the scale; None for
             themselves.
+        subscales: ``uint8`` or ``int8[R..., G]``, each multiplies the scale of its
+            group; ``scales`` and ``minima`` then are ``[R..., S]``, each for ``G / S``
+            groups. None for 1.
+        subminima: the same for the minima.
         columns: length of the axis that is cut into groups; the last may be padded.
         group_size: codes that share a scale.
-        bits: of a code, 2, 4 or 8.
+        bits: of a code, 2, 4, 5, 6 or 8.
         axis: which axis of the weights is cut into groups.
         type: the weights' dtype.
         gain: ``float[]``, multiplies the whole value; set by ``times``.
@@ -70,6 +79,8 @@ class Quantized(RowBlocks):
     zeros: Any = None
     minima: Any = None
     codebook: Any = None
+    subscales: Any = None
+    subminima: Any = None
     columns: int = _static(kw_only=True)
     group_size: int = _static(kw_only=True)
     bits: int = _static(default=4, kw_only=True)
@@ -79,7 +90,9 @@ class Quantized(RowBlocks):
     offset: Index = None
     view: View | None = _static(default=None)
 
-    frozen_parts: ClassVar[frozenset[str]] = frozenset({"codes", "zeros", "codebook"})
+    frozen_parts: ClassVar[frozenset[str]] = frozenset(
+        {"codes", "zeros", "codebook", "subscales", "subminima"}
+    )
     scale_parts: ClassVar[frozenset[str]] = frozenset({"scales"})
 
     def __post_init__(self) -> None:
@@ -93,7 +106,8 @@ class Quantized(RowBlocks):
     def __repr__(self) -> str:
         if self.is_whole and hasattr(self.codes, "shape"):
             return super().__repr__()
-        names = ("codes", "scales", "zeros", "minima", "codebook")
+        fields = dataclasses.fields(self)
+        names = [field.name for field in fields if not field.metadata.get("static")]
         parts = [name for name in names if getattr(self, name) is not None]
         return f"Quantized({', '.join(parts)})"
 
@@ -112,23 +126,29 @@ class Quantized(RowBlocks):
             rows = array.reshape(-1, array.shape[-1])
             return slice_axis(rows, 0, start, num_rows)
 
-        def per_group(array: Any) -> jax.Array:
-            return part(array).astype(scales.dtype)[..., None]
+        def wide(array: Any) -> jax.Array:
+            return array.astype(jnp.promote_types(self.scales.dtype, jnp.float32))
 
-        scales = _rows(self.scales, start, num_rows)
-        scales = scales.astype(jnp.promote_types(scales.dtype, jnp.float32))
+        def by_group(array: jax.Array, factors: Any) -> jax.Array:
+            if factors is None:
+                return array
+            whole = wide(part(factors)).reshape(*array.shape, -1)
+            return (array[..., None] * whole).reshape(num_rows, -1)
+
+        scales = by_group(wide(_rows(self.scales, start, num_rows)), self.subscales)
         packed = part(self.codes).reshape(num_rows, scales.shape[1], -1)
         codes = unpacked(packed, self.bits)
         if self.codebook is not None:
             value = jnp.asarray(self.codebook).astype(scales.dtype)[codes]
         elif self.zeros is not None:
-            value = codes.astype(scales.dtype) - per_group(self.zeros)
+            value = codes.astype(scales.dtype) - wide(part(self.zeros))[..., None]
         else:
             zero = 0 if self.minima is not None else 1 << (self.bits - 1)
             value = (codes.astype(jnp.int32) - zero).astype(scales.dtype)
         value = value * scales[..., None]
         if self.minima is not None:
-            value = value + per_group(self.minima)
+            minima = by_group(wide(part(self.minima)), self.subminima)
+            value = value + minima[..., None]
         value = value.reshape(num_rows, -1)[:, : self.columns]
         return value if self.gain is None else value * self.gain.astype(value.dtype)
 
@@ -149,7 +169,12 @@ def _rows(scales: Any, start: Index, num_rows: int) -> jax.Array:
     return slice_axis(scales.reshape(-1, scales.shape[-1]), 0, start, num_rows)
 
 
-def unpacked(codes: jax.Array, bits: int) -> jax.Array:
+def whole_bytes(bits: int) -> int:
+    """Returns how many codes, at least, fill whole bytes."""
+    return 8 // math.gcd(8, bits)
+
+
+def unpacked(codes: Any, bits: int) -> Any:
     """Returns the codes in the bytes of a group: ``uint8[..., n * 8 / bits]``.
 
     Example:
@@ -158,12 +183,16 @@ def unpacked(codes: jax.Array, bits: int) -> jax.Array:
     """
     if bits == 8:
         return codes
+    if bits in (5, 6):
+        low = codes.shape[-1] * 4 // bits
+        high = unpacked(codes[..., low:], bits - 4) << np.uint8(4)
+        return unpacked(codes[..., :low], 4) | high
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     parts = codes[..., None, :] >> shifts & np.uint8(2**bits - 1)
     return parts.reshape(*codes.shape[:-1], -1)
 
 
-def packed(codes: jax.Array, bits: int) -> jax.Array:
+def packed(codes: Any, bits: int) -> Any:
     """Returns the bytes of a group's codes, the inverse of ``unpacked``.
 
     Example:
@@ -172,7 +201,11 @@ def packed(codes: jax.Array, bits: int) -> jax.Array:
     """
     if bits == 8:
         return codes
+    if bits in (5, 6):
+        low, high = codes & np.uint8(15), codes >> np.uint8(4)
+        joined = np.concatenate if isinstance(codes, np.ndarray) else jnp.concatenate
+        return joined([packed(low, 4), packed(high, bits - 4)], axis=-1)
     per_byte = 8 // bits
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     parts = codes.reshape(*codes.shape[:-1], per_byte, -1) << shifts
-    return jnp.sum(parts, axis=-2, dtype=jnp.uint8)  # the bits don't overlap
+    return parts.sum(axis=-2, dtype=np.uint8)  # the bits don't overlap

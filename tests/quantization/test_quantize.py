@@ -24,7 +24,7 @@ def codes_of(leaf: Any) -> np.ndarray:
     return np.asarray(found.reshape(*leaf.codes.shape[:-1], -1))[..., : leaf.columns]
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 6, 8])
 @pytest.mark.parametrize("group_size", [4, 8, None])
 def test_symmetric_as_a_loop(bits: int, group_size: int | None) -> None:
     options = {"bits": bits, "group_size": group_size, "min_size": 0}
@@ -43,7 +43,7 @@ def test_symmetric_as_a_loop(bits: int, group_size: int | None) -> None:
     assert np.all(np.abs(W - dense) <= delta / 2 * (1 + 1e-4))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 8])
 def test_a_zero_point_keeps_zero_and_halves_the_error(bits: int) -> None:
     w = np.abs(W)
     w[:, 3] = 0
@@ -93,7 +93,7 @@ def test_a_codebook_is_nearest_and_a_fitted_one_is_better() -> None:
     assert frozen["w"].codebook is not None and frozen["w"].codes is not None
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 8])
 def test_packing_and_back(bits: int) -> None:
     codes = np.random.default_rng(0).integers(0, 2**bits, (3, 5, 16)).astype(np.uint8)
     made = packed(jnp.asarray(codes), bits)
@@ -131,7 +131,7 @@ def test_dtypes() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"bits": 3}, ValueError, "bits must be one of 2, 4, 8"),
+        ({"bits": 3}, ValueError, "bits must be one of 2, 4, 5, 6, 8"),
         ({"group_size": 3}, ValueError, "group_size must be a multiple of 2"),
         ({"group_size": 1}, ValueError, "group_size must be an integer, 2 or above"),
         ({"symmetric": 1}, TypeError, "symmetric must be True or False"),

@@ -1,0 +1,191 @@
+"""The fields of a GGUF file: a model, or a refusal that names one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gfopt import checks
+from gfopt.problems.llama import Layer, Llama
+from gfopt.problems.rotary import Rotary
+
+KIND = "llama"
+REQUIRED = "required"
+_AGAIN = "convert the model again, or get another file"
+
+#: What is computed, each field with llama.cpp's default.
+FIELDS: dict[str, Any] = {
+    "block_count": REQUIRED,
+    "attention.head_count": REQUIRED,
+    "attention.head_count_kv": None,  # as many as there are heads
+    "attention.layer_norm_rms_epsilon": REQUIRED,
+    "attention.key_length": None,  # embedding_length / head_count
+    "attention.value_length": None,
+    "embedding_length": None,  # the tensors have it, as they have the next two
+    "feed_forward_length": None,
+    "vocab_size": None,
+    "rope.dimension_count": None,  # the whole head
+    "rope.freq_base": 1e4,
+    "rope.scaling.type": "none",
+    "rope.scaling.factor": 1.0,
+}
+#: Taken with one of these values alone.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.scale": (0.0,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "logit_scale": (0.0, 1.0),
+    "rope.scale_linear": (1.0,),
+    "use_parallel_residual": (False,),
+}
+#: These change no logits of a text that is read from its start.
+UNUSED = frozenset(
+    """context_length rope.scaling.finetuned rope.scaling.original_context_length
+    tensor_data_layout""".split()
+)
+
+
+class Fields:
+    """The fields of one file.
+
+    Args:
+        reader: of ``open_gguf``.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self.path = reader.data.filename
+        self.fields = reader.fields
+
+    def read(self, name: str, default: Any = REQUIRED, remedy: str = _AGAIN) -> Any:
+        """Returns a field's value.
+
+        Raises:
+            ValueError: where it is missing and has no default.
+        """
+        if name in self.fields:
+            return self.fields[name].contents()
+        if isinstance(default, str) and default == REQUIRED:
+            raise ValueError(
+                f"{self.path} must have the field {name}; got none ({remedy})"
+            )
+        return default
+
+    def known(self) -> dict[str, Any]:
+        """Returns all computed fields of a Llama, defaults filled in.
+
+        Raises:
+            ValueError: for a model of another type, and a field that is missing or not
+                computed; it says which.
+        """
+        kind = self.read("general.architecture")
+        if kind != KIND:
+            raise ValueError(
+                f"path must lead to a {KIND} model; got {self.path}, of type {kind!r}"
+            )
+        for name in self.fields:
+            short = name.removeprefix(f"{KIND}.")
+            if short == name or short in FIELDS or short in UNUSED:
+                continue
+            value = self.read(name)
+            if value not in FIXED.get(short, ()):
+                taken = " or ".join(map(repr, FIXED.get(short, ("missing",))))
+                raise ValueError(
+                    f"{name} of {self.path} must be {taken}, since it is not computed; "
+                    f"got {checks.shown(value)}"
+                )
+        found = {n: self.read(f"{KIND}.{n}", value) for n, value in FIELDS.items()}
+        for name in ("block_count", "attention.head_count", "attention.head_count_kv"):
+            self._check(checks.integer, name, found[name], 1)
+        for name in ("attention.layer_norm_rms_epsilon", "rope.freq_base"):
+            self._check(checks.positive, name, found[name])
+        return found
+
+    def _check(self, check: Any, name: str, value: Any, *least: int) -> None:
+        if value is None:
+            return
+        try:
+            check(f"{KIND}.{name} of {self.path}", value, *least)
+        except TypeError as error:  # such as a number for each layer
+            raise ValueError(str(error)) from None
+
+    def sizes(self, found: dict[str, Any], shapes: dict[str, Any]) -> dict[str, int]:
+        """Returns the model's sizes by the names of ``config.json``.
+
+        Args:
+            found: of ``known``.
+            shapes: of the tensors by name.
+
+        Raises:
+            ValueError: for a field that is not the size of a tensor.
+        """
+        heads = found["attention.head_count"]
+        shared = found["attention.head_count_kv"] or heads
+        vocabulary, width = shapes["token_embd.weight"]
+        rows = shapes["blk.0.attn_q.weight"][0]
+        size, inner = rows // heads, shapes["blk.0.ffn_up.weight"][0]
+        if size * heads != rows or heads % shared or size % 2:
+            raise ValueError(
+                f"{KIND}.attention.head_count of {self.path} must cut the {rows} rows "
+                "of attn_q into heads of an even size, and be a multiple of "
+                f"head_count_kv; got {heads} and {shared}"
+            )
+        expected = {
+            "attention.key_length": size,
+            "attention.value_length": size,
+            "rope.dimension_count": size,
+            "embedding_length": width,
+            "feed_forward_length": inner,
+            "vocab_size": vocabulary,
+        }
+        for name, number in expected.items():
+            if found[name] not in (None, number):
+                raise ValueError(
+                    f"{KIND}.{name} of {self.path} must be {number}, as its tensors "
+                    f"have it; got {checks.shown(found[name])}"
+                )
+        return {
+            "hidden_size": width,
+            "intermediate_size": inner,
+            "num_attention_heads": heads,
+            "num_key_value_heads": shared,
+            "head_dim": size,
+            "vocab_size": vocabulary,
+        }
+
+    def model(self, found: dict[str, Any], size: int, factors: Iterable[Any]) -> Llama:
+        """Returns the forward pass.
+
+        Args:
+            found: of ``known``.
+            size: of a head.
+            factors: of the rotary positions, the tensor ``rope_freqs.weight``; empty
+                for none.
+
+        Raises:
+            ValueError: for scaled positions that are not computed.
+        """
+        scaling, scale = found["rope.scaling.type"], found["rope.scaling.factor"]
+        if scaling not in ("none", "linear"):
+            raise ValueError(
+                f"{KIND}.rope.scaling.type of {self.path} must be none or linear; "
+                f"got {scaling!r}"
+            )
+        own: tuple[float, ...] = tuple(map(float, factors))
+        if own and len(own) != size // 2:
+            raise ValueError(
+                f"rope_freqs.weight of {self.path} must have {size // 2} numbers, one "
+                f"for each pair of a head; got {len(own)}"
+            )
+        if scaling == "linear" and scale != 1:
+            self._check(checks.positive, "rope.scaling.factor", scale)
+            own = tuple(scale * factor for factor in own or (1.0,))
+        base = float(found["rope.freq_base"])
+        heads = int(found["attention.head_count"])
+        return Llama(
+            num_heads=heads,
+            num_key_value_heads=int(found["attention.head_count_kv"] or heads),
+            rope_base=base,
+            norm_eps=float(found["attention.layer_norm_rms_epsilon"]),
+            layers=(Layer(Rotary(base, own)),) * found["block_count"] if own else (),
+        )
