@@ -16,8 +16,17 @@ from gfopt import checks
 from gfopt.core import lazy, trees
 from gfopt.core.evaluate import decode_rows, judged
 from gfopt.core.host import HostPool, Outcome
-from gfopt.core.objective import Inputs, Objective, check_number
+from gfopt.core.objective import (
+    Inputs,
+    Objective,
+    as_number,
+    check_number,
+    described,
+)
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, Solution, State
+
+# How a reason begins that says what a function should have returned, and what stands
+WRONG_KIND, EXAMPLE = "returned no ", ", such as "  # before what it did return
 
 
 class HostValues(NamedTuple):
@@ -235,33 +244,52 @@ def _read(objective: Objective, outcome: Outcome) -> tuple[float, str, Any]:
     value, aux = outcome.value, None
     if objective.returns_pairs:
         if not isinstance(value, tuple) or len(value) != 2:
-            return np.inf, "returned no (number, aux) pair", None
+            return np.inf, _wrong_kind("(number, aux) pair", value), None
         value, aux = value
-    if value is None:
-        return np.inf, "returned None", None
-    if type(value) is not float:
-        try:
-            check_number(value, ())
-        except ValueError as error:
-            return np.inf, str(error), None
-        value = float(value)
-    if not math.isfinite(value):
-        what = "NaN" if math.isnan(value) else "an infinity"
+    number = value if type(value) is float else as_number(value)
+    if number is None:
+        return np.inf, _wrong_kind("real number", value), None
+    if not math.isfinite(number):
+        what = "NaN" if math.isnan(number) else "an infinity"
         return np.inf, f"returned {what}", aux
-    return (-value if objective.maximize else value), "", aux
+    return (-number if objective.maximize else number), "", aux
+
+
+def _wrong_kind(expected: str, value: Any) -> str:
+    return f"{WRONG_KIND}{expected}{EXAMPLE}{described(value)}"
+
+
+def check_kind(reason: str) -> None:
+    """Refuses a function of which a reason says that it returns the wrong kind.
+
+    Raises:
+        ValueError: what it should return, and what came.
+    """
+    if not reason.startswith(WRONG_KIND):
+        return
+    expected, _, came = reason.removeprefix(WRONG_KIND).partition(EXAMPLE)
+    article, hint = "an" if expected[0] == "a" else "a", ""
+    if came.endswith("(tuple)"):
+        hint = "; for (number, aux) pass gfopt.Objective(fun, has_aux=True)"
+    raise ValueError(f"fun must return {article} {expected}; got {came}{hint}")
 
 
 def _split(objective: Objective, outcome: Outcome, count: int) -> list[Outcome]:
     """Takes the answer of a batched call apart, row by row."""
     if outcome.status != "ok":
         return [outcome] * count
+    values, aux = outcome.value, None
+    if objective.returns_pairs:
+        if not isinstance(values, tuple) or len(values) != 2:
+            reason = _wrong_kind("(numbers, aux) pair", values)
+            return [Outcome(None, "raised", reason)] * count
+        values, aux = values
     try:
-        pair = outcome.value if objective.returns_pairs else (outcome.value, None)
-        values, aux = pair
         check_number(values, (count,))
-    except (TypeError, ValueError) as error:
-        return [Outcome(None, "raised", str(error))] * count
-    numbers = np.asarray(values)
+    except ValueError:
+        reason = _wrong_kind(f"array of {count} real numbers", values)
+        return [Outcome(None, "raised", reason)] * count
+    numbers = np.asarray(values).reshape(count)
     if not objective.returns_pairs:
         return [Outcome(number, "ok", "") for number in numbers]
     parts = [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import jax
@@ -117,7 +120,7 @@ class Objective:
             for f, value in zip(fields(self)[1:], rest, strict=True)
         )
         data = (self.fun if is_data else None, self.context)
-        return data, (None if is_data else self.fun, *static)
+        return data, (trees.node_types(self.fun) if is_data else self.fun, *static)
 
     @classmethod
     def tree_unflatten(
@@ -187,7 +190,7 @@ class Objective:
         found, aux = interpret.interpret(self.call)(solution, key, inputs)
         expected = jax.tree.leaves(solution)[0].shape[:1] if self.batched else ()
         check_number(found, expected)
-        fitness = jnp.asarray(found)
+        fitness = jnp.asarray(found).reshape(expected)
         fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
         return -fitness if self.maximize else fitness, aux
 
@@ -201,6 +204,8 @@ def _equal(first: Any, second: Any) -> bool:
 def check_number(found: Any, expected: tuple[int, ...]) -> None:
     """Refuses what a function returned unless it is real and of the right shape.
 
+    Further axes of length 1 do no harm: an array with one element is a number.
+
     Raises:
         ValueError: says what came, and where its shape shows what was meant.
     """
@@ -211,14 +216,52 @@ def check_number(found: Any, expected: tuple[int, ...]) -> None:
         except (TypeError, ValueError):
             dtype = np.dtype(object)
     is_real = dtype.kind in "biuf" or jax.dtypes.issubdtype(dtype, np.floating)
-    if is_real and np.shape(found) == expected:
-        return
-    came = f"shape {np.shape(found)}, dtype {dtype}" if is_real else checks.shown(found)
+    if is_real:
+        shape = np.shape(found)
+        if shape[: len(expected)] == expected and math.prod(shape) == math.prod(
+            expected
+        ):
+            return
+    came = described(found)
+    if is_real and not isinstance(found, np.ndarray):
+        came = f"shape {np.shape(found)}, dtype {dtype}"
     raise ValueError(
         f"fun must return {'one real number' if expected == () else 'real numbers'} "
         f"of shape {expected} for {'one solution' if expected == () else 'a batch'}; "
         f"got {came}"
     )
+
+
+def as_number(value: Any) -> float | None:
+    """Returns one real number, or an array with one element, as a float; else None.
+
+    Example:
+        >>> as_number(np.ones((1, 1))), as_number(3), as_number((1.0,))
+        (1.0, 3.0, None)
+    """
+    if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
+        value = value.item()  # also of libraries that NumPy cannot read
+    if not isinstance(value, numbers.Real | Decimal):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a large integer
+        return math.inf if value > 0 else -math.inf
+
+
+def described(value: Any) -> str:
+    """Returns what a function returned, whole unless it is very long, and its type.
+
+    Example:
+        >>> described(np.ones(2))
+        'array([1., 1.]) (ndarray of shape (2,))'
+    """
+    shape = getattr(value, "shape", None)
+    kind = type(value).__name__
+    if shape is not None:
+        kind += f" of shape {tuple(shape)}"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 1000 else text[:1000] + '...'} ({kind})"
 
 
 def as_objective(fun: Any) -> Objective:

@@ -174,3 +174,23 @@ def strongly_typed(tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), tree
     )
+
+
+def node_types(tree: PyTree) -> tuple[Any, ...]:
+    """Returns the types of a tree's nodes, hashable.
+
+    Up to jax 0.12 the structures of two dataclasses are equal that differ in nothing
+    but their class, and ``jit`` may take the one for the other.
+
+    Example:
+        >>> node_types({"a": (1.0, 2.0)})
+        (<class 'dict'>, (<class 'tuple'>, (), ()))
+    """
+    return _types(jax.tree.structure(tree))
+
+
+def _types(structure: Any) -> tuple[Any, ...]:
+    node = structure.node_data()
+    if node is None:
+        return ()
+    return (node[0], *map(_types, structure.children()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core import lazy
+from gfopt.core.objective import as_number, described
 from gfopt.types import PyTree, Solution
 
 
@@ -132,17 +134,21 @@ def values_told(values: Any, count: int, what: str) -> np.ndarray:
     listed = values if isinstance(values, np.ndarray) else list(values)
     if count != len(listed):
         raise ValueError(f"{expected}; got {len(listed)} for {count} {what}")
+    found = _plain(listed)
+    if found is None:
+        told = [math.nan if one is None else as_number(one) for one in listed]
+        if None in told:
+            wrong = listed[told.index(None)]
+            raise TypeError(f"{expected}; got {described(wrong)}")
+        found = np.array(told, np.float64)
+    return found
+
+
+def _plain(listed: Any) -> np.ndarray | None:
+    """Returns a list or an array of plain numbers as a vector, None for others."""
     try:
         found = np.asarray(listed)
-        plain = (float, int, np.number, np.ndarray, jax.Array, type(None))
-        if found.dtype.kind not in "iufO" or (
-            found.dtype.hasobject
-            and not all(isinstance(value, plain) for value in listed)
-        ):
-            raise TypeError
-        found = found.astype(np.float64)  # None becomes NaN
     except (TypeError, ValueError):
-        raise TypeError(f"{expected}; got {checks.shown(values)}") from None
-    if found.ndim != 1:
-        raise ValueError(f"{expected}; got values of shape {found.shape[1:]}")
-    return found
+        return None
+    is_plain = found.dtype.kind in "iuf" and found.ndim == 1
+    return found.astype(np.float64) if is_plain else None

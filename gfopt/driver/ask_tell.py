@@ -13,14 +13,17 @@ import jax
 import numpy as np
 
 from gfopt import checks, registry
+from gfopt.core import trees
 from gfopt.driver.arguments import as_solution, check_seed, values_told
 from gfopt.driver.history import History
-from gfopt.driver.result import Result, Status, reasons_with_values
+from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
 from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.bounded import Bounded
 from gfopt.protocol import as_method, layers
 from gfopt.types import Optimizer, Population, Solution
+
+START = -1  # in place of a row: the starting solution
 
 
 class Trial(NamedTuple):
@@ -54,6 +57,8 @@ class AskTell:
 
     ``ask`` hands out members of the open generation, ``tell`` takes their values in any
     order and in parts; the generation closes when all have been told, or by ``close``.
+    The first trial is ``x0``, so that the result is never worse than that; sequences of
+    tokens and trees of more than a million numbers are searched without it.
     A session can be pickled at any moment and goes on exactly where it was.
 
     Args:
@@ -114,11 +119,14 @@ class AskTell:
         self._waiting: list[tuple[Solution, float]] = []
         self._uses_late = row is not None and "tolerates_stale" in row.flags
         self._first_id = 0
-        self._open()
+        wants_start = trees.num_parameters(made.x0) <= MOST_KEPT
+        wants_start &= not registry.takes_tokens(made.optimizer)
+        self._open(wants_start and not self._search.begins_at(made.x0))
 
-    def _open(self) -> None:
+    def _open(self, with_start: bool = False) -> None:
         """Starts on the search's open generation."""
-        self._rows = self._search.active_rows.tolist()
+        self._rows = [START] * with_start + self._search.active_rows.tolist()
+        self._is_member = np.array(self._rows) != START
         self._num_asked = 0  # how many of the rows were handed out
         self._values = np.full(len(self._rows), np.nan)
         self._told = np.zeros(len(self._rows), bool)
@@ -143,9 +151,13 @@ class AskTell:
         start = self._num_asked
         stop = self._num_free if n is None else min(start + n, self._num_free)
         self._num_asked = stop
-        first, solution = self._first_id, self._search.solution
-        rows = self._rows[start:stop]
-        return [Trial(first + start + i, solution(row)) for i, row in enumerate(rows)]
+        first, rows = self._first_id + start, self._rows[start:stop]
+        return [Trial(first + i, self._solution(row)) for i, row in enumerate(rows)]
+
+    def _solution(self, row: int) -> Solution:
+        if row == START:
+            return jax.tree.map(np.array, self._x0)
+        return self._search.solution(row)
 
     def tell(
         self,
@@ -214,8 +226,14 @@ class AskTell:
             self._failures["told as failed"] += int((~valid).sum())
             fitness = np.where(valid, fitness, np.inf)
         best = int(np.argmin(fitness))
-        if fitness[best] < self._search.best_fitness:
-            self._search.note(self._rows[indices[best]], float(fitness[best]))
+        row, value = self._rows[indices[best]], float(fitness[best])
+        if row == START:
+            self._note_solution(value, self._x0)
+        elif value < self._search.best_fitness:
+            self._search.note(row, value)
+        for index in indices[~self._is_member[indices]]:
+            value = self._values[index]
+            self._history.begin(value if math.isfinite(value) else math.nan)
 
     def _note_solution(self, fitness: float, solution: Solution) -> None:
         """Remembers a solution that is in no row of the open generation, if best."""
@@ -293,7 +311,7 @@ class AskTell:
         """Gives injected solutions the last rows, where none is handed out yet."""
         if self._num_asked:
             return
-        least = len(self._rows) - len(self._rows) // 2
+        least = len(self._rows) - int(self._is_member.sum()) // 2
         while self._waiting and self._num_free > least:
             solution, value = self._waiting.pop(0)
             self._num_free -= 1
@@ -309,19 +327,23 @@ class AskTell:
         it in, others can't, which a warning then says.
         """
         missing = {
-            self._first_id + i: (self._rows[i], self._search.clean(self._rows[i]))
+            self._first_id + i: (self._rows[i], self._clean(self._rows[i]))
             for i in np.flatnonzero(~self._told[: self._num_asked]).tolist()
         }
         if missing:
             self._late.append(_Generation(self._search.population, missing))
         self._advance()
 
+    def _clean(self, row: int) -> Solution:
+        return self._x0 if row == START else self._search.clean(row)
+
     def _advance(self) -> None:
         search, size = self._search, self._search.rows
         fitness, valid = np.full(size, np.inf), np.zeros(size, bool)
-        fitness[self._rows] = self._sign * self._values
-        valid[self._rows] = np.isfinite(self._values)
-        told = self._values[self._told & np.isfinite(self._values)]
+        rows, values = search.active_rows, self._values[self._is_member]
+        fitness[rows] = self._sign * values
+        valid[rows] = np.isfinite(values)
+        told = values[self._told[self._is_member] & np.isfinite(values)]
         best = np.nan
         if told.size:
             best = told.max() if self._sign < 0 else told.min()
@@ -329,13 +351,18 @@ class AskTell:
         search.advance(fitness, valid)
         columns = {
             "fitness": best,
-            "num_evaluations": int(self._told[: self._num_free].sum()),
+            "num_evaluations": self._num_told,
             "num_valid": told.size,
             **search.diagnostics(),
         }
         named = {name: np.asarray([value]) for name, value in columns.items()}
         self._history.add(named, True)
         self._open()
+
+    @property
+    def _num_told(self) -> int:
+        """Values of the open generation's own candidates."""
+        return int((self._told & self._is_member)[: self._num_free].sum())
 
     def _take_late(self, late: list[int], numbers: np.ndarray) -> None:
         """Takes values of closed generations in: for the best, and where it can be."""
@@ -346,12 +373,16 @@ class AskTell:
             for i in [i for i in late if i in generation.missing]:
                 row, solution = generation.missing.pop(i)
                 value = self._sign * values[i]
-                fitness[row], valid[row] = value, math.isfinite(value)
-                self._history.nfev += 1
-                if not valid[row]:
-                    self._failures["told as failed"] += 1
+                is_known = math.isfinite(value)
+                if row == START:
+                    self._history.begin(values[i] if is_known else math.nan)
                 else:
+                    fitness[row], valid[row] = value, is_known
+                    self._history.nfev += 1
+                if is_known:
                     self._note_solution(value, solution)
+                else:
+                    self._failures["told as failed"] += 1
             if self._uses_late and valid.any():
                 self._search.tell_late(generation.population, fitness, valid)
         self._late = [generation for generation in self._late if generation.missing]
@@ -374,7 +405,7 @@ class AskTell:
             success=bool(reasons),
             status=Status.CONVERGED if reasons else Status.RUNNING,
             message=f"converged: {listed}" if reasons else "running",
-            nfev=self._history.nfev + int(self._told[: self._num_free].sum()),
+            nfev=self._history.nfev + self._num_told,
             nit=self._history.nit,
             failures=dict(self._failures.most_common()),
             history=self._history.table(),

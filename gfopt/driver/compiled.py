@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gfopt.core import lazy
+from gfopt.core import lazy, trees
 from gfopt.core.evaluate import (
     Evaluator,
     best_row,
@@ -20,6 +19,7 @@ from gfopt.core.evaluate import (
 )
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
+from gfopt.driver.failures import Failures
 from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
 from gfopt.protocol import as_method, at_tier
@@ -82,8 +82,9 @@ def _next(optimizer: Optimizer, state: State) -> _Next:
     )
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="types")
 def _start(
+    types: tuple[Any, ...],
     optimizer: Optimizer,
     key_data: jax.Array,
     x0: Solution,
@@ -203,11 +204,12 @@ class CompiledSearch:
         self._setup, self._objective = setup, objective
         self._inputs, self.optimizer = inputs, setup.optimizer
         init_key, self._run_key = steps.seed_keys(seed)
-        self.failures: Counter[str] = Counter()
+        self.failures = Failures()
         self.reasons: list[str] = []
         with self._precision():
             x0 = jax.tree.map(jnp.array, setup.x0)  # a copy: the carry is donated
             self._carry = _start(
+                trees.node_types(setup.optimizer),
                 setup.optimizer,
                 init_key,
                 x0,

@@ -20,11 +20,17 @@ class History:
 
     def __init__(self, maximize: bool, first_value: float | None):
         self._maximize = maximize
-        self.first_value = first_value
-        self._first = 0 if first_value is None else 1
+        self.first_value: float | None = None
         self._parts: list[Columns] = []
         self._open: list[Columns] = []  # a generation that is not complete
-        self.nfev, self.nit = self._first, 0
+        self.nfev, self.nit = 0, 0
+        if first_value is not None:
+            self.begin(first_value)
+
+    def begin(self, first_value: float) -> None:
+        """Counts an evaluation before the first generation."""
+        self.first_value = first_value
+        self.nfev += 1
 
     @property
     def is_open(self) -> bool:
@@ -56,7 +62,7 @@ class History:
         better = np.fmax if self._maximize else np.fmin
         first = math.nan if self.first_value is None else self.first_value
         best = better.accumulate(np.concatenate([[first], fitness]))
-        nfev = self._first + np.cumsum(counts, dtype=np.int64)
+        nfev = int(self.first_value is not None) + np.cumsum(counts, dtype=np.int64)
         return {"nfev": nfev, "fitness": fitness, "best": best[1:], **columns}
 
 

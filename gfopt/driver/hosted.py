@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,17 +12,22 @@ import numpy as np
 
 from gfopt.core.constraints import keeps
 from gfopt.core.evaluate import judged
-from gfopt.core.host_evaluator import HostEvaluator, HostValues, spread
+from gfopt.core.host_evaluator import HostEvaluator, HostValues, check_kind, spread
 from gfopt.core.objective import Inputs, Objective
+from gfopt.driver.failures import Failures
 from gfopt.driver.progress import Interrupt
 from gfopt.driver.search import Search
 from gfopt.driver.setup import Setup
+from gfopt.driver.step import keys_of_step
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 #: ``(fitness, reason, aux)`` of a finished evaluation, lower is better.
 Value = tuple[float, str, PyTree]
 #: Called as ``(step, row, value)`` as soon as an evaluation is finished.
 Journal = Callable[[int, int, Value], None]
+
+
+NOT_FINITE = ("returned NaN", "returned an infinity")
 
 
 class _Enough(Exception):
@@ -66,7 +70,9 @@ class HostedSearch:
         self._aux: PyTree = None  # of some valid row: what it looks like
         self._search = Search(setup.optimizer, setup.x0, seed, setup.x64)
         self._search.best_fitness = first
-        self.failures: Counter[str] = Counter()
+        self.failures = Failures()
+        # whether a number ever came back: then anything else is a failure
+        self._answers = np.isfinite(first)
         self.num_barren = 0
         self.is_open = False  # the last generation could not be completed
 
@@ -122,6 +128,50 @@ class HostedSearch:
         """Returns the method's answer as NumPy arrays."""
         return self._search.recommended()
 
+    def begin(self, batch: PyTree, interrupt: Interrupt) -> float | None:
+        """Evaluates the starting solution, unless the first generation begins with it.
+
+        Returns:
+            Its value, lower is better, infinite where it failed or is not feasible;
+            None where it was not evaluated, also because Ctrl-C came first.
+
+        Raises:
+            ValueError: the objective returns something else than a number.
+        """
+        if self._search.begins_at(self._setup.x0):
+            return None
+        found: list[float] = []
+
+        def paid(_: int, fitness: float, reason: str, aux: PyTree) -> None:
+            interrupt.passes = False  # what was paid for is not lost to Ctrl-C
+            self._check(reason)
+            if reason:
+                self.failures.add(reason)
+            self._aux = aux
+            found.append(fitness if keeps(aux) else np.inf)
+
+        keys: np.ndarray | None = None
+        if self._objective.takes_key:
+            key = keys_of_step(self._seed, 0).evaluate
+            keys = np.asarray(jax.random.key_data(key))[None]
+        x0 = jax.tree.map(np.array, self._setup.x0)  # which may be written into
+        try:
+            self._call([x0], keys, batch, paid, interrupt)
+        except KeyboardInterrupt:
+            interrupt.seen = True
+        finally:
+            interrupt.passes = False
+        if not found:
+            return None
+        self._search.best_fitness = min(found[0], self._search.best_fitness)
+        return found[0]
+
+    def _check(self, reason: str) -> None:
+        """Refuses a function that returns the wrong kind before any number."""
+        if not self._answers:
+            check_kind(reason)
+        self._answers |= not reason or reason in NOT_FINITE
+
     def advance(
         self,
         evaluations: float,
@@ -143,7 +193,7 @@ class HostedSearch:
             done[row] = value
             fitness, reason, aux = value
             if reason:
-                self.failures[reason] += 1
+                self.failures.add(reason)
             if reason or not keeps(aux):
                 fitness = np.inf
             if fitness < search.best_fitness:
@@ -157,6 +207,7 @@ class HostedSearch:
 
         def paid(index: int, fitness: float, reason: str, aux: PyTree) -> None:
             interrupt.passes = False  # what was paid for is not lost to Ctrl-C
+            self._check(reason)
             value = (fitness, reason, aux)
             self._known[step, fresh[index]] = value
             if self._journal is not None:
@@ -164,7 +215,7 @@ class HostedSearch:
             settle(fresh[index], value)
             interrupt.let_pass()
 
-        fresh: list[int] = []
+        fresh: list[int] = []  # what is evaluated now
         try:
             for row in rows.tolist():
                 if (step, row) in self._known:
@@ -172,6 +223,11 @@ class HostedSearch:
                 else:
                     fresh.append(row)
             fresh = fresh[: max(0, int(min(evaluations, rows.size)) - len(done))]
+            if not self._answers and not self._objective.batched:
+                # whether it returns numbers is seen before all are paid for
+                rest, fresh = fresh[1:], fresh[:1]
+                self._evaluate(fresh, batch, paid, interrupt)
+                fresh = rest
             self._evaluate(fresh, batch, paid, interrupt)
         except _Enough:
             pass
@@ -198,10 +254,21 @@ class HostedSearch:
         search, keys = self._search, None
         if self._objective.takes_key:
             keys = search.evaluation_keys()[fresh]
-        inputs = self._inputs._replace(batch=batch, context=self._context)
         solutions = [search.solution(row) for row in fresh]
+        self._call(solutions, keys, batch, paid, interrupt)
+
+    def _call(
+        self,
+        solutions: list[Solution],
+        keys: np.ndarray | None,
+        batch: PyTree,
+        paid: Callable[..., None],
+        interrupt: Interrupt,
+    ) -> None:
+        inputs = self._inputs._replace(batch=batch, context=self._context)
         interrupt.let_pass()
-        with search.precision():  # what of JAX a function uses, if it is called here
+        # in it runs what of JAX a function uses, if it is called here
+        with self._search.precision():
             self._evaluator.values(self._objective, solutions, keys, inputs, paid)
 
     def _tell(self, rows: np.ndarray, done: dict[int, Value]) -> None:

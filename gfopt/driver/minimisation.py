@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt import checks
+from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host_evaluator import HostEvaluator, host
@@ -21,19 +20,20 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
+from gfopt.driver.failures import Failures
 from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.log_writer import LogWriter
-from gfopt.driver.probe import Probe, probe
+from gfopt.driver.probe import Probe, probe, value_of
 from gfopt.driver.progress import Interrupt, ProgressLine
-from gfopt.driver.result import Result, Status, reasons_with_values
+from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import keys_of_step
 from gfopt.types import PyTree
 
-MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
 BARREN = 10  # generations in a row without one valid value after which it gives up,
 LEAST_BARREN = 40  # but not before so many evaluations: some methods make one a step
+INTERRUPTED = "interrupted by Ctrl-C"
 CALL_SECONDS = 0.25  # that a compiled call should last: limits are looked at between
 SAVE_SECONDS = 1.0  # between two snapshots, at least
 SAVE_SHARE = 0.05  # of the time that may go into snapshots
@@ -73,36 +73,73 @@ class Minimisation:
         self._save_seconds = 0.0
         self._made, self._seed, self._batches = made, seed, batches
         self._objective, self._saved, self._log = objective, saved, log
+        self._evaluator, self._inputs = evaluator, inputs
+        self._starts_feasible = starts_feasible
+        self._history = History(objective.maximize, None)
+        self._reason = "interrupted before it was known"
+        self._keeps_x = trees.num_parameters(made.x0) <= MOST_KEPT
+        self._search: CompiledSearch | HostedSearch
+
+    def _prepare(self) -> None:
+        """Finds out which path runs, and makes its engine."""
+        saved, made = self._saved, self._made
         meta = {} if saved is None or saved.snapshot is None else saved.snapshot.meta
-        objective, inputs = _closed(objective, inputs)
-        found = self._probe(objective, evaluator, inputs, meta)
+        objective, inputs = _closed(self._objective, self._inputs)
+        found = self._probe(objective, self._evaluator, inputs, meta)
         self._reason, first = found.reason, found.value
         if not found.traceable and made.costly is not None:
             self._made = made = made._replace(optimizer=made.costly)
-        if first is not None and not starts_feasible:
-            first = math.nan  # a value of no feasible solution
-        self._history = History(objective.maximize, first)
-        keep_x = trees.num_parameters(made.x0) <= MOST_KEPT
         fitness = math.inf
-        if first is not None and math.isfinite(first):
-            fitness = -first if objective.maximize else first
-        self._search: CompiledSearch | HostedSearch
+        if first is not None:
+            if not self._starts_feasible:
+                first = math.nan  # a value of no feasible solution
+            self._history.begin(first)
+            if math.isfinite(first):
+                fitness = -first if objective.maximize else first
+        keep_x, seed = self._keeps_x, self._seed
         if found.traceable:
-            traced: Any = evaluator
+            traced: Any = self._evaluator
             self._search = CompiledSearch(
                 made, objective, inputs, traced, seed, fitness, keep_x
             )
         else:
-            calls = evaluator if isinstance(evaluator, HostEvaluator) else host()
+            asked = self._evaluator
+            calls = asked if isinstance(asked, HostEvaluator) else host()
             known = {} if saved is None else saved.known
             note = None if saved is None else saved.note
             self._search = HostedSearch(
                 made, objective, inputs, calls, seed, fitness, keep_x, known, note
             )
         if found.value is not None and not math.isfinite(found.value):
-            self._search.failures["returned NaN or an infinity"] += 1
+            self._search.failures.add("returned NaN or an infinity")
         if saved is not None and meta:
             self._restore(saved, meta)
+
+    @property
+    def _evaluates_start(self) -> bool:
+        """Whether the starting solution is one like those that are searched."""
+        return self._keeps_x and not registry.takes_tokens(self._made.optimizer)
+
+    def _begin(self, interrupt: Interrupt) -> None:
+        """Evaluates the starting solution where the probe did not."""
+        search, history = self._search, self._history
+        is_known = history.first_value is not None or history.nit > 0
+        if is_known or not self._evaluates_start or isinstance(search, CompiledSearch):
+            return
+        fitness = search.begin(self._first_batch(), interrupt)
+        if fitness is None:
+            return
+        value = -fitness if self._objective.maximize else fitness
+        history.begin(value if math.isfinite(value) else math.nan)
+
+    def _first_batch(self) -> PyTree:
+        with jax.enable_x64(self._made.x64):
+            try:
+                return self._batches.at(0)
+            except StopIteration:
+                raise ValueError(
+                    "batches must hold at least one batch; got none"
+                ) from None
 
     def _probe(
         self,
@@ -124,18 +161,17 @@ class Minimisation:
         elif is_host:
             return Probe(False, "workers or a host evaluator were asked for", None)
         else:
+            batch = self._first_batch()
             with jax.enable_x64(self._made.x64):
-                try:
-                    batch = self._batches.at(0)
-                except StopIteration:
-                    raise ValueError(
-                        "batches must hold at least one batch; got none"
-                    ) from None
                 inputs = inputs._replace(batch=batch, context=objective.context)
                 key = None
                 if objective.takes_key:
                     key = keys_of_step(self._seed, 0).evaluate
-                found = probe(objective, self._made.x0, key, inputs)
+                asked = objective, self._made.x0, key, inputs
+                found = probe(*asked)
+                is_unknown = found.traceable and found.value is None
+                if is_unknown and self._evaluates_start:
+                    found = found._replace(value=value_of(*asked))
         if not found.traceable and evaluator is not None and not is_host:
             raise ValueError(
                 "evaluator must be gfopt.host(...) for a function that JAX cannot "
@@ -152,37 +188,61 @@ class Minimisation:
         progress: bool,
     ) -> Result:
         """Advances the search until something ends it."""
+        with Interrupt() as interrupt:
+            try:
+                if self._saved is None or self._saved.snapshot is None:
+                    interrupt.let_pass()  # nothing is lost yet
+                self._prepare()
+            except KeyboardInterrupt:
+                return self._unprepared()
+            finally:
+                interrupt.passes = False
+            return self._run(
+                budget, max_seconds, target, callbacks, progress, interrupt
+            )
+
+    def _run(
+        self,
+        budget: float,
+        max_seconds: float,
+        target: float | None,
+        callbacks: tuple[Callback, ...],
+        progress: bool,
+        interrupt: Interrupt,
+    ) -> Result:
         line = ProgressLine(budget) if progress else None
         sign = -1.0 if self._objective.maximize else 1.0
         goal = -math.inf if target is None else self._search.rounded(sign * target)
         deadline = self._began + max_seconds - self._before
         one_by_one = bool(callbacks) or not self._batches.is_empty
         pace = _Pace(1 if one_by_one else ROWS, deadline)
+        self._begin(interrupt)
         ending = self._ending(budget, deadline, goal)
-        with Interrupt() as interrupt:
-            if self._saved is not None and self._saved.snapshot is None:
-                self._save()  # what the probe found is not to be paid for again
-            while ending is None:
-                try:
-                    with jax.enable_x64(self._made.x64):
-                        batch = self._batches.at(self._history.nit)
-                except StopIteration:
-                    ending = Status.BUDGET, "batches came to their end"
-                    break
-                self._advance(budget, deadline, goal, batch, pace, interrupt)
-                if self._log is not None:
-                    self._log.update(self._history.complete())
-                if line is not None:
-                    line.update(self._history.nit, self._history.nfev, self._fun)
-                ending = self._ending(budget, deadline, goal)
-                if _called(callbacks, self._result) and ending is None:
-                    ending = Status.CALLBACK, "a callback ended the search"
-                if ending is None and interrupt.seen:
-                    ending = Status.INTERRUPTED, "interrupted by Ctrl-C"
+        if ending is None and interrupt.seen:
+            ending = Status.INTERRUPTED, INTERRUPTED
+        if self._saved is not None and self._saved.snapshot is None:
+            self._save()  # what the start cost is not to be paid for again
+        while ending is None:
+            try:
+                with jax.enable_x64(self._made.x64):
+                    batch = self._batches.at(self._history.nit)
+            except StopIteration:
+                ending = Status.BUDGET, "batches came to their end"
+                break
+            self._advance(budget, deadline, goal, batch, pace, interrupt)
+            if self._log is not None:
+                self._log.update(self._history.complete())
             if line is not None:
-                line.update(self._history.nit, self._history.nfev, self._fun, True)
-            self._save()
-            return self._result(*ending)
+                line.update(self._history.nit, self._history.nfev, self._fun)
+            ending = self._ending(budget, deadline, goal)
+            if _called(callbacks, self._result) and ending is None:
+                ending = Status.CALLBACK, "a callback ended the search"
+            if ending is None and interrupt.seen:
+                ending = Status.INTERRUPTED, INTERRUPTED
+        if line is not None:
+            line.update(self._history.nit, self._history.nfev, self._fun, True)
+        self._save()
+        return self._result(*ending)
 
     def _advance(
         self,
@@ -274,6 +334,28 @@ class Minimisation:
             context=context,
         )
 
+    def _unprepared(self) -> Result:
+        """Returns the result of a search that was interrupted before it began."""
+        x0 = jax.tree.map(np.array, self._made.x0)
+        first = self._history.first_value
+        return Result(
+            x=x0 if self._keeps_x else None,
+            fun=math.nan if first is None else first,
+            recommended=x0,
+            success=False,
+            status=Status.INTERRUPTED,
+            message=f"{INTERRUPTED} before the first generation",
+            nfev=self._history.nfev,
+            nit=0,
+            failures={},
+            history=self._history.table(),
+            state=None,
+            optimizer=self._made.optimizer,
+            path="none",
+            reason=self._reason,
+            seconds=self._seconds,
+        )
+
     def _save_if_due(self) -> None:
         pause = max(SAVE_SECONDS, self._save_seconds / SAVE_SHARE)
         if time.monotonic() >= self._last_save + pause:
@@ -301,7 +383,7 @@ class Minimisation:
             self._search.move(meta["tier"])
         with jax.enable_x64(self._made.x64):
             self._search.restore(saved.restored(self._search.snapshot()))
-        self._search.failures = Counter(meta["failures"])
+        self._search.failures = Failures(meta["failures"])
         self._before = meta["seconds"]
         self._history.add(saved.history, True)
 

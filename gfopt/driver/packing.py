@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import jaxprs
+from gfopt.core import trees
 from gfopt.types import PyTree
 
 LARGE = 1 << 14  # elements from which a leaf is not worth a copy
@@ -27,13 +28,19 @@ class Layout:
 
     Attributes:
         structure: of the tree.
+        types: of its nodes, which the structure does not tell apart.
         leaves: shape and dtype of each leaf as it was packed.
     """
 
-    __slots__ = ("structure", "leaves", "_hash")
+    __slots__ = ("structure", "types", "leaves", "_hash")
 
-    def __init__(self, structure: Any, leaves: tuple[tuple[tuple[int, ...], str], ...]):
-        self.structure, self.leaves = structure, leaves
+    def __init__(
+        self,
+        structure: Any,
+        types: tuple[Any, ...],
+        leaves: tuple[tuple[tuple[int, ...], str], ...],
+    ):
+        self.structure, self.types, self.leaves = structure, types, leaves
         self._hash = hash((structure, leaves))
 
     def __hash__(self) -> int:
@@ -41,12 +48,13 @@ class Layout:
 
     def __reduce__(self) -> Any:
         # anew: another process hashes text differently
-        return Layout, (self.structure, self.leaves)
+        return Layout, (self.structure, self.types, self.leaves)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
             isinstance(other, Layout)
-            and (self.leaves, self.structure) == (other.leaves, other.structure)
+            and (self.leaves, self.types) == (other.leaves, other.types)
+            and self.structure == other.structure
         )
 
 
@@ -114,6 +122,7 @@ def pack(tree: PyTree) -> Packed:
         tuple(array for array in arrays if not _small(array.shape)),
         Layout(
             structure,
+            trees.node_types(tree),
             tuple((tuple(array.shape), str(array.dtype)) for array in arrays),
         ),
     )

@@ -61,11 +61,7 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
     if objective.traceable != "auto":
         said = "said to be" if objective.traceable else "said not to be"
         return Probe(bool(objective.traceable), f"{said} traceable", None)
-    one = x0
-    if objective.batched:
-        one = jax.tree.map(lambda leaf: leaf[None], x0)
-    keys = key[None] if objective.batched and key is not None else key
-    inputs = inputs._replace(row=np.zeros((1,) if objective.batched else (), np.int32))
+    one, keys, inputs = _one(objective, x0, key, inputs)
 
     def value(x: Solution) -> Any:
         return objective.value(x, keys, inputs)
@@ -99,6 +95,29 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
         why = f"a real call gave {real:.6g}, the compiled one {found:.6g}"
         return Probe(False, why, paid)
     return Probe(True, "a JAX function", paid)
+
+
+def value_of(
+    objective: Objective, x0: Solution, key: Key | None, inputs: Inputs
+) -> float:
+    """Returns ``f(x0)`` of a JAX function in the user's sense.
+
+    The arguments are those of ``probe``.
+    """
+    found = _value(objective, *_one(objective, x0, key, inputs))
+    value = float(np.asarray(found, np.float64).reshape(()))
+    return -value if objective.maximize else value
+
+
+def _one(
+    objective: Objective, x0: Solution, key: Key | None, inputs: Inputs
+) -> tuple[Solution, Key | None, Inputs]:
+    """Returns what the objective takes for one solution, a batch of one if batched."""
+    if not objective.batched:
+        return x0, key, inputs._replace(row=np.zeros((), np.int32))
+    x0 = jax.tree.map(lambda leaf: leaf[None], x0)
+    key = key if key is None else key[None]
+    return x0, key, inputs._replace(row=np.zeros(1, np.int32))
 
 
 @jax.jit  # here, so that a second search of the same function compiles nothing

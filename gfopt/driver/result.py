@@ -13,6 +13,8 @@ from gfopt.driver.plots import figure_of
 from gfopt.protocol import as_method
 from gfopt.types import Optimizer, PyTree, Solution, State
 
+MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
+
 
 class Status(enum.IntEnum):
     """Why a search ended.

@@ -198,6 +198,11 @@ class Search:
             )
         return jax.tree.map(np.array, one)
 
+    def begins_at(self, x0: Solution) -> bool:
+        """Tells whether the first candidate of the open generation is ``x0``."""
+        first = self.solution(int(self.active_rows[0]))
+        return jax.tree.all(jax.tree.map(np.array_equal, first, x0))
+
     def evaluation_keys(self) -> np.ndarray:
         """Returns the rows' key data ``uint32[P, 2]``."""
         keys = step_keys(wrapped(self._run_key), jnp.int32(self.step))

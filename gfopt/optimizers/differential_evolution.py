@@ -7,7 +7,7 @@
 ``x_base`` is the best member ("best1bin") or a random one ("rand1bin"); base, q and r
 are drawn without repetition from the members other than p. All of a generation see the
 population before it, as with scipy's ``updating="deferred"``. The first generation is
-``x0 + sigma z``, ``z ~ N(0, I)``.
+``x0`` and ``x0 + sigma z``, ``z ~ N(0, I)``.
 
 Source: Storn, Price (1997), J. Global Optimization 11, 341-359. Strategy and ``F`` are
 by default those of scipy's ``differential_evolution``; population size and crossover
@@ -148,7 +148,7 @@ class DifferentialEvolution(Method):
             key, size, dimension, dimension + 5, dtype
         )
         coins, draws = draws[:, :dimension], draws[:, dimension:]
-        start = x + schedules.at("sigma", self.sigma, state.step) * z
+        start = x + schedules.at("sigma", self.sigma, state.step) * z.at[0].set(0)
         first, second, base = _others(draws[:, :3])
         x_base = x[base]
         if self.strategy == "best1bin":

@@ -4,8 +4,8 @@
     x <- x + v
 
 ``b`` is the best point that the particle has seen, ``g`` the best that the swarm has;
-every coordinate draws its own random numbers. The first generation is ``x0 + sigma z``,
-``z ~ N(0, I)``, at rest.
+every coordinate draws its own random numbers. The first generation is ``x0`` and
+``x0 + sigma z``, ``z ~ N(0, I)``, at rest.
 
 Source: Clerc, Kennedy (2002), IEEE Trans. Evolutionary Computation 6(1), 58-73: with
 ``c = 2.05`` for both and the constriction 0.7298 the factors are ``w = 0.7298`` and
@@ -147,7 +147,7 @@ class ParticleSwarm(Method):
         velocity += pull * draws[:, dimension:] * (g - x)
         has_started = jnp.any(jnp.isfinite(state.best_fitness))
         velocity = jnp.where(has_started, velocity, 0)
-        start = schedules.at("sigma", self.sigma, state.step) * z
+        start = schedules.at("sigma", self.sigma, state.step) * z.at[0].set(0)
         position = x + jnp.where(has_started, velocity, start)
         moved = Particle(position.astype(x.dtype), velocity.astype(x.dtype))
         return Population(jax.tree.map(vectors.limited, moved), jnp.ones(size, bool))

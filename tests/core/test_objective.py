@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,19 +62,21 @@ def test_the_sign_is_turned_once_and_fitness_is_wide():
     [
         (
             {},
-            np.ones(1),
+            np.ones(2),
             ValueError,
-            r"one real number of shape \(\).*got shape \(1,\)",
+            r"one real number of shape \(\).*got array.*of shape \(2,\)",
         ),
         ({}, None, ValueError, "one real number"),
         ({}, "1.0", ValueError, "one real number .* got '1.0'"),
         ({}, 1j, ValueError, "one real number"),
         ({}, (1.0, 2.0), ValueError, r"got shape \(2,\)"),
+        ({}, jnp.ones(2), ValueError, r"got shape \(2,\), dtype float32"),
         ({}, {"loss": 1.0}, ValueError, "one real number"),
         ({"has_aux": True}, 1.0, TypeError, r"\(number, aux\) because has_aux=True"),
         ({"has_aux": True}, (1.0, 2.0, 3.0), TypeError, r"\(number, aux\)"),
         ({"batched": True}, 1.0, ValueError, r"numbers of shape \(2,\) for a batch"),
-        ({"batched": True}, np.ones((2, 1)), ValueError, r"got shape \(2, 1\)"),
+        ({"batched": True}, np.ones((2, 2)), ValueError, r"of shape \(2, 2\)"),
+        ({"batched": True}, np.ones((1, 2)), ValueError, r"of shape \(1, 2\)"),
     ],
 )
 def test_a_wrong_result_is_refused_in_words(options, found, error, message):
@@ -169,3 +172,16 @@ def test_lazy_leaves_are_interpreted_in_solution_and_arguments():
     assert [name for name, _ in made.list] == ["output"]  # aux is made of arrays
     np.testing.assert_allclose(value, 2 * np.sum(X @ leaf.materialise()), rtol=1e-6)
     np.testing.assert_array_equal(aux, leaf.materialise())
+
+
+def test_problems_with_the_same_fields_are_not_taken_for_each_other():
+    def made(sign: float) -> Any:
+        def call(self: Any, x: Any) -> Any:
+            return sign * self.scale * x
+
+        fields, own = [("scale", float)], {"__call__": call}
+        cls = make_dataclass("Problem", fields, frozen=True, namespace=own)
+        return jax.tree_util.register_dataclass(cls, ["scale"], [])
+
+    first, second = (jax.tree.structure(Objective(made(s)(2.0))) for s in (1.0, -1.0))
+    assert first != second

@@ -46,7 +46,7 @@ class Mortal:
 
 
 def minimize(fun: Any, path: Any = None, x0: Any = X0, **words: Any) -> gfopt.Result:
-    return gfopt.minimize(fun, x0, checkpoint=path, **(SMALL | {"budget": 20} | words))
+    return gfopt.minimize(fun, x0, checkpoint=path, **(SMALL | {"budget": 21} | words))
 
 
 def through_deaths(fun: Any, path: Any, **words: Any) -> gfopt.Result:
@@ -85,7 +85,7 @@ def test_repeated_kills_cost_the_calls_that_they_hit(often, path, straight):
     fun = Mortal(host_plateau, 1, 2, 6, 7, 12, 19, 22)
     found = through_deaths(fun, path)
     same_result(found, straight)
-    assert fun.ended == found.nfev == 20 and fun.began == 27
+    assert fun.ended == found.nfev == 21 and fun.began == 28
 
 
 def run_child(tmp_path: Any, body: str) -> int:
@@ -110,16 +110,16 @@ def test_sigkill_on_the_host_path(tmp_path, path):
     log, args = tmp_path / "calls", (str(tmp_path / "calls"), 11)
     code = run_child(
         tmp_path,
-        f"gfopt.minimize(functions.logged, X0, budget=20, args={args},"
+        f"gfopt.minimize(functions.logged, X0, budget=21, args={args},"
         f" checkpoint={str(path)!r}, **SMALL)",
     )
     assert code == -signal.SIGKILL and len(log.read_text().splitlines()) == 11
     found = minimize(functions.logged, path, args=args)
     same_result(found, minimize(functions.highest))
     lines = log.read_text().splitlines()
-    assert found.nfev == 20 and len(lines) == 21
+    assert found.nfev == 21 and len(lines) == 22
     assert lines[10] == lines[11]  # the call that was killed is the only one made twice
-    assert len(set(lines)) == 20
+    assert len(set(lines)) == 21
 
 
 def test_sigkill_on_the_compiled_path(tmp_path, path):
@@ -150,7 +150,7 @@ def test_a_kill_while_a_snapshot_is_written(often, path, straight, monkeypatch, 
     monkeypatch.setattr(storage.os, "replace", killed)
     fun = Mortal()
     same_result(through_deaths(fun, path), straight)
-    assert fun.ended == fun.began == 20 and len(calls) >= 2
+    assert fun.ended == fun.began == 21 and len(calls) >= 2
 
 
 def test_a_kill_before_the_first_snapshot(path, straight, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_torn_tail_costs_what_it_held(path, straight):
         path.write_bytes(whole[: len(whole) - cut])
         again = Mortal()
         same_result(minimize(again, path), straight)
-        assert again.ended == 6 + lost
+        assert again.ended == 7 + lost
     path.write_bytes(whole[:60] + b"?" + whole[61:])
     with pytest.raises(ValueError, match="corrupt|differ|another run"):
         minimize(host_plateau, path)
@@ -206,7 +206,7 @@ def test_failures_and_values_that_are_not_finite_are_recorded(often, path):
     mortal = Mortal(fun, 3, 8, 14)
     found = through_deaths(mortal, path)
     same_result(found, minimize(Mortal(fun)))
-    assert mortal.began - 3 == found.nfev == 20
+    assert mortal.began - 3 == found.nfev == 21
     assert set(found.failures) == {"OSError: no disk", "returned NaN"}
 
 
@@ -224,7 +224,7 @@ def test_aux_and_context_go_on(often, path):
     straight = minimize(gfopt.Objective(Mortal(fun), **words))
     mortal = Mortal(fun, 3, 10, 16)
     same_result(through_deaths(gfopt.Objective(mortal, **words), path), straight)
-    assert mortal.ended == 20
+    assert mortal.ended == 21
 
 
 class Descriptor(NamedTuple):
@@ -235,7 +235,7 @@ def test_aux_that_no_record_can_hold_is_refused(path):
     objective = gfopt.Objective(
         lambda x: (host_plateau(x), Descriptor(x)), has_aux=True
     )
-    assert minimize(objective).nfev == 20
+    assert minimize(objective).nfev == 21
     with pytest.raises(TypeError, match="aux must be made of dicts, lists, tuples"):
         minimize(objective, path)
 
@@ -256,7 +256,7 @@ def test_an_iterator_of_batches_is_read_on(often, path):
         except Killed:
             continue
     same_result(found, straight)
-    assert mortal.ended == 20
+    assert mortal.ended == 21
 
 
 # ---- finished, and called again
@@ -324,10 +324,10 @@ def test_the_clock_goes_on(path):
         time.sleep(0.05)
         return host_plateau(x)
 
-    first = minimize(fun, path, budget=8)
+    first = minimize(fun, path, budget=9)
     again = minimize(fun, path, budget=None, max_seconds=first.seconds / 2)
-    assert (again.status, again.nfev) == (Status.SECONDS, 8)
-    assert again.seconds > 8 * 0.05  # what the first one slept
+    assert (again.status, again.nfev) == (Status.SECONDS, 9)
+    assert again.seconds > 9 * 0.05  # what the first one slept
 
 
 def test_a_second_writer_is_refused(often, path, straight):

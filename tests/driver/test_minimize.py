@@ -32,19 +32,16 @@ import gfopt
     ids=["float64", "float32"],
 )
 def test_both_paths_make_the_same_search(method, x0, size):
-    """Bit for bit where members are seeds; see the equalities in the documentation.
-
-    The compiled one has one evaluation more, that of ``x0`` by the probe.
-    """
+    """Bit for bit where members are seeds; see the equalities in the documentation."""
     options = {"population_size": 4} if size == 4 else {"learning_rate": 0.05}
     words = {"method": method, "options": options}
     a = minimize(x0=x0, budget=6 * size, **words)
-    b = minimize(host_plateau, x0, budget=6 * size - 1, **words)
+    b = minimize(host_plateau, x0, budget=6 * size, **words)
     assert (a.path, b.path) == ("compiled", "host")
-    assert (a.nfev, b.nfev, a.nit, b.nit) == (6 * size, 6 * size - 1, 5, 5)
+    assert (a.nfev, b.nfev, a.nit, b.nit) == (6 * size, 6 * size, 5, 5)
     same((a.x, a.recommended, a.state), (b.x, b.recommended, b.state))
     assert a.fun == b.fun
-    for name in b.history.keys() - {"nfev", "best"}:  # the sixth is cut short
+    for name in b.history:  # the sixth is cut short
         np.testing.assert_array_equal(a.history[name][:5], b.history[name][:5])
 
 
@@ -171,13 +168,13 @@ def test_rows_at_once_on_both_paths():
         return np.max(np.abs(x), axis=1)
 
     a = minimize(gfopt.Objective(fun, batched=True))
-    b = minimize(gfopt.Objective(host_fun, batched=True), budget=23, target=-1.0)
+    b = minimize(gfopt.Objective(host_fun, batched=True), budget=24, target=-1.0)
     assert (a.path, b.path) == ("compiled", "host")
     np.testing.assert_array_equal(a.history["fitness"], b.history["fitness"][:5])
-    assert sizes == [4] * 5 + [3] and b.nfev == 23
+    assert sizes == [1] + [4] * 5 + [3] and b.nfev == 24
     target = float(b.history["fitness"][1])
     c = minimize(gfopt.Objective(host_fun, batched=True), target=target)
-    assert c.nfev == 8  # all rows of a call were paid for
+    assert c.nfev == 9  # all rows of a call were paid for
 
 
 # ---- bounds and scale
@@ -219,6 +216,6 @@ def test_compiled_points_lie_inside_too():
 
 def test_sigma0_scales_each_coordinate():
     fun = Recorded()
-    minimize(fun, sigma0=[1e-6, 100.0], options={"population_size": 4}, budget=4)
-    moved = np.abs(np.array(fun.seen) - X0)
+    minimize(fun, sigma0=[1e-6, 100.0], options={"population_size": 4}, budget=5)
+    moved = np.abs(np.array(fun.seen[1:]) - X0)
     assert (moved[:, 0] < 1e-4).all() and (moved[:, 1] > 1e-2).all()

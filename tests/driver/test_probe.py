@@ -205,6 +205,7 @@ PURE = {
     "numpy style": lambda x: (x**2).sum(),
     "constant": lambda x: 5.0,
     "integer": lambda x: 5,
+    "one element": lambda x: jnp.sum(x)[None, None],
     "jitted": jax.jit(square),
     "lazily filled": Model().lazily,
     "problem": gfopt.problems.bbob(1, 2, 1),
@@ -216,7 +217,7 @@ PURE = {
 def test_a_pure_function_is_a_jax_function(fun):
     answer = found(fun)
     assert answer.traceable and answer.reason == "a JAX function"
-    np.testing.assert_allclose(answer.value, float(fun(X0)), rtol=1e-6)
+    np.testing.assert_allclose(answer.value, np.sum(fun(X0)), rtol=1e-6)
 
 
 def test_a_value_that_is_not_finite_is_a_value():
@@ -263,7 +264,6 @@ def test_all_that_an_objective_can_take():
     ("fun", "words"),
     [
         (lambda x: x, r"shape \(\) for one solution; got shape \(2,\)"),
-        (lambda x: jnp.sum(x)[None], r"got shape \(1,\)"),
         (lambda x: x[0] * 1j, "got .*complex"),
         (lambda x: None, "got None"),
         (lambda x: (jnp.sum(x), x), "one real number"),
