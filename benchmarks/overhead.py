@@ -66,6 +66,7 @@ def seconds_each(call: Callable[[], None], count: int) -> float:
 def ask_tell() -> Callable[[], None]:
     search = gfopt.AskTell("open_es", jnp.zeros(10), options={"population_size": 64})
     values = np.random.default_rng(0).uniform(size=64)
+    search.tell(search.ask(1), [1.0])  # the start
 
     def generation() -> None:
         search.tell(search.ask(), values)

@@ -243,10 +243,11 @@ def as_number(value: Any) -> float | None:
         value = value.item()  # also of libraries that NumPy cannot read
     if not isinstance(value, numbers.Real | Decimal):
         return None
+    number: Any = value
     try:
-        return float(value)
+        return float(number)
     except OverflowError:  # a large integer
-        return math.inf if value > 0 else -math.inf
+        return math.inf if number > 0 else -math.inf
 
 
 def described(value: Any) -> str:

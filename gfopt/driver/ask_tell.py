@@ -267,8 +267,8 @@ class AskTell:
             >>> import gfopt
             >>> search = gfopt.AskTell("cma_es", [3.0, -2.0], sigma0=1.0)
             >>> search.inject([[0.5, 0.0], [4.0, 4.0]], [0.25, 32.0])
-            >>> search.result.fun, len(search.ask())
-            (0.25, 4)
+            >>> search.result.fun, len(search.ask())  # x0 and four candidates
+            (0.25, 5)
         """
         given = [self._like_x0(solution) for solution in solutions]
         numbers = values_told(values, len(given), "solutions")

@@ -62,7 +62,8 @@ def minimize(
 
     A JAX function is compiled, many generations to a call; any other Python function
     is called with NumPy arrays, here or in worker processes. Which of the two runs is
-    found out by tracing the function and calling it once; the result says why. An
+    found out by tracing the function and calling it once; the result says why. The
+    first evaluation is that of ``x0``, so that the result is never worse. An
     evaluation that raises, returns NaN or infinity, or does not return in time is a
     failed candidate with its reason in ``Result.failures``.
 

@@ -64,7 +64,7 @@ def test_within_bounds_and_without_noise():
 def test_ask_tell_hands_out_repeated_candidates():
     search = gfopt.AskTell("cma_es", X0, sigma0=1.0, noisy=True, seed=4)
     trials = search.ask()
-    assert len(trials) == 9  # 7 candidates, two of them twice
+    assert len(trials) == 10  # the start, 7 candidates, two of them twice
     for i in (0, 1):
         np.testing.assert_array_equal(trials[i].solution, trials[7 + i].solution)
     fun = Noisy()
