@@ -69,6 +69,8 @@ def takes_tokens(method: str | Optimizer) -> bool:
     """
     if isinstance(method, str):
         row = METHODS.get(method)
+    elif isinstance(method, type):  # no method, which is refused elsewhere
+        return False
     else:
         row = row_of(method)
         if row is None:
