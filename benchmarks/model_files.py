@@ -1,9 +1,11 @@
 """Writes small models with random weights as transformers saves them, for the tests.
 
 Each folder has ``config.json``, the weights, and ``logits.npy``: those of transformers'
-own forward pass in float32 for the tokens of ``tokens.npy``.
+own forward pass in float32 for the tokens of ``tokens.npy``. Those of models that
+compressed-tensors quantized are for the weights that it makes of its files again;
+activations are not rounded.
 
-    pip install torch==2.13.0 transformers==5.24.0
+    pip install torch==2.13.0 transformers==5.24.0 compressed-tensors==0.20.1
     python benchmarks/model_files.py tests/problems/model_files
 """
 
@@ -15,6 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from compressed_tensors.compressors import ModelCompressor
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    apply_quantization_config,
+)
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -101,6 +110,26 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {},
     ),
 }
+DYNAMIC = {"strategy": "token", "dynamic": True, "num_bits": 8}
+# name of the folder: what is said of weights, what of activations
+QUANTIZED: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "compressed_int8": (
+        {"num_bits": 8, "type": "int", "strategy": "channel"},
+        DYNAMIC | {"type": "int"},
+    ),
+    "compressed_float8": (
+        {"num_bits": 8, "type": "float", "strategy": "channel"},
+        DYNAMIC | {"type": "float"},
+    ),
+    "compressed_packed8": (
+        {"num_bits": 8, "type": "int", "strategy": "group", "group_size": 8},
+        None,
+    ),
+    "compressed_packed4": (
+        {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 8},
+        None,
+    ),
+}
 
 
 def made(kind: str, fields: dict[str, Any]) -> Any:
@@ -121,6 +150,40 @@ def made(kind: str, fields: dict[str, Any]) -> Any:
     return model.eval()
 
 
+def save_quantized(name: str, folder: Path) -> np.ndarray:
+    """Saves a Llama that compressed-tensors quantized, and returns its logits."""
+    weights, inputs = QUANTIZED[name]
+    model = made("llama", {"intermediate_size": 24})
+    scheme = QuantizationScheme(
+        targets=["Linear"],
+        weights=QuantizationArgs(symmetric=True, **weights),
+        input_activations=inputs and QuantizationArgs(symmetric=True, **inputs),
+    )
+    config = QuantizationConfig(
+        config_groups={"group_0": scheme},
+        ignore=["lm_head"],
+        quant_method="compressed-tensors",
+    )
+    apply_quantization_config(model, config)
+    bits = weights["num_bits"]
+    most = 448 if weights["type"] == "float" else 2 ** (bits - 1) - 1
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            scale = module.weight_scale.data
+            groups = module.weight.data.reshape(len(scale), scale.shape[1], -1)
+            scale.copy_(groups.abs().amax(-1) / most)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(folder)
+    compressor.update_config(folder)
+    compressor.decompress_model(model)
+    plain = made("llama", {"intermediate_size": 24})
+    state = model.state_dict()
+    plain.load_state_dict({name: state[name].float() for name in plain.state_dict()})
+    with torch.no_grad():
+        return plain(torch.tensor(TOKENS)).logits.numpy()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -132,10 +195,14 @@ def main() -> None:
         with torch.no_grad():
             logits = model(torch.tensor(TOKENS)).logits.numpy()
         model.to(torch.bfloat16).save_pretrained(folder / name, **options)
-        for extra in folder.glob("*/generation_config.json"):
-            extra.unlink()
         np.save(folder / name / "logits.npy", logits.astype(np.float32))
         print(f"{name}: {model.num_parameters()} weights, {np.abs(logits).max():.1f}")
+    for name in QUANTIZED:
+        logits = save_quantized(name, folder / name)
+        np.save(folder / name / "logits.npy", logits.astype(np.float32))
+        print(f"{name}: {np.abs(logits).max():.1f}")
+    for extra in folder.glob("*/generation_config.json"):
+        extra.unlink()
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gfopt import checks
+from gfopt.problems.hugging_face.config_file import is_ignored
 from gfopt.problems.llama import Layer, Llama
 from gfopt.problems.rotary import Rotary
 
@@ -51,11 +52,17 @@ class Fields:
 
     Args:
         reader: of ``open_gguf``.
+        ignore: names of those that are read as though they were not there, patterns
+            with ``*`` among them.
     """
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: Any, ignore: Sequence[str] = ()) -> None:
         self.path = reader.data.filename
-        self.fields = reader.fields
+        self.fields = {
+            name: field
+            for name, field in reader.fields.items()
+            if not is_ignored(name, ignore)
+        }
 
     def read(self, name: str, default: Any = REQUIRED, remedy: str = _AGAIN) -> Any:
         """Returns a field's value.
@@ -92,7 +99,8 @@ class Fields:
                 taken = " or ".join(map(repr, FIXED.get(short, ("missing",))))
                 raise ValueError(
                     f"{name} of {self.path} must be {taken}, since it is not computed; "
-                    f"got {checks.shown(value)}"
+                    f"got {checks.shown(value)} (pass ignore=({name!r},) if the logits "
+                    "don't depend on it)"
                 )
         found = {n: self.read(f"{KIND}.{n}", value) for n, value in FIELDS.items()}
         for name in ("block_count", "attention.head_count", "attention.head_count_kv"):

@@ -6,6 +6,7 @@ its layout ``[out, in]``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.problems.gguf_fields import Fields
 from gfopt.problems.gguf_tokenizer import INSTALL, tokenizer_of
+from gfopt.problems.hugging_face.config_file import checked_ignore, is_ignored
 from gfopt.problems.hugging_face.llama_config import shapes
 from gfopt.problems.layer_stacks import numbered, stacked, unstacked, with_stacks
 from gfopt.problems.llama import Llama
@@ -40,6 +42,7 @@ _LAYER_NAMES = {
     "ffn_up": "up",
     "ffn_down": "down",
 }
+_FACTORS = "rope_freqs.weight"
 _BIASED = {n: ours for n, ours in _LAYER_NAMES.items() if not n.endswith("norm")}
 
 
@@ -119,7 +122,11 @@ def smollm2_path() -> Path:
 
 
 def load_gguf(
-    path: str | Path, *, quantized: bool = False, tokenizer: Any = None
+    path: str | Path,
+    *,
+    quantized: bool = False,
+    tokenizer: Any = None,
+    ignore: Sequence[str] = (),
 ) -> Pretrained:
     """Reads a Llama-type model from a GGUF file.
 
@@ -133,6 +140,9 @@ def load_gguf(
             are made dense.
         tokenizer: in place of the file's, of the ``tokenizers`` package; None for the
             one that the file describes.
+        ignore: fields and tensors that are read as though they were not there, such as
+            ``("llama.attention.sliding_window",)``: what the logits you want don't
+            depend on.
 
     Returns:
         The model. Its weights are a dict: ``embedding`` ``[V, d]``, ``norm`` ``[d]``,
@@ -150,9 +160,10 @@ def load_gguf(
     """
     checks.instance("quantized", quantized, bool, "True or False")
     reader = gguf_files.open_gguf(path)
-    fields = Fields(reader)
+    ignore = checked_ignore(ignore)
+    fields = Fields(reader, ignore)
     known = fields.known()
-    layers, top = _names(reader, known["block_count"], path)
+    layers, top = _names(reader, known["block_count"], path, ignore)
     size = _check_shapes(reader, fields, known, [*layers, top])
     if tokenizer is None:
         tokenizer = tokenizer_of(fields)
@@ -161,7 +172,8 @@ def load_gguf(
     for name, tensor in tensors.items():
         if isinstance(tensor, np.ndarray):
             tensors[name] = np.asarray(tensor, np.float32)
-    factors = tensors.pop("rope_freqs.weight", ())
+    is_plain = is_ignored(_FACTORS, ignore)
+    factors = () if is_plain else tensors.get(_FACTORS, ())
     weights = {
         ours: jax.tree.map(jnp.asarray, tensors.pop(name)) for name, ours in top.items()
     }
@@ -185,8 +197,9 @@ def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
         ValueError: for weights that do not fit the file.
     """
     reader = gguf_files.open_gguf(like)
-    count = Fields(reader).known()["block_count"]
-    names, top = _names(reader, count, like)
+    # what was not read is copied
+    count = Fields(reader).read("llama.block_count")
+    names, top = _names(reader, count, like, ("*",))
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     # what is not quantized is float32 here, whatever it is in the file
     types = {n: kind if kind in LAYOUTS else "" for n, kind in types.items()}
@@ -202,7 +215,7 @@ def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
 
 
 def _names(
-    reader: Any, num_layers: int, path: str | Path
+    reader: Any, num_layers: int, path: str | Path, ignore: Sequence[str]
 ) -> tuple[list[dict[str, str]], dict[str, str]]:
     """Returns what each layer's tensors and the others are called here.
 
@@ -222,11 +235,13 @@ def _names(
             f"{path} must have the tensor {name}; got none (llama.block_count is "
             f"{num_layers})"
         )
-    for name in sorted(given - names - {"rope_freqs.weight"}):
-        raise ValueError(
-            f"{path} must have tensors that a llama model with {num_layers} layers "
-            f"uses; got {name}"
-        )
+    for name in sorted(given - names - {_FACTORS}):
+        if not is_ignored(name, ignore):
+            raise ValueError(
+                f"{path} must have tensors that a llama model with {num_layers} layers "
+                f"uses; got {name} (pass ignore=({name!r},) if the logits don't need "
+                "it)"
+            )
     return layers, top
 
 

@@ -13,8 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gfopt import checks
-from gfopt.problems.hugging_face.config_file import is_ignored, read_config
+from gfopt.problems.hugging_face.config_file import (
+    checked_ignore,
+    is_ignored,
+    read_config,
+)
 from gfopt.problems.hugging_face.llama_config import layer_names, model_of
 from gfopt.problems.hugging_face.quantization_config import block_of
 from gfopt.problems.hugging_face.tensor_files import read_tensors
@@ -49,12 +52,11 @@ def load_safetensors(folder: str | Path, *, ignore: Sequence[str] = ()) -> Pretr
 
     Raises:
         ImportError: where a package is missing; it says what to install.
-        TypeError: for ``ignore`` that is one text.
+        TypeError: for ``ignore`` that is not a sequence of texts.
         ValueError: for a model of another type, and for a tensor or a field that is not
             computed, missing, or of another shape or type; it says which.
     """
-    if isinstance(ignore, str):
-        raise TypeError(f"ignore must be a tuple of names; got {checks.shown(ignore)}")
+    ignore = checked_ignore(ignore)
     folder = Path(folder)
     path = folder / "config.json"
     config = read_config(path, ignore)

@@ -41,12 +41,24 @@ def open_gguf(path: str | os.PathLike[str]) -> Any:
     if not path.is_file():
         raise ValueError(f"path must lead to a GGUF file; got {path}, which is none")
     try:
-        return gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(path)
     except _BAD_FILE as error:
         raise ValueError(
             f"path must lead to a whole GGUF file; got {path} ({error}; download it "
             "again?)"
         ) from None
+    if reader.byte_order != "I":
+        raise ValueError(
+            f"path must lead to a file in this machine's byte order; got {path} "
+            "(gguf-convert-endian turns it)"
+        )
+    parts = reader.fields.get("split.count")
+    if parts is not None and parts.contents() > 1:
+        raise ValueError(
+            f"path must lead to a whole model; got {path}, one of {parts.contents()} "
+            "parts (llama-gguf-split --merge joins them)"
+        )
+    return reader
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
-"""Matrices of 8-bit codes with scales, as files have them, as ``Quantized`` leaves.
+"""Matrices of codes with scales, as files have them, as ``Quantized`` leaves.
 
     int8       value = scale * code
     float8     value = scale * float8[code]       a codebook of all 256 values
+    packed     value = scale * (code - 2^(bits - 1)),   4 or 8 bits in words of 32
 
 The scales are for the whole matrix, for each row, for groups along a row, or for blocks
 of rows and columns; here each row has its own.
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gfopt.quantization.quantized import Quantized
+from gfopt.quantization.quantized import Quantized, packed, whole_bytes
 
 
 def scaled_codes(
@@ -37,28 +38,6 @@ def scaled_codes(
         >>> leaf, leaf.materialise().tolist()
         (Quantized(float32[2,2]), [[1.0, -2.0], [12.0, 2.0]])
     """
-    rows, columns = codes.shape
-    wide = np.asarray(scales).astype(np.float32)
-    if block is not None:
-        tall, group = block
-        expected = (-(-rows // tall), -(-columns // group))
-        fits = wide.shape == expected
-    else:
-        if wide.size == 1:
-            wide = np.full((rows, 1), wide.reshape(()))
-        wide = wide[:, None] if wide.ndim == 1 else wide
-        tall, group = 1, columns
-        fits = wide.ndim == 2 and len(wide) == rows and wide.shape[1] > 0
-        if fits:
-            group = columns // wide.shape[1]
-            fits = group * wide.shape[1] == columns
-    if not fits:
-        raise ValueError(
-            f"the scales of {name} must be one number, or one for each row, group or "
-            f"block{f' {block}' if block else ''} of its {rows} x {columns} codes; "
-            f"got shape {np.shape(scales)}"
-        )
-    wide = np.repeat(wide, tall, axis=0)[:rows]
     table = None
     numbers = np.asarray(codes).view(np.uint8)
     if codes.dtype == np.int8:
@@ -68,9 +47,87 @@ def scaled_codes(
         if not np.all(np.isfinite(table[numbers])):
             raise ValueError(f"{name} must have finite codes; got infinity or NaN")
         table = np.where(np.isfinite(table), table, 0)
+    return _leaf(name, numbers, scales, block, codebook=table, bits=8)
+
+
+def packed_codes(
+    name: str,
+    words: Any,
+    scales: Any,
+    block: tuple[int, int] | None = None,
+    *,
+    bits: int,
+    columns: int,
+) -> Quantized:
+    """Returns a matrix whose codes are packed in words, the first in the lowest bits.
+
+    Args:
+        name: of the matrix, for messages.
+        words: ``int32[out, in * bits / 32]``; the last of a row may be filled up.
+        scales: as those of ``scaled_codes``.
+        block: as that of ``scaled_codes``.
+        bits: of a code, 4 or 8.
+        columns: of the matrix, ``in``.
+
+    Raises:
+        ValueError: for scales that do not fit the codes or are not finite.
+
+    Example:
+        >>> words = np.int32([[0x5A79]])
+        >>> leaf = packed_codes("w", words, np.float32([2]), bits=4, columns=4)
+        >>> leaf.materialise().tolist()
+        [[2.0, -2.0, 4.0, -6.0]]
+    """
+    codes = np.ascontiguousarray(words).view(np.uint8)
+    if bits == 4:
+        pairs = np.stack([codes & np.uint8(15), codes >> np.uint8(4)], axis=-1)
+        codes = pairs.reshape(len(codes), -1)
+    return _leaf(name, codes[:, :columns], scales, block, codebook=None, bits=bits)
+
+
+def _leaf(
+    name: str,
+    codes: np.ndarray,
+    scales: Any,
+    block: tuple[int, int] | None,
+    *,
+    codebook: np.ndarray | None,
+    bits: int,
+) -> Quantized:
+    """Returns the leaf of codes above 0, one a byte."""
+    rows, columns = codes.shape
+    wide = np.asarray(scales).astype(np.float32)
+    if block is not None:
+        tall, group = block
+        fits = wide.shape == (-(-rows // tall), -(-columns // group))
+    else:
+        if wide.size == 1:
+            wide = np.full((rows, 1), wide.reshape(()))
+        wide = wide[:, None] if wide.ndim == 1 else wide
+        tall, group = 1, columns
+        fits = wide.ndim == 2 and len(wide) == rows and wide.shape[1] > 0
+        if fits:
+            group = columns // wide.shape[1]
+            fits = group * wide.shape[1] == columns
+    least = whole_bytes(bits)
+    if wide.ndim == 2 and wide.shape[1] == 1:
+        group += -group % least  # the padding has no other scale
+    if not fits or group % least:
+        raise ValueError(
+            f"the scales of {name} must be one number, or one for each row, group or "
+            f"block{f' {block}' if block else ''} of its {rows} x {columns} codes; "
+            f"got shape {np.shape(scales)}"
+        )
     if not np.all(np.isfinite(wide)):
         raise ValueError(f"{name} must have finite scales; got infinity or NaN")
-    numbers = np.pad(numbers, [(0, 0), (0, wide.shape[1] * group - columns)])
+    wide = np.repeat(wide, tall, axis=0)[:rows]
+    codes = np.pad(codes, [(0, 0), (0, wide.shape[1] * group - columns)])
+    grouped = packed(codes.reshape(rows, -1, group), bits)
     return Quantized(
-        numbers, wide, codebook=table, columns=columns, group_size=group, bits=8
+        grouped.reshape(rows, -1),
+        wide,
+        codebook=codebook,
+        columns=columns,
+        group_size=group,
+        bits=bits,
     )

@@ -302,6 +302,36 @@ def test_a_field_that_is_not_computed_is_refused(
         language.load_gguf(write(tmp_path / "other.gguf", fields))
 
 
+def test_what_the_logits_don_t_need_is_ignored(tmp_path: Path) -> None:
+    plain = language.load_gguf(write(tmp_path / "plain.gguf"))
+    more = {"blk.1.attn_q_norm.weight": (SIZE,), "rope_freqs.weight": (5,)}
+    path = write(tmp_path / "more.gguf", {"llama.logit_scale": 0.5}, more)
+    names = ("llama.logit_scale", "blk.*.attn_q_norm.weight", "rope_freqs.weight")
+    found = language.load_gguf(path, ignore=names)
+    assert found.model == plain.model
+    np.testing.assert_array_equal(logits_of(found), logits_of(plain))
+    language.save_gguf(found.weights, tmp_path / "same.gguf", path)
+    assert (tmp_path / "same.gguf").read_bytes() == path.read_bytes()
+
+
+def test_a_part_of_a_model_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a-00001-of-00002.gguf", {"split.count": 2})
+    with pytest.raises(ValueError, match="a whole model; got .*, one of 2 parts"):
+        language.load_gguf(path)
+
+
+def test_the_other_byte_order_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "big.gguf"
+    writer = gguf.GGUFWriter(path, "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.add_tensor("w", np.ones(3, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match="in this machine's byte order; got .*big"):
+        language.load_gguf(path)
+
+
 @pytest.mark.parametrize(
     ("shapes", "match"),
     [

@@ -47,6 +47,7 @@ DTYPES = {
     "float8_e5m2": "F8_E5M2",
     "int8": "I8",
     "int32": "I32",
+    "int64": "I64",
 }
 
 
@@ -286,6 +287,10 @@ def test_codes_are_read_with_their_scales(dtype: Any, per: str, folder: Folder) 
         ours = logits_of(found)
     assert made.list == []
     np.testing.assert_allclose(ours, folder.logits(values), atol=1e-4)
+    if per == "group":
+        weights = folder.config["quantization_config"]["config_groups"]["group_0"]
+        weights["weights"] |= {"strategy": "group", "group_size": 4}
+        folder.refused(r"the scales of .* block \(1, 4\)")
     scales, _ = gfopt.partition(found.weights)
     assert scales["layers"]["query"].scales.shape[:2] == (2, 24)
 
@@ -345,14 +350,25 @@ def test_codes_that_are_not_read_are_refused(folder: Folder) -> None:
     folder.tensors[f"{QUERY}.weight"] = np.full((24, 24), np.nan, jnp.float8_e4m3fn)
     folder.refused(f"{QUERY}.weight .* must have finite codes")
     folder.tensors.pop(f"{QUERY}.weight")
+    folder.tensors[f"{QUERY}.qweight"] = np.zeros((24, 3), np.int32)
+    folder.refused(f"{QUERY}.qweight.*such codes are not read: take a GGUF")
     folder.tensors[f"{QUERY}.weight_packed"] = np.zeros((24, 3), np.int32)
-    folder.refused(f"{QUERY}.weight_packed.*packed codes are not read: load a GGUF")
+    folder.refused(f"must hold {QUERY}.weight_shape, .24, 24. as .* got none")
+    folder.tensors[f"{QUERY}.weight_shape"] = np.int64([24, 23])
+    folder.refused(f"must hold {QUERY}.weight_shape, .* got .24, 23.")
+    folder.tensors[f"{QUERY}.weight_shape"] = np.int64([24, 24])
+    folder.tensors[f"{QUERY}.weight_packed"] = np.zeros((24, 5), np.int32)
+    folder.refused(f"{QUERY}.weight_packed .* must have shape .24, 3., for 24 codes")
 
 
 GPTQ = {"quant_method": "gptq", "bits": 4}
 STATIC = {"group_0": {"input_activations": {"dynamic": False}}}
 ROTATED = {"config_groups": {"R1": {"type": "hadamard"}}}
-FOUR_BITS = {"group_0": {"weights": {"num_bits": 4}}}
+THREE_BITS = {"group_0": {"weights": {"num_bits": 3}}}
+TWO_SIZES = {
+    name: {"weights": {"strategy": "group", "group_size": size}}
+    for name, size in (("a", 32), ("b", 64))
+}
 
 
 @pytest.mark.parametrize(
@@ -360,9 +376,10 @@ FOUR_BITS = {"group_0": {"weights": {"num_bits": 4}}}
     [
         (GPTQ, "quant_method in quantization_config of .* got 'gptq'"),
         ({"bits": 4}, "quant_method in quantization_config of .* got None"),
-        ({"format": "pack-quantized"}, "got format: 'pack-quantized'"),
+        ({"format": "marlin-24"}, "got format: 'marlin-24'"),
         ({"config_groups": STATIC}, "input_activations of .* got dynamic: False"),
-        ({"config_groups": FOUR_BITS}, "group_0.weights of .* got num_bits: 4"),
+        ({"config_groups": THREE_BITS}, "group_0.weights of .* got num_bits: 3"),
+        ({"config_groups": TWO_SIZES}, "must have one group_size; got .'32', '64'"),
         ({"transform_config": ROTATED}, "got transform_config: .'config_groups'"),
         ({"kv_cache_scheme": {"num_bits": 8}}, "got kv_cache_scheme"),
         ("gptq", "quantization_config of .* must be an object; got 'gptq'"),
@@ -425,6 +442,8 @@ def test_what_says_nothing_is_taken(folder: Folder) -> None:
     np.testing.assert_allclose(logits_of(found), expected, atol=1e-4)
     with pytest.raises(TypeError, match="ignore must be a tuple of names"):
         folder.load(ignore="num_experts")
+    with pytest.raises(ValueError, match="tokenizer must be there to encode texts"):
+        found.continued("a text", 1)
 
 
 def test_files_that_are_missing_or_damaged_are_named(

@@ -66,6 +66,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def checked_ignore(ignore: Any) -> tuple[str, ...]:
+    """Returns names and patterns of what is not read.
+
+    Raises:
+        TypeError: for anything but a sequence of texts.
+    """
+    if isinstance(ignore, str) or not all(isinstance(name, str) for name in ignore):
+        raise TypeError(f"ignore must be a tuple of names; got {checks.shown(ignore)}")
+    return tuple(ignore)
+
+
 def is_ignored(name: str, ignore: Sequence[str]) -> bool:
     """Tells whether one of the patterns fits a name."""
     return any(fnmatchcase(name, pattern) for pattern in ignore)

@@ -1,9 +1,9 @@
-"""What ``quantization_config`` says of a file's 8-bit codes; the rest is refused.
+"""What ``quantization_config`` says of a file's codes; the rest is refused.
 
 Weights are read as they are; activations are not rounded, which files for integer or
 8-bit float products allow for.
 
-Sources: the formats of compressed-tensors 0.12 and of the fine-grained FP8 files that
+Sources: the formats of compressed-tensors 0.20 and of the fine-grained FP8 files that
 transformers 5.24 reads.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from gfopt import checks
 from gfopt.problems.hugging_face.config_file import is_ignored
 
-FORMATS = ("int-quantized", "float-quantized", "naive-quantized")
+FORMATS = ("int-quantized", "float-quantized", "naive-quantized", "pack-quantized")
 # of each method the fields that change nothing here
 _UNUSED = {
     "compressed-tensors": (
@@ -29,14 +29,14 @@ _UNUSED = {
 }
 # of each group of modules
 _WEIGHTS = {
-    "num_bits": (8,),
+    "num_bits": (4, 8),
     "type": ("int", "float"),
     "strategy": ("tensor", "channel", "group"),
     "symmetric": (True,),
     "dynamic": (False,),
     "actorder": (False,),
 }
-_UNUSED_WEIGHTS = ("group_size", "observer", "observer_kwargs")
+_UNUSED_WEIGHTS = ("observer", "observer_kwargs")
 
 
 def block_of(
@@ -80,14 +80,26 @@ def block_of(
         if given.pop("format", None) not in FORMATS:
             raise _refused(path, where, "format", config.get("format"))
         groups = given.pop("config_groups", None) or {}
-        for name, group in groups.items():
-            _check_group(f"{where}.config_groups.{name}", group, path, ignore)
+        sizes = {
+            _group_size(f"{where}.config_groups.{name}", group, path, ignore)
+            for name, group in groups.items()
+        }
+        if len(sizes) > 1:
+            raise ValueError(
+                f"config_groups in {where} of {path} must have one group_size; got "
+                f"{sorted(map(str, sizes))}"
+            )
+        size = sizes.pop() if sizes else None
+        block = None if size is None else [1, size]
     for name, value in given.items():
         raise _refused(path, where, name, value)
     return None if block is None else (block[0], block[1])
 
 
-def _check_group(where: str, group: Any, path: Path, ignore: Sequence[str]) -> None:
+def _group_size(
+    where: str, group: Any, path: Path, ignore: Sequence[str]
+) -> int | None:
+    """Checks what is said of some modules; returns how many codes share a scale."""
     given = _known(group, where, ignore)
     given.pop("targets", None)
     if given.pop("format", FORMATS[0]) not in FORMATS:
@@ -95,12 +107,19 @@ def _check_group(where: str, group: Any, path: Path, ignore: Sequence[str]) -> N
     inputs = _known(given.pop("input_activations", None), where, ignore)
     if inputs.get("dynamic", True) not in (True, "local"):
         raise _refused(path, f"{where}.input_activations", "dynamic", inputs["dynamic"])
-    for name, value in _known(given.pop("weights", None), where, ignore).items():
+    weights = _known(given.pop("weights", None), where, ignore)
+    size = weights.pop("group_size", None)
+    if size is not None and (type(size) is not int or size < 1):
+        raise _refused(path, f"{where}.weights", "group_size", size)
+    if size is not None and weights.get("strategy") != "group":
+        raise _refused(path, f"{where}.weights", "strategy", weights.get("strategy"))
+    for name, value in weights.items():
         if name in _UNUSED_WEIGHTS or value in _WEIGHTS.get(name, ()):
             continue
         raise _refused(path, f"{where}.weights", name, value)
     for name, value in given.items():
         raise _refused(path, where, name, value)
+    return size
 
 
 def _known(fields: Any, where: str, ignore: Sequence[str]) -> dict[str, Any]:

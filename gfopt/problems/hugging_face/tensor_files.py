@@ -22,6 +22,8 @@ _DTYPES = {
     "F8_E4M3": jnp.float8_e4m3fn,
     "F8_E5M2": jnp.float8_e5m2,
     "I8": np.int8,
+    "I32": np.int32,
+    "I64": np.int64,
 }
 
 

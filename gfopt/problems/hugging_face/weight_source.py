@@ -13,13 +13,13 @@ from gfopt.problems.hugging_face.tensor_files import Tensor
 from gfopt.problems.llama import Llama
 from gfopt.problems.rotary import Rotary
 from gfopt.quantization.quantized import Quantized
-from gfopt.quantization.scaled_codes import scaled_codes
+from gfopt.quantization.scaled_codes import packed_codes, scaled_codes
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 CODES = ("I8", "F8_E4M3", "F8_E5M2")
 MATRICES = frozenset(["query", "key", "value", "output", "gate", "up", "down", "head"])
 _PACKED = frozenset(
-    """qweight qzeros scales g_idx weight_packed weight_shape SCB absmax quant_map
+    """qweight qzeros scales g_idx weight_packed SCB absmax quant_map
     nested_absmax nested_quant_map bitsandbytes__nf4 bitsandbytes__fp4""".split()
 )
 
@@ -45,6 +45,8 @@ class WeightSource:
     def take(self, name: str, ours: str) -> Any:
         """Returns a weight in our order and form; it counts as used."""
         name = name if ours == "head" else self.prefix + name
+        if ours in MATRICES and f"{name}_packed" in self.files:
+            return self._packed(name, ours)
         tensor = self.files.pop(name, None)
         if tensor is None:
             start = name.removesuffix("weight")
@@ -66,16 +68,42 @@ class WeightSource:
         return self._turned(ours, leaf)
 
     def _codes(self, name: str, ours: str, tensor: Tensor) -> Quantized:
-        scale = self.files.pop(f"{name}_scale", None)
-        block = None
-        if scale is None:
-            scale, block = self.files.pop(f"{name}_scale_inv", None), self.block
+        is_blocked = f"{name}_scale_inv" in self.files
+        scale = self._scale(name, tensor, "scale_inv" if is_blocked else "scale")
+        leaf = scaled_codes(str(tensor), tensor.read(), scale.read(), self.block)
+        return self._turned_leaf(ours, leaf)
+
+    def _packed(self, name: str, ours: str) -> Quantized:
+        """Returns codes of 4 or 8 bits that are packed in words of 32 bits."""
+        words, size = self.files.pop(f"{name}_packed"), f"{name}_shape"
+        shape = self.files.pop(size, None)
+        rows, columns = self.shapes[ours]
+        if shape is not None:
+            shape.check((2,), ("I64", "I32"), f"as {words} has")
+        if shape is None or shape.read().tolist() != [rows, columns]:
+            raise ValueError(
+                f"folder must hold {size}, {[rows, columns]} as {self.path} says; got "
+                f"{shape.read().tolist() if shape else 'none'}"
+            )
+        width = words.shape[-1] if words.shape else 0
+        bits = next((b for b in (4, 8) if -(-columns * b // 32) == width), 4)
+        packed = (rows, -(-columns * bits // 32))
+        words.check(packed, ("I32",), f"for {columns} codes of 4 or 8 bits in a row")
+        scale = self._scale(name, words).read()
+        how = {"bits": bits, "columns": columns}
+        leaf = packed_codes(str(words), words.read(), scale, self.block, **how)
+        return self._turned_leaf(ours, leaf)
+
+    def _scale(self, name: str, codes: Tensor, suffix: str = "scale") -> Tensor:
+        scale = self.files.pop(f"{name}_{suffix}", None)
         if scale is None or scale.kind not in FLOATS:
             raise ValueError(
-                f"folder must hold {name}_scale, floating-point numbers for the codes "
-                f"of {tensor}; got {scale or 'none'}"
+                f"folder must hold {name}_{suffix}, floating-point numbers for the "
+                f"codes of {codes}; got {scale or 'none'}"
             )
-        leaf = scaled_codes(str(tensor), tensor.read(), scale.read(), block)
+        return scale
+
+    def _turned_leaf(self, ours: str, leaf: Quantized) -> Quantized:
         codes, scales = (self._turned(ours, part) for part in (leaf.codes, leaf.scales))
         return dataclasses.replace(leaf, codes=codes, scales=scales)
 
@@ -133,5 +161,5 @@ class WeightSource:
 def _hint(names: list[str]) -> str:
     """Returns what to do with packed codes, where some are among the tensors."""
     if any(name.rsplit(".", 1)[-1] in _PACKED for name in names):
-        return "; packed codes are not read: load a GGUF file, or 8-bit codes"
+        return "; such codes are not read: take a GGUF file, or compressed-tensors"
     return ""
