@@ -189,7 +189,7 @@ def _searched(
         share = f"{int(ledger.queries)} of {int(ledger.budget)} queries"
         line.write(f"{what}, {share}, best loss {low:.4f}", is_last)
 
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, line:
 
         def after_block(objective: Objective) -> None:
             note(objective.context, "pruning")

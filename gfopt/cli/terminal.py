@@ -13,7 +13,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -21,6 +23,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from gfopt.driver.compiling import CompileWatch
 from gfopt.problems.atari import GAMES
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
@@ -112,6 +115,7 @@ class ProgressDisplay:
             TextColumn("runs"),
             TimeElapsedColumn(),
             TextColumn("{task.description}", style="dim"),
+            _CompilingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -147,9 +151,10 @@ class ProgressDisplay:
         if self._progress.disable and self._batch is not None:
             seconds = time.monotonic() - self._began
             self._began = time.monotonic()
+            compiling = sum(run.compile_seconds for run in runs)
             note(
-                f"{_name(self._batch)}: {len(runs)} done in {seconds:.1f} s, "
-                f"{self.done} of {self.total} runs",
+                f"{_name(self._batch)}: {len(runs)} done in {seconds:.1f} s, of which "
+                f"{compiling:.1f} s compiling, {self.done} of {self.total} runs",
                 stderr=True,
             )
 
@@ -168,6 +173,21 @@ class ProgressDisplay:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+class _CompilingColumn(ProgressColumn):
+    """Says that the thread that made it compiles, and for how long it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watch = CompileWatch()
+
+    def render(self, task: Task) -> Text:
+        """Returns the text behind the task that runs now."""
+        seconds = self._watch.seconds() if task.description else None
+        if seconds is None:
+            return Text()
+        return Text(f"compiling for {seconds:.0f} s", style="dim")
 
 
 def _count(batches: Iterable[Batch], suite: str) -> int:

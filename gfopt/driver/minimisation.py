@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -188,7 +189,8 @@ class Minimisation:
         progress: bool,
     ) -> Result:
         """Advances the search until something ends it."""
-        with Interrupt() as interrupt:
+        shown = ProgressLine(budget) if progress else nullcontext()
+        with Interrupt() as interrupt, shown as line:
             try:
                 if self._saved is None or self._saved.snapshot is None:
                     interrupt.let_pass()  # nothing is lost yet
@@ -197,9 +199,7 @@ class Minimisation:
                 return self._unprepared()
             finally:
                 interrupt.passes = False
-            return self._run(
-                budget, max_seconds, target, callbacks, progress, interrupt
-            )
+            return self._run(budget, max_seconds, target, callbacks, line, interrupt)
 
     def _run(
         self,
@@ -207,10 +207,9 @@ class Minimisation:
         max_seconds: float,
         target: float | None,
         callbacks: tuple[Callback, ...],
-        progress: bool,
+        line: ProgressLine | None,
         interrupt: Interrupt,
     ) -> Result:
-        line = ProgressLine(budget) if progress else None
         sign = -1.0 if self._objective.maximize else 1.0
         goal = -math.inf if target is None else self._search.rounded(sign * target)
         deadline = self._began + max_seconds - self._before
