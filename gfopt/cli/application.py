@@ -8,6 +8,7 @@ import typer
 from typer.main import get_command
 
 from gfopt import __version__
+from gfopt.cli import program_cache
 from gfopt.cli.arguments import USAGE_ERROR
 from gfopt.cli.bench_command import bench
 from gfopt.cli.list_command import list_methods
@@ -39,6 +40,10 @@ def _start(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.")
     ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option(help="Keep compiled programs from one command to the next."),
+    ] = True,
 ) -> None:
     """Gradient-free optimization in JAX: list and compare methods, search prompts."""
     if version:
@@ -46,3 +51,5 @@ def _start(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    elif cache:
+        program_cache.turn_on()
