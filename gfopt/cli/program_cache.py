@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def turn_on() -> Path | None:
     if chosen or unwanted or find_spec("filelock") is None:
         return None
     try:
-        place = folder() / f"jax-{jax.__version__}"
+        place = folder() / f"jax-{version('jax')}"
         place.mkdir(parents=True, exist_ok=True)
         os.utime(place)
         _tidy(place)
