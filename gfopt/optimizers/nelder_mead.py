@@ -219,6 +219,24 @@ class NelderMead(Method):
         """Returns the best vertex."""
         return vectors.unflat(state.simplex[0], state.center)
 
+    def widened(self, state: NelderMeadState, factor: jax.Array) -> NelderMeadState:
+        """Returns a larger simplex around the best vertex, to be evaluated anew.
+
+        A vertex that was lucky is not believed any longer: all others would be drawn to
+        it until they are one point.
+        """
+        best, is_larger = state.simplex[0], factor > 1
+        edges = (state.simplex - best) * factor.astype(best.dtype)
+        # what is a point already has no edges to grow from
+        first = schedules.at("sigma", self.sigma, 0)
+        least = jnp.finfo(best.dtype).eps ** 0.5 * jnp.maximum(first, abs(best).max())
+        axes = jnp.concatenate([0 * best[None], least * jnp.eye(best.size)])
+        is_point = jnp.abs(edges).max() < least
+        edges = jnp.where(is_point, axes, edges).astype(best.dtype)
+        larger = jnp.where(is_larger, vectors.limited(best + edges), state.simplex)
+        stage = jnp.where(is_larger, START, state.stage).astype(jnp.int32)
+        return state._replace(simplex=larger, stage=stage)
+
     def stop(self, state: NelderMeadState) -> dict[str, jax.Array]:
         """Returns ``tol_x``: all vertices are one point."""
         return {"tol_x": vectors.is_small(state.simplex, self.tol_x)}

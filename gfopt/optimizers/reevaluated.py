@@ -15,9 +15,10 @@ Spearman-Brown formula). Where ``grows``, they are spent on more candidates, whi
 averages better than more values of the same ones: ``inner`` runs with 1, 4, 16, ...
 times its population. Otherwise each candidate is evaluated so often, the first ones
 once more where it is no whole number, and ``inner`` is told the means. Where hardly any
-agreement is left, sigma is raised, if the state of ``inner`` has one: longer steps
+agreement is left, ``inner`` is widened, by a larger sigma or simplex: longer steps
 stand out of the noise. Without noise two candidates of every third step are evaluated
-twice.
+twice. A step of one to three candidates has no ranks to compare: there the values are
+those of the last eight candidates that were evaluated twice.
 
 Source: Hansen, Niederberger, Guzzella and Koumoutsakos, "A method for handling
 uncertainty in evolutionary optimization" (IEEE TEC 13(1), 2009): rank changes of
@@ -41,6 +42,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
+from gfopt.core import trees
 from gfopt.protocol import Method, Wrapper, as_method
 from gfopt.types import (
     Evaluation,
@@ -63,6 +65,8 @@ INTERVAL = 3  # every third step, and
 FIRST = 6  # in the first steps
 CHECKED = 2  # candidates that are evaluated twice, or one of SHARE where that is more
 SHARE = 8
+FEW = 4  # candidates, in a step of fewer the last RECENT pairs are compared
+RECENT = 8
 DROWNED = 0.3  # agreement below which sigma is raised,
 INFLATION = 0.3  # by so many e-folds a step for each 1 that is missing
 
@@ -74,11 +78,14 @@ class ReevaluatedState(NamedTuple):
         step: ``i32[]``.
         inner: the inner method's state.
         agreement: ``float32[]``, a running mean, at most 1.
+        recent: ``float[2, R]``, both values of the last candidates, newest first, of
+            steps that have too few of them to be ranked; NaN for none.
     """
 
     step: jax.Array
     inner: State
     agreement: jax.Array
+    recent: jax.Array
 
 
 class ReevaluatedMember(NamedTuple):
@@ -152,7 +159,9 @@ class Reevaluated(Wrapper):
     def init(self, key: Key, solution: Solution) -> ReevaluatedState:
         """Starts the inner method, and takes the values to be exact."""
         inner = self.inner.init(key, solution)
-        return ReevaluatedState(jnp.int32(0), inner, jnp.float32(1))
+        dtype = trees.wide_dtype(trees.starting_point(solution))
+        recent = jnp.full((2, RECENT), jnp.nan, dtype)
+        return ReevaluatedState(jnp.int32(0), inner, jnp.float32(1), recent)
 
     def ask(self, key: Key, state: ReevaluatedState) -> Population:
         """Asks the inner method and repeats its candidates, all before any twice."""
@@ -167,7 +176,9 @@ class Reevaluated(Wrapper):
         checked = jnp.minimum(jnp.maximum(CHECKED, count // SHARE), count)
         more = jnp.maximum(more, jnp.where(is_due, checked, 0))
         rows = jnp.arange(self._num_rows(sizes), dtype=jnp.int32)
-        candidate = rows % jnp.maximum(count, 1)
+        # members that are not evaluated stand last: the inner method may need them
+        late = rows - (rows.size - sizes[-1])
+        candidate = jnp.where(late >= count, late, rows % jnp.maximum(count, 1))
         members = jax.tree.map(lambda leaf: leaf[candidate], population.members)
         return Population(ReevaluatedMember(members, candidate), rows < count + more)
 
@@ -189,8 +200,9 @@ class Reevaluated(Wrapper):
         """Tells the inner method the means, and compares the ranks."""
         sizes = self._sizes(state.inner)
         members, candidate = population.members
-        count = jnp.max(candidate) + 1
         rows = jnp.arange(candidate.size, dtype=jnp.int32)
+        count = jnp.argmax(candidate != rows).astype(jnp.int32)
+        late = candidate.size - sizes[-1]
         values = jnp.where(evaluation.valid, evaluation.fitness, jnp.nan)
         # a line for each turn, a column for each candidate; NaN where there is no value
         turns = 2 if self.grows else self.max_effort
@@ -200,8 +212,9 @@ class Reevaluated(Wrapper):
         valid = jnp.isfinite(fitness)
         aux = jax.tree.map(lambda leaf: leaf[: sizes[-1]], evaluation.aux)
         told = Evaluation(jnp.where(valid, fitness, jnp.inf), valid, aux)
-        members = jax.tree.map(lambda leaf: leaf[: sizes[-1]], members)
-        asked = Population(members, rows[: sizes[-1]] < count)
+        active = rows[: sizes[-1]] < count
+        place = jnp.where(active, rows[: sizes[-1]], rows[late:])
+        asked = Population(jax.tree.map(lambda leaf: leaf[place], members), active)
 
         def tell_first(size: int) -> Callable[..., tuple[State, Info]]:
             def branch(*data: PyTree) -> tuple[State, Info]:
@@ -213,13 +226,19 @@ class Reevaluated(Wrapper):
         branches = [tell_first(size) for size in sizes]
         inner, info = lax.switch(self._tier(state, len(sizes)), branches, asked, told)
 
-        found, is_known = rank_agreement(_means(table[0::2]), _means(table[1::2]))
+        pairs = jnp.stack([_means(table[0::2]), _means(table[1::2])])
+        few = count < FEW
+        recent = jnp.where(few, _newest(pairs, state.recent), state.recent)
+        first, second = jnp.concatenate(
+            [jnp.where(few, jnp.nan, pairs), jnp.where(few, recent, jnp.nan)], axis=1
+        )
+        found, is_known = rank_agreement(first, second)
         rate = jnp.maximum(RATE, 1 / (state.step.astype(jnp.float32) + 1))
         agreement = state.agreement + rate * (found - state.agreement)
         agreement = jnp.where(is_known, agreement, state.agreement)
         exponent = INFLATION * jnp.maximum(DROWNED - agreement, 0)
         inner = as_method(self.inner).widened(inner, jnp.exp(exponent))
-        new = ReevaluatedState(state.step + 1, inner, agreement)
+        new = ReevaluatedState(state.step + 1, inner, agreement, recent)
         return new, _info(info, self._effort(agreement), agreement)
 
     def decode_group(self, state: ReevaluatedState, members: PyTree) -> PyTree:
@@ -266,6 +285,14 @@ def _means(table: jax.Array) -> jax.Array:
     total = jnp.sum(jnp.where(known, table, 0), axis=0)
     count = jnp.sum(known, axis=0)
     return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+
+
+def _newest(pairs: jax.Array, recent: jax.Array) -> jax.Array:
+    """Returns the last pairs of values ``[2, R]``, those of this step first."""
+    both = jnp.concatenate([pairs[:, :FEW].astype(recent.dtype), recent], axis=1)
+    order = jnp.argsort(~jnp.isfinite(both).all(axis=0), stable=True)
+    both = both[:, order[:RECENT]]
+    return jnp.where(jnp.isfinite(both).all(axis=0), both, jnp.nan)
 
 
 @functools.cache

@@ -200,6 +200,31 @@ def test_sigma_is_raised_where_nothing_agrees(inner):
     assert sigma[0.0] == pytest.approx(0.3 * np.exp(0.3 * 0.3))
 
 
+@pytest.mark.parametrize("name", ["nelder_mead", "one_plus_one", "lq_cma_es"])
+def test_noise_is_noticed_where_a_step_is_a_single_candidate(name):
+    """A step of one candidate has no ranks to compare.
+
+    Nelder-Mead drew its simplex into one point; (1+1)-ES took all values to be exact;
+    CMA-ES with a model never moved its mean.
+    """
+    method = gfopt.Reevaluated(gfopt.method(name, {"sigma": 0.5}))
+    noisy = gfopt.Objective(
+        lambda key, x: jnp.sum((x - 1) ** 2) + jax.random.normal(key), takes_key=True
+    )
+
+    @jax.jit
+    @jax.vmap
+    def study(key: jax.Array) -> Any:
+        found = gfopt.run(method, noisy, jnp.full(2, 3.0), key=key, generations=200)
+        size = found.state.inner
+        size = size.simplex.std(axis=0) if name == "nelder_mead" else jnp.ones(1)
+        return found.x, found.state.agreement, jnp.max(size)
+
+    x, agreement, size = study(jax.random.split(KEY, 8))
+    assert np.median(agreement) < 0.4 and np.min(size) > 1e-3
+    assert np.median(np.linalg.norm(x - 1, axis=1)) < 1.0  # from 2.8
+
+
 def test_rows_that_are_not_asked_for_stay_out():
     method = gfopt.Reevaluated(gfopt.NelderMead())
     state = at(method, 0.0)
@@ -207,6 +232,7 @@ def test_rows_that_are_not_asked_for_stay_out():
         population = asked(method, state)
         assert int(population.active.sum()) == expected
         values = sphere(decode_rows(method, state, population.members))
+        state = state._replace(agreement=jnp.float32(1))  # drowned, it would start anew
         state, _ = told(method, state, population, values)
         state = state._replace(agreement=jnp.float32(0))
 
