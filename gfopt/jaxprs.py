@@ -38,6 +38,51 @@ from jax.extend import core
 # The parameters that change what an operation computes, in every form that is read
 # here. "..." allows further ones, which say how to compile a program, not what it is.
 FORMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        "abs add and atan2 ceil cholesky clamp copy div dynamic_update_slice eq "
+        "erf_inv floor ge gt is_finite le lt max min ne neg not optimization_barrier "
+        "or population_count pow random_fold_in random_unwrap rem select_n shift_left "
+        "shift_right_arithmetic shift_right_logical sign square sub threefry2x32 "
+        "xor".split(),
+        ("",),
+    ),
+    **dict.fromkeys(
+        "cbrt cos exp exp2 expm1 log log1p logistic rsqrt sin sqrt tan tanh".split(),
+        ("accuracy",),
+    ),
+    **dict.fromkeys("argmax argmin".split(), ("axes index_dtype",)),
+    **dict.fromkeys("cummax cummin cumprod cumsum".split(), ("axis reverse",)),
+    **dict.fromkeys(
+        "reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum".split(),
+        ("axes", "axes out_sharding"),
+    ),
+    **dict.fromkeys(
+        "scatter scatter-add scatter-max scatter-min scatter-mul".split(),
+        (
+            "dimension_numbers indices_are_sorted mode unique_indices update_consts "
+            "update_jaxpr",
+        ),
+    ),
+    "bitcast_convert_type": ("new_dtype",),
+    "concatenate": ("dimension",),
+    "custom_vmap_call": ("call ...",),
+    "eigh": ("algorithm lower sort_eigenvalues subset_by_index",),
+    "integer_pow": ("y",),
+    "iota": ("dimension dtype shape sharding",),
+    "pad": ("padding_config",),
+    "random_bits": ("bit_width shape",),
+    "random_seed": ("impl",),
+    "random_split": ("shape",),
+    "random_wrap": ("impl",),
+    "rev": ("dimensions",),
+    "round": ("rounding_method",),
+    "sort": ("dimension is_stable num_keys",),
+    "stack": ("axis",),
+    "svd": ("algorithm compute_uv full_matrices subset_by_index",),
+    "tile": ("reps",),
+    "unstack": ("axis",),
+    "top_k": ("axis k", "axis is_stable k"),
+    "triangular_solve": ("conjugate_a left_side lower transpose_a unit_diagonal",),
     "broadcast_in_dim": ("broadcast_dimensions shape sharding",),
     "closed_call": ("call_jaxpr ...",),
     "cond": ("branches ...",),
@@ -47,10 +92,8 @@ FORMS: dict[str, tuple[str, ...]] = {
         "window_strides",
     ),
     "convert_element_type": ("new_dtype sharding weak_type",),
-    "copy": ("",),
     "custom_jvp_call": ("call_jaxpr ...",),
     "custom_vjp_call": ("call_jaxpr ...",),
-    "div": ("",),
     "dot_general": ("dimension_numbers out_sharding precision preferred_element_type",),
     "dynamic_slice": ("slice_sizes",),
     "gather": (
@@ -60,8 +103,6 @@ FORMS: dict[str, tuple[str, ...]] = {
     "jit": ("jaxpr ...",),
     "mul": ("out_dtype",),
     "name": ("name",),
-    "neg": ("",),
-    "optimization_barrier": ("",),
     "pvary": ("...",),
     "remat2": ("jaxpr ...",),
     "reshape": ("dimensions new_sizes sharding",),
@@ -111,7 +152,16 @@ def trace(fun: Callable[..., Any], *args: Any) -> Program:
         >>> [equation.name for equation in program.equations]
         ['mul', 'add']
     """
-    return Program.of(jax.make_jaxpr(fun)(*args))
+    return trace_with_results(fun, *args)[0]
+
+
+def trace_with_results(fun: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
+    """Traces a function; returns its results' shapes and dtypes, too, as a pytree.
+
+    A second trace of the same function on the same types costs next to nothing.
+    """
+    program, results = jax.make_jaxpr(fun, return_shape=True)(*args)
+    return Program.of(program), results
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +253,20 @@ class Equation:
         except KeyError as error:
             raise self.unknown() from error
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether it does more than compute its results: a callback, a print."""
+        return bool(self._eqn.effects)
+
+    @property
+    def is_listing(self) -> bool:
+        """Whether its results are a list, even if there is only one."""
+        return self._eqn.primitive.multiple_results
+
+    def get(self, parameter: str, default: Any = None) -> Any:
+        """Returns a parameter, or ``default`` where this version has none."""
+        return self._eqn.params.get(parameter, default)
+
     def __contains__(self, parameter: str) -> bool:
         return parameter in self._eqn.params
 
@@ -244,7 +308,12 @@ def _forms(name: str) -> tuple[frozenset[str], ...]:
 
 def read(atom: Any, env: dict[Any, Any]) -> Any:
     """Returns the value of a variable in ``env``, or of a literal."""
-    return atom.val if isinstance(atom, core.Literal) else env[atom]
+    return atom.val if is_literal(atom) else env[atom]
+
+
+def is_literal(atom: Any) -> bool:
+    """Tells whether an input of an equation is a number written in the program."""
+    return isinstance(atom, core.Literal)
 
 
 def evaluate(
@@ -277,7 +346,8 @@ def inner_program(equation: Equation) -> Program:
 
     Its inputs and outputs are those of the equation.
     """
-    return Program.of(equation["jaxpr" if "jaxpr" in equation else "call_jaxpr"])
+    names = [name for name in ("jaxpr", "call_jaxpr", "call") if name in equation]
+    return Program.of(equation[names[0] if names else "jaxpr"])
 
 
 class Scan(NamedTuple):

@@ -27,8 +27,9 @@ from gfopt.types import Key
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
-# traced once for each shape; outside of a program one call and not a hundred
-@partial(jax.jit, inline=True)
+# traced once for each shape; outside of a program one call and not a hundred. Its name
+# stays in the program: where NumPy runs that, one function takes its place.
+@jax.jit
 def encrypt(
     key: tuple[Any, Any],
     counter: tuple[jax.Array, jax.Array],
@@ -133,13 +134,14 @@ def seeds(key: Key, count: int) -> jax.Array:
     words = data[0]
     if data.shape[0] == 2:  # an rbg key has four words, as a rule two equal pairs
         words = jnp.stack(encrypt((words[0], words[1]), (data[1, 0], data[1, 1])))
-    return _seeds(words, count)
+    return draw_seeds(words, count)
 
 
 # a program of its own: a key that is known while another program is traced would else
-# compile it anew at every call
-@partial(jax.jit, static_argnums=1, inline=True)
-def _seeds(words: jax.Array, count: int) -> jax.Array:
+# compile it anew at every call; its name stays, as that of encrypt
+@partial(jax.jit, static_argnums=1)
+def draw_seeds(words: jax.Array, count: int) -> jax.Array:
+    """Draws ``uint32[count]`` from the two words of a key."""
     zero = jnp.zeros(count, jnp.uint32)
 
     def draw(words: jax.Array) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Small programs without a compiler: a traced function, run in NumPy."""

@@ -1,0 +1,249 @@
+"""Arithmetic, comparisons, choices and conversions."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gfopt.core.numpy_programs.rule import (
+    Rule,
+    UnknownEquation,
+    dtype_of,
+    identity,
+    shape_of,
+)
+from gfopt.jaxprs import Equation
+
+
+def _same(function: Callable[..., Any]) -> Rule:
+    """Returns the rule of a function that needs nothing but its operands."""
+    return lambda eqn: function
+
+
+def _all(*values: Any) -> tuple[Any, ...]:
+    return values
+
+
+# -- integers
+
+
+def _divide(a: Any, b: Any) -> Any:
+    # rounds towards zero; NumPy rounds down
+    quotient = np.floor_divide(a, b)
+    inexact = np.remainder(a, b) != 0
+    return quotient + (inexact & ((a < 0) != (b < 0))).astype(quotient.dtype)
+
+
+def _div(eqn: Equation) -> Callable[..., Any]:
+    kind = dtype_of(eqn.outputs[0]).kind
+    if kind == "i":
+        return _divide
+    return np.floor_divide if kind == "u" else operator.truediv
+
+
+def _shift_right_logical(eqn: Equation) -> Callable[..., Any]:
+    dtype = dtype_of(eqn.outputs[0])
+    if dtype.kind == "u":
+        return operator.rshift
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    return lambda x, n: (x.view(unsigned) >> n.view(unsigned)).view(dtype)
+
+
+def _population_count(eqn: Equation) -> Callable[..., Any]:
+    dtype = dtype_of(eqn.outputs[0])
+    return lambda x: np.bitwise_count(x).astype(dtype)
+
+
+# -- powers and special functions
+
+
+def _pow(eqn: Equation) -> Callable[..., Any]:
+    base, exponent = map(dtype_of, eqn.inputs)
+    if base == exponent:
+        return np.power
+    return lambda x, y: np.power(x, y.astype(base))
+
+
+def _integer_pow(eqn: Equation) -> Callable[..., Any]:
+    exponent = eqn["y"]
+    if exponent == 2:
+        return lambda x: x * x
+    one = dtype_of(eqn.outputs[0]).type(1)
+    if exponent < 0:
+        return lambda x: one / x ** (-exponent)
+    return lambda x: x**exponent
+
+
+def _rsqrt(x: Any) -> Any:
+    return x.dtype.type(1) / np.sqrt(x)
+
+
+def _logistic(x: Any) -> Any:
+    one = x.dtype.type(1)
+    return one / (one + np.exp(-x))
+
+
+_CENTRAL = (
+    2.81022636e-08,
+    3.43273939e-07,
+    -3.5233877e-06,
+    -4.39150654e-06,
+    0.00021858087,
+    -0.00125372503,
+    -0.00417768164,
+    0.246640727,
+    1.50140941,
+)
+_TAIL = (
+    -0.000200214257,
+    0.000100950558,
+    0.00134934322,
+    -0.00367342844,
+    0.00573950773,
+    -0.0076224613,
+    0.00943887047,
+    1.00167406,
+    2.83297682,
+)
+
+
+def _horner(coefficients: tuple[float, ...], w: Any) -> Any:
+    return functools.reduce(lambda p, c: p * w + c, coefficients[1:], coefficients[0])
+
+
+def _erf_inv(eqn: Equation) -> Callable[..., Any]:
+    """The approximation of float32: Giles, "Approximating the erfinv function" (2010).
+
+    Computed in float64, so that only the last rounding is to float32.
+    """
+    if dtype_of(eqn.outputs[0]) != np.float32:
+        raise UnknownEquation("erf_inv of float64")
+
+    def erf_inv(x: Any) -> Any:
+        wide = np.asarray(x, np.float64)
+        w = -np.log1p(-wide * wide)
+        central = _horner(_CENTRAL, w - 2.5)
+        if (w >= 5).any():
+            central = np.where(w < 5, central, _horner(_TAIL, np.sqrt(w) - 3))
+        return (central * wide).astype(np.float32)
+
+    return erf_inv
+
+
+def _round(eqn: Equation) -> Callable[..., Any]:
+    if eqn["rounding_method"].name == "TO_NEAREST_EVEN":
+        return np.rint
+    return lambda x: np.copysign(np.floor(np.abs(x) + x.dtype.type(0.5)), x)
+
+
+# -- choices and conversions
+
+
+def _select(eqn: Equation) -> Callable[..., Any]:
+    which, *cases = eqn.inputs
+    if not which.aval.shape:
+        return lambda which, *cases: cases[int(which)]
+    if len(cases) != 2:
+        raise UnknownEquation("select_n of more than two cases")
+    if shape_of(cases[0]) != shape_of(which):  # keys: one choice for both words
+        return lambda which, no, yes: np.where(which[..., None], yes, no)
+    return lambda which, no, yes: np.where(which, yes, no)
+
+
+def _clamp(low: Any, x: Any, high: Any) -> Any:
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _convert(eqn: Equation) -> Callable[..., Any]:
+    source, dtype = dtype_of(eqn.inputs[0]), dtype_of(eqn.outputs[0])
+    if source == dtype:
+        return identity
+    if source.kind == "f" and dtype.kind in "iu":
+        # what does not fit is the nearest number that does, and NaN is 0
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+
+        def number(x: Any) -> Any:
+            return dtype.type(0 if x != x else int(min(max(x, least), most)))
+
+        def numbers(x: Any) -> Any:
+            inside = np.where(x == x, np.maximum(x, least), 0)
+            return np.where(inside >= most, dtype.type(most), inside.astype(dtype))
+
+        return numbers if eqn.inputs[0].aval.shape else number
+    if dtype.kind == "b":
+        return lambda x: x != 0
+    return lambda x: x.astype(dtype)
+
+
+def _bitcast(eqn: Equation) -> Callable[..., Any]:
+    source, dtype = dtype_of(eqn.inputs[0]), dtype_of(eqn.outputs[0])
+    if source.itemsize != dtype.itemsize:
+        raise UnknownEquation("bitcast_convert_type between sizes")
+    return lambda x: x.view(dtype)
+
+
+#: Those that need nothing but their operands.
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "neg": operator.neg,
+    "and": operator.and_,
+    "or": operator.or_,
+    "xor": operator.xor,
+    "not": operator.invert,
+    "shift_left": operator.lshift,
+    "shift_right_arithmetic": operator.rshift,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "max": np.maximum,
+    "min": np.minimum,
+    "rem": np.fmod,
+    "abs": np.abs,
+    "sign": np.sign,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "is_finite": np.isfinite,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "cbrt": np.cbrt,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "tanh": np.tanh,
+    "atan2": np.arctan2,
+    "square": np.square,
+    "rsqrt": _rsqrt,
+    "logistic": _logistic,
+    "clamp": _clamp,
+    "stop_gradient": identity,
+    "copy": identity,
+    "name": identity,
+    "optimization_barrier": _all,
+}
+
+RULES: dict[str, Rule] = {
+    **{name: _same(function) for name, function in _PLAIN.items()},
+    "div": _div,
+    "shift_right_logical": _shift_right_logical,
+    "population_count": _population_count,
+    "pow": _pow,
+    "integer_pow": _integer_pow,
+    "erf_inv": _erf_inv,
+    "round": _round,
+    "select_n": _select,
+    "convert_element_type": _convert,
+    "bitcast_convert_type": _bitcast,
+}

@@ -1,0 +1,87 @@
+"""Runs a traced function in NumPy, without compiling it.
+
+A compiled program is fast from the second call on; the first costs seconds. A host
+search makes a few hundred steps of some hundred small operations, which NumPy has done
+before the compiler would have begun. So its programs are traced as for the compiler,
+and then laid out as calls of NumPy functions.
+
+The numbers agree with the compiled program's but for the last bits (another order of
+sums, another ``exp``); random words are the same. What has no rule, a callback or the
+noise of parameter trees among it, is compiled: that noise must be the same to the last
+bit wherever it is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gfopt import jaxprs
+from gfopt.core.numpy_programs.layout import laid_out, value_of
+from gfopt.core.numpy_programs.rule import UnknownEquation
+
+
+class NumpyProgram:
+    """A function for arguments of one structure, shape and dtype, run by NumPy.
+
+    Args:
+        fun: a traceable function of pytrees.
+        *args: examples of its arguments.
+
+    Raises:
+        UnknownEquation: where only the compiler can run it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> program = NumpyProgram(lambda x: jnp.cumsum(x) / 2, np.ones(3, np.float32))
+        >>> program(np.arange(3, dtype=np.float32))
+        array([0. , 0.5, 1.5], dtype=float32)
+    """
+
+    def __init__(self, fun: Callable[..., Any], *args: Any):
+        program, results = jaxprs.trace_with_results(fun, *args)
+        self._structure = jax.tree.structure(results)
+        try:
+            self._run = laid_out(program)
+        except jaxprs.UnknownOperation as error:
+            raise UnknownEquation(str(error)) from error
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs it on arguments of the same kind; returns NumPy arrays and scalars."""
+        with np.errstate(all="ignore"):
+            results = self._run(*map(value_of, jax.tree.leaves(args)))
+        return jax.tree.unflatten(self._structure, results)
+
+
+class HostFunction:
+    """A function that NumPy runs where it can; else it is compiled.
+
+    It is traced once for each structure, shape and dtype of its arguments.
+
+    Args:
+        fun: a traceable function of pytrees.
+
+    Example:
+        >>> double = HostFunction(lambda x: 2 * x)
+        >>> double(np.ones(3, np.float32))
+        array([2., 2., 2.], dtype=float32)
+    """
+
+    def __init__(self, fun: Callable[..., Any]):
+        self._fun, self._compiled = fun, jax.jit(fun)
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs it."""
+        leaves, structure = jax.tree.flatten(args)
+        types = tuple((np.shape(x), str(jax.dtypes.result_type(x))) for x in leaves)
+        kind = structure, types, jax.dtypes.canonicalize_dtype(np.float64)
+        if kind not in self._programs:
+            try:
+                self._programs[kind] = NumpyProgram(self._fun, *args)
+            except UnknownEquation:
+                self._programs[kind] = self._compiled
+        return self._programs[kind](*args)

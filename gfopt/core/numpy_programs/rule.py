@@ -1,0 +1,37 @@
+"""What a rule is: an equation goes in, a NumPy function of its operands comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gfopt.jaxprs import Equation
+
+#: From an equation to a function of its operands' values.
+Rule = Callable[[Equation], Callable[..., Any]]
+
+
+class UnknownEquation(Exception):
+    """NumPy has no rule for an equation: the program must be compiled."""
+
+
+def dtype_of(variable: Any) -> np.dtype:
+    """Returns the dtype of a variable's value; a key's value is its words."""
+    dtype = variable.aval.dtype
+    is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    return np.dtype(np.uint32 if is_key else dtype)
+
+
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """Returns the shape of a variable's value; a key's value is its two words."""
+    aval = variable.aval
+    is_key = jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
+    return (*aval.shape, 2) if is_key else tuple(aval.shape)
+
+
+def identity(value: Any) -> Any:
+    """Returns its operand."""
+    return value
