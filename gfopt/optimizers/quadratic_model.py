@@ -20,13 +20,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 
 MOST_FULL = 30  # numbers up to which there are mixed terms
 HEAVIEST = 20.0  # weight of the best point, that of the last being 1
 GROWTH = 1.1  # points for each coefficient before the model grows
 USED = 0.75  # share of the points, the best, that a model is fitted to
-BISECTIONS = 50
+PARTS, CUTS = 128, 7  # of the damping's interval: down to 128**-7 of it
 
 
 class QuadraticModel(NamedTuple):
@@ -133,21 +133,24 @@ def minimum(
     slope = axes.T @ (gradient + hessian @ start)
 
     def step(damping: jax.Array) -> jax.Array:
-        total = curvature + damping
+        total = curvature + damping[..., None]
         return -slope / jnp.where(total > 0, total, jnp.inf)
 
     # |s(mu)| = |(H + mu I)^{-1} g| falls with mu, from the least that is convex
     low = jnp.maximum(0, -curvature[0] * (1 + 1e-9))
     high = low + jnp.linalg.norm(slope) / reach
 
-    def halve(_: int, sides: tuple[jax.Array, jax.Array]) -> tuple:
+    share = jnp.linspace(0, 1, PARTS + 1, dtype=slope.dtype)
+
+    def cut(_: int, sides: tuple[jax.Array, jax.Array]) -> tuple:
         low, high = sides
-        middle = (low + high) / 2
-        is_far = jnp.linalg.norm(step(middle)) > reach
-        return jnp.where(is_far, middle, low), jnp.where(is_far, high, middle)
+        dampings = low + share * (high - low)
+        is_far = jnp.linalg.norm(step(dampings), axis=1) > reach
+        part = jnp.sum(is_far[1:-1])  # |s| falls: those that are far come first
+        return dampings[part], dampings[part + 1]
 
     is_inside = (curvature[0] > 0) & (jnp.linalg.norm(step(low)) <= reach)
-    sides = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    sides = jax.lax.fori_loop(0, CUTS, cut, (low, high))
     best = step(jnp.where(is_inside, low, sides[1]))
     u = start + axes @ best
     # T is triangular, as the inverse of the root is
@@ -188,8 +191,11 @@ def _least_squares(table: jax.Array, goal: jax.Array, used: jax.Array) -> jax.Ar
     table = table / norm
     ridge = 1e3 * table.shape[0] * jnp.finfo(table.dtype).eps
     damped = table.T @ table + jnp.diag(jnp.where(used, ridge, 1))
-    factor = jnp.linalg.cholesky(damped), True
+    # (L L^T)^-1 b = L^-T (L^-1 b)
+    inverse = solve_triangular(
+        jnp.linalg.cholesky(damped), jnp.eye(norm.size, dtype=norm.dtype), lower=True
+    )
     x = jnp.zeros_like(norm)
     for _ in range(3):
-        x += cho_solve(factor, table.T @ (goal - table @ x))
+        x += inverse.T @ (inverse @ (table.T @ (goal - table @ x)))
     return jnp.where(used, x / norm, 0)
