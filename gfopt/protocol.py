@@ -318,23 +318,5 @@ def with_innermost(optimizer: Optimizer, method: Optimizer) -> Any:
     return _around(optimizer, with_innermost(inner, method))
 
 
-def at_tier(optimizer: Optimizer, state: State, tier: int) -> tuple[Any, State]:
-    """Returns a method at a tier, and its state.
-
-    Leaves whose shape depends on the number of rows are those of a new state: a method
-    asks for another tier where a run has just begun.
-    """
-    moved = as_method(optimizer).at_tier(tier)
-    return moved, _fitted(moved, state)
-
-
-@jax.jit
-def _fitted(optimizer: Optimizer, state: State) -> State:
-    fresh = optimizer.init(jax.random.key(0), optimizer.recommend(state))
-    return jax.tree.map(
-        lambda old, new: old if old.shape == new.shape else new, state, fresh
-    )
-
-
 def _around(wrapper: Any, inner: Optimizer) -> Any:
     return replace(wrapper, inner=inner)

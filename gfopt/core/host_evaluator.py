@@ -16,6 +16,7 @@ from gfopt import checks
 from gfopt.core import lazy, trees
 from gfopt.core.evaluate import decode_rows, judged
 from gfopt.core.host import HostPool, Outcome
+from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.core.objective import (
     Inputs,
     Objective,
@@ -172,10 +173,10 @@ def host(
     return HostEvaluator(executor, workers, timeout, retries)
 
 
-decode_stacked = jax.jit(decode_rows)
+decode_stacked = HostFunction(decode_rows)
 
 
-@jax.jit
+@HostFunction
 def decode_one(
     optimizer: Optimizer, state: State, members: PyTree, row: jax.Array
 ) -> Solution:

@@ -22,7 +22,8 @@ from gfopt.driver import step as steps
 from gfopt.driver.failures import Failures
 from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
-from gfopt.protocol import as_method, at_tier
+from gfopt.driver.tiers import at_tier
+from gfopt.protocol import as_method
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
@@ -189,6 +190,7 @@ class CompiledSearch:
     """
 
     path = "compiled"
+    opened_at = 0  # its programs are compiled from the first step on
     size: int  # evaluations of the next generation
 
     def __init__(
@@ -333,7 +335,7 @@ class CompiledSearch:
         """Returns all that goes on, as a tree of arrays."""
         return self._carry._asdict()
 
-    def restore(self, snapshot: PyTree) -> None:
+    def restore(self, snapshot: PyTree, opened_at: int) -> None:
         """Goes on from a snapshot."""
         with self._precision():
             self._carry = Carry(**jax.tree.map(jnp.array, snapshot))

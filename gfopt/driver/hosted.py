@@ -91,6 +91,11 @@ class HostedSearch:
         """Evaluations of the open generation."""
         return self._search.active_rows.size
 
+    @property
+    def opened_at(self) -> int:
+        """The step from which the method has had this tier."""
+        return self._search.opened_at
+
     def move(self, tier: int) -> None:
         """Moves the method to another tier of rows."""
         self._search.move(tier)
@@ -322,10 +327,12 @@ class HostedSearch:
             "num_barren": np.asarray(self.num_barren),
         }
 
-    def restore(self, snapshot: PyTree) -> None:
-        """Goes on from a snapshot."""
+    def restore(self, snapshot: PyTree, opened_at: int) -> None:
+        """Goes on from a snapshot, in a tier that began at this step."""
         setup, state = self._setup, snapshot["state"]
-        search = Search(self.optimizer, setup.x0, self._seed, setup.x64, state)
+        search = Search(
+            self.optimizer, setup.x0, self._seed, setup.x64, state, opened_at
+        )
         search.best_fitness = float(snapshot["best_fitness"])
         if self._keep_x:
             search.best_x = snapshot["best_x"]

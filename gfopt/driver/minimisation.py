@@ -368,6 +368,7 @@ class Minimisation:
         meta = {
             "path": self._search.path,
             "tier": self._search.tier,
+            "opened_at": self._search.opened_at,
             "reason": self._reason,
             "first": self._history.first_value,
             "seconds": self._seconds,
@@ -381,7 +382,8 @@ class Minimisation:
         if meta["tier"] != self._search.tier:
             self._search.move(meta["tier"])
         with jax.enable_x64(self._made.x64):
-            self._search.restore(saved.restored(self._search.snapshot()))
+            snapshot = saved.restored(self._search.snapshot())
+            self._search.restore(snapshot, meta.get("opened_at", 0))
         self._search.failures = Failures(meta["failures"])
         self._before = meta["seconds"]
         self._history.add(saved.history, True)

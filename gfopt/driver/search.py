@@ -2,110 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.core import host_evaluator, trees
-from gfopt.core.evaluate import DEFAULT_ELEMENTS, judged
-from gfopt.driver.packing import Packed, pack
+from gfopt.core import host_evaluator
+from gfopt.core.evaluate import judged
+from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.driver.step import seed_keys, step_keys, wrapped
-from gfopt.protocol import as_method, at_tier
-from gfopt.types import Evaluation, Optimizer, Population, PyTree, Solution, State
-
-
-class _Opened(NamedTuple):
-    """A generation: all of it in few buffers, and what is read at every turn."""
-
-    packed: Packed  # (state, population)
-    active: jax.Array
-    solutions: PyTree  # stacked, or () where they are too large to decode at once
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["info", "reasons", "tier"],
-    meta_fields=["info_names", "reason_names"],
-)
-@dataclass(frozen=True)
-class _Told:
-    """What a tell has to say: diagnostics, reasons to stop, the tier it asks for."""
-
-    info: tuple[Any, ...]
-    reasons: Any
-    tier: Any = None
-    info_names: tuple[str, ...] = ()
-    reason_names: tuple[str, ...] = ()
-
-
-@jax.jit
-def _start(method: Packed, key_data: jax.Array, x0: Solution) -> _Opened:
-    return _open(method, method.tree()[0].init(wrapped(key_data), x0))
-
-
-@jax.jit
-def _open(method: Packed, state: State) -> _Opened:
-    """Asks for the generation that follows a state; decodes it if it is small."""
-    optimizer, key_data = method.tree()
-    keys = step_keys(wrapped(key_data), state.step)
-    population = optimizer.ask(keys.ask, state)
-    one = jax.eval_shape(optimizer.recommend, state)
-    elements = population.active.shape[0] * trees.num_parameters(one)
-    solutions: PyTree = ()
-    if elements <= DEFAULT_ELEMENTS:
-        solutions = host_evaluator.decode_stacked(optimizer, state, population.members)
-    return _Opened(pack((state, population)), population.active, solutions)
-
-
-@jax.jit
-def _turn(
-    method: Packed, current: Packed, fitness: jax.Array, aux: PyTree
-) -> tuple[_Opened, _Told]:
-    """Tells a generation, NaN for failures, and asks for the next in one dispatch."""
-    optimizer, _ = method.tree()
-    state, population = current.tree()
-    evaluation = judged(fitness, population.active, aux)
-    state, info = optimizer.tell(state, population, evaluation)
-    named = info._asdict() if hasattr(info, "_asdict") else {}
-    reasons = as_method(optimizer).stop(state)
-    told = _Told(
-        tuple(map(jnp.asarray, named.values())),  # a seed has no room in a float32
-        jnp.array(list(reasons.values()), bool),
-        as_method(optimizer).wanted_tier(state),
-        tuple(named),
-        tuple(reasons),
-    )
-    return _open(method, state), told
-
-
-@jax.jit
-def _tell_late(
-    method: Packed, state: State, population: Population, evaluation: Evaluation
-) -> State:
-    return method.tree()[0].tell(state, population, evaluation)[0]
-
-
-@jax.jit
-def _inject(
-    method: Packed, current: Packed, row: jax.Array, solution: Solution
-) -> tuple[State, Population]:
-    """Puts a solution into a row of the open generation."""
-    state, population = current.tree()
-    member = as_method(method.tree()[0]).encode(state, solution)
-    members = jax.tree.map(
-        lambda whole, leaf: whole.at[row].set(leaf), population.members, member
-    )
-    return state, population._replace(members=members)
+from gfopt.driver.tiers import at_tier
+from gfopt.driver.turns import Opened, Plain, Told, Turns, told_of
+from gfopt.protocol import as_method
+from gfopt.types import Optimizer, Population, PyTree, Solution, State
 
 
 @jax.jit
 def recommend(optimizer: Optimizer, state: State) -> Solution:
     """Returns the method's answer, as one program."""
     return optimizer.recommend(state)
+
+
+@HostFunction
+def _recommended(optimizer: Optimizer, state: State) -> Solution:
+    return optimizer.recommend(state)
+
+
+@HostFunction
+def _told_late(
+    optimizer: Optimizer,
+    state: State,
+    population: Population,
+    fitness: Any,
+    valid: Any,
+) -> State:
+    evaluation = judged(fitness, population.active, (), valid)
+    return optimizer.tell(state, population, evaluation)[0]
+
+
+@HostFunction
+def _injected(
+    optimizer: Optimizer,
+    state: State,
+    population: Population,
+    row: np.ndarray,
+    solution: Solution,
+) -> Population:
+    """Puts a solution into a row of the open generation."""
+    member = as_method(optimizer).encode(state, solution)
+    members = jax.tree.map(
+        lambda whole, leaf: whole.at[row].set(leaf), population.members, member
+    )
+    return population._replace(members=members)
+
+
+@HostFunction
+def _row_keys(run_key: Any, step: Any, rows: Any) -> jax.Array:
+    key = step_keys(wrapped(run_key), step).evaluate
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
+
+
+@HostFunction
+def _reasons(optimizer: Optimizer, state: State) -> Told:
+    return told_of(optimizer, state, {})
 
 
 class Search:
@@ -117,6 +77,7 @@ class Search:
         seed: of the run.
         x64: whether the programs run in double precision.
         state: continue from here instead of ``x0``.
+        opened_at: the step from which it has had its number of rows.
     """
 
     def __init__(
@@ -126,29 +87,35 @@ class Search:
         seed: int,
         x64: bool,
         state: State | None = None,
+        opened_at: int = 0,
     ):
         self.optimizer = optimizer
         self.x64 = x64
         self.best_x = x0
         self.best_fitness = np.inf
         init_key, self._run_key = seed_keys(seed)
-        self._method = pack((optimizer, self._run_key))
-        self._told = _Told((), np.zeros(0, bool))
+        self._turns = Turns(optimizer, self._run_key, opened_at)
+        self._told = Told()
         with self.precision():
             if state is None:
-                self._see(_start(self._method, init_key, x0))
+                self._see(self._turns.start(init_key, x0))
             else:
-                self._see(_open(self._method, state))
-                found = as_method(optimizer).stop(state)
-                holds = np.array([bool(value) for value in found.values()], bool)
-                self._told = _Told((), holds, None, (), tuple(found))
+                self._see(self._turns.open(int(state.step), state))
+                self._told = _reasons(optimizer, state)
             first = self.state
             self.dtype = host_evaluator.fitness_dtype(first)
         self.step = int(first.step)  # tells so far
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled: NumPy arrays, which keep their precision."""
-        return {name: fetched(value) for name, value in self.__dict__.items()}
+        kept = {k: fetched(v) for k, v in self.__dict__.items() if k != "_turns"}
+        return kept | {"opened_at": self.opened_at}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes the programs anew, which are not pickled."""
+        opened_at = state.pop("opened_at")
+        self.__dict__.update(state)
+        self._turns = Turns(self.optimizer, self._run_key, opened_at)
 
     def precision(self) -> Any:
         """Returns the context in which this search's programs run."""
@@ -159,14 +126,20 @@ class Search:
         """The tier of the method's rows."""
         return as_method(self.optimizer).tier
 
+    @property
+    def opened_at(self) -> int:
+        """The step from which the method has had this tier."""
+        return self._turns.opened_at
+
     def move(self, tier: int) -> None:
         """Moves the method to another tier and asks for the open generation again."""
         with self.precision():
+            step = int(self.state.step)
             self.optimizer, state = at_tier(self.optimizer, self.state, tier)
-            self._method = pack((self.optimizer, self._run_key))
-            self._see(_open(self._method, state))
+            self._turns = Turns(self.optimizer, self._run_key, step)
+            self._see(self._turns.open(step, state))
 
-    def _see(self, opened: _Opened) -> None:
+    def _see(self, opened: Opened) -> None:
         self._opened = opened
         self._asked_from: State | None = None  # where the state is not what was asked
         active = np.asarray(opened.active)
@@ -177,12 +150,12 @@ class Search:
     @property
     def state(self) -> State:
         """The method's state; its small leaves are NumPy arrays."""
-        return self._opened.packed.fetched()[0]
+        return self._opened.pair.fetched()[0]
 
     @property
     def population(self) -> Population:
         """The open generation."""
-        return self._opened.packed.fetched()[1]
+        return self._opened.pair.fetched()[1]
 
     def solution(self, row: int) -> Solution:
         """Returns one candidate as NumPy arrays of its own."""
@@ -204,9 +177,9 @@ class Search:
         return jax.tree.all(jax.tree.map(np.array_equal, first, x0))
 
     def evaluation_keys(self) -> np.ndarray:
-        """Returns the rows' key data ``uint32[P, 2]``."""
-        keys = step_keys(wrapped(self._run_key), jnp.int32(self.step))
-        return host_evaluator.row_keys(keys.evaluate, self.rows)
+        """Returns the rows' key data ``uint32[P, 2]``, those of the compiled path."""
+        rows = np.arange(self.rows, dtype=np.int32)
+        return np.asarray(_row_keys(self._run_key, np.int32(self.step), rows))
 
     def note(self, row: int, fitness: float, keep_x: bool = True) -> None:
         """Remembers a candidate of the open generation as the best so far."""
@@ -224,7 +197,7 @@ class Search:
         """
         told = np.where(valid, fitness, np.nan).astype(self.dtype)
         with self.precision():
-            opened, self._told = _turn(self._method, self._opened.packed, told, aux)
+            opened, self._told = self._turns.tell(self.step, self._opened, told, aux)
             self._see(opened)
             wanted = self._told.tier
             if wanted is not None and int(wanted) != self.tier:
@@ -236,36 +209,31 @@ class Search:
     ) -> None:
         """Tells rows of a generation that is closed; the open one stays open."""
         with self.precision():
-            evaluation = judged(
-                jnp.asarray(fitness, self.dtype), population.active, (), valid
-            )
             if self._asked_from is None:
                 self._asked_from = self.state  # what the open rows are decoded with
+            fitness = np.asarray(fitness, self.dtype)
+            state = _told_late(self.optimizer, self.state, population, fitness, valid)
             # the counter is the open generation's: the same keys are asked again
-            state = _tell_late(self._method, self.state, population, evaluation)
-            state = state._replace(step=np.int32(self.step))
-            packed = pack((jax.device_get(state), self.population))
-            self._opened = self._opened._replace(packed=packed)
+            state = fetched(state)._replace(step=np.int32(self.step))
+            self._opened = self._opened._replace(pair=Plain((state, self.population)))
 
     def inject(self, row: int, solution: Solution) -> None:
         """Puts a solution into a row of the open generation, if need be shortened."""
+        state, population = self._opened.pair.fetched()
         with self.precision():
-            found = _inject(self._method, self._opened.packed, np.int32(row), solution)
-            packed = pack(jax.device_get(found))
-        self._opened = self._opened._replace(packed=packed)
+            population = _injected(
+                self.optimizer, state, population, np.int32(row), solution
+            )
+        self._opened = self._opened._replace(pair=Plain((state, fetched(population))))
 
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
         with self.precision():
-            return jax.tree.map(np.asarray, recommend(self.optimizer, self.state))
+            return jax.tree.map(np.asarray, _recommended(self.optimizer, self.state))
 
     def stop_reasons(self) -> list[str]:
         """Returns the names of the method's own reasons to stop, if any hold."""
-        told = self._told
-        holds = np.asarray(told.reasons)
-        if not holds.any():
-            return []
-        return [n for n, met in zip(told.reason_names, holds, strict=True) if met]
+        return self._told.reasons_that_hold()
 
     def diagnostics(self) -> dict[str, np.ndarray]:
         """Returns the method's scalars of the last step, in their own precision."""

@@ -12,6 +12,7 @@ from jax import lax
 
 from gfopt.core import threefry
 from gfopt.core.evaluate import Evaluator, best_row
+from gfopt.core.numpy_programs.random import encrypt
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Info, Key, Optimizer, Population, State
 
@@ -46,9 +47,10 @@ def seed_keys(seed: int) -> np.ndarray:
     ``jax.random.split(jax.random.key(seed))``, as ``run`` splits its key, in NumPy:
     a host driver would compile three programs for it.
     """
-    words: Any = np.array([[seed >> 32], [seed & 0xFFFFFFFF]], np.uint32)
-    counter: Any = np.zeros(2, np.uint32), np.arange(2, dtype=np.uint32)
-    return np.stack(threefry.encrypt((words[0], words[1]), counter), axis=1)
+    words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+    counter = np.zeros(2, np.uint32), np.arange(2, dtype=np.uint32)
+    with np.errstate(over="ignore"):
+        return np.stack(encrypt(words[0], words[1], *counter), axis=1)
 
 
 def wrapped(key_data: jax.Array) -> Key:

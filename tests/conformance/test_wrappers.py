@@ -17,11 +17,11 @@ import gfopt
 from gfopt.core import evaluate
 from gfopt.core.objective import Inputs, Objective
 from gfopt.core.spaces import Space
+from gfopt.driver.tiers import at_tier
 from gfopt.protocol import (
     Method,
     Wrapper,
     as_method,
-    at_tier,
     innermost,
     layers,
     with_innermost,

@@ -283,7 +283,7 @@ def test_a_method_that_tolerates_it_gets_late_values(monkeypatch, bounds):
 def test_large_open_rows_are_decoded_as_they_were_asked(monkeypatch):
     """Where solutions are decoded one by one, a late tell must not move them."""
     monkeypatch.setattr(ask_tell.registry, "row_of", lambda optimizer: Stale)
-    monkeypatch.setattr("gfopt.driver.search.DEFAULT_ELEMENTS", 1)
+    monkeypatch.setattr("gfopt.driver.turns.DEFAULT_ELEMENTS", 1)
     jax.clear_caches()
     try:
         search = session()

@@ -77,6 +77,8 @@ class HostFunction:
     def __call__(self, *args: Any) -> Any:
         """Runs it."""
         leaves, structure = jax.tree.flatten(args)
+        if any(map(jaxprs.is_tracer, leaves)):
+            return self._compiled(*args)
         types = tuple((np.shape(x), str(jax.dtypes.result_type(x))) for x in leaves)
         kind = structure, types, jax.dtypes.canonicalize_dtype(np.float64)
         if kind not in self._programs:

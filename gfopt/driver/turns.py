@@ -1,0 +1,259 @@
+"""The programs of a host search: start, open, tell; in NumPy first, compiled later.
+
+Compiling a method takes seconds, and a step of it in NumPy a millisecond. So a search
+begins in NumPy, and goes on in compiled programs after ``HAND_OVER`` steps with the
+same number of rows; these are compiled in a thread, from ``AHEAD`` steps before. Both
+are rules of the step's number, never of the clock: the same call gives the same result.
+A program that NumPy can't run (``UnknownEquation``) is compiled from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt.core import trees
+from gfopt.core.evaluate import DEFAULT_ELEMENTS, decode_rows, judged
+from gfopt.core.numpy_programs.program import NumpyProgram
+from gfopt.core.numpy_programs.rule import UnknownEquation
+from gfopt.driver.packing import Packed, pack
+from gfopt.driver.step import step_keys, wrapped
+from gfopt.protocol import as_method
+from gfopt.types import Optimizer, Population, PyTree, Solution, State
+
+HAND_OVER = 6000  # steps in NumPy, of a millisecond each, that compiling would outlast
+AHEAD = 5000  # steps before it at which a thread begins to compile
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["info", "reasons", "tier"],
+    meta_fields=["info_names", "reason_names"],
+)
+@dataclass(frozen=True)
+class Told:
+    """What a tell has to say: diagnostics, reasons to stop, the tier it asks for."""
+
+    info: tuple[Any, ...] = ()
+    reasons: Any = ()
+    tier: Any = None
+    info_names: tuple[str, ...] = ()
+    reason_names: tuple[str, ...] = ()
+
+    def reasons_that_hold(self) -> list[str]:
+        """Returns the names of the reasons to stop that hold."""
+        named = zip(self.reason_names, np.asarray(self.reasons), strict=True)
+        return [name for name, holds in named if holds]
+
+
+class Plain(NamedTuple):
+    """State and population as they are; ``Packed`` is the other form of a pair."""
+
+    pair: tuple[State, Population]
+
+    def fetched(self) -> tuple[State, Population]:
+        """Returns ``(state, population)``."""
+        return self.pair
+
+
+class Opened(NamedTuple):
+    """A generation that waits for its values.
+
+    Attributes:
+        pair: holds ``(state, population)``.
+        active: ``bool[P]``.
+        solutions: stacked, or ``()`` where they are too large to decode at once.
+    """
+
+    pair: Packed | Plain
+    active: Any
+    solutions: PyTree
+
+
+# -- what is run, once as NumPy and once compiled
+
+
+def _init(optimizer: Optimizer, key_data: Any, x0: Solution) -> State:
+    return optimizer.init(wrapped(key_data), x0)
+
+
+def _ask(
+    optimizer: Optimizer, key_data: Any, state: State
+) -> tuple[Population, PyTree]:
+    """Asks for the generation that follows a state; decodes it if it is small."""
+    population = optimizer.ask(step_keys(wrapped(key_data), state.step).ask, state)
+    one = jax.eval_shape(optimizer.recommend, state)
+    elements = population.active.shape[0] * trees.num_parameters(one)
+    if elements > DEFAULT_ELEMENTS:
+        return population, ()
+    return population, decode_rows(optimizer, state, population.members)
+
+
+def _tell(
+    optimizer: Optimizer, state: State, population: Population, fitness: Any, aux: Any
+) -> tuple[State, Told]:
+    """Tells a generation, NaN for failures."""
+    evaluation = judged(fitness, population.active, aux)
+    state, info = optimizer.tell(state, population, evaluation)
+    named = info._asdict() if hasattr(info, "_asdict") else {}
+    return state, told_of(optimizer, state, named)
+
+
+def told_of(optimizer: Optimizer, state: State, info: dict[str, Any]) -> Told:
+    """Returns what there is to tell of a step."""
+    method = as_method(optimizer)
+    reasons = method.stop(state)
+    return Told(
+        tuple(map(jnp.asarray, info.values())),  # a seed has no room in a float32
+        jnp.array(list(reasons.values()), bool),
+        method.wanted_tier(state),
+        tuple(info),
+        tuple(reasons),
+    )
+
+
+class NumpyTurns:
+    """Turns of a method whose programs NumPy can run.
+
+    Args:
+        optimizer: the method.
+        run_key: key data of the run, ``uint32[2]``.
+
+    Raises:
+        UnknownEquation: by the first call, where the programs must be compiled.
+    """
+
+    def __init__(self, optimizer: Optimizer, run_key: np.ndarray):
+        self._optimizer, self._run_key = optimizer, run_key
+        self._asking: NumpyProgram | None = None
+        self._telling: dict[Any, NumpyProgram] = {}
+
+    def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
+        """Returns the first generation."""
+        args = self._optimizer, init_key, x0
+        return self.open(NumpyProgram(_init, *args)(*args))
+
+    def open(self, state: State) -> Opened:
+        """Returns the generation that follows a state."""
+        if self._asking is None:
+            args = self._optimizer, self._run_key, state
+            self._asking = NumpyProgram(_ask, *args)
+        population, solutions = self._asking(self._optimizer, self._run_key, state)
+        return Opened(Plain((state, population)), population.active, solutions)
+
+    def tell(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
+        """Returns the next generation and what there is to tell of this one."""
+        state, population = opened.pair.fetched()
+        kind = jax.tree.structure(aux)
+        if kind not in self._telling:
+            args = self._optimizer, state, population, fitness, aux
+            self._telling[kind] = NumpyProgram(_tell, *args)
+        program = self._telling[kind]
+        state, told = program(self._optimizer, state, population, fitness, aux)
+        return self.open(state), told
+
+
+# -- compiled
+
+
+@jax.jit
+def _start(method: Packed, init_key: Any, x0: Solution) -> Opened:
+    return _open(method, _init(method.tree()[0], init_key, x0))
+
+
+@jax.jit
+def _open(method: Packed, state: State) -> Opened:
+    optimizer, run_key = method.tree()
+    population, solutions = _ask(optimizer, run_key, state)
+    return Opened(pack((state, population)), population.active, solutions)
+
+
+@jax.jit
+def _turn(
+    method: Packed, pair: Packed, fitness: jax.Array, aux: PyTree
+) -> tuple[Opened, Told]:
+    """Tells a generation and asks for the next in one dispatch."""
+    state, population = pair.tree()
+    state, told = _tell(method.tree()[0], state, population, fitness, aux)
+    return _open(method, state), told
+
+
+class CompiledTurns:
+    """Turns in compiled programs; the arguments are those of ``NumpyTurns``."""
+
+    def __init__(self, optimizer: Optimizer, run_key: np.ndarray):
+        self._method = pack((optimizer, run_key))
+        self._ahead: dict[Any, Future[Callable[..., Any]]] = {}
+
+    def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
+        """Returns the first generation."""
+        return _start(self._method, init_key, x0)
+
+    def open(self, state: State) -> Opened:
+        """Returns the generation that follows a state."""
+        return _open(self._method, state)
+
+    def compile_ahead(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> None:
+        """Begins to compile the program of a turn, in a thread, unless it has begun."""
+        kind = jax.tree.structure(aux)
+        if kind not in self._ahead:
+            pair = pack(opened.pair.fetched())
+            lowered = _turn.lower(self._method, pair, fitness, aux)
+            pool = ThreadPoolExecutor(1, "gfopt-compile")
+            self._ahead[kind] = pool.submit(lowered.compile)
+            pool.shutdown(wait=False)
+
+    def tell(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
+        """Returns the next generation and what there is to tell of this one."""
+        pair = opened.pair
+        if isinstance(pair, Plain):
+            pair = pack(pair.fetched())
+        ahead = self._ahead.get(jax.tree.structure(aux))
+        turn = _turn if ahead is None else ahead.result()
+        return turn(self._method, pair, fitness, aux)
+
+
+class Turns:
+    """Turns in NumPy while they are few, then compiled ones.
+
+    Args:
+        optimizer: the method.
+        run_key: key data of the run, ``uint32[2]``.
+        opened_at: the step from which it has had this number of rows.
+    """
+
+    def __init__(self, optimizer: Optimizer, run_key: np.ndarray, opened_at: int):
+        self.opened_at = opened_at
+        self._numpy: NumpyTurns | None = NumpyTurns(optimizer, run_key)
+        self._compiled = CompiledTurns(optimizer, run_key)
+
+    def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
+        """Returns the first generation."""
+        return self._at(0, "start", init_key, x0)
+
+    def open(self, step: int, state: State) -> Opened:
+        """Returns the generation that follows a state."""
+        return self._at(step, "open", state)
+
+    def tell(self, step: int, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
+        """Returns the next generation and what there is to tell of this one."""
+        if self._numpy is not None and step >= self.opened_at + HAND_OVER - AHEAD:
+            self._compiled.compile_ahead(opened, fitness, aux)
+        return self._at(step, "tell", opened, fitness, aux)
+
+    def _at(self, step: int, name: str, *args: Any) -> Any:
+        if step >= self.opened_at + HAND_OVER:
+            self._numpy = None
+        if self._numpy is not None:
+            try:
+                return getattr(self._numpy, name)(*args)
+            except UnknownEquation:
+                self._numpy = None
+        return getattr(self._compiled, name)(*args)
