@@ -40,10 +40,10 @@ from jax.extend import core
 FORMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         "abs add and atan2 ceil cholesky clamp copy div dynamic_update_slice eq "
-        "erf_inv floor ge gt is_finite le lt max min ne neg not optimization_barrier "
-        "or population_count pow random_fold_in random_unwrap rem select_n shift_left "
-        "shift_right_arithmetic shift_right_logical sign square sub threefry2x32 "
-        "xor".split(),
+        "erf_inv floor ge gt is_finite le lt max min ne neg nextafter not "
+        "optimization_barrier or population_count pow random_fold_in random_unwrap "
+        "rem select_n shift_left shift_right_arithmetic shift_right_logical sign "
+        "square sub threefry2x32 xor".split(),
         ("",),
     ),
     **dict.fromkeys(

@@ -245,6 +245,7 @@ class CompiledSearch:
         """Moves the method to another tier of rows."""
         with self._precision():
             self.optimizer, state = at_tier(self.optimizer, self._carry.state, tier)
+            state = jax.tree.map(jnp.asarray, state)
         self._carry = self._carry._replace(state=state)
 
     def _precision(self) -> Any:

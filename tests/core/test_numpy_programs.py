@@ -38,6 +38,7 @@ CASES = {
         lambda x: (jnp.maximum(x, 1), jnp.minimum(x, 1), jnp.clip(x, 0, 2)),
         X,
     ),
+    "the next number": (lambda x: jnp.nextafter(x, 9.0), X),
     "powers": (
         lambda x: (x**2, x**3, x**-2, x**0.5, jnp.power(x, jnp.int32(3))),
         POSITIVE,

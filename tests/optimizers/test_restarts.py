@@ -11,7 +11,7 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.driver import compiled
+from gfopt.driver import compiled, turns
 from gfopt.optimizers.restarts import REACH, Restarts
 from gfopt.types import Evaluation
 
@@ -55,7 +55,12 @@ def test_schedule_as_its_oracle(bipop: bool) -> None:
         assert sizes == [8 * 2**k for k in range(1, 10)]
 
 
-def test_tiers_are_few_programs_and_host_and_compiled_agree() -> None:
+def test_tiers_are_few_programs_and_host_and_compiled_agree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # in NumPy the last bits differ, and restarts soon lie elsewhere
+    monkeypatch.setattr(turns, "HAND_OVER", 0)
+
     def search(fun: object) -> gfopt.Result:
         return gfopt.minimize(fun, X0, method=SEARCH, budget=6000, target=-1.0, seed=4)
 

@@ -206,6 +206,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "ge": operator.ge,
     "max": np.maximum,
     "min": np.minimum,
+    "nextafter": np.nextafter,
     "rem": np.fmod,
     "abs": np.abs,
     "sign": np.sign,

@@ -40,7 +40,7 @@ RULES: dict[str, Rule] = {
 #: The operations that NumPy broadcasts by itself.
 BROADCASTING = frozenset(
     "add sub mul div rem pow max min and or xor eq ne lt le gt ge select_n clamp "
-    "atan2 shift_left shift_right_logical shift_right_arithmetic".split()
+    "atan2 nextafter shift_left shift_right_logical shift_right_arithmetic".split()
 )
 #: The operations that stand for a program.
 INLINED = frozenset(
