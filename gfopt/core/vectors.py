@@ -30,6 +30,11 @@ def limited(x: jax.Array) -> jax.Array:
     return jnp.clip(x, -LIMIT, LIMIT)
 
 
+def has_left(x: jax.Array) -> jax.Array:
+    """Tells whether a number has reached the limit: ``bool[]``."""
+    return jnp.any(jnp.abs(x) >= LIMIT)
+
+
 def size(points: jax.Array) -> jax.Array:
     """Returns the longest edge of the box around points ``[N, D]``."""
     return jnp.max(points.max(axis=0) - points.min(axis=0))

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.core import lazy
+from gfopt.core import lazy, vectors
 from gfopt.core.objective import as_number, described
-from gfopt.types import PyTree, Solution
+from gfopt.protocol import as_method, layers
+from gfopt.types import Optimizer, PyTree, Solution
 
 
 def check_seed(seed: Any) -> None:
@@ -66,6 +67,28 @@ def check_halved(x0: Any) -> None:
             raise ValueError(
                 "x0 must be the trainable half of a quantized model, and frozen the "
                 f"other: x0, frozen = gfopt.partition(x0); got {checks.shown(leaf)}"
+            )
+
+
+def check_reach(optimizer: Optimizer, x0: Solution) -> None:
+    """Refuses a start so far out that a method would cut its numbers off.
+
+    What counts is how the method sees it: in units of the scale of its space.
+    """
+    spaces = [as_method(layer).search_space for layer in layers(optimizer)]
+    space = next((space for space in spaces if space is not None), None)
+    if space is not None and (space.log is not None or any(space.choices)):
+        return  # exp(700) is the largest number
+    scale = jax.tree.map(lambda _: 1.0, x0) if space is None else space.scale
+    for leaf, unit in zip(jax.tree.leaves(x0), jax.tree.leaves(scale), strict=True):
+        if isinstance(leaf, jax.core.Tracer) or isinstance(unit, jax.core.Tracer):
+            continue
+        largest = np.max(np.abs(np.asarray(leaf, np.float64)) / unit, initial=0.0)
+        if largest >= vectors.LIMIT:
+            raise ValueError(
+                f"x0 must lie within {vectors.LIMIT:g} units of the search, its first "
+                "standard deviation for a method by name: give sigma0 or bounds, or "
+                f"scale the problem; got {checks.shown(leaf)}"
             )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.driver.arguments import as_solution, check_seed, values_told
+from gfopt.driver.endings import ending_of
 from gfopt.driver.history import History
 from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
@@ -395,16 +396,20 @@ class AskTell:
     @property
     def result(self) -> Result:
         """The outcome so far."""
-        search, reasons = self._search, self.stop()
-        listed = ", ".join(f"{name} = {value}" for name, value in reasons.items())
-        is_known = math.isfinite(search.best_fitness)
+        search, status, message = self._search, Status.RUNNING, "running"
+        is_known, fun = math.isfinite(search.best_fitness), math.nan
+        if is_known:
+            fun = self._sign * search.best_fitness
+        if reasons := search.stop_reasons():
+            is_better = self._history.is_better(fun)
+            status, message = ending_of(search.optimizer, reasons, is_known, is_better)
         return Result(
             x=jax.tree.map(np.array, search.best_x),
-            fun=self._sign * search.best_fitness if is_known else math.nan,
+            fun=fun,
             recommended=search.recommended(),
-            success=bool(reasons),
-            status=Status.CONVERGED if reasons else Status.RUNNING,
-            message=f"converged: {listed}" if reasons else "running",
+            success=status.is_success,
+            status=status,
+            message=message,
             nfev=self._history.nfev + self._num_told,
             nit=self._history.nit,
             failures=dict(self._failures.most_common()),

@@ -32,6 +32,13 @@ class History:
         self.first_value = first_value
         self.nfev += 1
 
+    def is_better(self, value: float) -> bool:
+        """Tells whether a value is better than the first, if that is known."""
+        first = self.first_value
+        if first is None or math.isnan(first):
+            return True
+        return value > first if self._maximize else value < first
+
     @property
     def is_open(self) -> bool:
         """Whether the last generation is not complete."""

@@ -21,13 +21,14 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
+from gfopt.driver.endings import ending_of
 from gfopt.driver.failures import Failures
 from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.probe import Probe, probe, value_of
 from gfopt.driver.progress import Interrupt, ProgressLine
-from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
+from gfopt.driver.result import MOST_KEPT, Result, Status
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import keys_of_step
 from gfopt.types import PyTree
@@ -281,9 +282,9 @@ class Minimisation:
             message = f"no valid value in {search.num_barren} evaluations{why}"
             return Status.FAILED, message
         if search.reasons:
-            found = reasons_with_values(search.optimizer, search.reasons)
-            listed = ", ".join(f"{name} = {value}" for name, value in found.items())
-            return Status.CONVERGED, f"converged: {listed}"
+            has_value = math.isfinite(search.best_fitness)
+            names, is_better = search.reasons, self._history.is_better(self._fun)
+            return ending_of(search.optimizer, names, has_value, is_better)
         if self._history.nfev >= budget:
             return Status.BUDGET, f"budget of {budget:.0f} evaluations used"
         # however long the first program compiles, one evaluation is made
@@ -318,7 +319,7 @@ class Minimisation:
             x=search.best_x,
             fun=self._fun,
             recommended=search.recommended(),
-            success=status in (Status.CONVERGED, Status.TARGET),
+            success=status.is_success,
             status=status,
             message=message,
             nfev=self._history.nfev,

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
+from gfopt.driver.endings import Status
 from gfopt.driver.plots import figure_of
 from gfopt.protocol import as_method
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
-
-
-class Status(enum.IntEnum):
-    """Why a search ended.
-
-    Example:
-        >>> Status.TARGET.name, int(Status.CONVERGED)
-        ('TARGET', 0)
-    """
-
-    RUNNING = -1
-    CONVERGED = 0
-    TARGET = 1
-    BUDGET = 2
-    SECONDS = 3
-    CALLBACK = 4
-    INTERRUPTED = 5
-    FAILED = 6
 
 
 @dataclass
@@ -42,7 +24,7 @@ class Result:
         x: the best solution that was evaluated; None for trees too large to copy.
         fun: its value, in the user's sense.
         recommended: the method's own answer (mean, consensus), better under noise.
-        success: whether the search converged or reached its target.
+        success: whether the search converged, is complete, or reached its target.
         status: why it ended, a ``Status``.
         message: the same in words, with the value that decided.
         nfev: evaluations of the objective, failed ones included.

@@ -15,7 +15,12 @@ from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator, default_evaluator, member_size
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver import step as steps
-from gfopt.driver.arguments import check_evaluator, check_frozen, check_halved
+from gfopt.driver.arguments import (
+    check_evaluator,
+    check_frozen,
+    check_halved,
+    check_reach,
+)
 from gfopt.types import Key, Optimizer, PyTree, Solution, State
 
 _NOT_TRACEABLE = (
@@ -137,6 +142,7 @@ def run(
     init_key, run_key = steps.run_keys(key)
     if state is None:
         checks.finite_tree("x0", x0)
+        check_reach(optimizer, x0)
         state = optimizer.init(init_key, x0)
     else:
         _check_state(optimizer, state, init_key, x0)

@@ -15,7 +15,12 @@ from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.bounds import middle_of, space_of
 from gfopt.core.spaces import Space
-from gfopt.driver.arguments import as_solution, as_tokens, in_precision
+from gfopt.driver.arguments import (
+    as_solution,
+    as_tokens,
+    check_reach,
+    in_precision,
+)
 from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.methods_table import Row
@@ -31,6 +36,7 @@ from gfopt.types import Optimizer, PyTree, Solution
 MOST_SURROGATE = 40  # lq_cma_es for costly objectives,
 MOST_DENSE = 1_000  # cma_es and
 MOST_LINEAR = 10_000  # cr_fm_nes
+MOST_SIGMA = 1e10  # beyond this, and below its inverse, it is the unit of the search
 MOST_GROWTH = 32  # times the default, the largest population of a restart
 
 
@@ -107,7 +113,9 @@ def setup(
                 "options must be None where method is an optimizer, whose fields are "
                 f"set already; got {checks.shown(options)}"
             )
-        return Setup(_as_given(method, x0, sigma0, bounds, space), x0, x64)
+        optimizer = _as_given(method, x0, sigma0, bounds, space)
+        check_reach(optimizer, x0)
+        return Setup(optimizer, x0, x64)
     if options is not None:
         checks.instance("options", options, Mapping, "a dict of the method's fields")
     name, given = method, dict(options or {})
@@ -121,6 +129,7 @@ def setup(
 
     def finished(sigma: dict[Any, float], space: Space | None) -> Setup:
         optimizer = _within(registry.method(name, given | sigma), space)
+        check_reach(optimizer, x0)
         if not with_model:
             return Setup(optimizer, x0, x64)
         # a start that is far away, or sigma0 much too small, is no reason to stop
@@ -174,7 +183,7 @@ def _scaled(
 ) -> tuple[float, Space | None]:
     """Returns a step size and a space in which it is ``scale`` in each coordinate."""
     sizes = np.unique(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(scale)]))
-    if space is None and sizes.size == 1:
+    if space is None and sizes.size == 1 and 1 / MOST_SIGMA < sizes[0] < MOST_SIGMA:
         return float(sizes[0]), None
     # one unit of the search is a standard deviation of each coordinate
     if space is None:
@@ -265,8 +274,11 @@ def _spread_sigma(name: str, sigma0: Any, x0: Solution) -> PyTree:
 def _rms(x0: Solution) -> float:
     """Returns the root mean square of all numbers of a solution."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(x0)]
-    total = sum(float(np.sum(leaf**2)) for leaf in leaves)
-    return math.sqrt(total / sum(leaf.size for leaf in leaves))
+    largest = max(float(np.max(np.abs(leaf), initial=0.0)) for leaf in leaves)
+    if largest == 0:
+        return 0.0
+    total = sum(float(np.sum((leaf / largest) ** 2)) for leaf in leaves)
+    return largest * math.sqrt(total / sum(leaf.size for leaf in leaves))
 
 
 def _spread(value: float, x0: Solution) -> PyTree:

@@ -345,7 +345,8 @@ class CBO(Method):
     def stop(self, state: CBOState) -> dict[str, jax.Array]:
         """Returns the reasons to stop, each ``bool[]``; with a kick there is none.
 
-        ``tol_x``: the particles are one point; ``tol_fun``: they have one value.
+        ``tol_x``: the particles are one point; ``tol_fun``: they have one value;
+        ``diverged``: one has run away to where numbers end.
         """
         x, fitness = state.particles.position, state.particles.fitness
         can_stop = jnp.any(jnp.isfinite(fitness)) & (self.kick is None)
@@ -353,6 +354,7 @@ class CBO(Method):
             "tol_x": can_stop & vectors.is_small(x, crowd.at(self, "tol_x", state)),
             "tol_fun": can_stop
             & vectors.is_level(fitness, crowd.at(self, "tol_fun", state)),
+            "diverged": vectors.has_left(x),
         }
 
     def _noise(self, state: CBOState, seed: jax.Array) -> jax.Array:

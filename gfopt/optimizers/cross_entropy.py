@@ -175,5 +175,9 @@ class CrossEntropy(Method):
         return shortened((step / std).astype(state.std.dtype))
 
     def stop(self, state: CrossEntropyState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``: all standard deviations are tiny."""
-        return {"tol_x": jnp.all(state.std < self.tol_x)}
+        """Returns ``tol_x``: all deviations are tiny; ``diverged``: it has run away."""
+        has_left = vectors.has_left(vectors.flat(state.mean))
+        return {
+            "tol_x": jnp.all(state.std < self.tol_x),
+            "diverged": has_left | vectors.has_left(state.std),
+        }

@@ -204,12 +204,14 @@ class DifferentialEvolution(Method):
     def stop(self, state: DifferentialEvolutionState) -> dict[str, jax.Array]:
         """Returns the reasons to stop, each ``bool[]``.
 
-        ``tol_x``: all members are one point; ``tol_fun``: all have one value.
+        ``tol_x``: all members are one point; ``tol_fun``: all have one value;
+        ``diverged``: a member has run away to where numbers end.
         """
         has_started = jnp.any(jnp.isfinite(state.fitness))
         return {
             "tol_x": has_started & vectors.is_small(state.positions, self.tol_x),
             "tol_fun": vectors.is_level(state.fitness, self.tol_fun),
+            "diverged": vectors.has_left(state.positions),
         }
 
 

@@ -238,8 +238,11 @@ class NelderMead(Method):
         return state._replace(simplex=larger, stage=stage)
 
     def stop(self, state: NelderMeadState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``: all vertices are one point."""
-        return {"tol_x": vectors.is_small(state.simplex, self.tol_x)}
+        """Returns ``tol_x``: all vertices are one; ``diverged``: one has run away."""
+        return {
+            "tol_x": vectors.is_small(state.simplex, self.tol_x),
+            "diverged": vectors.has_left(state.simplex),
+        }
 
 
 def _coefficients(dimension: int, adaptive: bool) -> tuple[float, float, float, float]:

@@ -149,5 +149,5 @@ class OnePlusOneES(Method):
         return state.parent
 
     def stop(self, state: OnePlusOneState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``: sigma is tiny."""
-        return {"tol_x": state.sigma < self.tol_x}
+        """Returns ``tol_x``: sigma is tiny; ``diverged``: it has run away."""
+        return {"tol_x": state.sigma < self.tol_x, "diverged": state.sigma >= MOST}

@@ -190,11 +190,13 @@ class ParticleSwarm(Method):
     def stop(self, state: ParticleSwarmState) -> dict[str, jax.Array]:
         """Returns the reasons to stop, each ``bool[]``.
 
-        ``tol_x``: the particles' bests are one point; ``tol_fun``: they are one value.
+        ``tol_x``: the particles' bests are one point; ``tol_fun``: they are one value;
+        ``diverged``: one has run away to where numbers end.
         """
         has_started = jnp.any(jnp.isfinite(state.best_fitness))
         is_small = vectors.is_small(state.best_positions, self.tol_x)
         return {
             "tol_x": has_started & is_small,
             "tol_fun": vectors.is_level(state.best_fitness, self.tol_fun),
+            "diverged": vectors.has_left(state.best_positions),
         }
