@@ -140,6 +140,10 @@ CASES = {
         lambda x: (x @ x.T, x.T @ x, x @ x[0], x[:, 0] @ x, jnp.outer(x[0], x[1])),
         X,
     ),
+    "larger products": (
+        lambda x: (x.T @ x, x @ x[0], x[:, 0] @ x, x[0] @ x.T),
+        np.sin(np.arange(140 * 90.0)).reshape(140, 90),
+    ),
     "batched products": (
         lambda x: jnp.einsum("abi,abj->aij", x, x),
         X.reshape(3, 2, 2),

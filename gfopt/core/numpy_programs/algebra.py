@@ -11,6 +11,12 @@ import numpy as np
 from gfopt.core.numpy_programs.rule import Rule, UnknownEquation, dtype_of, shape_of
 from gfopt.jaxprs import Equation
 
+# OpenBLAS, which NumPy comes with, wakes its other threads for products of more
+# multiplications than this, and of a matrix and a vector. Where processors are busy
+# that costs milliseconds; so a product that is a little larger is made in blocks.
+ALONE, ALONE_VECTOR = 1 << 18, 9000
+MOST_BLOCKS = 16
+
 
 def _dot_general(eqn: Equation) -> Callable[..., Any]:
     (left_sum, right_sum), (left_batch, right_batch) = eqn["dimension_numbers"]
@@ -24,15 +30,13 @@ def _dot_general(eqn: Equation) -> Callable[..., Any]:
     right_order = [*right_batch, *right_sum, *right_free]
     batch = [left[i] for i in left_batch]
     inner = math.prod(left[i] for i in left_sum)
-    left_shape = (*batch, -1, inner) if inner else None
-    right_shape = (*batch, inner, -1) if inner else None
-    if left_shape is None or 0 in shape:
+    if not inner or 0 in shape:
         raise UnknownEquation("dot_general of nothing")
+    left_shape, right_shape = (*batch, -1, inner), (*batch, inner, -1)
     if not batch and len(left_sum) == 1 and len(left) <= 2 and len(right) <= 2:
         # vectors and matrices as they lie
-        turned_left = len(left) == 2 and left_sum[0] == 0
-        turned_right = len(right) == 2 and right_sum[0] == 1
-        return _product(turned_left, turned_right)
+        turned = len(left) == 2 and left_sum[0] == 0, right_sum[0] == 1
+        return _product(left, right, turned)
 
     def dot(a: Any, b: Any) -> Any:
         a = a.transpose(left_order).reshape(left_shape)
@@ -42,9 +46,29 @@ def _dot_general(eqn: Equation) -> Callable[..., Any]:
     return dot
 
 
-def _product(turned_left: bool, turned_right: bool) -> Callable[..., Any]:
+def _product(
+    left: tuple[int, ...], right: tuple[int, ...], turned: tuple[bool, bool]
+) -> Callable[..., Any]:
+    """Returns the product of vectors and matrices, the ``turned`` ones transposed."""
+    turn_left, turn_right = turned
+    rows = left[1 if turn_left else 0] if len(left) == 2 else 0
+    columns = right[0 if turn_right else 1] if len(right) == 2 else 0
+    inner = left[0 if turn_left else -1]
+    alone = ALONE if rows and columns else ALONE_VECTOR
+    work = max(rows, 1) * max(columns, 1) * inner
+    count = -(-work // alone)  # blocks of rows, or of columns, for one thread each
+
     def dot(a: Any, b: Any) -> Any:
-        return np.dot(a.T if turned_left else a, b.T if turned_right else b)
+        a, b = a.T if turn_left else a, b.T if turn_right else b
+        if not 1 < count <= MOST_BLOCKS:
+            return np.dot(a, b)
+        if rows:
+            return np.concatenate(
+                [np.dot(part, b) for part in np.array_split(a, count)]
+            )
+        return np.concatenate(
+            [np.dot(a, part) for part in np.array_split(b, count, axis=1)]
+        )
 
     return dot
 
