@@ -75,6 +75,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2},
         {},
     ),
+    "qwen2_tied": ("qwen2", {"tie_word_embeddings": True}, {}),
     "qwen3": ("qwen3", {"head_dim": 8, "tie_word_embeddings": True}, {}),
     "smollm3": ("smollm3", FOUR | {"pad_token_id": 0}, {}),
     "gemma": ("gemma", {"head_dim": 8}, {}),

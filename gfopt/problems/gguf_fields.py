@@ -10,7 +10,7 @@ from gfopt.problems.hugging_face.config_file import is_ignored
 from gfopt.problems.llama import Layer, Llama
 from gfopt.problems.rotary import Rotary
 
-KIND = "llama"
+KINDS = ("llama", "qwen2", "qwen3")
 REQUIRED = "required"
 _AGAIN = "convert the model again, or get another file"
 
@@ -63,6 +63,22 @@ class Fields:
             for name, field in reader.fields.items()
             if not is_ignored(name, ignore)
         }
+        self.kind = self.read("general.architecture")
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"path must lead to a model of the type {', '.join(KINDS)}; "
+                f"got {self.path}, of type {self.kind!r}"
+            )
+
+    @property
+    def turns_halves(self) -> bool:
+        """Whether the positions turn the pairs ``(i, i + s / 2)`` of a head."""
+        return bool(self.kind != "llama")
+
+    @property
+    def has_head_norms(self) -> bool:
+        """Whether queries and keys are normed by head."""
+        return bool(self.kind == "qwen3")
 
     def read(self, name: str, default: Any = REQUIRED, remedy: str = _AGAIN) -> Any:
         """Returns a field's value.
@@ -85,13 +101,8 @@ class Fields:
             ValueError: for a model of another type, and a field that is missing or not
                 computed; it says which.
         """
-        kind = self.read("general.architecture")
-        if kind != KIND:
-            raise ValueError(
-                f"path must lead to a {KIND} model; got {self.path}, of type {kind!r}"
-            )
         for name in self.fields:
-            short = name.removeprefix(f"{KIND}.")
+            short = name.removeprefix(f"{self.kind}.")
             if short == name or short in FIELDS or short in UNUSED:
                 continue
             value = self.read(name)
@@ -102,7 +113,7 @@ class Fields:
                     f"got {checks.shown(value)} (pass ignore=({name!r},) if the logits "
                     "don't depend on it)"
                 )
-        found = {n: self.read(f"{KIND}.{n}", value) for n, value in FIELDS.items()}
+        found = {n: self.read(f"{self.kind}.{n}", value) for n, value in FIELDS.items()}
         for name in ("block_count", "attention.head_count", "attention.head_count_kv"):
             self._check(checks.integer, name, found[name], 1)
         for name in ("attention.layer_norm_rms_epsilon", "rope.freq_base"):
@@ -113,7 +124,7 @@ class Fields:
         if value is None:
             return
         try:
-            check(f"{KIND}.{name} of {self.path}", value, *least)
+            check(f"{self.kind}.{name} of {self.path}", value, *least)
         except TypeError as error:  # such as a number for each layer
             raise ValueError(str(error)) from None
 
@@ -134,8 +145,8 @@ class Fields:
         size, inner = rows // heads, shapes["blk.0.ffn_up.weight"][0]
         if size * heads != rows or heads % shared or size % 2:
             raise ValueError(
-                f"{KIND}.attention.head_count of {self.path} must cut the {rows} rows "
-                "of attn_q into heads of an even size, and be a multiple of "
+                f"{self.kind}.attention.head_count of {self.path} must cut the {rows} "
+                "rows of attn_q into heads of an even size, and be a multiple of "
                 f"head_count_kv; got {heads} and {shared}"
             )
         expected = {
@@ -149,8 +160,8 @@ class Fields:
         for name, number in expected.items():
             if found[name] not in (None, number):
                 raise ValueError(
-                    f"{KIND}.{name} of {self.path} must be {number}, as its tensors "
-                    f"have it; got {checks.shown(found[name])}"
+                    f"{self.kind}.{name} of {self.path} must be {number}, as its "
+                    f"tensors have it; got {checks.shown(found[name])}"
                 )
         return {
             "hidden_size": width,
@@ -176,7 +187,7 @@ class Fields:
         scaling, scale = found["rope.scaling.type"], found["rope.scaling.factor"]
         if scaling not in ("none", "linear"):
             raise ValueError(
-                f"{KIND}.rope.scaling.type of {self.path} must be none or linear; "
+                f"{self.kind}.rope.scaling.type of {self.path} must be none or linear; "
                 f"got {scaling!r}"
             )
         own: tuple[float, ...] = tuple(map(float, factors))

@@ -80,3 +80,20 @@ def turned(heads: jax.Array, turns: tuple[jax.Array, jax.Array]) -> jax.Array:
     even, odd = heads[..., 0::2], heads[..., 1::2]
     pairs = [even * cosine - odd * sine, even * sine + odd * cosine]
     return jnp.stack(pairs, axis=-1).reshape(heads.shape)
+
+
+def neighbours(rows: Any, size: int) -> Any:
+    """Brings the pairs ``(i, i + s / 2)`` of each head's rows to ``(2i, 2i + 1)``.
+
+    Example:
+        >>> neighbours(np.arange(8), 4).tolist()
+        [0, 2, 1, 3, 4, 6, 5, 7]
+    """
+    pairs = rows.reshape(-1, 2, size // 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def halves(rows: Any, size: int) -> Any:
+    """Brings the pairs ``(2i, 2i + 1)`` of each head's rows to ``(i, i + s / 2)``."""
+    pairs = rows.reshape(-1, size // 2, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gfopt.problems.gguf_tokenizer import INSTALL
 from gfopt.problems.hugging_face.config_file import (
     checked_ignore,
     is_ignored,
@@ -22,8 +23,8 @@ from gfopt.problems.hugging_face.llama_config import layer_names, model_of
 from gfopt.problems.hugging_face.quantization_config import block_of
 from gfopt.problems.hugging_face.tensor_files import read_tensors
 from gfopt.problems.hugging_face.weight_source import WeightSource
-from gfopt.problems.language import INSTALL, Pretrained
 from gfopt.problems.layer_stacks import stacked, with_stacks
+from gfopt.problems.pretrained import Pretrained
 
 _TOP = {"embed_tokens.weight": "embedding", "norm.weight": "norm"}
 

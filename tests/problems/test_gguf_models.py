@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gfopt.core.lazy import materialise
 from gfopt.core.objective import Inputs
 from gfopt.problems import language
 from gfopt.problems.gguf_tokenizer import INSTALL
+from gfopt.problems.hugging_face.tensor_files import read_tensors
 from gfopt.quantization.gguf_blocks import LAYOUTS
 
 gguf = pytest.importorskip("gguf", reason=INSTALL)
@@ -205,6 +207,66 @@ def test_stacks_of_different_types_are_tuned_and_continued(tmp_path: Path) -> No
     assert loss(materialise(tuned.weights)) < loss(materialise(found.weights))
 
 
+CONVERTED = {"llama_2": "llama", "llama_3": "llama", "qwen2_tied": "qwen2"}
+CONVERTED |= {"qwen3": "qwen3"}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_model_of_transformers_has_its_logits(name: str, tmp_path: Path) -> None:
+    """As its tensors are named by the package gguf, and saved back bit for bit."""
+    kind, folder = CONVERTED[name], Path(__file__).parent / "model_files" / name
+    config = json.loads((folder / "config.json").read_text())
+    heads, rope = config["num_attention_heads"], config["rope_parameters"]
+    fields = {
+        "block_count": config["num_hidden_layers"],
+        "attention.head_count": heads,
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "rope.freq_base": float(rope["rope_theta"]),
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "vocab_size": config["vocab_size"],
+    }
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", kind)
+    for field, value in fields.items():
+        add(writer, f"{kind}.{field}", value)
+    for field in FIELDS:
+        if field.startswith("tokenizer"):
+            add(writer, field, FIELDS[field])
+    arch = getattr(gguf.MODEL_ARCH, kind.upper())
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    for tensor in read_tensors(folder).values():
+        w = np.asarray(tensor.read(), np.float32)
+        if kind == "llama" and ("q_proj" in tensor.name or "k_proj" in tensor.name):
+            field = (
+                "num_attention_heads" if "q_" in tensor.name else "num_key_value_heads"
+            )
+            turned = w.reshape(config[field], 2, -1, w.shape[1])
+            w = turned.swapaxes(1, 2).reshape(w.shape)
+        writer.add_tensor(names.get_name(tensor.name, (".weight", ".bias")), w)
+    if rope["rope_type"] == "llama3":
+        # 1 / factors as the converter of llama.cpp writes them
+        size, length = config["head_dim"], rope["original_max_position_embeddings"]
+        waves = (
+            length * rope["rope_theta"] ** (-np.arange(0, size, 2) / size) / 2 / np.pi
+        )
+        smooth = np.clip((waves - rope["low_freq_factor"]) / 3, 0, 1)
+        factors = 1 / ((1 - smooth) / rope["factor"] + smooth)
+        writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = language.load_gguf(tmp_path / "model.gguf")
+    logits = jax.jit(found.model.logits)(
+        found.weights, np.load(folder.parent / "tokens.npy")
+    )
+    np.testing.assert_allclose(logits, np.load(folder / "logits.npy"), atol=5e-5)
+    language.save_gguf(found.weights, tmp_path / "same.gguf", tmp_path / "model.gguf")
+    whole = (tmp_path / "model.gguf").read_bytes()
+    assert (tmp_path / "same.gguf").read_bytes() == whole
+
+
 def test_heads_biases_and_factors_are_computed(tmp_path: Path) -> None:
     """Against the same weights as one stack, with zeros for biases that are missing."""
     more = {
@@ -273,7 +335,10 @@ def test_a_field_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"general.architecture": "gemma"}, "to a llama model; got .*of type 'gemma'"),
+        (
+            {"general.architecture": "gemma"},
+            "type llama, qwen2, qwen3; got .*of type 'gemma'",
+        ),
         ({"llama.expert_count": 8}, "llama.expert_count of .* must be 0"),
         (
             {"llama.attention.sliding_window": 8},

@@ -11,7 +11,7 @@ import numpy as np
 from gfopt.problems.hugging_face.llama_config import head_size, shapes
 from gfopt.problems.hugging_face.tensor_files import Tensor
 from gfopt.problems.llama import Llama
-from gfopt.problems.rotary import Rotary
+from gfopt.problems.rotary import Rotary, neighbours
 from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.scaled_codes import packed_codes, scaled_codes
 
@@ -108,11 +108,9 @@ class WeightSource:
         return dataclasses.replace(leaf, codes=codes, scales=scales)
 
     def _turned(self, ours: str, rows: Any) -> Any:
-        """Brings the pairs ``(i, i + s / 2)`` of a head to ``(2i, 2i + 1)``."""
-        if not ours.startswith(("query", "key")):
-            return rows
-        halves = rows.reshape(-1, 2, self.head_size // 2, *rows.shape[1:])
-        return halves.swapaxes(1, 2).reshape(rows.shape)
+        """Brings the pairs of a head into the order that ``Llama`` turns."""
+        is_turned = ours.startswith(("query", "key"))
+        return neighbours(rows, self.head_size) if is_turned else rows
 
     def check_tied_head(self) -> None:
         """Refuses a head beside a tied embedding, unless they are equal."""
