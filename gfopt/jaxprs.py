@@ -105,6 +105,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "name": ("name",),
     "pvary": ("...",),
     "remat2": ("jaxpr ...",),
+    "reduce_precision": ("exponent_bits mantissa_bits",),
     "reshape": ("dimensions new_sizes sharding",),
     "scan": (
         "jaxpr length num_carry num_consts reverse unroll",

@@ -4,7 +4,10 @@ Compiling a method takes seconds, and a step of it in NumPy a millisecond. So a 
 begins in NumPy, and goes on in compiled programs after ``HAND_OVER`` steps with the
 same number of rows; these are compiled in a thread, from ``AHEAD`` steps before. Both
 are rules of the step's number, never of the clock: the same call gives the same result.
-A program that NumPy can't run (``UnknownEquation``) is compiled from the start.
+
+Compiled from the start are programs that NumPy can't run (``UnknownEquation``), and
+methods whose members are seeds: what a seed decodes to must be the same to the last bit
+wherever that is done, and NumPy's normals are not the compiler's in all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt import registry
 from gfopt.core import trees
 from gfopt.core.evaluate import DEFAULT_ELEMENTS, decode_rows, judged
 from gfopt.core.numpy_programs.program import NumpyProgram
@@ -231,7 +235,9 @@ class Turns:
 
     def __init__(self, optimizer: Optimizer, run_key: np.ndarray, opened_at: int):
         self.opened_at = opened_at
-        self._numpy: NumpyTurns | None = NumpyTurns(optimizer, run_key)
+        row = registry.row_of(optimizer)
+        is_seeds = row is not None and "seeds" in row.flags
+        self._numpy = None if is_seeds else NumpyTurns(optimizer, run_key)
         self._compiled = CompiledTurns(optimizer, run_key)
 
     def start(self, init_key: np.ndarray, x0: Solution) -> Opened:

@@ -140,6 +140,25 @@ def _round(eqn: Equation) -> Callable[..., Any]:
     return lambda x: np.copysign(np.floor(np.abs(x) + x.dtype.type(0.5)), x)
 
 
+def _reduce_precision(eqn: Equation) -> Callable[..., Any]:
+    dtype, kept = dtype_of(eqn.outputs[0]), eqn["mantissa_bits"]
+    details = np.finfo(dtype)
+    if eqn["exponent_bits"] != details.nexp or dtype.itemsize < 4:
+        raise UnknownEquation("reduce_precision of the exponent")
+    words = np.dtype(f"u{dtype.itemsize}").type
+    cut = details.nmant - kept
+    if cut <= 0:
+        return identity
+    mask, half, cut = words(2**cut - 1), words(2 ** (cut - 1) - 1), words(cut)
+
+    def rounded(x: Any) -> Any:
+        bits = x.view(words)
+        bits = (bits + half + ((bits >> cut) & words(1))) & ~mask  # to even
+        return np.where(np.isfinite(x), bits.view(dtype), x)[()]
+
+    return rounded
+
+
 # -- choices and conversions
 
 
@@ -244,6 +263,7 @@ RULES: dict[str, Rule] = {
     "integer_pow": _integer_pow,
     "erf_inv": _erf_inv,
     "round": _round,
+    "reduce_precision": _reduce_precision,
     "select_n": _select,
     "convert_element_type": _convert,
     "bitcast_convert_type": _bitcast,

@@ -6,9 +6,8 @@ before the compiler would have begun. So its programs are traced as for the comp
 and then laid out as calls of NumPy functions.
 
 The numbers agree with the compiled program's but for the last bits (another order of
-sums, another ``exp``); random words are the same. What has no rule, a callback or the
-noise of parameter trees among it, is compiled: that noise must be the same to the last
-bit wherever it is drawn.
+sums, another ``exp``); random words are the same. What has no rule, a callback for
+one, is left to the compiler.
 """
 
 from __future__ import annotations
