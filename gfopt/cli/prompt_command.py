@@ -153,8 +153,8 @@ def prompt(
             start,
             checkpoint,
         )
-    _show(pretrained, task, held, ledger, num_shown)
-    if not is_whole:
+    is_judged = _show(pretrained, task, held, ledger, num_shown)
+    if not (is_whole and is_judged):
         terminal.note("stopped by Ctrl-C: the best so far", stderr=True)
         raise typer.Exit(130)
 
@@ -236,26 +236,59 @@ def _show(
     held: PromptedClassification,
     ledger: Ledger,
     count: int,
-) -> None:
-    """Prints the best prompts, the empty one below them, and what it cost."""
+) -> bool:
+    """Prints the best prompts, the empty one below them, and what it cost.
+
+    Returns:
+        Whether all of them were judged before Ctrl-C.
+    """
     number = min(int(ledger.distinct), len(ledger.values))
-    prompts, values = np.asarray(ledger.prompts)[:number], ledger.values[:number]
-    prompts = prompts[np.argsort(values, kind="stable")]
-    chosen = prompts[(prompts >= 0).any(axis=1)][:count]
-    nothing = np.full((1, prompts.shape[1]), -1, np.int32)
-    judge = jax.jit(lambda task, prompt: (task(prompt), task.accuracy(prompt)))
+    prompts = np.asarray(ledger.prompts)[:number]
+    losses = np.asarray(ledger.values)[:number]
+    order = np.argsort(losses, kind="stable")
+    is_empty = np.asarray(np.all(prompts < 0, axis=1))
+    best = [row for row in order if not is_empty[row]][:count]
+    shown = [(prompts[row], losses[row]) for row in best]
+    nothing = np.full(prompts.shape[1], -1, np.int32)
+    # pruning has asked for it, unless Ctrl-C came first: the ledger has its loss
+    shown += [(nothing, loss) for loss in losses[is_empty][:1]] or [(nothing, math.nan)]
+    shares, ledger = _judged(held, [prompt for prompt, _ in shown], ledger)
     rows = []
-    for prompt in np.concatenate([chosen, nothing]):
-        loss, accuracy = judge(task, prompt)
-        held_accuracy = judge(held, prompt)[1]
+    for place, (prompt, loss) in enumerate(shown):
         text = pretrained.tokenizer.decode(prompt[prompt >= 0].tolist()).strip()
-        numbers = f"{loss:.4f}", f"{accuracy:.3f}", f"{held_accuracy:.3f}"
-        rows.append((text or "(no prompt)", *numbers))
-    title = (
-        f"The best prompts, on {len(task.labels)} texts, {len(held.labels)} held out"
-    )
-    terminal.show(title, ("prompt", "loss", "accuracy", "held out"), rows)
+        share = f"{shares[place]:.3f}" if place < len(shares) else "-"
+        loss = "-" if math.isnan(loss) else f"{loss:.4f}"
+        rows.append((text or "(no prompt)", loss, share))
+    title = f"The best on {len(task.labels)} texts, {len(held.labels)} held out"
+    terminal.show(title, ("prompt", "loss", "held out"), rows)
     terminal.note(
-        f"cost: {ledger.queries} queries, {ledger.scored_tokens} tokens read, "
+        f"cost: {int(ledger.queries) - len(shares)} queries to search and "
+        f"{len(shares)} to judge, {ledger.scored_tokens} tokens read, "
         f"{ledger.distinct} different prompts"
     )
+    return len(shares) == len(shown)
+
+
+def _judged(
+    held: PromptedClassification, prompts: list[np.ndarray], ledger: Ledger
+) -> tuple[list[float], Ledger]:
+    """Returns the accuracies on the held-out texts, until Ctrl-C, and the ledger."""
+    judge = jax.jit(lambda task, prompt: task.accuracy(prompt))
+    shares: list[float] = []
+
+    def said() -> str:
+        return (
+            f"judging, {len(shares)} of {len(prompts)} prompts on "
+            f"{len(held.labels)} texts"
+        )
+
+    line = ProgressLine(math.inf)
+    with Interrupt() as interrupt, line:
+        for prompt in prompts:
+            line.write(said())
+            shares.append(float(judge(held, prompt)))
+            ledger = ledger.charged(1, int(held.num_tokens(prompt)))
+            if interrupt.seen:
+                break
+        line.write(said(), True)
+    return shares, ledger

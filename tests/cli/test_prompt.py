@@ -19,6 +19,7 @@ from gfopt.cli.main import main
 from gfopt.problems import prompted, word_tokens
 from gfopt.problems.language import Pretrained
 from gfopt.problems.llama import Llama
+from gfopt.problems.prompts import PromptedClassification
 
 WORDS = ["?", "Text:", "Label:", "good", "bad", "film", "fine", "poor", "plot", "dull"]
 WORDS += [f"word{chr(97 + i)}" for i in range(20)]
@@ -88,14 +89,48 @@ def called(capsys: Any, *arguments: Any) -> tuple[int, str, str]:
 def test_shows_the_best_prompts_and_what_they_cost(capsys: Any, table: Path) -> None:
     code, out, err = called(capsys, table, *OPTIONS, "--best", 3)
     assert code == 0
-    assert "The best prompts, on 8 texts, 22 held out" in out
+    assert "The best on 8 texts, 22 held out" in out
     lines = [line.split() for line in out.splitlines() if " 0." in line]
-    losses = [float(line[-3]) for line in lines]
+    losses = [float(line[-2]) for line in lines]
     assert len(lines) == 4 and losses[:3] == sorted(losses[:3])
     assert "(no prompt)" in out and losses[0] < losses[3]
-    assert "cost: 40 queries" in out and "done, 40 of 40 queries" in err
+    assert "cost: 40 queries to search and 4 to judge, " in out
+    assert "done, 40 of 40 queries" in err
+    assert "judging, 4 of 4 prompts on 22 texts" in err.splitlines()[-1]
     # the same command says the same
     assert called(capsys, table, *OPTIONS, "--best", 3)[1] == out
+
+
+def test_what_was_scored_is_not_scored_again(
+    capsys: Any, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    accuracy = PromptedClassification.accuracy
+
+    def counted(self: Any, prompt: Any) -> Any:
+        asked.append(len(self.labels))  # once for each shape that is compiled
+        return accuracy(self, prompt)
+
+    monkeypatch.setattr(PromptedClassification, "accuracy", counted)
+    called(capsys, table, *OPTIONS, "--best", 3)
+    assert asked == [22]  # the held-out texts alone
+
+
+def test_ctrl_c_while_judging_shows_what_is_known(
+    capsys: Any, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = prompt_command.ProgressLine.write
+
+    def pressed(self: Any, line: str, is_last: bool = False) -> None:
+        if line.startswith("judging, 1 of"):
+            if not is_last:
+                os.kill(os.getpid(), signal.SIGINT)
+        write(self, line, is_last)
+
+    monkeypatch.setattr(prompt_command.ProgressLine, "write", pressed)
+    code, out, err = called(capsys, table, *OPTIONS, "--best", 3)
+    assert code == 130 and "40 queries to search and 2 to judge" in out
+    assert "judging, 2 of 4 prompts" in err and "(no prompt)" in out
 
 
 @pytest.mark.parametrize("method", ["greedy_tokens", "random_tokens"])
