@@ -144,9 +144,19 @@ def bench(
     with store:
         with refusals(ValueError, OSError, context=context):
             left = pending(batches, store)
+        num_failed = 0
         if left:
+            others = store.other_versions()
+            if others:
+                terminal.note(
+                    f"{store.path} holds runs of {', '.join(others)}: they stay as "
+                    "they are; choose another --out to compare versions",
+                    stderr=True,
+                )
+            with refusals(ValueError, OSError, context=context):
+                store.start_session(context.obj)
             with refusals(OSError, context=context):
-                _run(context.obj, batches, left, store, num_workers)
+                num_failed = _run(context.obj, batches, left, store, num_workers)
         else:
             terminal.note("all runs are there already", stderr=True)
         with refusals(ValueError, OSError, context=context):
@@ -155,6 +165,12 @@ def bench(
         with refusals(OSError, context=context):
             path = write_report(store)
     terminal.note(f"results: {store.path}\nreport:  {path}")
+    if num_failed:
+        terminal.note(
+            f"{num_failed} of {len(left)} batches failed; to try again: {context.obj}",
+            stderr=True,
+        )
+        raise typer.Exit(1)
 
 
 def _run(
@@ -163,8 +179,8 @@ def _run(
     left: Sequence[Batch],
     store: ResultStore,
     workers: int,
-) -> None:
-    store.start_session(command)
+) -> int:
+    """Runs what is left; the number of batches that failed."""
     directory = store.path.parent
     display = terminal.ProgressDisplay(batches, left)
 
@@ -178,11 +194,19 @@ def _run(
         )
 
     with display, _leaving_at_once(farewell):
+        num_failed = 0
         for batch in left:
             display.begin(batch)
-            for runs in run_batch(batch, directory, workers):
-                store.add(runs)
-                display.finished(runs)
+            try:
+                for runs in run_batch(batch, directory, workers):
+                    store.add(runs)
+                    display.finished(runs)
+            except OSError:
+                raise  # a full disk: no batch could be kept
+            except Exception as error:  # one method's fault is not another's
+                display.failed(batch, error)
+                num_failed += 1
+    return num_failed
 
 
 @contextmanager

@@ -158,6 +158,13 @@ class ProgressDisplay:
                 stderr=True,
             )
 
+    def failed(self, batch: Batch, error: Exception) -> None:
+        """Says in a line what became of a batch."""
+        why = " ".join(str(error).split())
+        self._console.print(
+            f"{_name(batch)} failed: {type(error).__name__}: {why}", markup=False
+        )
+
     def stop(self) -> None:
         """Leaves the bars as they are."""
         self._progress.stop()

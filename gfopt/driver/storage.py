@@ -74,6 +74,22 @@ def read_records(path: str | os.PathLike[str]) -> Contents:
         return Contents(header, records, file.tell() < layout.size_of(file))
 
 
+def lock(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False where another one holds it.
+
+    There are file systems, and there is Windows, without locks: True.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 class RecordWriter:
     """Appends records to a file that no other writer holds; a context manager.
 
@@ -208,17 +224,13 @@ class RecordWriter:
         self.close()
 
     def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(self._file.fileno()):
             raise RuntimeError(
                 f"{self.path} is held by another writer, in this process or in another"
                 " one; close it first"
-            ) from None
-        except OSError:
-            return  # a file system without locks
+            )
+        if fcntl is None:
+            return
         ours = os.fstat(self._file.fileno())
         if not self.path.exists() or not os.path.samestat(ours, self.path.stat()):
             raise RuntimeError(f"{self.path} was replaced by another writer just now")

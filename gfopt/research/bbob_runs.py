@@ -167,7 +167,10 @@ class _Log:
                 cut[np.argmax(hits) + 1 :] = True
             if not status:
                 is_over = over.any() or counts[-1] >= self._batch.budget
-                self._status[row] = self._ending(hits.any(), is_over, codes[row])
+                status = self._ending(hits.any(), is_over, codes[row])
+                # what asks for nothing, and does not say why, would never end
+                is_stalled = not evaluations[row].any()
+                self._status[row] = status or ("stalled" if is_stalled else "")
             values[row, cut], evaluations[row, cut] = np.nan, 0
             self._used[row] += evaluations[row].sum()
         self._values.append(values)

@@ -50,11 +50,13 @@ def run_digits(batch: Batch) -> Iterator[Run]:
             state, accuracy, count = call(*arguments, state)
             evaluations += int(count)
             trajectory.append((evaluations, round(1 - float(accuracy), 6)))
+            if not count:  # it asks for nothing, and would for ever
+                break
         yield Run(
             key=batch.key(instance),
             options=batch.options,
             evaluations=evaluations,
-            status="budget",
+            status="budget" if count else "stalled",
             seconds=time.perf_counter() - began,
             compile_seconds=compile_seconds / len(batch.instances),
             trajectory=tuple(trajectory),

@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
+from gfopt.driver.storage import lock
 from gfopt.research.finished_runs import Run, RunKey
 
 FILE_NAME = "results.sqlite"
@@ -89,6 +90,7 @@ class ResultStore:
     def __init__(self, directory: str | os.PathLike[str], *, create: bool = False):
         self.path = Path(directory) / FILE_NAME
         self._session: int | None = None
+        self._lock: TextIO | None = None  # SQLite's own would be lost with a close
         if create:
             if self.path.parent.exists() and not self.path.parent.is_dir():
                 raise NotADirectoryError(f"{directory} is not a directory")
@@ -143,7 +145,18 @@ class ResultStore:
             )
 
     def start_session(self, command: str) -> None:
-        """Notes who writes: the command, the versions and the machine."""
+        """Notes who writes: the command, the versions and the machine.
+
+        Raises:
+            ValueError: where another process writes here.
+        """
+        if self._lock is None:
+            self._lock = open(self.path.with_suffix(".lock"), "a")  # noqa: SIM115
+        if not lock(self._lock.fileno()):
+            raise ValueError(
+                f"another process writes to {self.path} right now: wait for it, or "
+                "choose another directory"
+            )
         device = jax.devices()[0]
         machine = {
             "platform": platform.platform(),
@@ -214,6 +227,22 @@ class ResultStore:
                 for row in rows
             ]
 
+    def other_versions(self) -> list[str]:
+        """Returns the versions behind earlier runs that are not those of today.
+
+        Returns:
+            A text for each, such as ``"gfopt 0.1.0 (now 0.2.0)"``.
+        """
+        now, others = versions(), set()
+        for session in self.sessions():
+            before = session["versions"]
+            others |= {
+                f"{name} {before[name]} (now {now[name]})"
+                for name in ("gfopt", "jax", "jaxlib")
+                if before.get(name, now[name]) != now[name]
+            }
+        return sorted(others)
+
     def sessions(self) -> list[dict[str, Any]]:
         """Returns when, how and where the runs were made, oldest first."""
         rows = self._rows(
@@ -234,8 +263,10 @@ class ResultStore:
             return self._connection.execute(query).fetchall()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file and lets the next writer in."""
         self._connection.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> ResultStore:
         return self

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from gfopt import __version__, registry
+from gfopt.cli import bench_command
 from gfopt.cli.main import main
 from gfopt.methods_table import FLAGS
-from gfopt.research import settings
+from gfopt.research import benchmark, results, settings
 from gfopt.research.results import ResultStore
 
 TINY = "--methods random_search --functions 1,5 --dimensions 2 --instances 1-3".split()
@@ -121,6 +122,50 @@ def test_what_is_finished_is_not_run_again(capsys, finished: Path) -> None:
     assert re.search(r"random_search +0\.\d{3} .* 0 of 6 +384 ", ended.out)
     assert re.search(r"f5 linear slope +", ended.out)
     assert (finished / "results.sqlite").read_bytes() == before
+
+
+def test_a_cell_that_fails_is_a_line_and_the_others_go_on(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_batch(batch, *others):
+        if batch.function == 5:
+            raise RuntimeError("no memory\nleft")
+        return benchmark.run_batch(batch, *others)
+
+    monkeypatch.setattr(bench_command, "run_batch", run_batch)
+    words = ["bench", *TINY, "--budget", "40", "--out", str(tmp_path)]
+    ended = Ended(capsys, *words)
+    assert ended.code == 1
+    (line,) = [line for line in ended.err.splitlines() if "failed: " in line]
+    assert line.endswith("failed: RuntimeError: no memory left") and "f5" in line
+    assert "1 of 2 batches failed; to try again: gfopt bench" in ended.err
+    with ResultStore(tmp_path) as store:
+        assert {run.key.function for run in store.runs()} == {1}
+    monkeypatch.undo()
+    monkeypatch.setenv("COLUMNS", "150")
+    assert Ended(capsys, *words).code == 0
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(capsys, tmp_path) -> None:
+    with ResultStore(tmp_path, create=True) as store:
+        store.start_session("gfopt bench")
+        ended = Ended(capsys, "bench", *TINY, "--budget", "40", "--out", str(tmp_path))
+    assert ended.code == 2 and ended.err.count("\n") == 1
+    assert "another process writes to" in ended.err
+
+
+def test_runs_of_another_version_are_named(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["bench", *TINY, "--budget", "40", "--out", str(tmp_path)]
+    old = results.versions() | {"gfopt": "0.0.1"}
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "versions", lambda: old)
+        with ResultStore(tmp_path, create=True) as store:
+            store.start_session("gfopt bench")
+    first, second = Ended(capsys, *words), Ended(capsys, *words)
+    assert first.code == 0 and "runs of gfopt 0.0.1 (now " in first.err
+    assert "holds runs of" not in second.err  # nothing is added to them
 
 
 def test_report_needs_the_results_file_alone(capsys, finished, tmp_path) -> None:

@@ -258,3 +258,17 @@ def test_a_game_is_learned_and_tested_at_its_end(monkeypatch) -> None:
         assert all(count % frames == 0 for count in counts)
     (again,) = (run for (run,) in run_batch(batch._replace(instances=(2,)), Path()))
     assert again.trajectory == runs[1].trajectory
+
+
+def test_a_run_that_asks_for_nothing_ends() -> None:
+    """It would go on for ever: no evaluation is used, and no reason to stop holds."""
+    (batch,) = bbob_batches(
+        functions=[1], dimensions=[2], instances=[1, 2], methods=["cma_es"], budget=50
+    )
+    log = _Log(batch, ["tol_x"])
+    some = np.array([[4, 4], [0, 0]])
+    log.append(np.full((2, 2), 5.0), some, np.array([0, 0]))
+    assert not log.is_finished
+    log.append(np.full((2, 2), 5.0), np.zeros((2, 2), int), np.array([0, 0]))
+    assert log.is_finished
+    assert [run.status for run in log.runs(0.0, 0.0)] == ["stalled", "stalled"]
