@@ -77,13 +77,17 @@ def share(name: str, value: Any) -> None:
     within(name, value, 0, 1)
 
 
-def below(name: str, value: Any, other_name: str, other: Any) -> None:
+def below(
+    name: str, value: Any, other_name: str, other: Any, *, or_equal: bool = False
+) -> None:
     """Refuses anything but numbers below those of another argument; no NaN."""
-    expected = f"below {other_name} everywhere, and not NaN"
+    word = "below or equal to" if or_equal else "below"
+    expected = f"{word} {other_name} everywhere, and not NaN"
     above = concrete(other)
     if above is not None:
+        holds = np.less_equal if or_equal else np.less
         _number(other_name, other, "numbers that are not NaN", lambda v: ~np.isnan(v))
-        _number(name, value, expected, lambda v: v < above.astype(np.float64))
+        _number(name, value, expected, lambda v: holds(v, above.astype(np.float64)))
 
 
 def finite(name: str, value: Any) -> None:

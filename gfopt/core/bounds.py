@@ -32,7 +32,8 @@ def space_of(bounds: Any, x0: Solution) -> Space:
 
     Raises:
         TypeError: for another type.
-        ValueError: for another shape, NaN, or a lower bound not below the upper one.
+        ValueError: for another shape, NaN, a lower bound above the upper one, or an
+            array or lists that are pairs as well as lower and upper bounds.
     """
     if isinstance(bounds, Space):
         masks = bounds.log, bounds.integer
@@ -97,9 +98,11 @@ def _columns(bounds: Any, x0: Solution) -> dict[str, Any]:
     if not rows or flat != (len(rows),):
         raise ValueError(
             f"bounds must be {flat[0] if len(flat) == 1 else 'one'} (low, high) pairs, "
-            f"one for each number of a flat x0 of shape {flat}; "
-            f"got {checks.shown(bounds)}"
+            f"one for each number of a flat x0 of shape {flat}, or "
+            f"scipy.optimize.Bounds(lower, upper); got {checks.shown(bounds)}"
         )
+    if len(rows) == 2 and not any(isinstance(item, tuple | Domain) for item in bounds):
+        _refuse_two_readings(bounds, x0, *(row[:2] for row in rows))
     *columns, choices = [np.array(column) for column in zip(*rows, strict=True)]
     if np.any(choices):
         raise ValueError(
@@ -108,6 +111,22 @@ def _columns(bounds: Any, x0: Solution) -> dict[str, Any]:
             f"got {checks.shown(bounds)}"
         )
     return dict(zip(_FIELDS, columns, strict=True))
+
+
+def _refuse_two_readings(bounds: Any, x0: Any, first: Any, second: Any) -> None:
+    """Refuses two rows of two that may be lower and upper bounds, and differ as such.
+
+    Tuples are always pairs.
+    """
+    low, high, x = np.array(first), np.array(second), np.asarray(x0, np.float64)
+    is_possible = np.all((low <= x) & (x <= high)) and np.any(low < high)
+    if is_possible and low[1] != high[0]:
+        pairs = ", ".join(f"({a:g}, {b:g})" for a, b in (first, second))
+        raise ValueError(
+            f"bounds must say what two lists of two numbers are: write [{pairs}], with "
+            f"tuples, for pairs, and scipy.optimize.Bounds({low.tolist()}, "
+            f"{high.tolist()}) for lower and upper bounds; got {checks.shown(bounds)}"
+        )
 
 
 def _made(
@@ -158,9 +177,10 @@ def _spread(name: str, side: PyTree, x0: Solution, dtype: Any = np.float64) -> P
 
 
 def _check_order(low: np.ndarray, high: np.ndarray) -> None:
-    if not np.all(low < high):  # NaN is below nothing
+    # NaN is below nothing
+    if not np.all((low <= high) & (low < np.inf) & (high > -np.inf)):
         raise ValueError(
-            "bounds must have every lower number below its upper one, and no NaN; "
+            "bounds must have no lower number above its upper one, and no NaN; "
             f"got lower {checks.shown(low.tolist())}, "
             f"upper {checks.shown(high.tolist())}"
         )

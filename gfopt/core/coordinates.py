@@ -19,7 +19,7 @@ def fold(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
     """Reflects ``x`` at finite bounds until it lies inside; the identity inside."""
     low, high = jnp.asarray(lower, x.dtype), jnp.asarray(upper, x.dtype)
     both = jnp.isfinite(low) & jnp.isfinite(high)
-    width = jnp.where(both, high - low, 1)
+    width = jnp.where(both & (high > low), high - low, 1)
     base = jnp.where(jnp.isfinite(low), low, 0)
     # a triangle wave of period 2 * width
     phase = jnp.mod(x - base, 2 * width)

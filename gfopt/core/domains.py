@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gfopt import checks
 from gfopt.core.spaces import Space
@@ -17,7 +19,7 @@ class Domain:
 
     Attributes:
         lower: the least value.
-        upper: the largest value.
+        upper: the largest value; the number is fixed where both are equal.
         log: whether its logarithm is searched.
         integer: whether it is a whole number.
         choices: how many values without an order, coded from 0; 0 for numbers.
@@ -103,17 +105,19 @@ def integer(
     return Domain(lower, upper, log, True)
 
 
-def categorical(choices: int) -> Domain:
+def categorical(choices: int | Sequence[Any]) -> Domain:
     """Returns the domain of a choice among ``choices``, for ``bounds``.
 
     The objective receives its number, from 0, as a floating-point number. A categorical
     number is a leaf of its own, or stands in a leaf of such numbers.
 
     Args:
-        choices: how many there are, 2 or more.
+        choices: how many there are; or the choices themselves, which are counted: the
+            objective finds the one that is meant by ``choices[int(x)]``.
 
     Raises:
-        TypeError, ValueError: where ``choices`` is no integer from 2 up.
+        TypeError, ValueError: where ``choices`` is neither an integer from 1 up nor a
+            sequence of one or more.
 
     Example:
         >>> import gfopt
@@ -124,5 +128,8 @@ def categorical(choices: int) -> Domain:
         >>> int(result.x["which"])
         1
     """
-    checks.integer("choices", choices, 2)
-    return Domain(0, choices - 1, choices=choices)
+    count: Any = choices
+    if isinstance(choices, Sequence) and not isinstance(choices, str | bytes):
+        count = len(choices)
+    checks.integer("choices", count, 1)
+    return Domain(0, count - 1, choices=count)

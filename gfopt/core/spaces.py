@@ -43,6 +43,7 @@ class Space:
 
     Args:
         lower: tree like the solution; each leaf broadcasts to its leaf; may be -inf.
+            Where it is equal to ``upper`` the number is fixed.
         upper: the same, may be inf. Both bounds belong to the space.
         scale: length of one unit of the search in each coordinate, in units of
             ``log x`` where that is searched.
@@ -54,7 +55,7 @@ class Space:
 
     Raises:
         TypeError: for leaves that are not numbers.
-        ValueError: for a lower bound not below its upper one, a scale not above 0,
+        ValueError: for a lower bound above its upper one, a scale not above 0,
             bounds that do not fit the kind of number, or trees of different structures.
 
     Example:
@@ -91,9 +92,9 @@ class Space:
             )
         for k in self.choices:
             if k != 0:
-                checks.integer("choices", k, 2)
+                checks.integer("choices", k, 1)
         for low, high, scale, log, integer, k in self._leaves():
-            checks.below("lower", low, "upper", high)
+            checks.below("lower", low, "upper", high, or_equal=True)
             checks.positive("scale", scale)
             coordinates.check_kind(low, high, log, integer, k)
 

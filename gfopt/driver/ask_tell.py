@@ -21,6 +21,7 @@ from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
 from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.held import Held
 from gfopt.protocol import as_method, layers
 from gfopt.types import Optimizer, Population, Solution
 
@@ -111,7 +112,7 @@ class AskTell:
         self._failures: Counter[str] = Counter()
         self._late: list[_Generation] = []
         plain: Any = made.optimizer
-        if isinstance(plain, Bounded):
+        while isinstance(plain, Held | Bounded):
             plain = plain.inner
         # other wrappers make generations of their own of it
         row = registry.row_of(plain) if len(layers(plain)) == 1 else None

@@ -99,6 +99,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         ),
         "max_tokens": Reason(Status.BUDGET, "so many tokens were read"),
         "max_length": Reason(Status.COMPLETE, "all texts have their length"),
+        "all_fixed": Reason(Status.COMPLETE, "no number is free to be searched"),
         "num_sweeps": Reason(Status.COMPLETE, "all positions were settled so often"),
     }
 )

@@ -25,6 +25,13 @@ from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.methods_table import Row
 from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.held import (
+    Held,
+    filled,
+    free_numbers,
+    reduced,
+    reduced_space,
+)
 from gfopt.optimizers.margin import Margin
 from gfopt.optimizers.nes import default_population_size
 from gfopt.optimizers.reevaluated import Reevaluated
@@ -108,12 +115,69 @@ def setup(
     if not isinstance(method, str):
         kind = "a method's name or a gfopt optimizer"
         checks.instance("method", method, Optimizer, kind)
+    free = None if space is None else free_numbers(space)
+    words: dict[str, Any] = {"steady": steady, "restarts": restarts}
+    scaled = isinstance(bounds, Space)
+    if space is None or free is None:
+        return _search(method, x0, x64, sigma0, known, scaled, space, options, **words)
+    # what is fixed is held, and the rest is searched
+    sigmas = [
+        None if size is None else reduced(_spread_sigma("sigma0", size, x0), free)
+        for size in (sigma0, known)
+    ]
+    part = jax.tree.map(np.asarray, reduced(x0, free))
+    if not jax.tree.leaves(part):
+        hidden: Any = registry.method("random_search", {"population_size": 1})
+        return Setup(Held(hidden, x0, space, free), x0, x64)
+    inside = reduced_space(space, free)
+    first, other = sigmas
+    made = _search(method, part, x64, first, other, scaled, inside, options, **words)
+
+    def held(optimizer: Optimizer) -> Held:
+        units = as_method(optimizer).search_space.scale
+        ones = jax.tree.map(lambda leaf: np.ones(np.shape(leaf)), x0)
+        with jax.enable_x64(True):
+            scale = jax.tree.map(np.asarray, filled(units, free, ones))
+        return Held(optimizer, x0, dataclasses.replace(space, scale=scale), free)
+
+    costly = None if made.costly is None else held(made.costly)
+    return Setup(held(made.optimizer), x0, x64, costly)
+
+
+def _search(
+    method: str | Optimizer,
+    x0: Solution,
+    x64: bool,
+    sigma0: Any,
+    known: Any,
+    scaled: bool,
+    space: Space | None,
+    options: Mapping[str, Any] | None,
+    *,
+    steady: bool,
+    restarts: bool,
+) -> Setup:
+    """Makes a search of numbers that are all free.
+
+    Args:
+        method: a name or an optimizer.
+        x0: the starting solution in the precision of the search.
+        x64: whether that is double precision.
+        sigma0: as it was given, or None.
+        known: what takes its place where ``x0`` was a ``Result``, or None.
+        scaled: whether the space brings its scale.
+        space: bounds, or None.
+        options: as they were given, or None.
+        steady: see ``setup``.
+        restarts: see ``setup``.
+    """
+    if not isinstance(method, str):
         if options is not None:
             raise ValueError(
                 "options must be None where method is an optimizer, whose fields are "
                 f"set already; got {checks.shown(options)}"
             )
-        optimizer = _as_given(method, x0, sigma0, bounds, space)
+        optimizer = _as_given(method, x0, sigma0, scaled, space)
         check_reach(optimizer, x0)
         return Setup(optimizer, x0, x64)
     if options is not None:
@@ -152,21 +216,21 @@ def setup(
                 f"sigma0 must be None where options has {row.sigma!r}; "
                 f"got {checks.shown(sigma0)}"
             )
-        return finished({}, space if row.sigma is None else _in_fifths(bounds, space))
-    if sigma0 is None and isinstance(bounds, Space):
+        return finished({}, space if row.sigma is None else _in_fifths(scaled, space))
+    if sigma0 is None and scaled:
         return finished({row.sigma: 1.0}, space)
     sigma, space = _scaled(_scale(row, x0, sigma0, space), x0, space)
     return finished({row.sigma: sigma}, space)
 
 
 def _as_given(
-    method: Optimizer, x0: Solution, sigma0: Any, bounds: Any, space: Space | None
+    method: Optimizer, x0: Solution, sigma0: Any, scaled: bool, space: Space | None
 ) -> Optimizer:
     """Returns an optimizer within the space, in the units that its name would have."""
     inner, row = innermost(method), registry.row_of(method)
     if sigma0 is None:
         has_size = row is None or row.sigma is not None
-        return _within(method, _in_fifths(bounds, space) if has_size else space)
+        return _within(method, _in_fifths(scaled, space) if has_size else space)
     if row is None or row.sigma is None:
         raise ValueError(
             f"sigma0 must be None for {type(inner).__name__}, which has no such step "
@@ -191,9 +255,9 @@ def _scaled(
     return 1.0, dataclasses.replace(space, scale=scale)
 
 
-def _in_fifths(bounds: Any, space: Space | None) -> Space | None:
+def _in_fifths(scaled: bool, space: Space | None) -> Space | None:
     """Returns a space whose unit is a fifth of the width, 1 where it has no width."""
-    if space is None or isinstance(bounds, Space):
+    if space is None or scaled:
         return space
     return dataclasses.replace(space, scale=_fifths(space, 1.0))
 

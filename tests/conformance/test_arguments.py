@@ -210,7 +210,7 @@ def test_a_start_that_does_not_fit_its_space_is_named() -> None:
 
 def test_a_wrong_space_is_named() -> None:
     zero, one = np.zeros(2), np.ones(2)
-    with pytest.raises(ValueError, match="^lower must be below upper"):
+    with pytest.raises(ValueError, match="^lower must be below or equal to upper"):
         gfopt.Space(one, zero, one)
     with pytest.raises(ValueError, match="^upper must be numbers that are not NaN"):
         gfopt.Space(zero, np.array([1.0, np.nan]), one)
