@@ -16,7 +16,7 @@ import pytest
 import gfopt
 from gfopt.core.lazy import materialise
 from gfopt.core.objective import Inputs
-from gfopt.problems import language
+from gfopt.problems import gguf_fields, language
 from gfopt.problems.gguf_tokenizer import INSTALL
 from gfopt.problems.hugging_face.tensor_files import read_tensors
 from gfopt.quantization.gguf_blocks import LAYOUTS
@@ -297,6 +297,12 @@ def test_heads_biases_and_factors_are_computed(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits_of(found), expected, atol=1e-5)
     plain = found.weights | {"layers": whole | {n: 0 * whole[n] for n in zeros}}
     assert np.abs(expected - model.logits(plain, TOKENS)).max() > 1e-3
+
+
+def test_the_documentation_has_the_fields() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "quantized.md").read_text()
+    for name in (*gguf_fields.FIELDS, *gguf_fields.FIXED):
+        assert f"`{name}`" in page
 
 
 def test_defaults_are_those_of_llama_cpp(tmp_path: Path) -> None:

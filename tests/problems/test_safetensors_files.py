@@ -223,6 +223,13 @@ def test_a_head_beside_a_tied_embedding_is_its_equal(folder: Folder) -> None:
     folder.refused("must hold the tensor lm_head.weight")
 
 
+def test_of_a_tied_table_either_name_is_saved(folder: Folder) -> None:
+    expected = folder.logits()
+    table = folder.tensors.pop("model.embed_tokens.weight")
+    folder.tensors["lm_head.weight"] = table
+    np.testing.assert_allclose(logits_of(folder.load()), expected, atol=1e-4)
+
+
 def test_rates_that_a_file_holds_are_those_we_compute(folder: Folder) -> None:
     name = "model.layers.1.self_attn.rotary_emb.inv_freq"
     rates = (50.0 ** (-np.arange(0, 6, 2) / 6)).astype(np.float32)

@@ -131,4 +131,6 @@ def fields_table() -> str:
     for name, values in FIXED.items():
         listed = " or ".join(f"`{json.dumps(value)}`" for value in values)
         lines.append(f"| `{name}` | {listed or '-'} |")
+    unused = ", ".join(f"`{name}`" for name in sorted(UNUSED))
+    lines += ["", f"These change no logits: {unused}."]
     return "\n".join(lines)

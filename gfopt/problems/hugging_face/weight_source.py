@@ -38,6 +38,9 @@ class WeightSource:
         self.embedding: Tensor | None = None
         is_prefixed = any(name.startswith("model.") for name in files)
         self.prefix = "model." if is_prefixed else ""
+        table, head = f"{self.prefix}embed_tokens.weight", "lm_head.weight"
+        if config["tie_word_embeddings"] and table not in files and head in files:
+            files[table] = files.pop(head)  # of two names of one tensor, one is saved
         self.shapes = shapes(config, path)
         self.head_size = head_size(config, path)
         self.is_gemma = config["model_type"].startswith("gemma")
