@@ -21,6 +21,7 @@ from gfopt.problems import load_safetensors
 from gfopt.problems.hugging_face.config_fields import fields_table
 from gfopt.problems.hugging_face.config_file import read_config
 from gfopt.problems.hugging_face.llama_config import model_of
+from gfopt.problems.llama import Llama
 
 pytest.importorskip("safetensors", reason="pip install 'gfopt[lm]'")
 
@@ -371,6 +372,7 @@ def test_codes_that_are_not_read_are_refused(folder: Folder) -> None:
 GPTQ = {"quant_method": "gptq", "bits": 4}
 STATIC = {"group_0": {"input_activations": {"dynamic": False}}}
 ROTATED = {"config_groups": {"R1": {"type": "hadamard"}}}
+FLOAT8 = {"quant_method": "fp8"}
 THREE_BITS = {"group_0": {"weights": {"num_bits": 3}}}
 TWO_SIZES = {
     name: {"weights": {"strategy": "group", "group_size": size}}
@@ -389,6 +391,8 @@ TWO_SIZES = {
         ({"config_groups": TWO_SIZES}, "must have one group_size; got .'32', '64'"),
         ({"transform_config": ROTATED}, "got transform_config: .'config_groups'"),
         ({"kv_cache_scheme": {"num_bits": 8}}, "got kv_cache_scheme"),
+        (FLOAT8 | {"activation_scheme": "static"}, "got activation_scheme: 'static'"),
+        (FLOAT8 | {"weight_block_size": [128]}, "got weight_block_size: .128."),
         ("gptq", "quantization_config of .* must be an object; got 'gptq'"),
     ],
 )
@@ -532,6 +536,33 @@ def test_the_older_form_of_a_configuration_is_the_same_model(
     path.write_text(json.dumps({k: fields[k] for k in fields if k not in gone} | old))
     expected = model_of(read_config(source), source)
     assert model_of(read_config(path), path) == expected
+
+
+def test_published_configurations_are_read(tmp_path: Path) -> None:
+    """Every field of these is known, and means what it should."""
+    file = Path(__file__).parent / "model_files" / "published.json"
+    models = {}
+    for name, fields in json.loads(file.read_text()).items():
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(fields))
+        if name == "embeddinggemma-300m":
+            with pytest.raises(ValueError, match="use_bidirectional_attention of"):
+                read_config(path)
+        else:
+            models[name] = model_of(read_config(path), path)
+    llama = models["Llama-3.1-8B"]
+    factors = llama.layers[0].rotary.factors
+    assert (llama.num_heads, llama.num_key_value_heads, llama.rope_base) == (32, 8, 5e5)
+    assert factors[0] == 1 and factors[-1] == 8 and len(factors) == 64
+    assert models["Qwen2.5-7B"] == Llama(28, 4, 1e6, 1e-6)
+    assert models["Qwen3-14B"] == Llama(40, 8, 1e6, 1e-6)
+    turning = [not own.rotary.factors for own in models["SmolLM3-3B"].layers]
+    assert turning == [True, True, True, False] * 9
+    gemma = models["gemma-3-12b, its text"]
+    assert [own.window for own in gemma.layers] == [*[1024] * 5, None] * 8
+    assert gemma.layers[0].rotary == (1e4, ()) and gemma.layers[5].rotary == (1e6, (8,))
+    assert (gemma.attention_scale, gemma.embedding_scale) == (1 / 16, 3840**0.5)
+    assert (gemma.activation, gemma.logit_cap) == ("gelu_tanh", None)
 
 
 # -- whatever is changed: the logits of the plain loop, or a refusal that names it

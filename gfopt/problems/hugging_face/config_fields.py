@@ -102,6 +102,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "pruned_heads": ({},),
     "rope_interleaved": (False,),
     "use_bidirectional_attention": (False,),
+    "use_mrope": (False,),
     "use_sliding_window": (False,),
 }
 

@@ -25,7 +25,7 @@ _UNUSED = {
         "version",
         "ignore",  # modules that have no codes: their tensors say so
     ),
-    "fp8": ("activation_scheme", "fmt", "modules_to_not_convert", "dequantize"),
+    "fp8": ("fmt", "modules_to_not_convert", "dequantize"),
 }
 # of each group of modules
 _WEIGHTS = {
@@ -70,6 +70,10 @@ def block_of(
     given = {name: v for name, v in given.items() if name not in _UNUSED[method]}
     block = None
     if method == "fp8":
+        if given.pop("activation_scheme", "dynamic") != "dynamic":
+            raise _refused(
+                path, where, "activation_scheme", config["activation_scheme"]
+            )
         block = given.pop("weight_block_size", None)
         is_pair = isinstance(block, list) and len(block) == 2
         if block is not None and not (
