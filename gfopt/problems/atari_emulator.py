@@ -74,6 +74,7 @@ def loaded_game(name: str) -> Game:
     """
     try:
         import ale_py
+        from ale_py import roms  # without Gymnasium, ale_py alone has not loaded it
     except ImportError as error:
         raise ImportError(
             f"Atari({name!r}) needs ale-py: pip install 'gfopt[atari]' ({error})"
@@ -82,6 +83,6 @@ def loaded_game(name: str) -> Game:
     emulator = ale_py.ALEInterface()
     emulator.setInt("random_seed", 0)
     emulator.setFloat("repeat_action_probability", 0.0)
-    rom: Any = ale_py.roms.get_rom_path(name)
+    rom: Any = roms.get_rom_path(name)
     emulator.loadROM(rom)
     return Game(emulator)

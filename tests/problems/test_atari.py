@@ -41,9 +41,17 @@ def test_games_keep_their_places():
 
 @needs_ale
 def test_every_game_is_there():
-    import ale_py
+    from ale_py import roms
 
-    assert set(atari.GAMES) <= set(ale_py.roms.get_all_rom_ids())
+    assert set(atari.GAMES) <= set(roms.get_all_rom_ids())
+
+
+@needs_ale
+def test_plays_without_gymnasium(monkeypatch):
+    """Then ``import ale_py`` does not load the games' files."""
+    ale_py = pytest.importorskip("ale_py")
+    monkeypatch.delattr(ale_py, "roms", raising=False)
+    assert atari_emulator.loaded_game.__wrapped__("pong") is not None
 
 
 @needs_ale
