@@ -39,11 +39,11 @@ from gfopt.driver.ask_tell import Trial as Trial
 from gfopt.driver.claps import ClapsResult as ClapsResult
 from gfopt.driver.claps import budget_is_used as budget_is_used
 from gfopt.driver.claps import claps as claps
+from gfopt.driver.endings import Status as Status
 from gfopt.driver.minimize import minimize as minimize
 from gfopt.driver.replay_log import ReplayLog as ReplayLog
 from gfopt.driver.replay_log import replay as replay
 from gfopt.driver.result import Result as Result
-from gfopt.driver.result import Status as Status
 from gfopt.driver.run import RunResult as RunResult
 from gfopt.driver.run import run as run
 from gfopt.driver.scipy_method import scipy_method as scipy_method

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt import checks
+from gfopt import checks, jaxprs
 from gfopt.core import lazy, vectors
 from gfopt.core.objective import as_number, described
 from gfopt.protocol import as_method, layers
@@ -81,7 +81,7 @@ def check_reach(optimizer: Optimizer, x0: Solution) -> None:
         return  # exp(700) is the largest number
     scale = jax.tree.map(lambda _: 1.0, x0) if space is None else space.scale
     for leaf, unit in zip(jax.tree.leaves(x0), jax.tree.leaves(scale), strict=True):
-        if isinstance(leaf, jax.core.Tracer) or isinstance(unit, jax.core.Tracer):
+        if jaxprs.is_tracer(leaf) or jaxprs.is_tracer(unit):
             continue
         largest = np.max(np.abs(np.asarray(leaf, np.float64)) / unit, initial=0.0)
         if largest >= vectors.LIMIT:

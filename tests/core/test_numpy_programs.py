@@ -342,3 +342,17 @@ def test_a_function_is_laid_out_once_for_each_kind_of_argument():
         with jax.enable_x64(True):
             assert double(x).dtype == x.dtype
     assert len(traces) == 3
+
+
+def test_a_python_number_has_the_precision_in_which_it_was_traced():
+    """In NumPy it would be a float64, and everything that it touches."""
+
+    def fun(sigma, x, n):
+        return sigma, sigma * x, n
+
+    x = np.ones(2, np.float32)
+    for sigma in (0.3, np.float64(0.3), jnp.float32(0.3)):
+        found = HostFunction(fun)(sigma, x, 4)
+        expected = jax.jit(fun)(sigma, x, 4)
+        assert [f.dtype for f in found] == [e.dtype for e in expected]
+        np.testing.assert_array_equal(found[1], expected[1])

@@ -20,7 +20,7 @@ import numpy as np
 
 from gfopt import jaxprs
 from gfopt.core.numpy_programs.layout import laid_out, value_of
-from gfopt.core.numpy_programs.rule import UnknownEquation
+from gfopt.core.numpy_programs.rule import UnknownEquation, dtype_of
 
 
 class NumpyProgram:
@@ -43,6 +43,7 @@ class NumpyProgram:
     def __init__(self, fun: Callable[..., Any], *args: Any):
         program, results = jaxprs.trace_with_results(fun, *args)
         self._structure = jax.tree.structure(results)
+        self._types = [dtype_of(variable) for variable in program.inputs]
         try:
             self._run = laid_out(program)
         except jaxprs.UnknownOperation as error:
@@ -50,9 +51,16 @@ class NumpyProgram:
 
     def __call__(self, *args: Any) -> Any:
         """Runs it on arguments of the same kind; returns NumPy arrays and scalars."""
+        values = map(value_of, jax.tree.leaves(args))
+        # a Python number takes part in the precision in which it was traced
+        values = map(_with_dtype, values, self._types)
         with np.errstate(all="ignore"):
-            results = self._run(*map(value_of, jax.tree.leaves(args)))
+            results = self._run(*values)
         return jax.tree.unflatten(self._structure, results)
+
+
+def _with_dtype(value: Any, dtype: Any) -> Any:
+    return value if value.dtype == dtype else value.astype(dtype)
 
 
 class HostFunction:
