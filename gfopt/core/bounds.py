@@ -62,13 +62,16 @@ def space_of(bounds: Any, x0: Solution) -> Space:
 
 
 def middle_of(bounds: Any) -> Solution:
-    """Returns the middle of a space that is written as domains or pairs.
+    """Returns the middle of a space that is written as domains, pairs or ``Bounds``.
 
     Raises:
         ValueError: for a form without shapes, or an open side.
     """
     if _is_tree(bounds) and not isinstance(bounds, list | tuple):
         return jax.tree.map(lambda domain: domain.middle, bounds)
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        sides = np.broadcast_arrays(*np.atleast_1d(bounds.lb, bounds.ub))
+        bounds = list(zip(*sides, strict=True))
     try:
         rows = [_row(item) for item in bounds]
     except (TypeError, ValueError):
