@@ -371,6 +371,17 @@ def test_unknown_options_are_refused() -> None:
         gfopt.consensus_variant("polarized")
 
 
+def test_a_scheme_is_apart_from_its_constants() -> None:
+    assert gfopt.consensus_variant("anisotropic", tuned=True) == gfopt.CBO()
+    for name, scheme in consensus_variants.SCHEMES.items():
+        constants = consensus_variants.CONSTANTS[name]
+        assert constants.keys() <= {"alpha", "dt", "diffusion"}
+        assert not scheme.keys() & constants.keys()
+        method = gfopt.consensus_variant(name, tuned=True)
+        kept = gfopt.CBO(**scheme)
+        assert method == kept and gfopt.consensus_variant(name).noise == kept.noise
+
+
 @pytest.mark.parametrize("name", list(consensus_variants.VARIANTS))
 def test_every_variant_comes_closer(name: str) -> None:
     method = gfopt.consensus_variant(name, population_size=50, sigma=1.0)
