@@ -78,6 +78,8 @@ class Row:
         bound: fitness it must reach there, from 5.
         smallest: population size that it takes, where it can be chosen.
         tokens: whether its solutions are token sequences, ``int32[L]``; numbers else.
+        most: numbers up to which its defaults search anything, or None.
+        beyond: what to set, or to take in its place, for more of them.
     """
 
     name: str
@@ -91,6 +93,8 @@ class Row:
     bound: float
     smallest: int = 2
     tokens: bool = False
+    most: int | None = None
+    beyond: str = ""
 
 
 ROWS = (
@@ -380,7 +384,7 @@ ROWS = (
     Row(
         "cbo",
         CBO,
-        "black box, any size, many minima",
+        "black box, 1 to 100 numbers, many minima",
         frozenset({"population_size", "stops"}),
         "sigma",
         ("alpha", "drift", "diffusion", "dt", "floor"),
@@ -398,6 +402,9 @@ ROWS = (
         },
         150,
         0.3,
+        most=1000,
+        beyond="consensus_hopping, or a noise that stays, such as sigma0=0.05 and "
+        "options={'diffusion': 0.0, 'floor': 0.05, 'dt': 0.5}",
     ),
     Row(
         "consensus_hopping",

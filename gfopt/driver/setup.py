@@ -190,6 +190,11 @@ def _search(
         with_model = steady and not given and dimension <= MOST_SURROGATE
     registry.known_method(name, "auto")
     row = registry.METHODS[name]
+    if row.most is not None and dimension > row.most and not given:
+        raise ValueError(
+            f"method must be one for {dimension} numbers; got {name!r}, whose defaults "
+            f"move nothing beyond {row.most}: take {row.beyond}"
+        )
 
     def finished(sigma: dict[Any, float], space: Space | None) -> Setup:
         optimizer = _within(registry.method(name, given | sigma), space)

@@ -126,8 +126,8 @@ class DeepGA(Method):
         True
     """
 
-    population_size: int = 1000
-    num_parents: int = 20
+    population_size: int = 100
+    num_parents: int = 10
     sigma: schedules.Hyperparameter = 0.02
     initial_std: float | None = None
     elitism: bool = True
