@@ -111,7 +111,7 @@ def _attention(
     query = _normed(model, w, "query_norm", heads("query", model.num_heads))
     query = turned(query, sight.turns).reshape(batch, length, -1, groups, size)
 
-    def scores(equation: str, keys: jax.Array, seen: jax.Array) -> jax.Array:
+    def scores_of(equation: str, keys: jax.Array, seen: jax.Array) -> jax.Array:
         products = jnp.einsum(equation, query, keys)
         if model.attention_scale is None:
             products = products / np.sqrt(size)
@@ -123,7 +123,7 @@ def _attention(
     seen = jnp.tril(jnp.ones((length, length), bool))
     if sight.window is not None:
         seen &= places[:, None] - places < sight.window
-    found = scores("blkgs,bmks->bkglm", key, seen)
+    scores = scores_of("blkgs,bmks->bkglm", key, seen)
     past, room = sight.past, 0
     if past is not None:  # all rows have this past: it is read, never repeated
         room = past.keys.shape[0]
@@ -131,9 +131,9 @@ def _attention(
         seen = before < past.length
         if sight.window is not None:
             seen &= past.length + places[:, None] - before < sight.window
-        older = scores("blkgs,mks->bkglm", past.keys, seen)
-        found = jnp.concatenate([older, found], axis=-1)
-    shares = jax.nn.softmax(found, axis=-1)
+        older = scores_of("blkgs,mks->bkglm", past.keys, seen)
+        scores = jnp.concatenate([older, scores], axis=-1)
+    shares = jax.nn.softmax(scores, axis=-1)
     mixed = jnp.einsum("bkglm,bmks->blkgs", shares[..., room:], value)
     if past is not None:
         mixed += jnp.einsum("bkglm,mks->blkgs", shares[..., :room], past.values)

@@ -113,12 +113,14 @@ class Fields:
                     f"got {checks.shown(value)} (pass ignore=({name!r},) if the logits "
                     "don't depend on it)"
                 )
-        found = {n: self.read(f"{self.kind}.{n}", value) for n, value in FIELDS.items()}
+        values = {
+            n: self.read(f"{self.kind}.{n}", value) for n, value in FIELDS.items()
+        }
         for name in ("block_count", "attention.head_count", "attention.head_count_kv"):
-            self._check(checks.integer, name, found[name], 1)
+            self._check(checks.integer, name, values[name], 1)
         for name in ("attention.layer_norm_rms_epsilon", "rope.freq_base"):
-            self._check(checks.positive, name, found[name])
-        return found
+            self._check(checks.positive, name, values[name])
+        return values
 
     def _check(self, check: Any, name: str, value: Any, *least: int) -> None:
         if value is None:
@@ -128,18 +130,18 @@ class Fields:
         except TypeError as error:  # such as a number for each layer
             raise ValueError(str(error)) from None
 
-    def sizes(self, found: dict[str, Any], shapes: dict[str, Any]) -> dict[str, int]:
+    def sizes(self, values: dict[str, Any], shapes: dict[str, Any]) -> dict[str, int]:
         """Returns the model's sizes by the names of ``config.json``.
 
         Args:
-            found: of ``known``.
+            values: of ``known``.
             shapes: of the tensors by name.
 
         Raises:
             ValueError: for a field that is not the size of a tensor.
         """
-        heads = found["attention.head_count"]
-        shared = found["attention.head_count_kv"] or heads
+        heads = values["attention.head_count"]
+        shared = values["attention.head_count_kv"] or heads
         vocabulary, width = shapes["token_embd.weight"]
         rows = shapes["blk.0.attn_q.weight"][0]
         size, inner = rows // heads, shapes["blk.0.ffn_up.weight"][0]
@@ -158,10 +160,10 @@ class Fields:
             "vocab_size": vocabulary,
         }
         for name, number in expected.items():
-            if found[name] not in (None, number):
+            if values[name] not in (None, number):
                 raise ValueError(
                     f"{self.kind}.{name} of {self.path} must be {number}, as its "
-                    f"tensors have it; got {checks.shown(found[name])}"
+                    f"tensors have it; got {checks.shown(values[name])}"
                 )
         return {
             "hidden_size": width,
@@ -172,11 +174,11 @@ class Fields:
             "vocab_size": vocabulary,
         }
 
-    def model(self, found: dict[str, Any], size: int, factors: Iterable[Any]) -> Llama:
+    def model(self, values: dict[str, Any], size: int, factors: Iterable[Any]) -> Llama:
         """Returns the forward pass.
 
         Args:
-            found: of ``known``.
+            values: of ``known``.
             size: of a head.
             factors: of the rotary positions, the tensor ``rope_freqs.weight``; empty
                 for none.
@@ -184,7 +186,7 @@ class Fields:
         Raises:
             ValueError: for scaled positions that are not computed.
         """
-        scaling, scale = found["rope.scaling.type"], found["rope.scaling.factor"]
+        scaling, scale = values["rope.scaling.type"], values["rope.scaling.factor"]
         if scaling not in ("none", "linear"):
             raise ValueError(
                 f"{self.kind}.rope.scaling.type of {self.path} must be none or linear; "
@@ -199,12 +201,12 @@ class Fields:
         if scaling == "linear" and scale != 1:
             self._check(checks.positive, "rope.scaling.factor", scale)
             own = tuple(scale * factor for factor in own or (1.0,))
-        base = float(found["rope.freq_base"])
-        heads = int(found["attention.head_count"])
+        base = float(values["rope.freq_base"])
+        heads = int(values["attention.head_count"])
         return Llama(
             num_heads=heads,
-            num_key_value_heads=int(found["attention.head_count_kv"] or heads),
+            num_key_value_heads=int(values["attention.head_count_kv"] or heads),
             rope_base=base,
-            norm_eps=float(found["attention.layer_norm_rms_epsilon"]),
-            layers=(Layer(Rotary(base, own)),) * found["block_count"] if own else (),
+            norm_eps=float(values["attention.layer_norm_rms_epsilon"]),
+            layers=(Layer(Rotary(base, own)),) * values["block_count"] if own else (),
         )

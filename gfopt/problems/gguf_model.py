@@ -90,10 +90,10 @@ def load_gguf(
     ignore = checked_ignore(ignore)
     fields = Fields(reader, ignore)
     known = fields.known()
-    given = {tensor.name for tensor in reader.tensors}
-    given = {name for name in given if not is_ignored(name, ignore)}
-    layers, top = _names(given, known["block_count"], fields)
-    rest = given.difference(top, *layers) - {FACTORS}
+    available = {tensor.name for tensor in reader.tensors}
+    available = {name for name in available if not is_ignored(name, ignore)}
+    layers, top = _names(available, known["block_count"], fields)
+    rest = available.difference(top, *layers) - {FACTORS}
     for name in sorted(rest):
         raise ValueError(
             f"{path} must have tensors that a {fields.kind} model with {len(layers)} "
@@ -107,7 +107,7 @@ def load_gguf(
     tensors = {
         name: np.asarray(leaf, np.float32) if isinstance(leaf, np.ndarray) else leaf
         for name, leaf in read(reader).items()
-        if name in given
+        if name in available
     }
     factors = tensors.pop(FACTORS, ())
     weights = {
@@ -139,13 +139,13 @@ def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
     reader = gguf_files.open_gguf(like)
     fields = Fields(reader)
     heads = fields.read(f"{fields.kind}.attention.head_count")
-    given = {tensor.name: tensor for tensor in reader.tensors}
-    names, top = _names(given, fields.read(f"{fields.kind}.block_count"), fields)
+    available = {tensor.name: tensor for tensor in reader.tensors}
+    names, top = _names(available, fields.read(f"{fields.kind}.block_count"), fields)
     # what was not read is copied
     had = {*weights}.union(*stacks_of(weights))
     names = [{n: ours for n, ours in one.items() if ours in had} for one in names]
     # what is not quantized is float32 here, whatever it is in the file
-    types = {n: t.tensor_type.name for n, t in given.items()}
+    types = {n: t.tensor_type.name for n, t in available.items()}
     types = {n: kind if kind in LAYOUTS else "" for n, kind in types.items()}
     kinds = numbered(
         [tuple((ours, types[n]) for n, ours in layer.items()) for layer in names]
@@ -164,7 +164,7 @@ def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
 
 
 def _names(
-    given: Collection[str], num_layers: int, fields: Fields
+    available: Collection[str], num_layers: int, fields: Fields
 ) -> tuple[list[dict[str, str]], dict[str, str]]:
     """Returns what each layer's tensors and the others are called here.
 
@@ -178,9 +178,9 @@ def _names(
         if fields.has_head_norms:
             own |= {f"{start}{n}.weight": ours for n, ours in _HEAD_NORMS.items()}
         biases = {f"{start}{n}.bias": f"{ours}_bias" for n, ours in _BIASED.items()}
-        layers.append(own | {n: ours for n, ours in biases.items() if n in given})
-    top = {n: ours for n, ours in _NAMES.items() if ours != "head" or n in given}
-    for name in sorted(set(top).union(*layers).difference(given)):
+        layers.append(own | {n: ours for n, ours in biases.items() if n in available})
+    top = {n: ours for n, ours in _NAMES.items() if ours != "head" or n in available}
+    for name in sorted(set(top).union(*layers).difference(available)):
         raise ValueError(
             f"{fields.path} must have the tensor {name}; got none "
             f"({fields.kind}.block_count is {num_layers})"
@@ -206,14 +206,14 @@ def _check_shapes(
     reader: Any, fields: Fields, known: dict[str, Any], names: list[dict[str, str]]
 ) -> int:
     """Refuses a tensor whose shape is not what the model has; returns a head's size."""
-    given = {tensor.name: gguf_files.shape_of(tensor) for tensor in reader.tensors}
-    sizes = fields.sizes(known, given)
+    actual = {tensor.name: gguf_files.shape_of(tensor) for tensor in reader.tensors}
+    sizes = fields.sizes(known, actual)
     expected = shapes(sizes, Path(fields.path))
     for own in names:
         for name, ours in own.items():
-            if given[name] != expected[ours]:
+            if actual[name] != expected[ours]:
                 raise ValueError(
                     f"{name} of {fields.path} must have the shape {expected[ours]}, as "
-                    f"the sizes of the model say; got {given[name]}"
+                    f"the sizes of the model say; got {actual[name]}"
                 )
     return sizes["head_dim"]

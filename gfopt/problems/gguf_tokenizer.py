@@ -27,18 +27,18 @@ def tokenizer_of(fields: Fields) -> Any:
         ) from None
     remedy = "or pass tokenizer=, such as Tokenizer.from_file('tokenizer.json')"
     start = "tokenizer.ggml."
-    for name, value, expected in (
+    for name, default, expected in (
         ("model", REQUIRED, ("gpt2",)),
         ("pre", REQUIRED, ("smollm",)),  # digits one by one
         ("add_bos_token", False, (False,)),
         ("add_eos_token", False, (False,)),
         ("add_space_prefix", False, (False,)),
     ):
-        given = fields.read(start + name, value, remedy)
-        if given not in expected:
+        value = fields.read(start + name, default, remedy)
+        if value not in expected:
             raise ValueError(
                 f"{start}{name} of {fields.path} must be {expected[0]!r} to be "
-                f"computed; got {given!r} ({remedy})"
+                f"computed; got {value!r} ({remedy})"
             )
     tokens, merges, kinds = (
         fields.read(start + name, remedy=remedy)

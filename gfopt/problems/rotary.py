@@ -59,8 +59,8 @@ def llama3_factors(
         length: of the context before it was stretched.
 
     Example:
-        >>> found = llama3_factors(8, 1e4, factor=8.0, low=1.0, high=4.0, length=512)
-        >>> [round(number, 2) for number in found]
+        >>> factors = llama3_factors(8, 1e4, factor=8.0, low=1.0, high=4.0, length=512)
+        >>> [round(number, 2) for number in factors]
         [1.0, 1.0, 8.0, 8.0]
     """
     waves = length * Rotary(base).rates(size) / (2 * math.pi)

@@ -98,20 +98,20 @@ def parts_of(kind: str, blocks: np.ndarray) -> Parts:
     ends = np.cumsum([*layout.fields.values()])[:-1]
     field = dict(zip(layout.fields, np.split(blocks, ends, axis=-1), strict=True))
     lead = blocks.shape[:-2]
-    found = Parts(_codes(layout, field).reshape(*lead, -1), _halves(field["scale"]))
+    parts = Parts(_codes(layout, field).reshape(*lead, -1), _halves(field["scale"]))
     if layout.has_minima:
-        found = found._replace(minima=_halves(field["minimum"]))
+        parts = parts._replace(minima=_halves(field["minimum"]))
     if "sub" in field:
-        found = found._replace(subscales=field["sub"].view(np.int8).reshape(*lead, -1))
+        parts = parts._replace(subscales=field["sub"].view(np.int8).reshape(*lead, -1))
     if "pairs" in field:
         # w = d s code - m t
         scales, minima = _pairs(field["pairs"])
-        found = found._replace(
+        parts = parts._replace(
             minima=-_halves(field["minimum"]),
             subscales=scales.reshape(*lead, -1),
             subminima=minima.reshape(*lead, -1),
         )
-    return found
+    return parts
 
 
 def blocks_of(kind: str, parts: Parts) -> np.ndarray:

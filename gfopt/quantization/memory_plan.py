@@ -8,7 +8,7 @@
 with ``P`` weights in linear layers, ``b`` bits, groups of ``g``, ``R`` other weights in
 16 bits (embedding, head) and ``A`` adapter weights. A forward pass keeps what is alive
 in one layer, or the logits; a backward pass with checkpoints keeps one vector for each
-token and layer, too. This is a plan, made of the model's size; for the compiler's own
+token and layer. This is a plan, made of the model's size; for the compiler's own
 see ``benchmarks/qzo_memory.py``.
 
 Source: Shang et al. (2025), arXiv 2505.13430, table 1 for what was measured.

@@ -3,7 +3,7 @@
 A model has two functions. ``start(prompt, room)`` reads a prompt, ``extend(cache,
 tokens)`` reads on. Both are un-batched and go through ``vmap``: over the tokens alone,
 all rows share the one cache. A cache is a NamedTuple with a field ``length``, the
-tokens that were read; what it holds behind them does not count, so that
+tokens that were read; what it holds after them does not count, so that
 ``cache._replace(length=n)`` takes a text back to its first ``n`` tokens.
 
 A model's weights are leaves: they are arguments of a compiled program, whichever

@@ -20,7 +20,8 @@ import gfopt
 from gfopt.problems import load_safetensors
 from gfopt.problems.hugging_face.config_fields import fields_table
 from gfopt.problems.hugging_face.config_file import read_config
-from gfopt.problems.hugging_face.llama_config import model_of
+from gfopt.problems.hugging_face.llama_config import model_of, shapes
+from gfopt.problems.hugging_face.quantization_config import block_of
 from gfopt.problems.llama import Llama
 
 pytest.importorskip("safetensors", reason="pip install 'gfopt[lm]'")
@@ -563,6 +564,41 @@ def test_published_configurations_are_read(tmp_path: Path) -> None:
     assert gemma.layers[0].rotary == (1e4, ()) and gemma.layers[5].rotary == (1e6, (8,))
     assert (gemma.attention_scale, gemma.embedding_scale) == (1 / 16, 3840**0.5)
     assert (gemma.activation, gemma.logit_cap) == ("gelu_tanh", None)
+
+
+ODD = ([[]], "x", -1, 2.5, True, None, {"x": 1})
+
+
+def test_odd_values_are_read_or_refused_by_the_field(tmp_path: Path) -> None:
+    folder, path = Path(__file__).parent / "model_files", tmp_path / "config.json"
+    num_refused = 0
+    for source in sorted(folder.glob("*/config.json")):
+        fields = json.loads(source.read_text())
+        places = [(fields, name) for name in fields]
+        inner = [fields["rope_parameters"], fields.get("quantization_config")]
+        inner += [group for group in inner[:1] for group in group.values()]
+        for group in (inner[1] or {}).get("config_groups", {}).values():
+            inner += [group, group["weights"]]
+        places += [
+            (one, name) for one in inner if isinstance(one, dict) for name in one
+        ]
+        for holder, name in places:
+            own = holder[name]
+            for value in ODD:
+                holder[name] = value
+                path.write_text(json.dumps(fields))
+                try:
+                    config = read_config(path)
+                    block_of(config["quantization_config"], path, ())
+                    shapes(config, path)
+                    model_of(config, path)
+                except ValueError as error:
+                    num_refused += 1
+                    # a size is seen beside another one
+                    named = any(n in str(error) for n in (name.lstrip("_"), "rope_par"))
+                    assert named or " multiple of " in str(error), error
+            holder[name] = own
+    assert num_refused > 500
 
 
 # -- whatever is changed: the logits of the plain loop, or a refusal that names it

@@ -42,6 +42,7 @@ _NUMBERS = (
     "final_logit_softcapping",
 )
 _FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
+_TEXTS = ("hidden_act", "hidden_activation")
 _MAPPINGS = ("rope_scaling", "rope_parameters", "quantization_config")
 # other names of a field
 _ALIASES = {"_sliding_window_pattern": "sliding_window_pattern"}
@@ -54,16 +55,16 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: for a file that is missing or holds anything else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"folder must hold {path.name}; got {path.parent} without it"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path} must hold JSON; got {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {checks.shown(found)}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {checks.shown(content)}")
+    return content
 
 
 def checked_ignore(ignore: Any) -> tuple[str, ...]:
@@ -93,21 +94,21 @@ def read_config(path: Path, ignore: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ValueError: for a file, a type or a field that is not computed; it says which.
     """
-    given = {
+    entries = {
         _ALIASES.get(name, name): value
         for name, value in read_json(path).items()
         if not is_ignored(name, ignore)
     }
-    kind = given.get("model_type")
-    if kind not in KINDS:
+    kind = entries.get("model_type")
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"model_type of {path} must be one of {', '.join(KINDS)}; "
             f"got {checks.shown(kind)}"
         )
     fields = KINDS[kind]
-    for name, value in given.items():
+    for name, value in entries.items():
         _check(path, kind, name, value)
-    config = fields | {name: value for name, value in given.items() if name in fields}
+    config = fields | {name: value for name, value in entries.items() if name in fields}
     for name, value in config.items():
         may_be_null = name in _NULLABLE or fields[name] is None
         if value == REQUIRED or (value is None and not may_be_null):
@@ -130,6 +131,8 @@ def _check_type(path: Path, name: str, value: Any) -> None:
             checks.positive(where, value)
         elif name in _FLAGS:
             checks.instance(where, value, bool, "true or false")
+        elif name in _TEXTS:
+            checks.instance(where, value, str, "a text")
         elif name in _MAPPINGS:
             checks.instance(where, value, dict, "an object")
     except TypeError as error:

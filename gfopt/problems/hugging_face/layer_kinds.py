@@ -51,37 +51,41 @@ def layers_of(config: dict[str, Any], path: Path, size: int) -> tuple[Layer, ...
 
 def _turning(config: dict[str, Any], path: Path, count: int) -> list[bool]:
     """Returns which layers of a SmolLM3 have positions."""
-    given = config["no_rope_layers"]
-    if given is None:
+    flags = config["no_rope_layers"]
+    if flags is None:
         every = config["no_rope_layer_interval"]
         return [(number + 1) % every != 0 for number in range(count)]
-    if not isinstance(given, list) or len(given) != count or {*given} - {0, 1}:
+    if (
+        not isinstance(flags, list)
+        or len(flags) != count
+        or any(flag not in (0, 1) for flag in flags)
+    ):
         raise ValueError(
             f"no_rope_layers of {path} must be 0 or 1 for each of {count} layers; "
-            f"got {checks.shown(given)}"
+            f"got {checks.shown(flags)}"
         )
-    return [bool(turns) for turns in given]
+    return [bool(turns) for turns in flags]
 
 
 def _sliding(config: dict[str, Any], path: Path, turning: list[bool]) -> list[bool]:
     """Returns which layers have a window."""
-    kind, given = config["model_type"], config.get("layer_types")
+    kind, types = config["model_type"], config.get("layer_types")
     has_window = config.get("sliding_window") is not None
     has_window &= config.get("use_sliding_window", True)
     numbers = range(len(turning))
-    if given is not None:
+    if types is not None:
         kinds = {"full_attention": False, "sliding_attention": True}
-        if not isinstance(given, list) or len(given) != len(numbers):
-            given = [None]
-        if not all(isinstance(name, str) and name in kinds for name in given) or (
-            "sliding_attention" in given and not has_window
+        if not isinstance(types, list) or len(types) != len(numbers):
+            types = [None]
+        if not all(isinstance(name, str) and name in kinds for name in types) or (
+            "sliding_attention" in types and not has_window
         ):
             raise ValueError(
                 f"layer_types of {path} must be full_attention or, with a "
                 f"sliding_window, sliding_attention for each of {len(numbers)} layers; "
                 f"got {checks.shown(config['layer_types'])}"
             )
-        return [kinds[name] for name in given]
+        return [kinds[name] for name in types]
     if not has_window:
         return [False for _ in numbers]
     if kind in ("qwen2", "qwen3"):
@@ -98,53 +102,53 @@ def _rotary(config: dict[str, Any], path: Path, size: int, layer_type: str) -> R
     """Returns the positions of the layers of one type."""
     is_local = layer_type == "sliding_attention"
     base = config["rope_local_base_freq" if is_local else "rope_theta"]
-    name, given = "rope_parameters", config["rope_parameters"] or {}
-    if given and config["model_type"] == "gemma3_text":
-        if given.keys() - {"full_attention", "sliding_attention"}:
+    name, entry = "rope_parameters", config["rope_parameters"] or {}
+    if entry and config["model_type"] == "gemma3_text":
+        if entry.keys() - {"full_attention", "sliding_attention"}:
             raise ValueError(
                 f"{name} of {path} must have full_attention and sliding_attention; "
-                f"got {checks.shown(given)}"
+                f"got {checks.shown(entry)}"
             )
-        name, given = f"{name}.{layer_type}", given.get(layer_type) or {}
-        if not isinstance(given, dict):
-            raise ValueError(f"{name} of {path} must be an object; got {given!r}")
+        name, entry = f"{name}.{layer_type}", entry.get(layer_type) or {}
+        if not isinstance(entry, dict):
+            raise ValueError(f"{name} of {path} must be an object; got {entry!r}")
     if config["rope_scaling"] and not is_local:
-        name, given = "rope_scaling", {"rope_type": None} | config["rope_scaling"]
-    given = {key: value for key, value in given.items() if value is not None}
-    kind = given.pop("rope_type", None) or given.pop("type", None)
-    given.pop("type", None)
+        name, entry = "rope_scaling", {"rope_type": None} | config["rope_scaling"]
+    entry = {key: value for key, value in entry.items() if value is not None}
+    kind = entry.pop("rope_type", None) or entry.pop("type", None)
+    entry.pop("type", None)
     if kind is None and name != "rope_scaling":
         kind = "default"
-    if kind not in _ROPE_FIELDS:
+    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
         raise ValueError(
             f"{name} of {path} must have a rope_type of {', '.join(_ROPE_FIELDS)}; "
             f"got {checks.shown(config['rope_scaling'] or config['rope_parameters'])}"
         )
-    base = given.pop("rope_theta", base)
-    if given.get("partial_rotary_factor") == 1:
-        del given["partial_rotary_factor"]
-    if given.keys() != {*_ROPE_FIELDS[kind]}:
+    base = entry.pop("rope_theta", base)
+    if entry.get("partial_rotary_factor") == 1:
+        del entry["partial_rotary_factor"]
+    if entry.keys() != {*_ROPE_FIELDS[kind]}:
         fields = ", ".join(_ROPE_FIELDS[kind]) or "rope_theta"
         raise ValueError(
             f"{name} of {path} must have, for the type {kind}, the fields {fields}; "
-            f"got {checks.shown(given)}"
+            f"got {checks.shown(entry)}"
         )
     try:
-        for field, value in (given | {"rope_theta": base}).items():
+        for field, value in (entry | {"rope_theta": base}).items():
             checks.real(f"{field} in {name} of {path}", value)
             checks.positive(f"{field} in {name} of {path}", value)
     except TypeError as error:
         raise ValueError(str(error)) from None
     if kind == "linear":
-        return Rotary(float(base), (float(given["factor"]),))
+        return Rotary(float(base), (float(entry["factor"]),))
     if kind == "default":
         return Rotary(float(base))
-    low, high = given["low_freq_factor"], given["high_freq_factor"]
+    low, high = entry["low_freq_factor"], entry["high_freq_factor"]
     if low >= high:
         raise ValueError(
             f"low_freq_factor in {name} of {path} must be below high_freq_factor; "
             f"got {low} and {high}"
         )
-    length = given["original_max_position_embeddings"]
-    how = {"factor": given["factor"], "low": low, "high": high, "length": length}
+    length = entry["original_max_position_embeddings"]
+    how = {"factor": entry["factor"], "low": low, "high": high, "length": length}
     return Rotary(float(base), llama3_factors(size, base, **how))

@@ -120,25 +120,26 @@ def shapes(config: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
     }
     rows["value"] = rows["key"]
     columns = dict.fromkeys(rows, width) | {"output": rows["query"], "down": inner}
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for name, count in rows.items():
-        found[name], found[f"{name}_bias"] = (count, columns[name]), (count,)
+        by_name[name], by_name[f"{name}_bias"] = (count, columns[name]), (count,)
     norms = (*LAYER_NAMES.values(), *_FOUR_NORMS.values())
-    found |= {name: (width,) for name in ("norm", *norms) if name.endswith("norm")}
-    found |= dict.fromkeys(_HEAD_NORMS.values(), (size,))
-    return found | dict.fromkeys(("embedding", "head"), (config["vocab_size"], width))
+    by_name |= {name: (width,) for name in ("norm", *norms) if name.endswith("norm")}
+    by_name |= dict.fromkeys(_HEAD_NORMS.values(), (size,))
+    return by_name | dict.fromkeys(("embedding", "head"), (config["vocab_size"], width))
 
 
 def _activation(config: dict[str, Any], path: Path) -> str:
     """Returns the gate's activation; the first Gemma's "gelu" means its tanh form."""
-    given = [config["hidden_act"], config.get("hidden_activation")]
+    acts = [config["hidden_act"], config.get("hidden_activation")]
     if config["model_type"] == "gemma":
-        given = ["gelu_pytorch_tanh" if name == "gelu" else name for name in given]
-    names = {name for name in given if name is not None} or {"gelu_pytorch_tanh"}
+        acts = ["gelu_pytorch_tanh" if name == "gelu" else name for name in acts]
+    names = {name for name in acts if name is not None} or {"gelu_pytorch_tanh"}
     name = names.pop()
     if names or name not in _ACTIVATIONS:
+        field = "hidden_act" if acts[1] is None else "hidden_activation"
         raise ValueError(
-            f"hidden_act of {path} must be one of {', '.join(_ACTIVATIONS)}; got "
+            f"{field} of {path} must be one of {', '.join(_ACTIVATIONS)}; got "
             + " beside ".join(map(checks.shown, [name, *names]))
         )
     return _ACTIVATIONS[name]

@@ -59,31 +59,33 @@ def block_of(
     if config is None:
         return None
     where = "quantization_config"
-    given = _known(config, where, ignore)
-    method = given.pop("quant_method", None)
-    if method not in _UNUSED:
+    entries = _known(config, where, ignore)
+    method = entries.pop("quant_method", None)
+    if not isinstance(method, str) or method not in _UNUSED:
         raise ValueError(
             f"quant_method in {where} of {path} must be one of "
             f"{', '.join(_UNUSED)}; got {checks.shown(method)} (load the weights of "
             "the model before it was quantized, or a GGUF file)"
         )
-    given = {name: v for name, v in given.items() if name not in _UNUSED[method]}
+    entries = {name: v for name, v in entries.items() if name not in _UNUSED[method]}
     block = None
     if method == "fp8":
-        if given.pop("activation_scheme", "dynamic") != "dynamic":
+        if entries.pop("activation_scheme", "dynamic") != "dynamic":
             raise _refused(
                 path, where, "activation_scheme", config["activation_scheme"]
             )
-        block = given.pop("weight_block_size", None)
+        block = entries.pop("weight_block_size", None)
         is_pair = isinstance(block, list) and len(block) == 2
         if block is not None and not (
             is_pair and all(type(size) is int and size > 0 for size in block)
         ):
             raise _refused(path, where, "weight_block_size", block)
     else:
-        if given.pop("format", None) not in FORMATS:
+        if entries.pop("format", None) not in FORMATS:
             raise _refused(path, where, "format", config.get("format"))
-        groups = given.pop("config_groups", None) or {}
+        groups = _known(
+            entries.pop("config_groups", None), f"{where}.config_groups", ()
+        )
         sizes = {
             _group_size(f"{where}.config_groups.{name}", group, path, ignore)
             for name, group in groups.items()
@@ -95,7 +97,7 @@ def block_of(
             )
         size = sizes.pop() if sizes else None
         block = None if size is None else [1, size]
-    for name, value in given.items():
+    for name, value in entries.items():
         raise _refused(path, where, name, value)
     return None if block is None else (block[0], block[1])
 
@@ -104,14 +106,16 @@ def _group_size(
     where: str, group: Any, path: Path, ignore: Sequence[str]
 ) -> int | None:
     """Checks what is said of some modules; returns how many codes share a scale."""
-    given = _known(group, where, ignore)
-    given.pop("targets", None)
-    if given.pop("format", FORMATS[0]) not in FORMATS:
+    entries = _known(group, where, ignore)
+    entries.pop("targets", None)
+    if entries.pop("format", FORMATS[0]) not in FORMATS:
         raise _refused(path, where, "format", group["format"])
-    inputs = _known(given.pop("input_activations", None), where, ignore)
+    inputs = _known(
+        entries.pop("input_activations", None), f"{where}.input_activations", ignore
+    )
     if inputs.get("dynamic", True) not in (True, "local"):
         raise _refused(path, f"{where}.input_activations", "dynamic", inputs["dynamic"])
-    weights = _known(given.pop("weights", None), where, ignore)
+    weights = _known(entries.pop("weights", None), f"{where}.weights", ignore)
     size = weights.pop("group_size", None)
     if size is not None and (type(size) is not int or size < 1):
         raise _refused(path, f"{where}.weights", "group_size", size)
@@ -121,13 +125,15 @@ def _group_size(
         if name in _UNUSED_WEIGHTS or value in _WEIGHTS.get(name, ()):
             continue
         raise _refused(path, f"{where}.weights", name, value)
-    for name, value in given.items():
+    for name, value in entries.items():
         raise _refused(path, where, name, value)
     return size
 
 
 def _known(fields: Any, where: str, ignore: Sequence[str]) -> dict[str, Any]:
     """Returns the fields that say something and are not ignored."""
+    if fields is not None and not isinstance(fields, dict):
+        raise ValueError(f"{where} must be an object; got {checks.shown(fields)}")
     return {
         name: value
         for name, value in (fields or {}).items()

@@ -118,12 +118,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not all(
-        isinstance(file, str) and Path(file).name == file for file in found.values()
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(file, str) and Path(file).name == file
+        for file in weight_map.values()
     ):
         raise ValueError(f"{index} must have weight_map, from tensors to file names")
-    return found
+    return weight_map
 
 
 def _header(path: Path) -> list[Tensor]:
