@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -190,7 +191,7 @@ class CompiledSearch:
     """
 
     path = "compiled"
-    opened_at = 0  # its programs are compiled from the first step on
+    counts: Mapping[int, int] = {}  # its programs are compiled from the start
     size: int  # evaluations of the next generation
 
     def __init__(
@@ -336,7 +337,7 @@ class CompiledSearch:
         """Returns all that goes on, as a tree of arrays."""
         return self._carry._asdict()
 
-    def restore(self, snapshot: PyTree, opened_at: int) -> None:
+    def restore(self, snapshot: PyTree, counts: Mapping[int, int]) -> None:
         """Goes on from a snapshot."""
         with self._precision():
             self._carry = Carry(**jax.tree.map(jnp.array, snapshot))

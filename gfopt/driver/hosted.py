@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -92,9 +92,9 @@ class HostedSearch:
         return self._search.active_rows.size
 
     @property
-    def opened_at(self) -> int:
-        """The step from which the method has had this tier."""
-        return self._search.opened_at
+    def counts(self) -> dict[int, int]:
+        """How many turns the search has made at each tier."""
+        return self._search.counts
 
     def move(self, tier: int) -> None:
         """Moves the method to another tier of rows."""
@@ -327,12 +327,10 @@ class HostedSearch:
             "num_barren": np.asarray(self.num_barren),
         }
 
-    def restore(self, snapshot: PyTree, opened_at: int) -> None:
-        """Goes on from a snapshot, in a tier that began at this step."""
+    def restore(self, snapshot: PyTree, counts: Mapping[int, int]) -> None:
+        """Goes on from a snapshot, after so many turns at each tier."""
         setup, state = self._setup, snapshot["state"]
-        search = Search(
-            self.optimizer, setup.x0, self._seed, setup.x64, state, opened_at
-        )
+        search = Search(self.optimizer, setup.x0, self._seed, setup.x64, state, counts)
         search.best_fitness = float(snapshot["best_fitness"])
         if self._keep_x:
             search.best_x = snapshot["best_x"]

@@ -369,7 +369,7 @@ class Minimisation:
         meta = {
             "path": self._search.path,
             "tier": self._search.tier,
-            "opened_at": self._search.opened_at,
+            "counts": {str(k): n for k, n in self._search.counts.items()},
             "reason": self._reason,
             "first": self._history.first_value,
             "seconds": self._seconds,
@@ -384,7 +384,8 @@ class Minimisation:
             self._search.move(meta["tier"])
         with jax.enable_x64(self._made.x64):
             snapshot = saved.restored(self._search.snapshot())
-            self._search.restore(snapshot, meta.get("opened_at", 0))
+            counts = {int(k): n for k, n in meta.get("counts", {}).items()}
+            self._search.restore(snapshot, counts)
         self._search.failures = Failures(meta["failures"])
         self._before = meta["seconds"]
         self._history.add(saved.history, True)

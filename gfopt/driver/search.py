@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ class Search:
         seed: of the run.
         x64: whether the programs run in double precision.
         state: continue from here instead of ``x0``.
-        opened_at: the step from which it has had its number of rows.
+        counts: by tier, how many turns the search has made.
     """
 
     def __init__(
@@ -87,20 +88,20 @@ class Search:
         seed: int,
         x64: bool,
         state: State | None = None,
-        opened_at: int = 0,
+        counts: Mapping[int, int] | None = None,
     ):
         self.optimizer = optimizer
         self.x64 = x64
         self.best_x = x0
         self.best_fitness = np.inf
         init_key, self._run_key = seed_keys(seed)
-        self._turns = Turns(optimizer, self._run_key, opened_at)
+        self._turns = self._turns_of(counts or {})
         self._told = Told()
         with self.precision():
             if state is None:
-                self._see(self._turns.start(init_key, x0))
+                self._see(self._turns[self.tier].start(init_key, x0))
             else:
-                self._see(self._turns.open(int(state.step), state))
+                self._see(self._turns[self.tier].open(state))
                 self._told = _reasons(optimizer, state)
             first = self.state
             self.dtype = host_evaluator.fitness_dtype(first)
@@ -109,13 +110,21 @@ class Search:
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled: NumPy arrays, which keep their precision."""
         kept = {k: fetched(v) for k, v in self.__dict__.items() if k != "_turns"}
-        return kept | {"opened_at": self.opened_at}
+        return kept | {"counts": self.counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes the programs anew, which are not pickled."""
-        opened_at = state.pop("opened_at")
-        self.__dict__.update(state)
-        self._turns = Turns(self.optimizer, self._run_key, opened_at)
+        self.__dict__.update({k: v for k, v in state.items() if k != "counts"})
+        self._turns = self._turns_of(state["counts"])
+
+    def _turns_of(self, counts: Mapping[int, int]) -> dict[int, Turns]:
+        turns = {self.tier: Turns(self.optimizer, self._run_key)}
+        for tier, count in counts.items():
+            if tier != self.tier:
+                method = as_method(self.optimizer).at_tier(tier)
+                turns[tier] = Turns(method, self._run_key)
+            turns[tier].count = count
+        return turns
 
     def precision(self) -> Any:
         """Returns the context in which this search's programs run."""
@@ -127,17 +136,17 @@ class Search:
         return as_method(self.optimizer).tier
 
     @property
-    def opened_at(self) -> int:
-        """The step from which the method has had this tier."""
-        return self._turns.opened_at
+    def counts(self) -> dict[int, int]:
+        """How many turns the search has made at each tier."""
+        return {tier: turns.count for tier, turns in self._turns.items()}
 
     def move(self, tier: int) -> None:
         """Moves the method to another tier and asks for the open generation again."""
         with self.precision():
-            step = int(self.state.step)
             self.optimizer, state = at_tier(self.optimizer, self.state, tier)
-            self._turns = Turns(self.optimizer, self._run_key, step)
-            self._see(self._turns.open(step, state))
+            if tier not in self._turns:
+                self._turns[tier] = Turns(self.optimizer, self._run_key)
+            self._see(self._turns[tier].open(state))
 
     def _see(self, opened: Opened) -> None:
         self._opened = opened
@@ -197,7 +206,8 @@ class Search:
         """
         told = np.where(valid, fitness, np.nan).astype(self.dtype)
         with self.precision():
-            opened, self._told = self._turns.tell(self.step, self._opened, told, aux)
+            turns = self._turns[self.tier]
+            opened, self._told = turns.tell(self._opened, told, aux)
             self._see(opened)
             wanted = self._told.tier
             if wanted is not None and int(wanted) != self.tier:

@@ -1,9 +1,9 @@
 """The programs of a host search: start, open, tell; in NumPy first, compiled later.
 
 Compiling a method takes seconds, and a step of it in NumPy a millisecond. So a search
-begins in NumPy, and goes on in compiled programs after ``HAND_OVER`` steps with the
-same number of rows; these are compiled in a thread, from ``AHEAD`` steps before. Both
-are rules of the step's number, never of the clock: the same call gives the same result.
+begins in NumPy, and goes on in compiled programs after ``HAND_OVER`` steps with one
+number of rows; these are compiled in a thread, from ``AHEAD`` steps before. Both are
+rules of the number of steps, never of the clock: the same call gives the same result.
 
 Compiled from the start are programs that NumPy can't run (``UnknownEquation``), and
 methods whose members are seeds: what a seed decodes to must be the same to the last bit
@@ -228,13 +228,15 @@ class Turns:
     """Turns in NumPy while they are few, then compiled ones.
 
     Args:
-        optimizer: the method.
+        optimizer: the method, at one tier.
         run_key: key data of the run, ``uint32[2]``.
-        opened_at: the step from which it has had this number of rows.
+
+    Attributes:
+        count: how many turns the search has made so far with this number of rows.
     """
 
-    def __init__(self, optimizer: Optimizer, run_key: np.ndarray, opened_at: int):
-        self.opened_at = opened_at
+    def __init__(self, optimizer: Optimizer, run_key: np.ndarray):
+        self.count = 0
         row = registry.row_of(optimizer)
         is_seeds = row is not None and "seeds" in row.flags
         self._numpy = None if is_seeds else NumpyTurns(optimizer, run_key)
@@ -242,21 +244,24 @@ class Turns:
 
     def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
         """Returns the first generation."""
-        return self._at(0, "start", init_key, x0)
+        return self._run("start", init_key, x0)
 
-    def open(self, step: int, state: State) -> Opened:
+    def open(self, state: State) -> Opened:
         """Returns the generation that follows a state."""
-        return self._at(step, "open", state)
-
-    def tell(self, step: int, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
-        """Returns the next generation and what there is to tell of this one."""
-        if self._numpy is not None and step >= self.opened_at + HAND_OVER - AHEAD:
-            self._compiled.compile_ahead(opened, fitness, aux)
-        return self._at(step, "tell", opened, fitness, aux)
-
-    def _at(self, step: int, name: str, *args: Any) -> Any:
-        if step >= self.opened_at + HAND_OVER:
+        if self.count > HAND_OVER:
             self._numpy = None
+        return self._run("open", state)
+
+    def tell(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
+        """Returns the next generation and what there is to tell of this one."""
+        if self.count >= HAND_OVER:
+            self._numpy = None
+        elif self._numpy is not None and self.count >= HAND_OVER - AHEAD:
+            self._compiled.compile_ahead(opened, fitness, aux)
+        self.count += 1
+        return self._run("tell", opened, fitness, aux)
+
+    def _run(self, name: str, *args: Any) -> Any:
         if self._numpy is not None:
             try:
                 return getattr(self._numpy, name)(*args)

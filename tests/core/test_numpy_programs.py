@@ -48,7 +48,7 @@ CASES = {
         POSITIVE,
     ),
     "exponentials": (lambda x: (jnp.exp(x), jnp.exp2(x), jnp.expm1(x)), X),
-    "logarithms": (lambda x: (jnp.log(x), jnp.log1p(x)), POSITIVE),
+    "logarithms": (lambda x: (jnp.log(x), jnp.log1p(x), jnp.log2(x)), POSITIVE),
     "circles": (
         lambda x: (jnp.sin(x), jnp.cos(x), jnp.tan(x), jnp.arctan2(x, x + 1)),
         X,
@@ -249,7 +249,15 @@ def test_every_rule_is_exercised():
         )
         walk(jaxprs.trace(lambda x: jnp.copy(x), X))
     # spellings of one version or of another
-    optional = {"stack", "unstack", "split", "name", "threefry2x32", "random_seed"}
+    optional = {
+        "log2",
+        "stack",
+        "unstack",
+        "split",
+        "name",
+        "threefry2x32",
+        "random_seed",
+    }
     optional |= {"copy", "stop_gradient", "tile", "square"}
     assert set(layout.RULES) - seen <= optional
 
@@ -269,6 +277,11 @@ def keys(words):
         threefry.encrypt((words[0], words[1]), (words, words)),
         threefry.seeds(key, 7),
         data(jax.random.key(0)),
+        jax.vmap(lambda w: threefry.words(w, 7, jnp.int32(0), 2, 3))(words),
+        jax.vmap(lambda w: threefry.draw_seeds(jnp.stack([w, w]), 3))(words),
+        jax.vmap(threefry.encrypt, ((0, None), None))(
+            (words, words[0]), (words, words)
+        ),
     )
 
 

@@ -89,7 +89,7 @@ def test_a_hand_over_depends_on_the_step_alone():
 
 
 @pytest.mark.usefixtures("early")
-@pytest.mark.parametrize("budget", [21, 35])  # before the hand-over and after it
+@pytest.mark.parametrize("budget", [21, 28, 35])  # before the hand-over, at it, after
 def test_a_resumed_search_hands_over_at_the_same_step(tmp_path, budget):
     arguments = dict(method="cma_es", seed=3)
     straight = gfopt.minimize(sphere, X0, budget=70, **arguments)
@@ -98,6 +98,29 @@ def test_a_resumed_search_hands_over_at_the_same_step(tmp_path, budget):
     resumed = gfopt.minimize(sphere, X0, budget=70, checkpoint=path, **arguments)
     for name, column in straight.history.items():
         np.testing.assert_array_equal(column, resumed.history[name])
+
+
+@pytest.mark.usefixtures("early")
+def test_turns_are_counted_for_each_number_of_rows(tmp_path):
+    """Restarts come back to a number of rows; a resumed search knows its counts."""
+
+    def many_minima(x):
+        return float(np.sum(x**2 - 10 * np.cos(2 * np.pi * x) + 10))
+
+    inner = gfopt.CMAES(sigma=1.0, tol_x=1.0)
+    arguments = dict(method=gfopt.Restarts(inner, first_size=4), seed=3)
+    straight = gfopt.minimize(many_minima, [2.2, -1.7], budget=200, **arguments)
+    assert straight.state.num_restarts > 3
+    for budget in (50, 90):
+        path = tmp_path / str(budget)
+        gfopt.minimize(
+            many_minima, [2.2, -1.7], budget=budget, checkpoint=path, **arguments
+        )
+        resumed = gfopt.minimize(
+            many_minima, [2.2, -1.7], budget=200, checkpoint=path, **arguments
+        )
+        for name, column in straight.history.items():
+            np.testing.assert_array_equal(column, resumed.history[name])
 
 
 @pytest.mark.usefixtures("early")

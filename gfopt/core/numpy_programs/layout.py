@@ -52,7 +52,7 @@ def value_of(array: Any) -> Any:
     """Returns an array or a number as NumPy holds it; a key as its words."""
     if isinstance(array, np.generic):
         return array
-    if isinstance(array, np.ndarray):
+    if type(array) is np.ndarray:  # JAX has a subclass, for numbers in programs
         return array if array.ndim else array[()]
     dtype = getattr(array, "dtype", None)
     if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
@@ -124,7 +124,7 @@ class _Layout:
 
         for eqn in program.equations:
             inputs = [read(atom) for atom in eqn.inputs]
-            if eqn.name in INLINED and eqn.get("name") not in random.NAMED:
+            if eqn.name in INLINED and random.named(eqn) is None:
                 results = self.program(jaxprs.inner_program(eqn), inputs)
             else:
                 results = self._call(eqn, inputs)
@@ -186,8 +186,9 @@ class _Layout:
 
 def _function(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
     """Returns an equation's NumPy function, and the operands that it takes."""
-    if eqn.get("name") in random.NAMED:
-        return random.NAMED[eqn["name"]](eqn), operands
+    function = random.named(eqn)
+    if function is not None:
+        return function, operands
     if not eqn.is_known:
         raise UnknownEquation(f"{eqn.name} in a form that is not known")
     if eqn.name in _LOOPS:

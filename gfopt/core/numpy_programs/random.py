@@ -121,9 +121,19 @@ def _threefry(eqn: Equation) -> Callable[..., Any]:
     return encrypt
 
 
-def _seeds(eqn: Equation) -> Callable[..., Any]:
-    high, low = _counters(shape_of(eqn.outputs[0]))
-    return lambda words: [encrypt(words[0], words[1], low, high)[0]]
+def named(eqn: Equation) -> Callable[..., Any] | None:
+    """Returns the function of a program of ``threefry.py`` that stands in another.
+
+    None for any other program, and for these where they are batched: the program itself
+    says then which axes go together.
+    """
+    shape, operands = shape_of(eqn.outputs[0]), [shape_of(v) for v in eqn.inputs]
+    if eqn.get("name") == "encrypt" and {*operands} <= {(), shape}:
+        return encrypt
+    if eqn.get("name") == "draw_seeds" and operands == [(2,)]:
+        zero, low = _counters(shape)
+        return lambda words: [encrypt(words[0], words[1], low, zero)[0]]
+    return None
 
 
 RULES: dict[str, Rule] = {
@@ -135,5 +145,3 @@ RULES: dict[str, Rule] = {
     "random_bits": _bits,
     "threefry2x32": _threefry,
 }
-#: Programs of ``threefry.py`` that stand as such within others, by name.
-NAMED: dict[str, Rule] = {"encrypt": _threefry, "draw_seeds": _seeds}
