@@ -47,7 +47,8 @@ FORMS: dict[str, tuple[str, ...]] = {
         ("",),
     ),
     **dict.fromkeys(
-        "cbrt cos exp exp2 expm1 log log1p log2 logistic rsqrt sin sqrt tan tanh".split(),
+        "cbrt cos exp exp2 expm1 log log1p log2 logistic rsqrt sin sqrt tan "
+        "tanh".split(),
         ("accuracy",),
     ),
     **dict.fromkeys("argmax argmin".split(), ("axes index_dtype",)),

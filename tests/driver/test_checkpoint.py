@@ -293,7 +293,7 @@ def ignoring(x: Any, batch: Any) -> Any:
 
 
 def test_a_converged_run_stays_converged(path):
-    fun = Mortal(lambda x: 1.0)
+    fun = Mortal(lambda x: float(np.round(x[0] ** 2, 1)))
     words = {"method": "cma_es", "options": None, "budget": 500, "x0": [0.5]}
     first = minimize(fun, path, **words)
     count = fun.ended
