@@ -177,7 +177,14 @@ def finite_tree(name: str, tree: Any) -> None:
             array.dtype, np.floating
         )
         if not is_real:
-            raise TypeError(f"{where} must hold real numbers; got {shown(leaf)}")
+            hint = ""
+            if callable(leaf) or isinstance(leaf, str):
+                hint = (
+                    ". Of a model search the arrays alone, with Equinox params, static "
+                    "= eqx.partition(model, eqx.is_inexact_array), and put them "
+                    "together in fun: eqx.combine(params, static)"
+                )
+            raise TypeError(f"{where} must hold real numbers; got {shown(leaf)}{hint}")
         if not np.all(np.isfinite(array.astype(np.float64))):
             raise ValueError(f"{where} must be finite; got {shown(leaf)}")
         total += array.size

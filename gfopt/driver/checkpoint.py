@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from gfopt import checks
+from gfopt.core.constraints import ConstraintValues
 from gfopt.core.objective import Objective
 from gfopt.driver.hosted import Value
 from gfopt.driver.setup import Setup
@@ -51,6 +52,7 @@ class Checkpoint:
     Attributes:
         snapshot: the last snapshot in the file, None if there is none.
         history: columns of the generations up to it.
+        finished: the records of the result, if the run has ended.
         known: values behind it, by step and row; whoever closes a generation deletes
             its values.
 
@@ -69,6 +71,7 @@ class Checkpoint:
         self.snapshot: Record | None = None
         self.history: dict[str, np.ndarray] = {}
         self.known: dict[tuple[int, int], Value] = {}
+        self.finished: list[Record] = []
         try:
             self._writer = RecordWriter.create(path, self._header)
             return
@@ -92,6 +95,8 @@ class Checkpoint:
                 self.snapshot = record
             elif record.kind == "history":
                 self.history = record.arrays
+            elif record.kind in ("result", "table"):
+                self.finished.append(record)
             else:
                 step, row = (int(record.arrays[name]) for name in ("step", "row"))
                 self.known[step, row] = _as_value(record)
@@ -99,6 +104,11 @@ class Checkpoint:
     def note(self, step: int, row: int, value: Value) -> None:
         """Writes a finished evaluation."""
         self._writer.write(_as_record(step, row, value), sync=False)
+
+    def finish(self, records: list[Record]) -> None:
+        """Writes the result of a run that has ended, see ``finished``."""
+        for record in records:
+            self._writer.write(record)
 
     def save(
         self, meta: dict[str, Any], tree: PyTree, history: dict[str, np.ndarray]
@@ -250,6 +260,8 @@ def _skeleton(tree: PyTree) -> Any:
         return ["dict", keys, [_skeleton(tree[key]) for key in keys]]
     if type(tree) in (list, tuple):
         return [type(tree).__name__, None, [_skeleton(part) for part in tree]]
+    if isinstance(tree, ConstraintValues):
+        return ["constraints", None, [_skeleton(part) for part in tree]]
     if tree is None or jax.tree_util.all_leaves([tree]):
         return None if tree is None else 0
     raise TypeError(
@@ -263,6 +275,8 @@ def _fleshed(skeleton: Any, leaves: Any) -> PyTree:
         return next(leaves) if skeleton == 0 else None
     kind, keys, parts = skeleton
     made = [_fleshed(part, leaves) for part in parts]
+    if kind == "constraints":
+        return ConstraintValues(*made)
     if kind == "dict":
         return dict(zip(keys, made, strict=True))
     return made if kind == "list" else tuple(made)

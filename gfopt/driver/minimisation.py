@@ -23,6 +23,7 @@ from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
 from gfopt.driver.endings import ending_of
 from gfopt.driver.failures import Failures
+from gfopt.driver.finished import OPEN, Ends, from_records, to_records
 from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.log_writer import LogWriter
@@ -190,6 +191,33 @@ class Minimisation:
         progress: bool,
     ) -> Result:
         """Advances the search until something ends it."""
+        saved = self._saved
+        ends = Ends(
+            budget if math.isfinite(budget) else None,
+            max_seconds if math.isfinite(max_seconds) else None,
+            target,
+        )
+        if saved is not None and saved.finished:
+            result, table = saved.finished[-2:]
+            known = from_records(result, table, ends, self._made, self._objective)
+            if known is not None:
+                return known
+        costly = self._made.costly
+        found = self._prepared(budget, max_seconds, target, callbacks, progress)
+        if saved is not None and self._keeps_x and found.status not in OPEN:
+            is_costly = costly is not None and self._made.optimizer is costly
+            tier = self._search.tier
+            saved.finish(to_records(found, ends, is_costly, tier))
+        return found
+
+    def _prepared(
+        self,
+        budget: float,
+        max_seconds: float,
+        target: float | None,
+        callbacks: tuple[Callback, ...],
+        progress: bool,
+    ) -> Result:
         shown = ProgressLine(budget) if progress else nullcontext()
         with Interrupt() as interrupt, shown as line:
             try:
@@ -197,7 +225,8 @@ class Minimisation:
                     interrupt.let_pass()  # nothing is lost yet
                 self._prepare()
             except KeyboardInterrupt:
-                return self._unprepared()
+                seconds = self._seconds
+                return unstarted(self._made, self._reason, seconds, self._history)
             finally:
                 interrupt.passes = False
             return self._run(budget, max_seconds, target, callbacks, line, interrupt)
@@ -334,28 +363,6 @@ class Minimisation:
             context=context,
         )
 
-    def _unprepared(self) -> Result:
-        """Returns the result of a search that was interrupted before it began."""
-        x0 = jax.tree.map(np.array, self._made.x0)
-        first = self._history.first_value
-        return Result(
-            x=x0 if self._keeps_x else None,
-            fun=math.nan if first is None else first,
-            recommended=x0,
-            success=False,
-            status=Status.INTERRUPTED,
-            message=f"{INTERRUPTED} before the first generation",
-            nfev=self._history.nfev,
-            nit=0,
-            failures={},
-            history=self._history.table(),
-            state=None,
-            optimizer=self._made.optimizer,
-            path="none",
-            reason=self._reason,
-            seconds=self._seconds,
-        )
-
     def _save_if_due(self) -> None:
         pause = max(SAVE_SECONDS, self._save_seconds / SAVE_SHARE)
         if time.monotonic() >= self._last_save + pause:
@@ -389,6 +396,31 @@ class Minimisation:
         self._search.failures = Failures(meta["failures"])
         self._before = meta["seconds"]
         self._history.add(saved.history, True)
+
+
+def unstarted(
+    made: Setup, reason: str, seconds: float, history: History | None = None
+) -> Result:
+    """Returns the result of a search that was interrupted before it began."""
+    history = History(False, None) if history is None else history
+    x0, first = jax.tree.map(np.array, made.x0), history.first_value
+    return Result(
+        x=x0 if trees.num_parameters(x0) <= MOST_KEPT else None,
+        fun=math.nan if first is None else first,
+        recommended=x0,
+        success=False,
+        status=Status.INTERRUPTED,
+        message=f"{INTERRUPTED} before the first generation",
+        nfev=history.nfev,
+        nit=0,
+        failures={},
+        history=history.table(),
+        state=None,
+        optimizer=made.optimizer,
+        path="none",
+        reason=reason,
+        seconds=seconds,
+    )
 
 
 class _Pace:

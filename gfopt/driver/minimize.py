@@ -23,10 +23,11 @@ from gfopt.driver.arguments import check_evaluator, check_frozen, check_seed
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.log_writer import LogWriter
-from gfopt.driver.minimisation import Minimisation
+from gfopt.driver.minimisation import Minimisation, unstarted
 from gfopt.driver.result import Result
 from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.augmented_lagrangian import constrained
+from gfopt.optimizers.bounded import refuse_slopes
 from gfopt.types import Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
@@ -180,8 +181,12 @@ def minimize(
     starts_feasible = True
     if objective.constraints:
         x0 = made.x0 if frozen is None else trees.merge(made.x0, frozen)
-        with jax.enable_x64(made.x64):
-            values = values_at(objective.constraints, x0, objective.batched)
+        refuse_slopes(made.optimizer, "constraints", "method")
+        try:
+            with jax.enable_x64(made.x64):
+                values = values_at(objective.constraints, x0, objective.batched)
+        except KeyboardInterrupt:
+            return unstarted(made, "interrupted in a constraint", 0.0)
         starts_feasible = bool(np.all(values <= 0))
         made = made._replace(optimizer=constrained(made.optimizer, values.size))
     if budget is None and max_seconds is None:

@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from gfopt.core import trees
 from gfopt.driver.endings import Status
 from gfopt.driver.plots import figure_of
 from gfopt.protocol import as_method
 from gfopt.types import Optimizer, PyTree, Solution, State
 
+MOST_SHOWN = 8  # numbers of a solution that are printed
 MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
 
 
@@ -120,8 +122,15 @@ def reasons_with_values(optimizer: Optimizer, names: list[str]) -> dict[str, Any
 
 def brief(tree: Solution) -> str:
     """Returns a solution in one line: its numbers if few, else its leaves' shapes."""
-    leaves = jax.tree.leaves(tree)
-    if len(leaves) == 1 and np.size(leaves[0]) <= 8:
-        return np.array2string(np.asarray(leaves[0]), precision=6)
-    shapes = ", ".join(str(tuple(np.shape(leaf))) for leaf in leaves[:4])
-    return f"{len(leaves)} leaves: {shapes}{', ...' if len(leaves) > 4 else ''}"
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    if sum(np.size(leaf) for _, leaf in named) <= MOST_SHOWN:
+        return ", ".join(
+            f"{trees.path_name(path)}{' = ' if path else ''}{_numbers(leaf)}"
+            for path, leaf in named
+        )
+    shapes = ", ".join(str(tuple(np.shape(leaf))) for _, leaf in named[:4])
+    return f"{len(named)} leaves: {shapes}{', ...' if len(named) > 4 else ''}"
+
+
+def _numbers(leaf: Any) -> str:
+    return np.array2string(np.asarray(leaf), precision=6, separator=" ")

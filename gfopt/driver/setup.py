@@ -24,7 +24,7 @@ from gfopt.driver.arguments import (
 from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.methods_table import Row
-from gfopt.optimizers.bounded import Bounded
+from gfopt.optimizers.bounded import Bounded, refuse_slopes
 from gfopt.optimizers.held import (
     Held,
     filled,
@@ -358,6 +358,8 @@ def _within(optimizer: Optimizer, space: Space | None) -> Optimizer:
     """Returns a method that keeps to the space, with a margin where it can have one."""
     if space is None:
         return optimizer
+    if space.is_discrete:
+        refuse_slopes(optimizer, "bounds with integers or choices", "method")
     if space.is_discrete and as_method(optimizer).has_margin:
         optimizer = Margin(optimizer, space)
     return Bounded(optimizer, space)

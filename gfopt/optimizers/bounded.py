@@ -108,10 +108,10 @@ class Bounded(Wrapper):
         return super().encode(state, self.space.search(solution))
 
 
-def refuse_slopes(optimizer: Optimizer, what: str) -> None:
+def refuse_slopes(optimizer: Optimizer, what: str, argument: str = "inner") -> None:
     """Refuses a method of finite differences where they have no meaning."""
     if as_method(optimizer).follows_slopes:
         raise TypeError(
-            f"inner must be a method that ranks candidates for {what}, not one of "
+            f"{argument} must be a method that ranks candidates for {what}, not one of "
             f"finite differences; got {checks.shown(innermost(optimizer))}"
         )

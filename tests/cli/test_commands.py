@@ -54,6 +54,15 @@ def test_help_and_version(capsys) -> None:
         assert f"--{option}" in ended.out
 
 
+def test_the_package_runs_as_the_command(capsys) -> None:
+    for arguments in (["--version"], ["list", "--nonsense"]):
+        ours = Ended(capsys, *arguments)
+        command = [sys.executable, "-m", "gfopt", *arguments]
+        found = subprocess.run(command, capture_output=True, text=True)
+        assert (found.returncode, found.stdout) == (ours.code, ours.out)
+        assert found.stderr == ours.err
+
+
 def test_list_shows_every_method_with_domain_and_flags(capsys) -> None:
     ended = Ended(capsys, "list")
     assert ended.code == 0

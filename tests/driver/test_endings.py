@@ -244,6 +244,18 @@ def test_a_result_prints_as_a_small_table(compiled):
     assert "4 x returned NaN" in str(failing)
 
 
+def test_few_numbers_are_printed_whatever_holds_them():
+    x0 = {"a": np.array([1.5, -0.5]), "b": {"c": 2.0, "d": np.ones((1, 3))}}
+
+    def fun(x: Any) -> float:
+        return float(x["a"][0] ** 2 + x["b"]["c"])
+
+    text = str(minimize(fun, x0, budget=1))
+    assert "x  a = [ 1.5 -0.5], b/c = 2., b/d = [[1. 1. 1.]]" in text
+    many = str(minimize(host_plateau, np.ones(9), budget=1))
+    assert "x  1 leaves: (9,)" in many
+
+
 def test_a_result_plots(compiled, tmp_path):
     path = tmp_path / "run.png"
     figure = compiled.plot(str(path))

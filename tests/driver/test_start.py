@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,6 +197,31 @@ def test_messages_with_numbers_do_not_fill_the_table(tmp_path):
         found = minimize(fun, budget=budget, checkpoint=path, **STEADY)
     assert len(found.failures) == 11 and sum(found.failures.values()) == 30
     assert found.failures["ValueError: (other messages)"] == 20
+
+
+def test_what_is_no_number_in_a_model_is_told_what_to_do():
+    model = eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0))
+    with pytest.raises(TypeError, match=r"params, static = eqx.partition\(model, eqx"):
+        minimize(lambda m: m(jnp.ones(2))[0], model)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    fun = gfopt.Objective(
+        lambda p: jnp.sum(eqx.combine(p, static)(jnp.ones(2)) ** 2), traceable=True
+    )
+    assert minimize(fun, params, budget=5).nfev == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"bounds": gfopt.integer(-9, 9), "x0": [1.0, 2.0]}, "bounds with integers"),
+        ({"constraints": [lambda x: x[0]]}, "constraints"),
+    ],
+    ids=["integers", "constraints"],
+)
+def test_a_method_of_slopes_is_refused_by_the_name_of_the_argument(words, message):
+    for method in ("mezo", gfopt.MeZO()):
+        with pytest.raises(TypeError, match=f"^method must be .* for {message}.*MeZO"):
+            gfopt.minimize(plateau, **({"x0": X0, "method": method} | words))
 
 
 # ---- Ctrl-C

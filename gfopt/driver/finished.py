@@ -1,0 +1,98 @@
+"""The result of a run that has ended, in its checkpoint: called again, it is read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gfopt.core.objective import Objective
+from gfopt.driver.endings import Status
+from gfopt.driver.result import Result
+from gfopt.driver.setup import Setup
+from gfopt.driver.storage import Record, record_to_tree, tree_to_record
+from gfopt.protocol import as_method
+from gfopt.types import PyTree
+
+#: After which a call with the same limits would do something.
+OPEN = (Status.RUNNING, Status.CALLBACK, Status.INTERRUPTED)
+#: After which a call with a larger budget, or more time, goes on.
+LIMITED = (Status.BUDGET, Status.SECONDS, Status.TARGET)
+_PLAIN = ("message", "nfev", "nit", "failures", "path", "reason", "seconds")
+
+
+class Ends(NamedTuple):
+    """What a run may use, and what it looks for; None for no limit."""
+
+    budget: float | None
+    max_seconds: float | None
+    target: float | None
+
+
+def to_records(result: Result, ends: Ends, is_costly: bool, tier: int) -> list[Record]:
+    """Returns the records of a result."""
+    meta = {name: getattr(result, name) for name in _PLAIN}
+    more = {
+        "fun": None if math.isnan(result.fun) else result.fun,
+        "status": int(result.status),
+        "ends": list(ends),
+        "is_costly": is_costly,
+        "tier": tier,
+        "has_x": result.x is not None,
+    }
+    x = () if result.x is None else result.x
+    tree = {name: getattr(result, name) for name in ("recommended", "state", "context")}
+    return [
+        tree_to_record("result", {"x": x, **tree}, meta | more),
+        Record("table", {}, dict(result.history)),
+    ]
+
+
+def from_records(
+    record: Record, table: Record, ends: Ends, made: Setup, objective: Objective
+) -> Result | None:
+    """Returns the result, None where a call with these ends would go on.
+
+    Nothing is compiled: shapes and types are those of an abstract run.
+    """
+    meta = record.meta
+    status, before = Status(meta["status"]), Ends(*meta["ends"])
+    if before.target != ends.target or (status in LIMITED and before != ends):
+        return None
+    optimizer: Any = made.optimizer
+    if meta["is_costly"] and made.costly is not None:
+        optimizer = made.costly
+    if meta["tier"]:
+        optimizer = as_method(optimizer).at_tier(meta["tier"])
+    with jax.enable_x64(made.x64):
+        state = jax.eval_shape(
+            lambda x0: optimizer.init(jax.random.key(0), x0), made.x0
+        )
+        template: dict[str, Any] = {
+            "x": made.x0 if meta["has_x"] else (),
+            "recommended": jax.eval_shape(optimizer.recommend, state),
+            "state": state,
+            "context": jax.tree.map(np.asarray, objective.context),
+        }
+        found = record_to_tree(record, _as_numpy(template))
+    return Result(
+        x=found["x"] if meta["has_x"] else None,
+        fun=math.nan if meta["fun"] is None else meta["fun"],
+        recommended=found["recommended"],
+        success=status.is_success,
+        status=status,
+        history=table.arrays,
+        state=found["state"],
+        optimizer=optimizer,
+        context=found["context"],
+        **{name: meta[name] for name in _PLAIN},
+    )
+
+
+def _as_numpy(template: PyTree) -> PyTree:
+    """Returns NumPy arrays of these shapes and types, which hold no memory."""
+    return jax.tree.map(
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template
+    )
