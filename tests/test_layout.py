@@ -32,6 +32,7 @@ LAYERS = [
     {"driver"},
     {"research"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # what JAX does not promise: only jaxprs.py may read it
