@@ -26,8 +26,15 @@ class Pretrained(NamedTuple):
     weights: PyTree
     tokenizer: Any
 
-    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, texts: list[str], *, add_special_tokens: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns tokens ``i32[B, L]``, padded with 0, and lengths ``i32[B]``.
+
+        Args:
+            texts: to be encoded.
+            add_special_tokens: False for parts of a text, before which some tokenizers
+                must not put a token that begins it.
 
         Raises:
             ValueError: for a model whose files had no tokenizer.
@@ -37,7 +44,10 @@ class Pretrained(NamedTuple):
                 "tokenizer must be there to encode texts; the model's folder had no "
                 "tokenizer.json (set it by found._replace(tokenizer=...))"
             )
-        rows = [self.tokenizer.encode(text).ids for text in texts]
+        rows = [
+            self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            for text in texts
+        ]
         lengths = np.array([len(row) for row in rows], np.int32)
         tokens = np.zeros((len(rows), lengths.max()), np.int32)
         for place, row in zip(tokens, rows, strict=True):

@@ -28,7 +28,7 @@ from gfopt.types import PyTree
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["weights", "bodies", "lengths", "labels", "words"],
+    data_fields=["weights", "bodies", "lengths", "labels", "words", "opening"],
     meta_fields=["model"],
 )
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,7 @@ class PromptedClassification:
         lengths: ``int32[X]``, their tokens.
         labels: ``int32[X]``, which word is right.
         words: ``int32[Y]``, the token of each answer.
+        opening: ``int32[S]``, what the tokenizer begins every text with.
     """
 
     model: Llama
@@ -53,10 +54,12 @@ class PromptedClassification:
     lengths: Any = field(repr=False)
     labels: Any = field(repr=False)
     words: Any
+    opening: Any = field(default_factory=lambda: jnp.zeros(0, jnp.int32), repr=False)
 
     def log_probabilities(self, prompt: jax.Array) -> jax.Array:
         """Returns those of the answers alone, ``float[X, Y]``, under a prompt."""
         prompt = jnp.asarray(prompt, jnp.int32)
+        prompt = jnp.concatenate([jnp.asarray(self.opening, jnp.int32), prompt])
         order = jnp.argsort(prompt < 0)  # the empty places last
         tokens, size = jnp.maximum(prompt[order], 0), jnp.sum(prompt >= 0)
         count, room = self.bodies.shape[0], prompt.size + self.bodies.shape[1]
@@ -83,7 +86,7 @@ class PromptedClassification:
 
     def num_tokens(self, prompt: Any) -> Any:
         """Returns how many tokens the model reads for one prompt."""
-        size = (prompt >= 0).sum()
+        size = (prompt >= 0).sum() + self.opening.size
         return self.lengths.sum() + size * len(self.lengths)
 
 
@@ -121,8 +124,9 @@ def prompted(
             f"labels must be one number for each of the {len(texts)} texts, at least "
             f"one; got shape {numbers.shape}"
         )
-    tokens = [found.tokenizer.encode(word).ids[0] for word in words]
-    if len(tokens) < 2 or len(set(tokens)) < len(tokens):
+    firsts, sizes = found.encode([*words, ""], add_special_tokens=False)
+    tokens = firsts[: len(words), :1].ravel()
+    if len(words) < 2 or not all(sizes[:-1]) or len({*tokens}) < len(words):
         raise ValueError(
             "words must be two or more that begin with different tokens; "
             f"got {checks.shown(list(words))}"
@@ -132,7 +136,15 @@ def prompted(
             f"labels must be numbers of the {len(words)} words; "
             f"got {checks.shown(numbers)}"
         )
-    bodies, lengths = found.encode([template.replace("{}", text) for text in texts])
+    whole = [template.replace("{}", text) for text in texts]
+    bodies, lengths = found.encode(whole, add_special_tokens=False)
+    opening = found.encode([""])[0][0]
+    begun, _ = found.encode(whole[:1])
+    if begun[0].tolist() != [*opening, *bodies[0][: lengths[0]]]:
+        raise ValueError(
+            "found.tokenizer must put tokens of its own before a text alone; got "
+            f"{begun[0].tolist()} for {bodies[0][: lengths[0]].tolist()}"
+        )
     return PromptedClassification(
         model=found.model,
         weights=found.weights,
@@ -140,6 +152,7 @@ def prompted(
         lengths=jnp.asarray(lengths),
         labels=jnp.asarray(numbers, jnp.int32),
         words=jnp.asarray(tokens, jnp.int32),
+        opening=jnp.asarray(opening, jnp.int32),
     )
 
 

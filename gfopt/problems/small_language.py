@@ -41,8 +41,8 @@ class Words:
 
     vocabulary: tuple[str, ...]
 
-    def encode(self, text: str) -> Encoded:
-        """Returns the ids of a text's words, in lower case."""
+    def encode(self, text: str, add_special_tokens: bool = True) -> Encoded:
+        """Returns the ids of a text's words, in lower case; none are special."""
         known = {word: number for number, word in enumerate(self.vocabulary)}
         return Encoded([known.get(word, 0) for word in _words(text)])
 

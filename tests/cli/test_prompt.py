@@ -28,7 +28,7 @@ WORDS += [f"word{chr(97 + i)}" for i in range(20)]
 class Tokenizer:
     """Words with a space before them."""
 
-    def encode(self, text: str) -> Any:
+    def encode(self, text: str, add_special_tokens: bool = True) -> Any:
         ids = [WORDS.index(w) if w in WORDS else 0 for w in text.split()]
         return SimpleNamespace(ids=ids)
 

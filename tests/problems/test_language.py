@@ -13,6 +13,8 @@ from gfopt.core.objective import Inputs
 from gfopt.problems import language, prompted, word_tokens
 from gfopt.problems.language import INSTALL
 from gfopt.problems.llama import Llama
+from gfopt.problems.pretrained import Pretrained
+from gfopt.problems.small_language import Encoded
 
 HEADS, GROUPS, SIZE, WIDTH, INNER, VOCABULARY = 4, 2, 6, 10, 7, 11
 MODEL = Llama(num_heads=HEADS, num_key_value_heads=2, rope_base=100.0)
@@ -106,6 +108,34 @@ def test_last_logits_do_not_see_the_padding():
     other[1, 2:] = 7
     again = MODEL.last_logits(weights, other, np.array([5, 2]))
     np.testing.assert_allclose(last, again, atol=1e-6)
+
+
+class Letters:
+    """A tokenizer of the letters a to i that puts 0 before every text."""
+
+    def __init__(self, ending=()):
+        self.ending = ending
+
+    def encode(self, text, add_special_tokens=True):
+        ids = [ord(letter) - ord("a") + 1 for letter in text]
+        return Encoded([0, *ids, *self.ending] if add_special_tokens else ids)
+
+
+def test_what_begins_a_text_comes_before_the_prompt():
+    weights = small_weights()
+    found = Pretrained(MODEL, weights, Letters())
+    task = prompted(found, ["ab", "c"], [0, 1], ["dd", "e"], "h{}i")
+    ours = task.log_probabilities(jnp.array([6, -1, 7]))
+    for row, body in zip(ours, ([8, 1, 2, 9], [8, 3, 9]), strict=True):
+        logits = looped_logits(weights, [0, 6, 7, *body])[-1][[4, 5]]
+        expected = logits - np.log(np.exp(logits).sum())
+        np.testing.assert_allclose(row, expected, atol=1e-4)
+    assert task.num_tokens(np.array([6, -1, 7])) == 7 + 6
+    with pytest.raises(ValueError, match="put tokens of its own before a text alone"):
+        prompted(found._replace(tokenizer=Letters((10,))), ["a"], [0], ["d", "e"], "{}")
+    for words in ([], ["d"], ["d", ""], ["da", "db"]):
+        with pytest.raises(ValueError, match="two or more that begin with different"):
+            prompted(found, ["a"], [0], words, "{}")
 
 
 def test_perturbed_weights_stay_lazy():

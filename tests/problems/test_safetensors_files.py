@@ -572,7 +572,9 @@ ODD = ([[]], "x", -1, 2.5, True, None, {"x": 1})
 def test_odd_values_are_read_or_refused_by_the_field(tmp_path: Path) -> None:
     folder, path = Path(__file__).parent / "model_files", tmp_path / "config.json"
     num_refused = 0
-    for source in sorted(folder.glob("*/config.json")):
+    kinds = "llama_3 mistral qwen2 smollm3 gemma2 gemma3_text compressed_packed4"
+    for name in kinds.split():
+        source = folder / name / "config.json"
         fields = json.loads(source.read_text())
         places = [(fields, name) for name in fields]
         inner = [fields["rope_parameters"], fields.get("quantization_config")]
