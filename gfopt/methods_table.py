@@ -6,40 +6,10 @@ To add a method: its family's file, one row here, its test.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-
-from gfopt.optimizers.ars import ARS
-from gfopt.optimizers.cma_es import CMAES
-from gfopt.optimizers.consensus import CBO
-from gfopt.optimizers.consensus_hopping import ConsensusHopping
-from gfopt.optimizers.cr_fm_nes import CRFMNES
-from gfopt.optimizers.cross_entropy import CrossEntropy
-from gfopt.optimizers.deep_ga import DeepGA
-from gfopt.optimizers.differential_evolution import DifferentialEvolution
-from gfopt.optimizers.fzoo import FZOO
-from gfopt.optimizers.hizoo import HiZOO
-from gfopt.optimizers.lq_cma_es import LQCMAES
-from gfopt.optimizers.mezo import MeZO
-from gfopt.optimizers.nelder_mead import NelderMead
-from gfopt.optimizers.nes import SNES
-from gfopt.optimizers.one_plus_one import OnePlusOneES
-from gfopt.optimizers.open_es import OpenES
-from gfopt.optimizers.particle_swarm import ParticleSwarm
-from gfopt.optimizers.persistent_es import PersistentES
-from gfopt.optimizers.pgpe import PGPE
-from gfopt.optimizers.qzo import QZO
-from gfopt.optimizers.random_search import RandomSearch
-from gfopt.optimizers.sep_cma_es import SepCMAES
-from gfopt.optimizers.sparse_mezo import SparseMeZO
-from gfopt.optimizers.spsa import SPSA
-from gfopt.optimizers.svrg import SVRG
-from gfopt.optimizers.xnes import XNES
-from gfopt.tokens.genetic_tokens import GeneticTokens
-from gfopt.tokens.greedy_tokens import GreedyTokens
-from gfopt.tokens.particle_tokens import ParticleTokens
-from gfopt.tokens.random_tokens import RandomTokens
 
 FLAGS = MappingProxyType(
     {
@@ -68,7 +38,7 @@ class Row:
 
     Attributes:
         name: its name in lower_snake.
-        cls: its class.
+        home: where its class is; only a method that is used is imported.
         domain: what it is for, in a few words.
         flags: capabilities, keys of ``FLAGS``.
         sigma: name of the field that ``sigma0`` sets, or None.
@@ -83,7 +53,7 @@ class Row:
     """
 
     name: str
-    cls: type
+    home: str
     domain: str
     flags: frozenset[str]
     sigma: str | None
@@ -96,11 +66,17 @@ class Row:
     most: int | None = None
     beyond: str = ""
 
+    @property
+    def cls(self) -> type:
+        """Its class."""
+        module, _, name = self.home.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
 
 ROWS = (
     Row(
         "random_search",
-        RandomSearch,
+        "gfopt.optimizers.random_search.RandomSearch",
         "baseline, any size",
         frozenset({"rank_based", "seeds", "population_size", "tolerates_stale"}),
         "sigma",
@@ -111,7 +87,7 @@ ROWS = (
     ),
     Row(
         "open_es",
-        OpenES,
+        "gfopt.optimizers.open_es.OpenES",
         "networks, any size",
         frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
         "sigma",
@@ -122,7 +98,7 @@ ROWS = (
     ),
     Row(
         "deep_ga",
-        DeepGA,
+        "gfopt.optimizers.deep_ga.DeepGA",
         "networks, deceptive rewards",
         frozenset({"rank_based", "seeds", "population_size", "stops"}),
         "sigma",
@@ -134,7 +110,7 @@ ROWS = (
     ),
     Row(
         "pgpe",
-        PGPE,
+        "gfopt.optimizers.pgpe.PGPE",
         "networks and control, any size",
         frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
         "sigma",
@@ -150,7 +126,7 @@ ROWS = (
     ),
     Row(
         "ars",
-        ARS,
+        "gfopt.optimizers.ars.ARS",
         "networks and control, any size",
         frozenset({"seeds", "population_size", "pairs", "resizable"}),
         "sigma",
@@ -161,7 +137,7 @@ ROWS = (
     ),
     Row(
         "persistent_es",
-        PersistentES,
+        "gfopt.optimizers.persistent_es.PersistentES",
         "unrolled problems, any size",
         frozenset({"seeds", "population_size", "pairs"}),
         "sigma",
@@ -172,7 +148,7 @@ ROWS = (
     ),
     Row(
         "cma_es",
-        CMAES,
+        "gfopt.optimizers.cma_es.CMAES",
         "black box, 1 to 1,000 numbers",
         frozenset(
             {
@@ -193,7 +169,7 @@ ROWS = (
     ),
     Row(
         "sep_cma_es",
-        SepCMAES,
+        "gfopt.optimizers.sep_cma_es.SepCMAES",
         "black box, any number of separable ones",
         frozenset({"rank_based", "population_size", "stops"}),
         "sigma",
@@ -204,7 +180,7 @@ ROWS = (
     ),
     Row(
         "lq_cma_es",
-        LQCMAES,
+        "gfopt.optimizers.lq_cma_es.LQCMAES",
         "costly black box, 1 to 40 numbers",
         frozenset(
             {
@@ -223,7 +199,7 @@ ROWS = (
     ),
     Row(
         "snes",
-        SNES,
+        "gfopt.optimizers.nes.SNES",
         "black box and networks, any size",
         frozenset({"rank_based", "seeds", "population_size", "resizable", "stops"}),
         "sigma",
@@ -234,7 +210,7 @@ ROWS = (
     ),
     Row(
         "xnes",
-        XNES,
+        "gfopt.optimizers.xnes.XNES",
         "black box, 2 to some 100 numbers",
         frozenset(
             {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
@@ -252,7 +228,7 @@ ROWS = (
     ),
     Row(
         "cr_fm_nes",
-        CRFMNES,
+        "gfopt.optimizers.cr_fm_nes.CRFMNES",
         "black box, 100 to some 10,000 numbers",
         frozenset({"rank_based", "population_size", "pairs", "stops"}),
         "sigma",
@@ -263,7 +239,7 @@ ROWS = (
     ),
     Row(
         "mezo",
-        MeZO,
+        "gfopt.optimizers.mezo.MeZO",
         "fine-tuning at the memory of inference",
         frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
         None,
@@ -274,7 +250,7 @@ ROWS = (
     ),
     Row(
         "qzo",
-        QZO,
+        "gfopt.optimizers.qzo.QZO",
         "fine-tuning a quantized model through its scales",
         frozenset({"seeds", "lazy", "population_size", "pairs"}),
         None,
@@ -285,7 +261,7 @@ ROWS = (
     ),
     Row(
         "spsa",
-        SPSA,
+        "gfopt.optimizers.spsa.SPSA",
         "noisy measurements, any size",
         frozenset({"seeds", "lazy", "signs", "population_size", "pairs", "resizable"}),
         None,
@@ -296,7 +272,7 @@ ROWS = (
     ),
     Row(
         "fzoo",
-        FZOO,
+        "gfopt.optimizers.fzoo.FZOO",
         "fine-tuning in batches of forward passes",
         frozenset(
             {"seeds", "lazy", "signs", "population_size", "resizable", "centered"}
@@ -310,7 +286,7 @@ ROWS = (
     ),
     Row(
         "sparse_mezo",
-        SparseMeZO,
+        "gfopt.optimizers.sparse_mezo.SparseMeZO",
         "fine-tuning of the small weights of each matrix",
         frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
         None,
@@ -321,7 +297,7 @@ ROWS = (
     ),
     Row(
         "svrg",
-        SVRG,
+        "gfopt.optimizers.svrg.SVRG",
         "fine-tuning on small batches of finite data, to the end",
         frozenset({"seeds", "lazy", "signs", "pairs"}),
         None,
@@ -338,7 +314,7 @@ ROWS = (
     ),
     Row(
         "hizoo",
-        HiZOO,
+        "gfopt.optimizers.hizoo.HiZOO",
         "fine-tuning of numbers on different scales",
         frozenset({"seeds", "lazy", "centered"}),
         None,
@@ -349,7 +325,7 @@ ROWS = (
     ),
     Row(
         "differential_evolution",
-        DifferentialEvolution,
+        "gfopt.optimizers.differential_evolution.DifferentialEvolution",
         "black box, 1 to 100 numbers, many minima",
         frozenset({"rank_based", "population_size", "stops", "tolerates_stale"}),
         "sigma",
@@ -361,7 +337,7 @@ ROWS = (
     ),
     Row(
         "particle_swarm",
-        ParticleSwarm,
+        "gfopt.optimizers.particle_swarm.ParticleSwarm",
         "black box, 1 to 100 numbers, many minima",
         frozenset({"rank_based", "population_size", "stops"}),
         "sigma",
@@ -372,7 +348,7 @@ ROWS = (
     ),
     Row(
         "cross_entropy",
-        CrossEntropy,
+        "gfopt.optimizers.cross_entropy.CrossEntropy",
         "black box, 1 to some 1,000 numbers, many candidates a step",
         frozenset({"rank_based", "population_size", "injects", "resizable", "stops"}),
         "sigma",
@@ -383,7 +359,7 @@ ROWS = (
     ),
     Row(
         "cbo",
-        CBO,
+        "gfopt.optimizers.consensus.CBO",
         "black box, 1 to 100 numbers, many minima",
         frozenset({"population_size", "stops"}),
         "sigma",
@@ -408,7 +384,7 @@ ROWS = (
     ),
     Row(
         "consensus_hopping",
-        ConsensusHopping,
+        "gfopt.optimizers.consensus_hopping.ConsensusHopping",
         "networks, any size",
         frozenset({"seeds", "population_size", "resizable"}),
         "sigma",
@@ -419,7 +395,7 @@ ROWS = (
     ),
     Row(
         "one_plus_one",
-        OnePlusOneES,
+        "gfopt.optimizers.one_plus_one.OnePlusOneES",
         "baseline, any size",
         frozenset({"rank_based", "seeds", "rotation_invariant", "stops"}),
         "sigma",
@@ -430,7 +406,7 @@ ROWS = (
     ),
     Row(
         "nelder_mead",
-        NelderMead,
+        "gfopt.optimizers.nelder_mead.NelderMead",
         "smooth black box, 1 to 10 numbers, few evaluations",
         frozenset({"rank_based", "stops", "dense", "deterministic"}),
         "sigma",
@@ -441,7 +417,7 @@ ROWS = (
     ),
     Row(
         "random_tokens",
-        RandomTokens,
+        "gfopt.tokens.random_tokens.RandomTokens",
         "token sequences and subsets: the baseline",
         frozenset({"rank_based", "population_size", "tolerates_stale"}),
         None,
@@ -454,7 +430,7 @@ ROWS = (
     ),
     Row(
         "greedy_tokens",
-        GreedyTokens,
+        "gfopt.tokens.greedy_tokens.GreedyTokens",
         "token sequences, position by position",
         frozenset({"rank_based", "population_size", "stops"}),
         None,
@@ -467,7 +443,7 @@ ROWS = (
     ),
     Row(
         "genetic_tokens",
-        GeneticTokens,
+        "gfopt.tokens.genetic_tokens.GeneticTokens",
         "token sequences and subsets",
         frozenset({"rank_based", "population_size", "tolerates_stale"}),
         None,
@@ -486,7 +462,7 @@ ROWS = (
     ),
     Row(
         "particle_tokens",
-        ParticleTokens,
+        "gfopt.tokens.particle_tokens.ParticleTokens",
         "token sequences, small vocabularies",
         frozenset({"rank_based", "population_size"}),
         None,

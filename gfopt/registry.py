@@ -84,7 +84,6 @@ def row_of(optimizer: Optimizer) -> Row | None:
     That of a wrapper, such as ``Bounded``, is its method's.
     """
     optimizer = innermost(optimizer)
-    for row in METHODS.values():
-        if type(optimizer) is row.cls:
-            return row
-    return None
+    kind = type(optimizer)
+    home = f"{kind.__module__}.{kind.__qualname__}"
+    return next((row for row in METHODS.values() if row.home == home), None)

@@ -144,11 +144,12 @@ def _scatter(combine: np.ufunc | None) -> Rule:
             eqn["mode"].name,
         )
         rank = indices_of.rank
+        batch = [axis for axis in range(len(updates)) if axis not in windows]
+        order = (*batch, *windows)
 
         def scatter(x: Any, indices: Any, updates: Any) -> Any:
             index, inside = indices_of(indices)
-            places = range(updates.ndim - rank, updates.ndim)
-            updates = np.moveaxis(updates, windows, places)
+            updates = updates.transpose(order)
             if inside is not None:
                 keep = np.broadcast_to(
                     inside.reshape(inside.shape + (1,) * rank), updates.shape
