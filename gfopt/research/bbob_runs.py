@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt.core import trees
 from gfopt.core.objective import Objective
 from gfopt.driver.run import run
 from gfopt.problems import bbob_switch
@@ -55,7 +56,8 @@ def run_bbob(batch: Batch) -> list[Run]:
     with jax.enable_x64(True):
         began = time.perf_counter()
         keys = jax.vmap(jax.random.key)(np.array([seed for _, seed in starts]))
-        states = _init(optimizer, keys, np.stack([x0 for x0, _ in starts]))
+        x0 = np.stack([x0 for x0, _ in starts])
+        states = _init(trees.node_types(optimizer), optimizer, keys, x0)
         function = np.int32(batch.function)
         call = _compiled(optimizer, function, problems, keys, states, np.int32(0))
         compiled = time.perf_counter()
@@ -72,8 +74,10 @@ def run_bbob(batch: Batch) -> list[Run]:
     return log.runs((ended - compiled) / count, (compiled - began) / count)
 
 
-@jax.jit
-def _init(optimizer: Optimizer, keys: Key, x0: jax.Array) -> State:
+@functools.partial(jax.jit, static_argnames="types")
+def _init(
+    types: tuple[Any, ...], optimizer: Optimizer, keys: Key, x0: jax.Array
+) -> State:
     # the first half of the run's key, as the drivers split it
     return jax.vmap(lambda key, x: optimizer.init(jax.random.split(key)[0], x))(
         keys, x0
