@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,21 @@ CASES = {
     ),
     "not numbers": (lambda x: (jnp.isfinite(x / x), jnp.isnan(x / x)), X),
     "choices": (lambda b, x: (jnp.where(b, x, 0), jnp.where(b[0, 0], x, -x)), B, X),
+    "one of two": (
+        lambda x: [
+            lax.select(x[0, i] > 0, x, jnp.broadcast_to(x[0, 1], x.shape))
+            for i in range(2)
+        ],
+        X,
+    ),
+    "scalars and arrays": (
+        lambda x: (
+            jnp.broadcast_to(x[0, 0], (3, 4)) * jnp.broadcast_to(x[0, 1], (3, 4)),
+            jnp.clip(jnp.broadcast_to(x[0, 0], (3, 4)), -abs(x), abs(x)),
+            jnp.where(x[0, 0] > 0, x, x[0, 1]),
+        ),
+        X,
+    ),
     "casts": (
         lambda x: (x.astype(jnp.int32), x.astype(jnp.float32), x.astype(bool)),
         X,
@@ -334,6 +351,21 @@ def test_an_operation_of_another_form_is_left_to_the_compiler(monkeypatch):
             NumpyProgram(lambda x: jnp.sin(x), np.ones(3))
     finally:
         jaxprs._forms.cache_clear()
+
+
+def test_values_are_not_held_longer_than_needed():
+    def fun(x):
+        for _ in range(50):
+            x = jnp.sin(x)
+        return x
+
+    x = np.ones(100_000)
+    program = NumpyProgram(fun, x)
+    tracemalloc.start()
+    program(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * x.nbytes
 
 
 def test_arguments_are_left_alone():

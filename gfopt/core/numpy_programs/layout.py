@@ -155,7 +155,8 @@ class _Layout:
             and shape_of(variable) == shape
             for variable, operand in zip(eqn.inputs, operands, strict=True)
         )
-        if not is_whole:
+        picks = eqn.name == "select_n" and not shape_of(eqn.inputs[0])
+        if picks or not is_whole:  # what picks one of its operands needs both whole
             return operands
         return [self._scalars.get(o, o) if _is_name(o) else o for o in operands]
 
@@ -174,7 +175,10 @@ class _Layout:
         for line in reversed(self.lines):
             if needed.isdisjoint(line.names):
                 continue
-            needed |= {o for o in line.operands if _is_name(o)}
+            last = {o for o in line.operands if _is_name(o)} - needed
+            needed |= last
+            if last:  # large arrays are not held longer than needed
+                body.append(f"  del {', '.join(sorted(last))}")
             called = f"{shown(line.function)}({', '.join(map(shown, line.operands))})"
             comma = "," if line.is_listing else ""
             body.append(f"  {', '.join(line.names)}{comma} = {called}")
