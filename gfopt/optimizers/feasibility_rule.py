@@ -3,7 +3,7 @@
 What is feasible goes by its fitness and before all else, the rest by the sum of what
 the constraints are exceeded by:
 
-    f'(x) = f(x)                                     where all g_k(x) <= 0
+    f'(x) = min(f(x), 1e30)                          where all g_k(x) <= 0
     f'(x) = 1e30 (1000 + ln sum_k max(g_k(x), 0))    elsewhere
 
 so that values stay comparable from step to step, also for methods that keep them. The
@@ -40,7 +40,7 @@ from gfopt.types import (
 )
 
 MOST_KEPT = 1 << 20  # numbers up to which the best feasible solution is kept
-FEASIBLE = 1e30  # above every fitness of what is feasible
+FEASIBLE = 1e30  # the largest fitness that is told of what is feasible
 
 
 class Best(NamedTuple):
@@ -106,7 +106,8 @@ class FeasibilityRule(Wrapper):
         # the logarithm orders excesses of all magnitudes within the digits of a float
         order = jnp.log(jnp.maximum(excess, jnp.finfo(excess.dtype).tiny))
         worst = FEASIBLE * (1000 + order)
-        fitness = jnp.where(is_feasible(evaluation), told.fitness, worst)
+        kept = jnp.minimum(told.fitness, FEASIBLE)  # larger ones are feasible as well
+        fitness = jnp.where(is_feasible(evaluation), kept, worst)
         told = told._replace(fitness=fitness.astype(told.fitness.dtype))
         inner, info = self.inner.tell(state.inner, population, told)
         return RuleState(inner.step, inner, best), info

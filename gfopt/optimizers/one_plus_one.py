@@ -90,6 +90,7 @@ class OnePlusOneES(Method):
 
     def __post_init__(self) -> None:
         number, damping = schedules.number, self.damping
+        checks.within("sigma", self.sigma, LEAST, MOST)
         schedules.set_fields(
             self,
             sigma=number("sigma", self.sigma),

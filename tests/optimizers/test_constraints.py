@@ -197,5 +197,8 @@ def test_the_rule_orders_feasible_first_then_by_excess() -> None:
     assert np.argsort(seen["fitness"]).tolist() == [0, 2, 1, 3]
     assert seen["fitness"][[0, 2]].tolist() == [5, 7]
     assert float(state.best.fitness) == 5
+    huge = evaluation._replace(fitness=jnp.array([1e37, -9.0, 7.0, -9.0]))
+    rule.tell(state, population, huge)
+    assert np.argsort(seen["fitness"]).tolist() == [2, 0, 1, 3]
     first = jax.tree.map(lambda leaf: leaf[0], population.members)
     np.testing.assert_array_equal(rule.recommend(state), rule.decode(state, first))
