@@ -11,8 +11,6 @@ Source: Rechenberg (1973), the (mu/mu, lambda) scheme.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,6 +19,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import noise, schedules, shaping, threefry, trees
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -45,12 +44,7 @@ class SimpleESMember(NamedTuple):
     sigma: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma"],  # hyperparameters: may be tracers, arrays, schedules
-    meta_fields=["population_size"],  # configuration: static
-)
-@dataclass(frozen=True)
+@pytree
 class SimpleES(Method):
     """A simple evolution strategy on any pytree.
 
@@ -71,8 +65,8 @@ class SimpleES(Method):
         True
     """
 
-    population_size: int = 32
-    sigma: schedules.Hyperparameter = 0.1
+    population_size: int = static(default=32)  # configuration: part of the program
+    sigma: schedules.Hyperparameter = 0.1  # a leaf: may be a tracer or a schedule
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)

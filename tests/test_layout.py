@@ -22,7 +22,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # each part may import from itself and from the parts in the lines above its own
 LAYERS = [
     {"jaxprs"},
-    {"types", "checks"},
+    {"types", "checks", "pytree"},
     {"protocol"},
     {"core"},
     {"optimizers", "quantization"},

@@ -8,7 +8,6 @@ function. NaN and infinities become ``valid=False`` here and nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +20,7 @@ from gfopt.core.constraints import is_feasible
 from gfopt.core.lazy import is_lazy, materialise
 from gfopt.core.objective import Inputs, Objective
 from gfopt.protocol import as_method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 
 # The default evaluator holds at most this many elements of solutions at a time:
@@ -42,12 +42,6 @@ class Evaluator(Protocol):
         inputs: Inputs,
     ) -> Evaluation:
         """Evaluates the active rows of a population."""
-
-
-def static(cls: type) -> type:
-    """Registers a frozen dataclass whose fields are all configuration."""
-    names = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
-    return jax.tree_util.register_dataclass(cls, data_fields=[], meta_fields=names)
 
 
 def group_size(optimizer: Optimizer, population_size: int) -> int:
@@ -117,8 +111,7 @@ def judged(
     return Evaluation(jnp.where(valid, fitness, jnp.inf), valid, aux)
 
 
-@static
-@dataclass(frozen=True)
+@pytree
 class Vmapped:
     """Evaluates all members at once, vectorised: fastest, ``P`` solutions in memory."""
 
@@ -154,8 +147,7 @@ class Vmapped:
         return judged(fitness, population.active, aux)
 
 
-@static
-@dataclass(frozen=True)
+@pytree
 class Chunked(Vmapped):
     """Evaluates ``size`` members at a time: ``size`` solutions in memory.
 
@@ -168,7 +160,7 @@ class Chunked(Vmapped):
         ValueError: where ``size`` is below 1.
     """
 
-    size: int = 1
+    size: int = static(default=1)
 
     def __post_init__(self) -> None:
         checks.integer("size", self.size, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
@@ -15,10 +14,10 @@ from jax import lax
 from gfopt.core.lazy import Lazy, is_lazy, materialise
 from gfopt.core.lazy_views import Dot, Index, View, prefix, slice_axis
 from gfopt.jaxprs import Equation
+from gfopt.pytree import pytree, static
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
+@pytree(eq=False, repr=False)
 class LowRank(Lazy):
     """A base matrix plus a product of two thin ones.
 
@@ -44,7 +43,7 @@ class LowRank(Lazy):
     w: Any
     a: jax.Array
     b: jax.Array
-    view: View | None = dataclasses.field(default=None, metadata={"static": True})
+    view: View | None = static(default=None)
 
     def storage_view(self) -> View:
         """Returns the view of the whole leaf."""

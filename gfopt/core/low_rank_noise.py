@@ -18,8 +18,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -38,15 +36,11 @@ from gfopt.core.low_rank_plans import (
     drawn_together,
     plans_of,
 )
+from gfopt.pytree import pytree, static
 from gfopt.types import PyTree
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[],
-    meta_fields=["rank", "kind", "dense", "exclude", "axes"],
-)
-@dataclass(frozen=True)
+@pytree
 class LowRankNoise:
     """Noise of low rank on the matrices of a tree, made by ``gfopt.low_rank``.
 
@@ -69,11 +63,11 @@ class LowRankNoise:
         [2, 9]
     """
 
-    rank: int = 1
-    kind: str = "gaussian"
-    dense: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    axes: tuple[tuple[str, str], ...] = ()
+    rank: int = static(default=1)
+    kind: str = static(default="gaussian")
+    dense: tuple[str, ...] = static(default=())
+    exclude: tuple[str, ...] = static(default=())
+    axes: tuple[tuple[str, str], ...] = static(default=())
 
     is_lazy: ClassVar[bool] = True
 

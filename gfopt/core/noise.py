@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import noise_law, noise_sums, noise_trees, threefry, trees
 from gfopt.core.late import made_once, zero_after
+from gfopt.pytree import pytree, static
 from gfopt.types import PyTree
 
 # Populations of at most this many numbers keep their Gaussian noise, 64 MB of float32:
@@ -25,10 +25,7 @@ CACHED_ELEMENTS = 1 << 24
 CACHED_SIGNS = 1 << 20
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=[], meta_fields=["kind", "cached"]
-)
-@dataclass(frozen=True)
+@pytree
 class Noise:
     """A family of standard noise on parameter trees: zero mean, unit variance.
 
@@ -47,8 +44,8 @@ class Noise:
         (2,)
     """
 
-    kind: str = "gaussian"
-    cached: bool | None = None
+    kind: str = static(default="gaussian")
+    cached: bool | None = static(default=None)
 
     is_lazy: ClassVar[bool] = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -13,17 +12,13 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import noise, noise_law, trees
+from gfopt.pytree import pytree, static
 from gfopt.types import PyTree
 
 _COLUMNS = 4096
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["table"],
-    meta_fields=["size", "seed"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class NoiseTable:
     """Noise read from a table of normals: ``z(seed) = table[start : start + D]``.
 
@@ -50,8 +45,8 @@ class NoiseTable:
         True
     """
 
-    size: int = 25_000_000
-    seed: int = 0
+    size: int = static(default=25_000_000)
+    seed: int = static(default=0)
     table: jax.Array | None = None
 
     def __post_init__(self) -> None:

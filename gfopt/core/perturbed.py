@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +11,11 @@ from gfopt import checks
 from gfopt.core import noise_law, threefry, trees
 from gfopt.core.lazy import RowBlocks
 from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
+from gfopt.pytree import pytree, static
 from gfopt.types import PyTree
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
+@pytree(eq=False, repr=False)
 class Perturbed(RowBlocks):
     """Weights plus noise that is made a block of rows at a time, where it is used.
 
@@ -50,13 +49,13 @@ class Perturbed(RowBlocks):
     w: jax.Array
     seed: jax.Array
     scale: jax.Array | float
-    path_hash: int = dataclasses.field(default=0, metadata={"static": True})
-    kind: str = dataclasses.field(default="gaussian", metadata={"static": True})
+    path_hash: int = static(default=0)
+    kind: str = static(default="gaussian")
     largest: jax.Array | None = None
     units: jax.Array | None = None
     gain: jax.Array | None = None
     offset: Index = None
-    view: View | None = dataclasses.field(default=None, metadata={"static": True})
+    view: View | None = static(default=None)
 
     def __post_init__(self) -> None:
         checks.one_of("kind", self.kind, noise_law.KINDS)

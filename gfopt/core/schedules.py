@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
 
 from gfopt import checks
+from gfopt.pytree import pytree, static
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["fun"])
-@dataclass(frozen=True)
+@pytree
 class Schedule:
     """A function of the step, held so that an optimizer stays a pytree of numbers.
 
@@ -23,7 +20,7 @@ class Schedule:
         fun: ``step (i32[]) -> number``, traceable; any optax schedule will do.
     """
 
-    fun: Callable[[Any], Any]
+    fun: Callable[[Any], Any] = static()
 
 
 Hyperparameter: TypeAlias = Any  # a number, an array, a tracer or a Schedule

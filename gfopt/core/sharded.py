@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from gfopt import checks
-from gfopt.core.evaluate import Vmapped, judged, static
+from gfopt.core.evaluate import Vmapped, judged
 from gfopt.core.objective import Inputs, Objective
 from gfopt.protocol import as_method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 
 
-@static
-@dataclass(frozen=True)
+@pytree
 class Sharded:
     """Spreads the population over the devices of a mesh; only fitness travels.
 
@@ -29,8 +27,8 @@ class Sharded:
         ValueError: where the mesh has more than one axis.
     """
 
-    inner: Vmapped = Vmapped()
-    mesh: Mesh | None = None
+    inner: Vmapped = static(default=Vmapped())
+    mesh: Mesh | None = static(default=None)
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Vmapped, "vmapped() or chunked(size)")

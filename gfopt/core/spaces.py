@@ -14,8 +14,6 @@ outside, whatever the method proposes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,17 +22,13 @@ import numpy as np
 
 from gfopt import checks, jaxprs
 from gfopt.core import coordinates
+from gfopt.pytree import pytree, static
 from gfopt.types import PyTree, Solution
 
 MASKS = ("log", "integer")
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["lower", "upper", "scale", *MASKS],
-    meta_fields=["choices"],
-)
-@dataclass(frozen=True)
+@pytree
 class Space:
     """Bounds, scales and kinds of a solution's numbers, leaf by leaf.
 
@@ -70,7 +64,7 @@ class Space:
     scale: PyTree
     log: PyTree = None
     integer: PyTree = None
-    choices: tuple[int, ...] = ()
+    choices: tuple[int, ...] = static(default=())
 
     def __post_init__(self) -> None:
         structure: Any = jax.tree.structure(self.lower)

@@ -8,8 +8,6 @@ small leaves of a dtype side by side in one array; large ones stay as they are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +16,7 @@ import numpy as np
 
 from gfopt import jaxprs
 from gfopt.core import trees
+from gfopt.pytree import pytree, static
 from gfopt.types import PyTree
 
 LARGE = 1 << 14  # elements from which a leaf is not worth a copy
@@ -58,12 +57,7 @@ class Layout:
         )
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["small", "large"],
-    meta_fields=["layout"],
-)
-@dataclass(frozen=True)
+@pytree
 class Packed:
     """A tree of arrays in few buffers, made by ``pack``; itself a pytree.
 
@@ -75,7 +69,7 @@ class Packed:
 
     small: tuple[Any, ...]
     large: tuple[Any, ...]
-    layout: Layout
+    layout: Layout = static()
 
     def tree(self) -> PyTree:
         """Returns the tree; its small leaves are slices of ``small``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from gfopt.driver.arguments import (
     check_halved,
     check_reach,
 )
+from gfopt.pytree import pytree
 from gfopt.types import Key, Optimizer, PyTree, Solution, State
 
 _NOT_TRACEABLE = (
@@ -31,12 +31,7 @@ _NOT_TRACEABLE = (
 )
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["optimizer", "state", "history", "status", "context"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class RunResult:
     """What ``run`` returns; a pytree, so that it passes jit and vmap.
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,26 +28,22 @@ from gfopt.core.numpy_programs.rule import UnknownEquation
 from gfopt.driver.packing import Packed, pack
 from gfopt.driver.step import step_keys, wrapped
 from gfopt.protocol import as_method
+from gfopt.pytree import pytree, static
 from gfopt.types import Optimizer, Population, PyTree, Solution, State
 
 HAND_OVER = 6000  # steps in NumPy, of a millisecond each, that compiling would outlast
 AHEAD = 5000  # steps before it at which a thread begins to compile
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["info", "reasons", "tier"],
-    meta_fields=["info_names", "reason_names"],
-)
-@dataclass(frozen=True)
+@pytree
 class Told:
     """What a tell has to say: diagnostics, reasons to stop, the tier it asks for."""
 
     info: tuple[Any, ...] = ()
     reasons: Any = ()
     tier: Any = None
-    info_names: tuple[str, ...] = ()
-    reason_names: tuple[str, ...] = ()
+    info_names: tuple[str, ...] = static(default=())
+    reason_names: tuple[str, ...] = static(default=())
 
     def reasons_that_hold(self) -> list[str]:
         """Returns the names of the reasons to stop that hold."""

@@ -13,8 +13,6 @@ Deviation: the standard deviation has a floor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -24,6 +22,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution
 
 if TYPE_CHECKING:
@@ -56,12 +55,7 @@ class ARSInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "learning_rate", "weight_decay"],
-    meta_fields=["population_size", "num_elites", "noise", "transform"],
-)
-@dataclass(frozen=True)
+@pytree
 class ARS(Seeded):
     """Augmented random search on any pytree.
 
@@ -88,13 +82,13 @@ class ARS(Seeded):
         True
     """
 
-    population_size: int = 64
+    population_size: int = static(default=64)
     sigma: schedules.Hyperparameter = 0.03
     learning_rate: schedules.Hyperparameter | None = None
     weight_decay: schedules.Hyperparameter = 0.0
-    num_elites: int | None = None
-    noise: noise.Noise = field(default_factory=noise.gaussian)
-    transform: optax.GradientTransformation | None = None
+    num_elites: int | None = static(default=None)
+    noise: noise.Noise = static(default_factory=noise.gaussian)
+    transform: optax.GradientTransformation | None = static(default=None)
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)

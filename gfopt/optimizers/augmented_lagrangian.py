@@ -26,8 +26,6 @@ of pycma 4.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +40,7 @@ from gfopt.optimizers.feasibility_rule import (
     separated,
 )
 from gfopt.protocol import as_method, innermost
+from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
     Info,
@@ -79,12 +78,7 @@ class LagrangianState(NamedTuple):
     last_values: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["inner"],
-    meta_fields=["num_constraints"],
-)
-@dataclass(frozen=True)
+@pytree
 class AugmentedLagrangian(FeasibilityRule):
     """Runs ``inner`` on the augmented Lagrangian, whose coefficients it adapts.
 
@@ -107,7 +101,7 @@ class AugmentedLagrangian(FeasibilityRule):
         (True, Array([1., 0.], dtype=float32))
     """
 
-    num_constraints: int = 1
+    num_constraints: int = static(default=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

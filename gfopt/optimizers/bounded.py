@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-
 import jax
 
 from gfopt import checks
 from gfopt.core import lazy, trees
 from gfopt.core.spaces import Space
 from gfopt.protocol import Wrapper, as_method, innermost
+from gfopt.pytree import pytree
 from gfopt.types import (
     Evaluation,
     Info,
@@ -24,10 +22,7 @@ from gfopt.types import (
 )
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["inner", "space"], meta_fields=[]
-)
-@dataclass(frozen=True)
+@pytree
 class Bounded(Wrapper):
     """Runs ``inner`` on ``y`` and shows the objective ``x = fold(scale * y)``.
 

@@ -18,8 +18,6 @@ tutorial; ``p_sigma`` turns with the root, see ``_renewed``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -41,6 +39,7 @@ from gfopt.optimizers.cma_parameters import (
 )
 from gfopt.optimizers.nes import default_population_size
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 CONDITION_GAP = 10  # roots between two looks at the condition number
@@ -96,20 +95,7 @@ class CMAESMember(NamedTuple):
     y: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "sigma",
-        "num_active",
-        "tol_x",
-        "tol_up",
-        "tol_fun",
-        "tol_fun_history",
-        "tol_condition",
-    ],
-    meta_fields=["population_size", "active"],
-)
-@dataclass(frozen=True)
+@pytree
 class CMAES(Method):
     """Covariance matrix adaptation evolution strategy, for up to ~1,000 numbers.
 
@@ -137,9 +123,9 @@ class CMAES(Method):
         True
     """
 
-    population_size: int | None = None
+    population_size: int | None = static(default=None)
     sigma: schedules.Hyperparameter = 0.3
-    active: bool = True
+    active: bool = static(default=True)
     num_active: int | jax.Array | None = None
     tol_x: schedules.Hyperparameter = 1e-11
     tol_up: schedules.Hyperparameter = 1e3

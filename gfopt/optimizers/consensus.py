@@ -14,8 +14,6 @@ Carrillo, Jin, Li, Zhu (2021), ESAIM COCV 27 (anisotropic noise, batches).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +29,7 @@ from gfopt.optimizers.consensus_particles import CBOState, Particles
 from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 from gfopt.optimizers.mirror_maps import MirrorMap
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -54,48 +53,7 @@ class CBOInfo(NamedTuple):
     num_active: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "sigma",
-        "alpha",
-        "drift",
-        "diffusion",
-        "dt",
-        "floor",
-        "longest",
-        "memory_drift",
-        "memory_diffusion",
-        "memory_rate",
-        "memory_sharpness",
-        "kernel_width",
-        "kick",
-        "kick_distance",
-        "reduction",
-        "first_decay",
-        "second_decay",
-        "tol_x",
-        "tol_fun",
-    ],
-    meta_fields=[
-        "population_size",
-        "noise",
-        "integrator",
-        "convention",
-        "directions",
-        "frozen_steps",
-        "is_sampling",
-        "memory",
-        "kernel",
-        "batch_size",
-        "update",
-        "patience",
-        "min_particles",
-        "mirror",
-        "is_forced",
-    ],
-)
-@dataclass(frozen=True)
+@pytree
 class CBO(Method):
     """Consensus-based optimization on any pytree.
 
@@ -157,38 +115,38 @@ class CBO(Method):
         True
     """
 
-    population_size: int = 60
+    population_size: int = static(default=60)
     sigma: schedules.Hyperparameter = 1.0
     alpha: Any = EffectiveSampleSize(0.2)
     drift: schedules.Hyperparameter = 1.0
     diffusion: schedules.Hyperparameter = 1.3
     dt: schedules.Hyperparameter = 0.9
-    noise: str = "anisotropic"
-    integrator: str = "euler"
-    convention: str = "sqrt_dt"
-    directions: str = "gaussian"
+    noise: str = static(default="anisotropic")
+    integrator: str = static(default="euler")
+    convention: str = static(default="sqrt_dt")
+    directions: str = static(default="gaussian")
     floor: schedules.Hyperparameter = 0.0
     longest: schedules.Hyperparameter | None = None
-    frozen_steps: int = 1
-    is_sampling: bool = False
-    memory: str | None = None
+    frozen_steps: int = static(default=1)
+    is_sampling: bool = static(default=False)
+    memory: str | None = static(default=None)
     memory_drift: schedules.Hyperparameter = 0.4
     memory_diffusion: schedules.Hyperparameter | None = None
     memory_rate: schedules.Hyperparameter = 1.0
     memory_sharpness: schedules.Hyperparameter = 30.0
-    kernel: str | None = None
+    kernel: str | None = static(default=None)
     kernel_width: schedules.Hyperparameter = 1.0
-    batch_size: int | None = None
-    update: str = "all"
+    batch_size: int | None = static(default=None)
+    update: str = static(default="all")
     kick: schedules.Hyperparameter | None = None
     kick_distance: schedules.Hyperparameter = 1e-5
-    patience: int | None = None
+    patience: int | None = static(default=None)
     reduction: schedules.Hyperparameter | None = None
-    min_particles: int = 10
-    mirror: Any = None
+    min_particles: int = static(default=10)
+    mirror: Any = static(default=None)
     first_decay: schedules.Hyperparameter = 0.9
     second_decay: schedules.Hyperparameter = 0.99
-    is_forced: bool = False
+    is_forced: bool = static(default=False)
     tol_x: schedules.Hyperparameter = 1e-11
     tol_fun: schedules.Hyperparameter = 1e-12
 

@@ -14,8 +14,6 @@ arXiv 2306.09778.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +25,7 @@ from gfopt.core.noise import Noise
 from gfopt.optimizers import consensus_weights as weighing
 from gfopt.optimizers.consensus_weights import EffectiveSampleSize
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -54,12 +53,7 @@ class ConsensusHoppingInfo(NamedTuple):
     effective_sample_size: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "alpha"],
-    meta_fields=["population_size", "noise"],
-)
-@dataclass(frozen=True)
+@pytree
 class ConsensusHopping(Method):
     """Consensus hopping on any pytree.
 
@@ -83,10 +77,10 @@ class ConsensusHopping(Method):
         True
     """
 
-    population_size: int = 100
+    population_size: int = static(default=100)
     sigma: schedules.Hyperparameter = 0.3
     alpha: Any = EffectiveSampleSize(0.1)
-    noise: Noise = Noise("gaussian")
+    noise: Noise = static(default=Noise("gaussian"))
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)

@@ -11,8 +11,6 @@ as wide as the values need.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,16 +19,14 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import schedules
+from gfopt.pytree import pytree
 
 KERNELS = ("gaussian", "laplace", "constant", "inverse_quadratic")
 _CHUNK = 32  # rows of the [N, N] kernel that are held at a time
 _HALVINGS = 25  # of an interval of some 20 to 100 powers of e
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["eta", "max_alpha"], meta_fields=[]
-)
-@dataclass(frozen=True)
+@pytree
 class EffectiveSampleSize:
     """An alpha that is chosen at every step, by ``J(alpha) = eta N``.
 

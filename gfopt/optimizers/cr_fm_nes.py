@@ -29,8 +29,6 @@ failed half spoils its pair, and a step that ranks nothing moves nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -41,6 +39,7 @@ from gfopt import checks
 from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.optimizers import nes, stopping, vd_covariance
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -118,12 +117,7 @@ def constants(dimension: int, population_size: int) -> Constants:
     )
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "tol_x", "tol_fun"],
-    meta_fields=["population_size"],
-)
-@dataclass(frozen=True)
+@pytree
 class CRFMNES(Method):
     """Cost-reduced fast-moving natural evolution strategy, for up to some 10,000.
 
@@ -146,7 +140,7 @@ class CRFMNES(Method):
         True
     """
 
-    population_size: int | None = None
+    population_size: int | None = static(default=None)
     sigma: schedules.Hyperparameter = 0.3
     tol_x: schedules.Hyperparameter = 1e-11
     tol_fun: schedules.Hyperparameter = 1e-12

@@ -17,8 +17,6 @@ tenth of elites and 0.7 for both rates it stops short of most minima.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,6 +27,7 @@ from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.core.evaluate import best_row
 from gfopt.optimizers.cma_parameters import shortened
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -48,19 +47,7 @@ class CrossEntropyInfo(NamedTuple):
     min_std: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "sigma",
-        "elite_fraction",
-        "learning_rate",
-        "std_learning_rate",
-        "min_std",
-        "tol_x",
-    ],
-    meta_fields=["population_size"],
-)
-@dataclass(frozen=True)
+@pytree
 class CrossEntropy(Method):
     """The cross-entropy method on any pytree.
 
@@ -87,7 +74,7 @@ class CrossEntropy(Method):
         True
     """
 
-    population_size: int = 50
+    population_size: int = static(default=50)
     sigma: schedules.Hyperparameter = 1.0
     elite_fraction: schedules.Hyperparameter = 0.25
     learning_rate: schedules.Hyperparameter = 1.0

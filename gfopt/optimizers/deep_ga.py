@@ -20,8 +20,7 @@ valid, the best of the old parents stay.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import field
 from typing import NamedTuple
 
 import jax
@@ -32,6 +31,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.noise_table import NoiseTable
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 
@@ -81,20 +81,7 @@ class DeepGAInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "noise"],
-    meta_fields=[
-        "initial_std",
-        "population_size",
-        "num_parents",
-        "elitism",
-        "num_candidates",
-        "num_trials",
-        "max_generations",
-    ],
-)
-@dataclass(frozen=True)
+@pytree
 class DeepGA(Method):
     """The genetic algorithm of Such et al. on any pytree.
 
@@ -126,14 +113,14 @@ class DeepGA(Method):
         True
     """
 
-    population_size: int = 100
-    num_parents: int = 10
+    population_size: int = static(default=100)
+    num_parents: int = static(default=10)
     sigma: schedules.Hyperparameter = 0.02
-    initial_std: float | None = None
-    elitism: bool = True
-    num_candidates: int = 10
-    num_trials: int = 0
-    max_generations: int = 2000
+    initial_std: float | None = static(default=None)
+    elitism: bool = static(default=True)
+    num_candidates: int = static(default=10)
+    num_trials: int = static(default=0)
+    max_generations: int = static(default=2000)
     noise: noise.Noise | NoiseTable = field(default_factory=noise.gaussian)
 
     def __post_init__(self) -> None:

@@ -17,8 +17,6 @@ within 1000 D evaluations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,6 +25,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, threefry, trees, vectors
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 STRATEGIES = ("best1bin", "rand1bin")
@@ -62,19 +61,7 @@ class DifferentialEvolutionInfo(NamedTuple):
     success_rate: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "sigma",
-        "mutation",
-        "dither",
-        "crossover_rate",
-        "tol_x",
-        "tol_fun",
-    ],
-    meta_fields=["population_size", "strategy"],
-)
-@dataclass(frozen=True)
+@pytree
 class DifferentialEvolution(Method):
     """Differential evolution on any pytree.
 
@@ -102,8 +89,8 @@ class DifferentialEvolution(Method):
         True
     """
 
-    population_size: int | None = None
-    strategy: str = "best1bin"
+    population_size: int | None = static(default=None)
+    strategy: str = static(default="best1bin")
     sigma: schedules.Hyperparameter = 1.0
     mutation: schedules.Hyperparameter = 0.5
     dither: schedules.Hyperparameter = 0.5

@@ -16,8 +16,6 @@ on a logarithmic scale above all fitness, not added to the worst one seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +27,7 @@ from gfopt.core.constraints import ConstraintValues, is_feasible
 from gfopt.core.evaluate import best_row
 from gfopt.optimizers.bounded import refuse_slopes
 from gfopt.protocol import Wrapper
+from gfopt.pytree import pytree
 from gfopt.types import (
     Evaluation,
     Info,
@@ -63,8 +62,7 @@ class RuleState(NamedTuple):
     best: Best
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["inner"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class FeasibilityRule(Wrapper):
     """Runs ``inner`` with what is feasible before what is not.
 

@@ -10,8 +10,6 @@ Source: arXiv 2506.09034; its learning rate is ours times eps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -21,6 +19,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, threefry
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import Directions, ZerothOrderState, slope_sizes
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population
 
 if TYPE_CHECKING:
@@ -48,12 +47,7 @@ class FZOOInfo(NamedTuple):
     skipped: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps"],
-    meta_fields=["population_size", "noise", "transform", "rounding"],
-)
-@dataclass(frozen=True)
+@pytree
 class FZOO(Directions):
     """Fast zeroth-order optimizer: batched one-sided differences over their spread.
 
@@ -87,10 +81,10 @@ class FZOO(Directions):
 
     learning_rate: schedules.Hyperparameter | None = None
     eps: schedules.Hyperparameter = 1e-3
-    population_size: int = 9
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.rademacher)
-    transform: optax.GradientTransformation | None = None
-    rounding: str = "nearest"
+    population_size: int = static(default=9)
+    noise: noise.Noise | LowRankNoise = static(default_factory=noise.rademacher)
+    transform: optax.GradientTransformation | None = static(default=None)
+    rounding: str = static(default="nearest")
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 3)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ import numpy as np
 from gfopt.core import trees
 from gfopt.core.spaces import Space
 from gfopt.protocol import Wrapper
+from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
     Info,
@@ -93,12 +92,7 @@ def reduced_space(space: Space, free: Free) -> Space:
     return Space(**fields, choices=tuple(k for k, is_kept in pairs if is_kept))
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["inner", "values", "space"],
-    meta_fields=["free"],
-)
-@dataclass(frozen=True)
+@pytree
 class Held(Wrapper):
     """Runs ``inner`` on the free numbers and holds the others.
 
@@ -114,7 +108,7 @@ class Held(Wrapper):
     inner: Optimizer
     values: Solution
     space: Space
-    free: Free
+    free: Free = static()
 
     @property
     def search_space(self) -> Space:

@@ -14,8 +14,6 @@ Source: Zhao, Dang, Ye, Dai, Qian, Tsang (2024), arXiv 2402.15173, algorithm 1 w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +24,7 @@ from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.perturbed import perturbed
 from gfopt.optimizers.seeded import SignedSeed
 from gfopt.protocol import Method
+from gfopt.pytree import pytree
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 _NOISE = noise.gaussian()  # the squares of signs say nothing
@@ -60,12 +59,7 @@ class HiZOOInfo(NamedTuple):
     skipped: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps", "hessian_rate"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class HiZOO(Method):
     """Hessian-informed zeroth-order SGD: three forward passes a step.
 

@@ -17,8 +17,6 @@ where it was not; and it may be tried more than once in a generation.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,6 +30,7 @@ from gfopt.optimizers import quadratic_model
 from gfopt.optimizers.cma_es import CMAES, CMAESInfo, CMAESMember, CMAESState
 from gfopt.optimizers.cma_parameters import longest, shortened
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 LEAST_COMPARED = 15  # evaluated points, at least, whose order is compared
@@ -91,21 +90,7 @@ class LQCMAESState(NamedTuple):
         return self.cma.mean
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "sigma",
-        "num_active",
-        "tol_x",
-        "tol_up",
-        "tol_fun",
-        "tol_fun_history",
-        "tol_condition",
-        "threshold",
-    ],
-    meta_fields=["population_size", "active", "batch_size"],
-)
-@dataclass(frozen=True)
+@pytree
 class LQCMAES(CMAES):
     """Surrogate-assisted CMA-ES, for costly objectives of 2 to about 40 numbers.
 
@@ -136,7 +121,7 @@ class LQCMAES(CMAES):
     """
 
     threshold: schedules.Hyperparameter = 0.85
-    batch_size: int = 1
+    batch_size: int = static(default=1)
 
     has_margin = False  # the model keeps values from one generation to the next
     encode = Method.encode

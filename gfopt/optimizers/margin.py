@@ -22,8 +22,6 @@ mirror images of the first and last integer; choices are not in the paper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +32,7 @@ from gfopt import checks
 from gfopt.core import coordinates, lazy, trees
 from gfopt.core.spaces import Space
 from gfopt.protocol import Wrapper, as_method
+from gfopt.pytree import pytree
 from gfopt.types import (
     Evaluation,
     Info,
@@ -61,10 +60,7 @@ class MarginState(NamedTuple):
     stretch: PyTree
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["inner", "space"], meta_fields=[]
-)
-@dataclass(frozen=True)
+@pytree
 class Margin(Wrapper):
     """Runs ``inner``, a method with a normal distribution, in a space with integers.
 

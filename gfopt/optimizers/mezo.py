@@ -9,27 +9,19 @@ algorithm 1; its code perturbs the weights in place and back, we do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
-
-import jax
 
 from gfopt import checks
 from gfopt.core import noise, schedules
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import TwoSided
+from gfopt.pytree import pytree, static
 
 if TYPE_CHECKING:
     import optax
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps"],
-    meta_fields=["population_size", "noise", "transform", "rounding"],
-)
-@dataclass(frozen=True)
+@pytree
 class MeZO(TwoSided):
     """Memory-efficient zeroth-order SGD: forward passes in antithetic pairs.
 
@@ -63,10 +55,10 @@ class MeZO(TwoSided):
 
     learning_rate: schedules.Hyperparameter | None = None
     eps: schedules.Hyperparameter = 1e-3
-    population_size: int = 2
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.gaussian)
-    transform: optax.GradientTransformation | None = None
-    rounding: str = "nearest"
+    population_size: int = static(default=2)
+    noise: noise.Noise | LowRankNoise = static(default_factory=noise.gaussian)
+    transform: optax.GradientTransformation | None = static(default=None)
+    rounding: str = static(default="nearest")
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)

@@ -16,8 +16,6 @@ for ``adaptive`` Gao, Han (2012), Comp. Optimization and Applications 51, 259-27
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,6 +24,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, trees, vectors
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 # what a step evaluates
@@ -70,12 +69,7 @@ class NelderMeadInfo(NamedTuple):
     stage: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "tol_x"],
-    meta_fields=["adaptive"],
-)
-@dataclass(frozen=True)
+@pytree
 class NelderMead(Method):
     """The downhill simplex method on any pytree, for up to some tens of numbers.
 
@@ -99,7 +93,7 @@ class NelderMead(Method):
     """
 
     sigma: schedules.Hyperparameter = 0.3
-    adaptive: bool = True
+    adaptive: bool = static(default=True)
     tol_x: schedules.Hyperparameter = 1e-11
 
     def __post_init__(self) -> None:

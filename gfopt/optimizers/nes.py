@@ -16,8 +16,6 @@ share their utility, and a step that ranks nothing moves nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +25,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, shaping, trees
 from gfopt.optimizers import stopping
 from gfopt.optimizers.seeded import Seeded, check_deviations
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
 MOST_REMEMBERED = 1000  # dimensions that the history of the fitness grows with
@@ -61,12 +60,7 @@ class NESInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "learning_rate", "std_learning_rate", "tol_x", "tol_fun"],
-    meta_fields=["population_size", "antithetic", "noise", "shaping"],
-)
-@dataclass(frozen=True)
+@pytree
 class SNES(Seeded):
     """Separable natural evolution strategy: one standard deviation per parameter.
 
@@ -98,15 +92,15 @@ class SNES(Seeded):
         True
     """
 
-    population_size: int | None = None
+    population_size: int | None = static(default=None)
     sigma: schedules.Hyperparameter = 0.3
     learning_rate: schedules.Hyperparameter = 1.0
     std_learning_rate: schedules.Hyperparameter | None = None
-    antithetic: bool = False
+    antithetic: bool = static(default=False)
     tol_x: schedules.Hyperparameter = 1e-11
     tol_fun: schedules.Hyperparameter = 1e-12
-    noise: noise.Noise = field(default_factory=noise.gaussian)
-    shaping: shaping.Shaping = shaping.nes_utilities
+    noise: noise.Noise = static(default_factory=noise.gaussian)
+    shaping: shaping.Shaping = static(default=shaping.nes_utilities)
 
     has_margin = True
 

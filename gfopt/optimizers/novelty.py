@@ -16,7 +16,6 @@ a small probability; Conti et al. (2018), arXiv 1712.06560, equation 4, for the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from gfopt.core import schedules, shaping, threefry, trees
 from gfopt.core.evaluate import best_row
 from gfopt.core.lazy import materialise
 from gfopt.protocol import Wrapper, as_method
+from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
     Key,
@@ -74,12 +74,7 @@ class NoveltyInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["inner", "weight", "probability"],
-    meta_fields=["num_descriptors", "num_neighbours", "archive_size", "descriptor"],
-)
-@dataclass(frozen=True)
+@pytree
 class Novelty(Wrapper):
     """Runs ``inner`` on the novelty of what the candidates do.
 
@@ -111,12 +106,12 @@ class Novelty(Wrapper):
     """
 
     inner: Optimizer
-    num_descriptors: int
-    num_neighbours: int = 25
-    archive_size: int = 2000
+    num_descriptors: int = static()
+    num_neighbours: int = static(default=25)
+    archive_size: int = static(default=2000)
     probability: schedules.Hyperparameter = 0.01
     weight: schedules.Hyperparameter = 0.0
-    descriptor: Callable[[Any], jax.Array] = whole
+    descriptor: Callable[[Any], jax.Array] = static(default=whole)
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")

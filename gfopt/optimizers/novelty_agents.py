@@ -19,7 +19,7 @@ a strategy that ranks what it is told ranks the mix again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from gfopt.core.lazy import materialise
 from gfopt.optimizers.deep_ga import mutated
 from gfopt.optimizers.novelty import best_seen, described, mixed_loss, whole
 from gfopt.protocol import Method, as_method
+from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
     Key,
@@ -93,20 +94,7 @@ class NoveltyAgentsInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["inner", "weight", "weight_change"],
-    meta_fields=[
-        "num_descriptors",
-        "num_agents",
-        "num_neighbours",
-        "archive_size",
-        "patience",
-        "initial_std",
-        "descriptor",
-    ],
-)
-@dataclass(frozen=True)
+@pytree
 class NoveltyAgents(Method):
     """Runs several copies of ``inner`` that keep away from where any of them has been.
 
@@ -143,15 +131,15 @@ class NoveltyAgents(Method):
     """
 
     inner: Optimizer
-    num_descriptors: int
-    num_agents: int = 5
-    num_neighbours: int = 10
-    archive_size: int = 2000
+    num_descriptors: int = static()
+    num_agents: int = static(default=5)
+    num_neighbours: int = static(default=10)
+    archive_size: int = static(default=2000)
     weight: Any = 0.5
     weight_change: Any = 0.0
-    patience: int = 50
-    initial_std: float | None = None
-    descriptor: Callable[[Any], jax.Array] = whole
+    patience: int = static(default=50)
+    initial_std: float | None = static(default=None)
+    descriptor: Callable[[Any], jax.Array] = static(default=whole)
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")

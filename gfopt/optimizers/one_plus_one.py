@@ -18,8 +18,6 @@ Springer Handbook of Computational Intelligence. Auger (2009) on BBOB has the fa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,6 +26,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.protocol import Method
+from gfopt.pytree import pytree
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 TARGET = 1 / 5  # of the success rate
@@ -58,12 +57,7 @@ class OnePlusOneMember(NamedTuple):
     sigma: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "damping", "tol_x"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class OnePlusOneES(Method):
     """The (1+1) evolution strategy on any pytree.
 

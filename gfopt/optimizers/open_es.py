@@ -15,8 +15,6 @@ here; it breaks ties by index, where we let them share their rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -27,6 +25,7 @@ from gfopt.core import noise, schedules, shaping, trees
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution
 
 if TYPE_CHECKING:
@@ -51,12 +50,7 @@ class OpenESInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "learning_rate", "weight_decay"],
-    meta_fields=["population_size", "noise", "antithetic", "shaping", "transform"],
-)
-@dataclass(frozen=True)
+@pytree
 class OpenES(Seeded):
     """The evolution strategy of Salimans et al. on any pytree.
 
@@ -85,14 +79,14 @@ class OpenES(Seeded):
         True
     """
 
-    population_size: int = 64
+    population_size: int = static(default=64)
     sigma: schedules.Hyperparameter = 0.05
     learning_rate: schedules.Hyperparameter | None = None
     weight_decay: schedules.Hyperparameter = 0.0
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.gaussian)
-    antithetic: bool = True
-    shaping: shaping.Shaping = shaping.centered_rank
-    transform: optax.GradientTransformation | None = None
+    noise: noise.Noise | LowRankNoise = static(default_factory=noise.gaussian)
+    antithetic: bool = static(default=True)
+    shaping: shaping.Shaping = static(default=shaping.centered_rank)
+    transform: optax.GradientTransformation | None = static(default=None)
 
     def __post_init__(self) -> None:
         checks.instance("antithetic", self.antithetic, bool, "True or False")

@@ -14,8 +14,6 @@ Source: Clerc, Kennedy (2002), IEEE Trans. Evolutionary Computation 6(1), 58-73:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,6 +22,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, threefry, trees, vectors
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -66,12 +65,7 @@ class ParticleSwarmInfo(NamedTuple):
     speed: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "inertia", "cognitive", "social", "tol_x", "tol_fun"],
-    meta_fields=["population_size"],
-)
-@dataclass(frozen=True)
+@pytree
 class ParticleSwarm(Method):
     """Particle swarm optimization on any pytree.
 
@@ -97,7 +91,7 @@ class ParticleSwarm(Method):
         True
     """
 
-    population_size: int = 20
+    population_size: int = static(default=20)
     sigma: schedules.Hyperparameter = 1.0
     inertia: schedules.Hyperparameter = 0.7298
     cognitive: schedules.Hyperparameter = 1.49618

@@ -19,8 +19,6 @@ Deviation: all members are at the same part of the episode.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -31,6 +29,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, shaping, threefry, trees
 from gfopt.optimizers import descent
 from gfopt.optimizers.seeded import Seeded
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
 if TYPE_CHECKING:
@@ -65,19 +64,7 @@ class PersistentESInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "learning_rate", "weight_decay"],
-    meta_fields=[
-        "population_size",
-        "num_unrolls",
-        "reuses_noise",
-        "noise",
-        "shaping",
-        "transform",
-    ],
-)
-@dataclass(frozen=True)
+@pytree
 class PersistentES(Seeded):
     """Evolution strategy for truncated unrolls, without their bias.
 
@@ -112,15 +99,15 @@ class PersistentES(Seeded):
         True
     """
 
-    population_size: int = 64
-    num_unrolls: int = 10
-    reuses_noise: bool = False
+    population_size: int = static(default=64)
+    num_unrolls: int = static(default=10)
+    reuses_noise: bool = static(default=False)
     sigma: schedules.Hyperparameter = 0.05
     learning_rate: schedules.Hyperparameter | None = None
     weight_decay: schedules.Hyperparameter = 0.0
-    noise: noise.Noise = field(default_factory=noise.gaussian)
-    shaping: shaping.Shaping = shaping.raw
-    transform: optax.GradientTransformation | None = None
+    noise: noise.Noise = static(default_factory=noise.gaussian)
+    shaping: shaping.Shaping = static(default=shaping.raw)
+    transform: optax.GradientTransformation | None = static(default=None)
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)

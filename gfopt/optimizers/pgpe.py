@@ -18,8 +18,6 @@ of sigma. As there, ``g_m`` is sigma^2 times the gradient.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -30,6 +28,7 @@ from gfopt.core import noise, schedules, shaping, trees
 from gfopt.optimizers import descent
 from gfopt.optimizers.nes import extremes
 from gfopt.optimizers.seeded import Seeded, check_deviations
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
 if TYPE_CHECKING:
@@ -56,12 +55,7 @@ class PGPEInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "learning_rate", "std_learning_rate", "max_std_change"],
-    meta_fields=["population_size", "noise", "shaping", "transform"],
-)
-@dataclass(frozen=True)
+@pytree
 class PGPE(Seeded):
     """Policy gradients with parameter-based exploration, in symmetric pairs.
 
@@ -94,14 +88,14 @@ class PGPE(Seeded):
         True
     """
 
-    population_size: int = 64
+    population_size: int = static(default=64)
     sigma: schedules.Hyperparameter = 0.1
     learning_rate: schedules.Hyperparameter | None = None
     std_learning_rate: schedules.Hyperparameter | None = None
     max_std_change: schedules.Hyperparameter = 0.2
-    noise: noise.Noise = field(default_factory=noise.gaussian)
-    shaping: shaping.Shaping = shaping.centered_rank
-    transform: optax.GradientTransformation | None = None
+    noise: noise.Noise = static(default_factory=noise.gaussian)
+    shaping: shaping.Shaping = static(default=shaping.centered_rank)
+    transform: optax.GradientTransformation | None = static(default=None)
 
     has_margin = True
 

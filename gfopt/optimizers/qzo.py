@@ -22,8 +22,6 @@ estimate is unbiased) does not hold. The relative form is ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -34,6 +32,7 @@ from gfopt.core import lazy, noise, noise_sums, schedules, trees
 from gfopt.core.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.zeroth_order import TwoSided, stepped
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 if TYPE_CHECKING:
@@ -96,12 +95,7 @@ class QZOInfo(NamedTuple):
     num_skipped: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps", "clip", "min_scale"],
-    meta_fields=["population_size", "relative", "noise", "transform", "rounding"],
-)
-@dataclass(frozen=True)
+@pytree
 class QZO(TwoSided):
     """Quantized zeroth-order optimization: forward passes of a model of a few bits.
 
@@ -145,11 +139,11 @@ class QZO(TwoSided):
     eps: schedules.Hyperparameter = 1e-3
     clip: schedules.Hyperparameter | None = 100.0
     min_scale: schedules.Hyperparameter = 1e-7
-    population_size: int = 2
-    relative: bool = False
-    noise: noise.Noise = field(default_factory=noise.gaussian)
-    transform: optax.GradientTransformation | None = None
-    rounding: str = "nearest"
+    population_size: int = static(default=2)
+    relative: bool = static(default=False)
+    noise: noise.Noise = static(default_factory=noise.gaussian)
+    transform: optax.GradientTransformation | None = static(default=None)
+    rounding: str = static(default="nearest")
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)

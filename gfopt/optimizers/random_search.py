@@ -8,8 +8,6 @@ Source: Rastrigin (1963); as a baseline, Such et al. (2017), arXiv 1712.06567.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +17,7 @@ from gfopt import checks
 from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.evaluate import best_row
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -46,12 +45,7 @@ class RandomSearchMember(NamedTuple):
     sigma: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma"],
-    meta_fields=["population_size", "noise"],
-)
-@dataclass(frozen=True)
+@pytree
 class RandomSearch(Method):
     """Random search around the starting point.
 
@@ -73,9 +67,9 @@ class RandomSearch(Method):
         True
     """
 
-    population_size: int = 32
+    population_size: int = static(default=32)
     sigma: schedules.Hyperparameter = 1.0
-    noise: noise.Noise = field(default_factory=noise.gaussian)
+    noise: noise.Noise = static(default_factory=noise.gaussian)
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)

@@ -33,8 +33,6 @@ from __future__ import annotations
 import collections
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +42,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.protocol import Method, Wrapper, as_method
+from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
     Info,
@@ -95,12 +94,7 @@ class ReevaluatedMember(NamedTuple):
     candidate: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["inner"],
-    meta_fields=["max_effort", "grows"],
-)
-@dataclass(frozen=True)
+@pytree
 class Reevaluated(Wrapper):
     """Runs ``inner`` on noisy values, with as many evaluations as the noise asks for.
 
@@ -130,8 +124,8 @@ class Reevaluated(Wrapper):
     """
 
     inner: Optimizer
-    max_effort: int = 16
-    grows: bool = False
+    max_effort: int = static(default=16)
+    grows: bool = static(default=False)
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")

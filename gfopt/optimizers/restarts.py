@@ -22,8 +22,7 @@ to draw between; small runs never have fewer than ``P_0`` rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +34,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.optimizers.nes import default_population_size
 from gfopt.protocol import Wrapper, as_method
+from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
     Info,
@@ -86,12 +86,7 @@ class RestartsState(NamedTuple):
     since_better: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["inner", "patience"],
-    meta_fields=["bipop", "first_size", "largest_size", "tier"],
-)
-@dataclass(frozen=True)
+@pytree
 class Restarts(Wrapper):
     """Runs ``inner`` again and again, IPOP or BIPOP.
 
@@ -122,10 +117,10 @@ class Restarts(Wrapper):
     """
 
     inner: Any
-    bipop: bool = True
-    first_size: int | None = None
-    largest_size: int = 2**14
-    tier: int = 0
+    bipop: bool = static(default=True)
+    first_size: int | None = static(default=None)
+    largest_size: int = static(default=2**14)
+    tier: int = static(default=0)
     patience: int | jax.Array | None = None
 
     def __post_init__(self) -> None:

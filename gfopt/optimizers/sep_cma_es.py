@@ -16,8 +16,6 @@ space complexity", PPSN X. Deviations: the constants, the negative weights (the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -35,6 +33,7 @@ from gfopt.optimizers.cma_parameters import (
 )
 from gfopt.optimizers.nes import default_population_size
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
@@ -74,12 +73,7 @@ class SepCMAESInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sigma", "tol_x", "tol_fun"],
-    meta_fields=["population_size", "active"],
-)
-@dataclass(frozen=True)
+@pytree
 class SepCMAES(Method):
     """CMA-ES that learns a scale for each parameter, but no correlations.
 
@@ -104,9 +98,9 @@ class SepCMAES(Method):
         True
     """
 
-    population_size: int | None = None
+    population_size: int | None = static(default=None)
     sigma: schedules.Hyperparameter = 0.3
-    active: bool = True
+    active: bool = static(default=True)
     tol_x: schedules.Hyperparameter = 1e-11
     tol_fun: schedules.Hyperparameter = 1e-12
 

@@ -12,7 +12,6 @@ Source: Liu, Zhu, Gong, Cheng, Hsieh, You (2024), arXiv 2402.15751, section 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, NoReturn
 
@@ -23,6 +22,7 @@ from gfopt import checks
 from gfopt.core import noise, noise_sums, noise_trees, schedules, trees
 from gfopt.core.perturbed import perturbed
 from gfopt.optimizers.zeroth_order import TwoSided
+from gfopt.pytree import pytree, static
 from gfopt.types import Key, Member, PyTree, Solution
 
 
@@ -34,12 +34,7 @@ class SparseMeZOState(NamedTuple):
     limits: PyTree
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps", "moving"],
-    meta_fields=["population_size", "noise", "rounding"],
-)
-@dataclass(frozen=True)
+@pytree
 class SparseMeZO(TwoSided):
     """MeZO on the small weights of each matrix, at the same memory.
 
@@ -74,9 +69,9 @@ class SparseMeZO(TwoSided):
     learning_rate: schedules.Hyperparameter | None = None
     eps: schedules.Hyperparameter = 1e-3
     moving: jax.Array | float = 0.25
-    population_size: int = 2
-    noise: noise.Noise = field(default_factory=noise.gaussian)
-    rounding: str = "nearest"
+    population_size: int = static(default=2)
+    noise: noise.Noise = static(default_factory=noise.gaussian)
+    rounding: str = static(default="nearest")
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)

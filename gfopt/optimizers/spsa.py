@@ -11,30 +11,17 @@ III.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-import jax
 
 from gfopt import checks
 from gfopt.core import noise, schedules
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import TwoSided, ZerothOrderState
+from gfopt.pytree import pytree, static
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "learning_rate",
-        "eps",
-        "stability",
-        "learning_rate_decay",
-        "eps_decay",
-    ],
-    meta_fields=["population_size", "noise", "rounding"],
-)
-@dataclass(frozen=True)
+@pytree
 class SPSA(TwoSided):
     """Simultaneous perturbation stochastic approximation with Spall's gains.
 
@@ -71,9 +58,9 @@ class SPSA(TwoSided):
     stability: schedules.Hyperparameter = 100.0
     learning_rate_decay: schedules.Hyperparameter = 0.602
     eps_decay: schedules.Hyperparameter = 0.101
-    population_size: int = 2
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.rademacher)
-    rounding: str = "nearest"
+    population_size: int = static(default=2)
+    noise: noise.Noise | LowRankNoise = static(default_factory=noise.rademacher)
+    rounding: str = static(default="nearest")
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)

@@ -17,8 +17,6 @@ noise then is in all steps: it takes smaller learning rates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -29,6 +27,7 @@ from gfopt.core import noise, schedules, threefry, trees
 from gfopt.core.late import zero_after
 from gfopt.core.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order import TwoSided, TwoSidedInfo, slope_sizes
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
 if TYPE_CHECKING:
@@ -77,19 +76,7 @@ class AnchoredSeed(NamedTuple):
     at_anchor: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate", "eps"],
-    meta_fields=[
-        "num_directions",
-        "period",
-        "anchor_batches",
-        "noise",
-        "transform",
-        "rounding",
-    ],
-)
-@dataclass(frozen=True)
+@pytree
 class SVRG(TwoSided):
     """Stochastic variance-reduced gradient with forward passes alone.
 
@@ -131,12 +118,12 @@ class SVRG(TwoSided):
 
     learning_rate: schedules.Hyperparameter | None = None
     eps: schedules.Hyperparameter = 1e-3
-    num_directions: int = 2
-    period: int = 64
-    anchor_batches: int = 8
-    noise: noise.Noise | LowRankNoise = field(default_factory=noise.rademacher)
-    transform: optax.GradientTransformation | None = None
-    rounding: str = "nearest"
+    num_directions: int = static(default=2)
+    period: int = static(default=64)
+    anchor_batches: int = static(default=8)
+    noise: noise.Noise | LowRankNoise = static(default_factory=noise.rademacher)
+    transform: optax.GradientTransformation | None = static(default=None)
+    rounding: str = static(default="nearest")
 
     def __post_init__(self) -> None:
         checks.integer("num_directions", self.num_directions, 1)

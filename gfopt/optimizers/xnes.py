@@ -23,8 +23,6 @@ nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -35,6 +33,7 @@ from gfopt import checks
 from gfopt.core import schedules, shaping, threefry, trees, vectors
 from gfopt.optimizers import nes, stopping
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 MAX_DIMENSION = 10_000  # B and its exponential take about 4 D^2 numbers
@@ -73,19 +72,7 @@ class XNESInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "sigma",
-        "learning_rate",
-        "sigma_learning_rate",
-        "shape_learning_rate",
-        "tol_x",
-        "tol_fun",
-    ],
-    meta_fields=["population_size"],
-)
-@dataclass(frozen=True)
+@pytree
 class XNES(Method):
     """Exponential natural evolution strategy, for up to some 100 numbers.
 
@@ -111,7 +98,7 @@ class XNES(Method):
         True
     """
 
-    population_size: int | None = None
+    population_size: int | None = static(default=None)
     sigma: schedules.Hyperparameter = 0.3
     learning_rate: schedules.Hyperparameter = 1.0
     sigma_learning_rate: schedules.Hyperparameter | None = None

@@ -25,13 +25,13 @@ import numpy as np
 from gfopt import checks
 from gfopt.problems import bbob_transforms as draw
 from gfopt.problems.bbob_functions import BBOB_FUNCTIONS
+from gfopt.pytree import pytree, static
 
 # Above this the seeds, about 10000 times the instance, leave the generator's range.
 _MAX_INSTANCE = 200_000
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class BBOBProblem:
     """One BBOB problem, or several instances of one stacked along a leading axis.
 
@@ -53,8 +53,8 @@ class BBOBProblem:
         peaks: The peaks of f21 and f22, else None.
     """
 
-    function: int = dataclasses.field(metadata={"static": True})
-    dimension: int = dataclasses.field(metadata={"static": True})
+    function: int = static()
+    dimension: int = static()
     instance: Any
     x_opt: Any = dataclasses.field(repr=False)
     f_opt: Any = dataclasses.field(repr=False)

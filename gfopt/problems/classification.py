@@ -8,8 +8,7 @@ downloaded. A network is a plain pytree, a tuple of layers ``{"w": [in, out], "b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -18,17 +17,13 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.problems.networks import network_outputs
+from gfopt.pytree import pytree, static
 from gfopt.types import Key, PyTree
 
 NUM_CLASSES = 10
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["train_images", "train_labels", "test_images", "test_labels"],
-    meta_fields=["batch_size"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class Classification:
     """Images and labels, and a network's loss on a mini-batch of them.
 
@@ -47,7 +42,7 @@ class Classification:
     train_labels: Any = field(repr=False)
     test_images: Any = field(repr=False)
     test_labels: Any = field(repr=False)
-    batch_size: int = 128
+    batch_size: int = static(default=128)
 
     def __call__(self, network: PyTree, rows: jax.Array) -> jax.Array:
         """Returns the mean cross-entropy on some of the training images.

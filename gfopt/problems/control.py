@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gfopt.pytree import pytree
 from gfopt.types import Key
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "gravity",
-        "cart_mass",
-        "pole_mass",
-        "half_length",
-        "force",
-        "seconds",
-    ],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class CartPole:
     """A pole on a cart, kept upright by pushes to the left (0) and to the right (1).
 
@@ -83,12 +70,7 @@ class CartPole:
         return state, state, jnp.float32(1), done
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["gravity", "mass", "length", "torque", "seconds"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Pendulum:
     """A pendulum to swing up and hold, with a motor too weak to lift it at once.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,15 +22,11 @@ from gfopt.problems import normalisation
 from gfopt.problems.normalisation import Moments
 from gfopt.problems.policies import Policy
 from gfopt.problems.rollout import Episodes
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, PyTree, Solution
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["parameters"],
-    meta_fields=["environment"],
-)
-@dataclass(frozen=True)
+@pytree
 class GymnaxEnvironment:
     """An environment of gymnax in the form that ``Rollout`` takes; see ``gymnax``.
 
@@ -40,7 +35,7 @@ class GymnaxEnvironment:
         parameters: its parameters, a pytree whose numbers may be traced.
     """
 
-    environment: Any
+    environment: Any = static()
     parameters: PyTree
 
     def reset(self, key: Key) -> tuple[PyTree, jax.Array]:

@@ -11,8 +11,6 @@ objectives", section 4; layouts, sensors and numbers are our own.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +22,7 @@ from gfopt import checks
 from gfopt.core.objective import Objective
 from gfopt.problems.deception import Deception, deception_of
 from gfopt.problems.policies import Policy
+from gfopt.pytree import pytree, static
 
 RAY_ANGLES = tuple(math.radians(angle) for angle in (-90, -45, 0, 45, 90, 180))
 NUM_OBSERVATIONS = len(RAY_ANGLES) + 2
@@ -55,12 +54,7 @@ LAYOUT = """
 """
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["walls", "start", "goal"],
-    meta_fields=["num_steps"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class Maze:
     """A maze and its task.
 
@@ -82,7 +76,7 @@ class Maze:
     walls: Any
     start: Any
     goal: Any
-    num_steps: int = 400
+    num_steps: int = static(default=400)
 
     @classmethod
     def from_text(cls, text: str, num_steps: int = 400) -> Maze:
@@ -182,13 +176,12 @@ class Maze:
         return deception_of(self.walls, start, goal)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["maze"], meta_fields=["policy"])
-@dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class _Walk:
     """The maze is data, so that all mazes of a size share one program."""
 
     maze: Maze
-    policy: Policy
+    policy: Policy = static()
 
     def __call__(self, parameters: Any) -> tuple[jax.Array, jax.Array]:
         end = self.maze.walk(self.policy, parameters)[-1]

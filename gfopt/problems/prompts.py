@@ -11,8 +11,7 @@ The prompt is a sequence of token ids, which is what a search over tokens change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -23,15 +22,11 @@ from jax import lax
 from gfopt import checks
 from gfopt.problems.language import Pretrained
 from gfopt.problems.llama import Llama
+from gfopt.pytree import pytree, static
 from gfopt.types import PyTree
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["weights", "bodies", "lengths", "labels", "words", "opening"],
-    meta_fields=["model"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class PromptedClassification:
     """Labelled texts, and the loss of a prompt on them; make it with ``prompted``.
 
@@ -48,7 +43,7 @@ class PromptedClassification:
         opening: ``int32[S]``, what the tokenizer begins every text with.
     """
 
-    model: Llama
+    model: Llama = static()
     weights: PyTree = field(repr=False)
     bodies: Any = field(repr=False)
     lengths: Any = field(repr=False)

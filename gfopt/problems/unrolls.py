@@ -8,8 +8,6 @@ Sohl-Dickstein (2021), arXiv 2112.13835, use it for persistent ES.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.objective import Objective
+from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, PyTree, Solution
 
 
@@ -94,12 +93,7 @@ def unrolled(
     return Objective(fun, has_aux=True, takes_row=True, context=context, update=update)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[],
-    meta_fields=["num_states", "num_positive", "unroll_length"],
-)
-@dataclass(frozen=True)
+@pytree
 class InfluenceBalancing:
     """A linear system whose one parameter acts one way soon, and the other way late.
 
@@ -126,9 +120,9 @@ class InfluenceBalancing:
         (True, -0.16666666666666666)
     """
 
-    num_states: int = 23
-    num_positive: int = 10
-    unroll_length: int = 10
+    num_states: int = static(default=23)
+    num_positive: int = static(default=10)
+    unroll_length: int = static(default=10)
 
     def __post_init__(self) -> None:
         checks.integer("num_states", self.num_states, 2)

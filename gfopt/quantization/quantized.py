@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -24,6 +23,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core.lazy import RowBlocks, is_lazy, materialise
 from gfopt.core.lazy_views import Index, View, rows_view, slice_axis
+from gfopt.pytree import pytree, static
 
 BITS = (2, 4, 5, 6, 8)
 
@@ -32,8 +32,7 @@ def _static(**options: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **options)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False, repr=False)
+@pytree(eq=False, repr=False)
 class Quantized(RowBlocks):
     """Weights as packed integer codes and a scale for each group, for any JAX model.
 
@@ -81,14 +80,14 @@ class Quantized(RowBlocks):
     codebook: Any = None
     subscales: Any = None
     subminima: Any = None
-    columns: int = _static(kw_only=True)
-    group_size: int = _static(kw_only=True)
-    bits: int = _static(default=4, kw_only=True)
-    axis: int = _static(default=-1, kw_only=True)
-    type: str = _static(default="float32", kw_only=True)
+    columns: int = static(kw_only=True)
+    group_size: int = static(kw_only=True)
+    bits: int = static(default=4, kw_only=True)
+    axis: int = static(default=-1, kw_only=True)
+    type: str = static(default="float32", kw_only=True)
     gain: jax.Array | None = None
     offset: Index = None
-    view: View | None = _static(default=None)
+    view: View | None = static(default=None)
 
     frozen_parts: ClassVar[frozenset[str]] = frozenset(
         {"codes", "zeros", "codebook", "subscales", "subminima"}

@@ -24,7 +24,6 @@ finalists may be evaluated again where the score is random.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import threefry, trees
+from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, BeamSearch, Extension
@@ -78,20 +78,7 @@ class BeastInfo(NamedTuple):
     num_tokens: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "prompt", "temperature", "top_p", "vocabulary", "forbidden"],
-    meta_fields=[
-        "beam_width",
-        "num_candidates",
-        "scores_first",
-        "ngram",
-        "num_finalists",
-        "num_trials",
-        "max_tokens",
-    ],
-)
-@dataclass(frozen=True)
+@pytree
 class Beast(BeamSearch):
     """Beam search over texts that a language model finds likely.
 
@@ -133,17 +120,17 @@ class Beast(BeamSearch):
 
     model: Any
     prompt: Any
-    beam_width: int = 15
-    num_candidates: int = 15
+    beam_width: int = static(default=15)
+    num_candidates: int = static(default=15)
     temperature: Any = 1.0
     top_p: Any = None
     vocabulary: Any = None
     forbidden: Any = None
-    scores_first: bool = False
-    ngram: int = 1
-    num_finalists: int = 1
-    num_trials: int = 0
-    max_tokens: int | None = None
+    scores_first: bool = static(default=False)
+    ngram: int = static(default=1)
+    num_finalists: int = static(default=1)
+    num_trials: int = static(default=0)
+    max_tokens: int | None = static(default=None)
 
     def __post_init__(self) -> None:
         texts.check_model(self.model)

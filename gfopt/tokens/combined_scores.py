@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gfopt import checks
+from gfopt.pytree import pytree
 from gfopt.tokens.beams import check_model
 from gfopt.tokens.scores import Continuation
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["score"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class Universal:
     """One text for several prompts: the mean of a score over them.
 
@@ -89,10 +87,7 @@ class Universal:
         return jnp.sum(self.score.prompt_tokens, dtype=jnp.int32)
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["scores", "weights"], meta_fields=[]
-)
-@dataclass(frozen=True)
+@pytree
 class Total:
     """The weighted sum of scores: several models, or several aims.
 

@@ -17,8 +17,6 @@ and immigrants as in Li et al. (2023), arXiv 2309.10438.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,6 +25,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, threefry
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -53,12 +52,7 @@ class GeneticTokensInfo(NamedTuple):
     num_new: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["vocabulary", "mutation_rate", "crossover_share", "immigrant_share"],
-    meta_fields=["population_size", "num_parents", "is_subset"],
-)
-@dataclass(frozen=True)
+@pytree
 class GeneticTokens(Method):
     """A genetic algorithm over token sequences.
 
@@ -86,12 +80,12 @@ class GeneticTokens(Method):
     """
 
     vocabulary: alphabet.Vocabulary = None
-    population_size: int = 32
-    num_parents: int = 8
+    population_size: int = static(default=32)
+    num_parents: int = static(default=8)
     mutation_rate: schedules.Hyperparameter = 0.1
     crossover_share: schedules.Hyperparameter = 0.5
     immigrant_share: schedules.Hyperparameter = 0.0
-    is_subset: bool = False
+    is_subset: bool = static(default=False)
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)

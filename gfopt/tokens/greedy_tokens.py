@@ -13,8 +13,6 @@ position as it is then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,6 +22,7 @@ from gfopt import checks
 from gfopt.core import schedules, threefry
 from gfopt.core.evaluate import best_row
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -55,12 +54,7 @@ class GreedyTokensInfo(NamedTuple):
     best_fitness: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["vocabulary"],
-    meta_fields=["population_size", "keeps_better", "num_sweeps"],
-)
-@dataclass(frozen=True)
+@pytree
 class GreedyTokens(Method):
     """Greedy search over token sequences, position by position.
 
@@ -86,9 +80,9 @@ class GreedyTokens(Method):
     """
 
     vocabulary: alphabet.Vocabulary = None
-    population_size: int | None = None
-    keeps_better: bool = True
-    num_sweeps: int = 1
+    population_size: int | None = static(default=None)
+    keeps_better: bool = static(default=True)
+    num_sweeps: int = static(default=1)
 
     def __post_init__(self) -> None:
         if self.population_size is not None:

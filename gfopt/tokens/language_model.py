@@ -13,8 +13,6 @@ method or score holds the model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -22,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
+from gfopt.pytree import pytree, static
 from gfopt.tokens.sequences import length_of
 from gfopt.types import PyTree
 
@@ -68,8 +67,7 @@ class TokenBuffer(NamedTuple):
     length: jax.Array
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["fun"])
-@dataclass(frozen=True)
+@pytree
 class FunctionModel:
     """A pure JAX function as a language model; every step reads the whole text.
 
@@ -90,7 +88,7 @@ class FunctionModel:
         (Array([1., 0.], dtype=float32), Array(2, dtype=int32))
     """
 
-    fun: Callable[[PyTree, jax.Array], jax.Array]
+    fun: Callable[[PyTree, jax.Array], jax.Array] = static()
     weights: PyTree = ()
 
     def __post_init__(self) -> None:
@@ -117,10 +115,7 @@ class FunctionModel:
         return found, TokenBuffer(text[:room], cache.length + count)
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["model"]
-)
-@dataclass(frozen=True)
+@pytree
 class CachedModel:
     """A model with a cache of its own, such as ``gfopt.problems.smollm2()``.
 
@@ -139,7 +134,7 @@ class CachedModel:
         'be'
     """
 
-    model: Any
+    model: Any = static()
     weights: PyTree
 
     def __post_init__(self) -> None:
@@ -166,8 +161,7 @@ class CachedModel:
         return self.model.head(self.weights, hidden), cache
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["model"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class SeveralPrompts:
     """One model that reads several prompts: what is likely after all of them.
 
@@ -207,8 +201,7 @@ class Caches(NamedTuple):
     length: jax.Array
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["models"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class SeveralModels:
     """Models with one vocabulary that read one text: what is likely for all of them.
 

@@ -14,8 +14,6 @@ Source: the particle swarm of Zhou et al. (2023), arXiv 2310.12774, after Zang e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,6 +22,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, threefry, vectors
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -63,12 +62,7 @@ class ParticleTokensInfo(NamedTuple):
     weight: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["vocabulary", "first_weight", "last_weight", "mutation_rate"],
-    meta_fields=["population_size", "num_steps"],
-)
-@dataclass(frozen=True)
+@pytree
 class ParticleTokens(Method):
     """Discrete particle swarm optimization over token sequences.
 
@@ -95,8 +89,8 @@ class ParticleTokens(Method):
     """
 
     vocabulary: alphabet.Vocabulary = None
-    population_size: int = 32
-    num_steps: int = 30
+    population_size: int = static(default=32)
+    num_steps: int = static(default=30)
     first_weight: schedules.Hyperparameter = 0.8
     last_weight: schedules.Hyperparameter = 0.2
     mutation_rate: schedules.Hyperparameter = 0.1

@@ -8,7 +8,6 @@ that a step holds the beams' caches and one more.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,15 +15,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core.evaluate import judged, static
+from gfopt.core.evaluate import judged
 from gfopt.core.objective import Inputs, Objective
+from gfopt.pytree import pytree
 from gfopt.tokens.beams import BeamSearch
 from gfopt.tokens.scores import Continuation
 from gfopt.types import Evaluation, Key, Population, PyTree, State
 
 
-@static
-@dataclass(frozen=True)
+@pytree
 class SharedPrefix:
     """Evaluates candidates from their parents' caches, a parent at a time."""
 

@@ -9,8 +9,6 @@ Source: the random baseline of Zhou et al. (2023), arXiv 2310.12774.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +18,7 @@ from gfopt import checks
 from gfopt.core import schedules, threefry
 from gfopt.core.evaluate import best_row
 from gfopt.protocol import Method
+from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -40,12 +39,7 @@ class RandomTokensInfo(NamedTuple):
     num_valid: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["vocabulary", "change_rate"],
-    meta_fields=["population_size", "is_subset"],
-)
-@dataclass(frozen=True)
+@pytree
 class RandomTokens(Method):
     """Random search over token sequences.
 
@@ -70,9 +64,9 @@ class RandomTokens(Method):
     """
 
     vocabulary: alphabet.Vocabulary = None
-    population_size: int = 32
+    population_size: int = static(default=32)
     change_rate: schedules.Hyperparameter = 1.0
-    is_subset: bool = False
+    is_subset: bool = static(default=False)
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)

@@ -20,15 +20,11 @@ import numpy as np
 from jax import lax
 
 from gfopt import checks
+from gfopt.pytree import pytree, static
 from gfopt.tokens.language_model import TokenBuffer, read_prompt
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[],
-    meta_fields=["fun", "vocabulary_size"],
-)
-@dataclass(frozen=True)
+@pytree
 class HostModel:
     """A Python function as a language model; every step reads the whole text.
 
@@ -51,8 +47,8 @@ class HostModel:
         Array([0., 0., 0., 1.], dtype=float32)
     """
 
-    fun: Callable[[np.ndarray, np.ndarray], Any]
-    vocabulary_size: int
+    fun: Callable[[np.ndarray, np.ndarray], Any] = static()
+    vocabulary_size: int = static()
 
     def __post_init__(self) -> None:
         checks.is_callable("fun", self.fun)

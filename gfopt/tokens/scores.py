@@ -8,14 +8,13 @@ model is a leaf, so that the weights are arguments of the compiled program.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gfopt import checks
+from gfopt.pytree import pytree, static
 from gfopt.tokens.beams import check_model, check_tokens
 from gfopt.tokens.language_model import Cache
 from gfopt.tokens.sequences import END, followed_by, length_of
@@ -73,12 +72,7 @@ class _BehindAPrompt:
         return length_of(jnp.asarray(self.prompt))
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "prompt", "target", "tail"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree
 class Targeted(_BehindAPrompt):
     """How unlikely a given continuation is: its mean negative log-likelihood in nats.
 
@@ -140,12 +134,7 @@ class Targeted(_BehindAPrompt):
         return length + rest
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "prompt", "tail", "temperature"],
-    meta_fields=["num_sampled"],
-)
-@dataclass(frozen=True)
+@pytree
 class Untargeted(_BehindAPrompt):
     """How likely the model finds its own continuation, in nats: random.
 
@@ -176,7 +165,7 @@ class Untargeted(_BehindAPrompt):
     model: Any
     prompt: Any
     tail: Any = None
-    num_sampled: int = 10
+    num_sampled: int = static(default=10)
     temperature: Any = 1.0
 
     def __post_init__(self) -> None:
@@ -221,12 +210,7 @@ class Untargeted(_BehindAPrompt):
         return self.num_sampled * start + again
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "prompt"],
-    meta_fields=["total"],
-)
-@dataclass(frozen=True)
+@pytree
 class Fluency(_BehindAPrompt):
     """How unlikely the text itself is behind the prompt, nats a token.
 
@@ -249,7 +233,7 @@ class Fluency(_BehindAPrompt):
 
     model: Any
     prompt: Any
-    total: bool = False
+    total: bool = static(default=False)
 
     def __post_init__(self) -> None:
         check_model(self.model)

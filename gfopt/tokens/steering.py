@@ -25,8 +25,6 @@ last step does not resample: its particles have weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +32,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import threefry
+from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts
 from gfopt.tokens.beams import Beams, BeamSearch, Extension
@@ -82,21 +81,7 @@ class SteeringInfo(NamedTuple):
     num_tokens: jax.Array
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "model",
-        "prompt",
-        "scale",
-        "threshold",
-        "temperature",
-        "top_p",
-        "vocabulary",
-        "forbidden",
-    ],
-    meta_fields=["num_particles", "potential"],
-)
-@dataclass(frozen=True)
+@pytree
 class Steering(BeamSearch):
     """Sequential Monte Carlo over the texts of a language model.
 
@@ -134,9 +119,9 @@ class Steering(BeamSearch):
 
     model: Any
     prompt: Any
-    num_particles: int = 32
+    num_particles: int = static(default=32)
     scale: Any = 1.0
-    potential: str = "difference"
+    potential: str = static(default="difference")
     threshold: Any = 0.5
     temperature: Any = 1.0
     top_p: Any = None

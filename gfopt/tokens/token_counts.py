@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gfopt.core.objective import Objective
+from gfopt.pytree import pytree
 from gfopt.tokens.sequences import length_of
 from gfopt.types import Evaluation
 
@@ -34,8 +33,7 @@ def tokens_used(evaluation: Evaluation) -> jax.Array:
     return jnp.asarray(getattr(aux, "num_tokens", 0))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["score"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class Counted:
     """A score that also returns the tokens that it takes."""
 
