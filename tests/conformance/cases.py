@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import cheap_jit
 
 import gfopt
 from gfopt import registry
-from gfopt.core.evaluate import Evaluator, vmapped
+from gfopt.core.evaluate import Evaluator, judged, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.methods_table import Row
 from gfopt.types import Evaluation, Optimizer, Population
@@ -145,15 +147,20 @@ def seen_sphere(x: Any) -> tuple[jax.Array, Any]:
     return sphere(x), x
 
 
+TRACES: Counter[str] = Counter()  # of the functions below, in this process
+
+
 @jax.jit
 def init(optimizer: Optimizer, key: jax.Array, x0: Any) -> Any:
     """``optimizer.init``, compiled once for all tests of a shape."""
+    TRACES["init"] += 1
     return optimizer.init(key, x0)
 
 
 @jax.jit
 def ask(optimizer: Optimizer, key: jax.Array, state: Any) -> Population:
     """``optimizer.ask``, compiled."""
+    TRACES["ask"] += 1
     return optimizer.ask(key, state)
 
 
@@ -162,6 +169,7 @@ def tell(
     optimizer: Optimizer, state: Any, population: Population, evaluation: Evaluation
 ) -> tuple[Any, Any]:
     """``optimizer.tell``, compiled."""
+    TRACES["tell"] += 1
     return optimizer.tell(state, population, evaluation)
 
 
@@ -169,6 +177,15 @@ def tell(
 def recommend(optimizer: Optimizer, state: Any) -> Any:
     """``optimizer.recommend``, compiled."""
     return optimizer.recommend(state)
+
+
+@jax.jit
+def stop(optimizer: Optimizer, state: Any) -> dict[str, jax.Array]:
+    """``optimizer.stop``, compiled."""
+    return optimizer.stop(state)
+
+
+judge = jax.jit(judged)
 
 
 @partial(jax.jit, static_argnames=("objective", "evaluator"))
@@ -180,17 +197,47 @@ def evaluate(
     evaluator: Evaluator = VMAPPED,
 ) -> Evaluation:
     """Evaluates a population; ``aux`` are the solutions that the objective saw."""
+    TRACES["evaluate"] += 1
     problem, key = Objective(objective, has_aux=True), jax.random.key(0)
     return evaluator(key, problem, optimizer, state, population, Inputs())
 
 
-def first_step(case: Case, x0: Any = None) -> tuple[Optimizer, Any, Any, Any]:
+def first_step(case: Case) -> tuple[Optimizer, Any, Any, Any]:
     """Returns an optimizer, its first state, population and evaluation."""
-    x0 = case.x0 if x0 is None else x0
-    optimizer = case.make(x0)
-    state = init(optimizer, KEY, x0)
+    optimizer = case.make()
+    state = init(optimizer, KEY, case.x0)
     population = ask(optimizer, KEY, state)
     return optimizer, state, population, evaluate(optimizer, state, population)
+
+
+class Steps(NamedTuple):
+    """What a few steps in one program lead to.
+
+    Attributes:
+        first: the first state.
+        last: the last one.
+        seen: ``[num_steps, P, ...]``, the solutions that the objective saw.
+        recommended: at the end.
+    """
+
+    first: Any
+    last: Any
+    seen: Any
+    recommended: Any
+
+
+@partial(cheap_jit, static_argnames="num_steps")
+def steps(optimizer: Optimizer, x0: Any, num_steps: int) -> Steps:
+    """Takes a few steps on the sphere, in one program."""
+
+    def step(state: Any, key: jax.Array) -> tuple[Any, Any]:
+        population = optimizer.ask(key, state)
+        evaluation = evaluate(optimizer, state, population)
+        return optimizer.tell(state, population, evaluation)[0], evaluation.aux
+
+    first = optimizer.init(KEY, x0)
+    last, seen = jax.lax.scan(step, first, jax.random.split(KEY, num_steps))
+    return Steps(first, last, seen, optimizer.recommend(last))
 
 
 def same_bits(a: Any, b: Any) -> None:

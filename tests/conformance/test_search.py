@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conformance import cases
 from conformance.cases import KEY, Case
+from programs import cheap_jit
 
 import gfopt
 from gfopt.types import Optimizer
@@ -23,7 +24,7 @@ DIMENSIONS = (1, 2, 3, 5, 50, 500)
 def test_reaches_its_bound_on_a_shifted_quadratic(case: Case) -> None:
     optimizer, zeros = case.make(jnp.zeros(5)), jnp.zeros(5, case.x0.dtype)
 
-    @jax.jit
+    @cheap_jit
     @jax.vmap
     def final(key: jax.Array) -> jax.Array:
         result = gfopt.run(
@@ -50,7 +51,7 @@ def test_bounds_are_respected(case: Case) -> None:
     def objective(x: jax.Array, context: Any) -> tuple[jax.Array, jax.Array]:
         return jnp.sum((x - 9) ** 2), x
 
-    result = jax.jit(
+    result = cheap_jit(
         lambda key: gfopt.run(
             optimizer,
             gfopt.Objective(
@@ -103,17 +104,12 @@ def test_every_shape_runs(case: Case) -> None:
     """The corners are compiled; dimension 5 runs in all other tests."""
     for dimension, size in ((1, 3), (2, 2), (50, 101)):
         (options,) = case.sizes(size)
-        optimizer, x0 = case.make(**options), jnp.ones(dimension, case.x0.dtype)
-        state = cases.init(optimizer, KEY, x0)
-        for step in range(3):
-            population = cases.ask(optimizer, jax.random.key(step), state)
-            evaluation = cases.evaluate(optimizer, state, population)
-            assert np.all(np.isfinite(evaluation.aux))
-            state, _ = cases.tell(optimizer, state, population, evaluation)
-        cases.no_nan(state)
-        recommended = cases.recommend(optimizer, state)
-        assert recommended.shape == (dimension,)
-        assert np.all(np.isfinite(recommended))
+        x0 = jnp.ones(dimension, case.x0.dtype)
+        steps = cases.steps(case.make(**options), x0, num_steps=3)
+        assert np.all(np.isfinite(steps.seen))
+        cases.no_nan(steps.last)
+        assert steps.recommended.shape == (dimension,)
+        assert np.all(np.isfinite(steps.recommended))
 
 
 @cases.each_method_of_numbers
@@ -121,7 +117,7 @@ def test_a_moved_problem_is_the_same_problem(case: Case) -> None:
     """The same steps from a moved start, up to rounding in double precision."""
     shift = np.array([3.0, -1.0, 0.5, 7.0, -2.0])
 
-    @jax.jit
+    @cheap_jit
     def path(shift: jax.Array) -> jax.Array:
         result = gfopt.run(
             case.make(),
@@ -141,7 +137,7 @@ def test_a_turned_problem_is_no_harder(case: Case) -> None:
     """An ellipsoid of condition 1e4, along the axes and turned: 25 runs of each."""
     normal = np.random.default_rng(0).normal(size=(5, 5))
 
-    @jax.jit
+    @cheap_jit
     @jax.vmap
     def reached(key: jax.Array, axes: jax.Array) -> jax.Array:
         result = gfopt.run(

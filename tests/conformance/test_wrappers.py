@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import cheap_jit
 
 import gfopt
 from gfopt.core import evaluate
@@ -200,17 +201,19 @@ def objective(x: Any) -> Any:
     return jnp.sum((x - 0.3) ** 2), x[:2]
 
 
-@jax.jit
+@cheap_jit
 def answer_after(optimizer: Any) -> Any:
-    """What the innermost method recommends after three generations."""
-    state = optimizer.init(KEY, X0)
+    """What the innermost method recommends after some generations."""
     seen = Objective(objective, has_aux=True)
-    for step in range(4):
-        population = optimizer.ask(jax.random.fold_in(KEY, step), state)
+
+    def step(state: Any, number: Any) -> tuple[Any, None]:
+        population = optimizer.ask(jax.random.fold_in(KEY, number), state)
         evaluation: Evaluation = evaluate.vmapped()(
             KEY, seen, optimizer, state, population, Inputs(None, (), None, None)
         )
-        state, _ = optimizer.tell(state, population, evaluation)
+        return optimizer.tell(state, population, evaluation)[0], None
+
+    state, _ = jax.lax.scan(step, optimizer.init(KEY, X0), jnp.arange(4))
     return innermost(optimizer).recommend(innermost_state(optimizer, state))
 
 
