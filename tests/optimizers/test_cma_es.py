@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from programs import cheap_jit
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
@@ -45,9 +46,9 @@ def ellipsoid(dimension: int, condition: float, seed: int = 0) -> np.ndarray:
 def programs(optimizer: CMAES) -> Any:
     """Returns ``ask``, ``tell`` of a fitness, and the candidates, compiled."""
     return (
-        jax.jit(optimizer.ask),
-        jax.jit(lambda s, p, f: optimizer.tell(s, p, judged(f, p.active, ()))[0]),
-        jax.jit(lambda s, p: decode_rows(optimizer, s, p.members)),
+        cheap_jit(optimizer.ask),
+        cheap_jit(lambda s, p, f: optimizer.tell(s, p, judged(f, p.active, ()))[0]),
+        cheap_jit(lambda s, p: decode_rows(optimizer, s, p.members)),
     )
 
 
@@ -196,7 +197,7 @@ def test_solves_a_rotated_ellipsoid_in_time(active: bool, bound: int) -> None:
     h = jnp.asarray(ellipsoid(10, 1e6))
     optimizer, size = CMAES(sigma=1.0, active=active), 10
 
-    @jax.jit
+    @cheap_jit
     @jax.vmap
     def evaluations(key: jax.Array) -> jax.Array:
         result = gfopt.run(
@@ -215,7 +216,7 @@ def test_single_precision_bears_a_condition_that_it_cannot_store() -> None:
     q = jnp.asarray(rotation(10), jnp.float32)
     scales = jnp.asarray(1e5 ** (np.arange(10) / 9), jnp.float32)
 
-    @jax.jit
+    @cheap_jit
     @jax.vmap
     def best(key: jax.Array) -> jax.Array:
         result = gfopt.run(
@@ -248,7 +249,7 @@ def test_failures_stand_last_and_weigh_nothing() -> None:
 
 def test_says_why_it_stops() -> None:
     optimizer = CMAES(sigma=0.5, tol_fun=1e-3)
-    run = jax.jit(
+    run = cheap_jit(
         lambda key: (
             gfopt.run(
                 optimizer, lambda x: jnp.sum(x**2), jnp.ones(3), key=key, generations=60

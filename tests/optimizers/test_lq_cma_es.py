@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import cheap_jit
 from scipy.stats import kendalltau
 
 import gfopt
@@ -73,8 +74,8 @@ def test_agreement_is_kendalls() -> None:
 
 def walk(optimizer: LQCMAES, fun: Any, steps: int) -> list[tuple[Any, Any, Any]]:
     """Returns ``(state, population, fitness)`` of some steps."""
-    ask, tell = jax.jit(optimizer.ask), jax.jit(optimizer.tell)
-    decode = jax.jit(jax.vmap(optimizer.decode, (None, 0)))
+    ask, tell = cheap_jit(optimizer.ask), cheap_jit(optimizer.tell)
+    decode = cheap_jit(jax.vmap(optimizer.decode, (None, 0)))
     state = optimizer.init(jax.random.key(0), jnp.ones(3))
     seen = []
     for step in range(steps):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 from optimizers.peers import X0, turns, uneven
+from programs import cheap_jit
 
 import gfopt
 
@@ -62,7 +63,7 @@ def test_many_failures_in_a_row_are_borne() -> None:
 def test_a_plateau_is_crossed_without_end() -> None:
     """Ties succeed, so sigma grows: up to its limit."""
 
-    @jax.jit
+    @cheap_jit
     def last(key: jax.Array) -> jax.Array:
         state = gfopt.run(
             gfopt.OnePlusOneES(sigma=1.0),
@@ -94,6 +95,6 @@ def test_converges_linearly_on_the_sphere() -> None:
 
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), 31)
-        evaluations = np.asarray(jax.jit(jax.vmap(hit))(keys))
+        evaluations = np.asarray(cheap_jit(jax.vmap(hit))(keys))
     assert evaluations.min() > 0  # all arrived
     assert 0.8 < np.median(evaluations) / 1480 < 1.2

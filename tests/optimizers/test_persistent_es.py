@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import cheap_jit
 
 import gfopt
 from gfopt.core import shaping
@@ -41,7 +42,7 @@ TRUNCATED = gfopt.OpenES(
 )
 
 
-@partial(jax.jit, static_argnames=("num_unrolls", "episodes"))
+@partial(cheap_jit, static_argnames=("num_unrolls", "episodes"))
 def gradients(
     optimizer: Any, num_unrolls: int = PARTS, episodes: int = 400
 ) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from programs import cheap_jit
 
 from gfopt.optimizers import quadratic_model
 
@@ -34,7 +35,7 @@ def data(dimension: int, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5])
 def test_fit_as_its_oracle_at_every_count(dimension: int) -> None:
     """Overdetermined fits only: with fewer points than that the ridge decides."""
-    fit = jax.jit(quadratic_model.fit)
+    fit = cheap_jit(quadratic_model.fit)
     largest = quadratic_model.num_coefficients(dimension)
     kinds = set()
     for count in range(2 * dimension + 4, 2 * largest + 1):
@@ -106,7 +107,7 @@ def test_no_point_or_equal_points_give_finite_models() -> None:
     for count in (0, 1, 5, 20):
         fitness[:count] = 1.0
         for spot in (points, np.zeros_like(points)):
-            model = jax.jit(quadratic_model.fit)(spot, fitness, root, 0.5)
+            model = cheap_jit(quadratic_model.fit)(spot, fitness, root, 0.5)
             found = quadratic_model.minimum(model, jnp.ones(3), 2.0)
             assert np.isfinite(found).all(), count
             assert all(np.isfinite(leaf).all() for leaf in model)

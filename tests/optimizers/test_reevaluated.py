@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import cheap_jit
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
@@ -37,7 +38,7 @@ def multiplicative(value: jax.Array, key: jax.Array) -> jax.Array:
     return value * jnp.exp(jax.random.normal(key, value.shape))
 
 
-@partial(jax.jit, static_argnames=("noise", "budget"))
+@partial(cheap_jit, static_argnames=("noise", "budget"))
 def outcome(method: Any, keys: jax.Array, noise: Noise, budget: int) -> Any:
     """Returns the true values of the recommended points after so many evaluations."""
 
@@ -116,19 +117,19 @@ def test_agreement_of_nothing_and_of_a_plateau(second):
     assert float(found) == 1 and bool(is_known) == np.isfinite(second[0])
 
 
-@jax.jit
+@cheap_jit
 def asked(method: Any, state: Any) -> Any:
     return method.ask(KEY, state)
 
 
-@jax.jit
+@cheap_jit
 def told(method: Any, state: Any, population: Any, values: jax.Array) -> Any:
     return method.tell(state, population, judged(values, population.active, ()))
 
 
 def at(method: Any, agreement: float) -> Any:
     """Returns the method's state where the agreement is this."""
-    state = jax.jit(type(method).init)(method, KEY, X0)
+    state = cheap_jit(type(method).init)(method, KEY, X0)
     return state._replace(step=jnp.int32(7), agreement=jnp.float32(agreement))
 
 
@@ -212,7 +213,7 @@ def test_noise_is_noticed_where_a_step_is_a_single_candidate(name):
         lambda key, x: jnp.sum((x - 1) ** 2) + jax.random.normal(key), takes_key=True
     )
 
-    @jax.jit
+    @cheap_jit
     @jax.vmap
     def study(key: jax.Array) -> Any:
         found = gfopt.run(method, noisy, jnp.full(2, 3.0), key=key, generations=200)
@@ -247,7 +248,7 @@ def test_a_batch_of_runs_equals_a_loop(grows):
         return run.x, run.history.num_evaluations, run.history.info.effort
 
     keys = jax.random.split(KEY, 3)
-    batch, loop = jax.jit(jax.vmap(one))(keys), jax.lax.map(one, keys)
+    batch, loop = cheap_jit(jax.vmap(one))(keys), jax.lax.map(one, keys)
     for a, b in zip(batch, loop, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert batch[2].max() > 1

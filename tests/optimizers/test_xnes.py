@@ -11,6 +11,7 @@ import oracles
 import pytest
 import scipy.linalg
 from optimizers.peers import X0, turns, uneven
+from programs import cheap_jit
 
 import gfopt
 from gfopt.optimizers import xnes
@@ -66,7 +67,7 @@ def test_learns_the_axes_of_a_rotated_ellipsoid(dtype: Any) -> None:
     5e-4 after 300: the rates are the paper's. CMA-ES takes 2,560 evaluations for 8,830.
     """
 
-    @jax.jit
+    @cheap_jit
     @jax.vmap
     def start(key: jax.Array) -> Any:
         root = jnp.asarray(rotated_ellipsoid(), dtype)
