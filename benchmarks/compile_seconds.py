@@ -33,6 +33,7 @@ def python(build: Path, code: str, **variables: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=kept | variables,
+        cwd=build,
         stdout=subprocess.PIPE,
         text=True,
         check=True,

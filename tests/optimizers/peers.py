@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from programs import cheap_jit
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
@@ -51,8 +50,8 @@ def turns(
 ) -> Iterator[Turn]:
     """Runs a method; ``value`` is called with step, row and solution."""
     with jax.enable_x64(True):
-        ask, tell = cheap_jit(optimizer.ask), cheap_jit(optimizer.tell)
-        decode = cheap_jit(lambda s, m: decode_rows(optimizer, s, m))
+        ask, tell = jax.jit(optimizer.ask), jax.jit(optimizer.tell)
+        decode = jax.jit(lambda s, m: decode_rows(optimizer, s, m))
         state = optimizer.init(jax.random.key(0), jnp.asarray(x0))
         for step in range(generations):
             key = jax.random.key(step)
@@ -69,7 +68,7 @@ def turns(
             state = after
 
 
-@partial(cheap_jit, static_argnames="generations")
+@partial(jax.jit, static_argnames="generations")
 def falling(optimizer: Optimizer, generations: int) -> Any:
     """Returns the last state of a search that runs away, from next to its limit."""
     return gfopt.run(

@@ -10,7 +10,6 @@ import numpy as np
 import oracles
 import pytest
 from optimizers.peers import turns
-from programs import cheap_jit
 
 import gfopt
 from gfopt.optimizers import vd_covariance
@@ -82,7 +81,7 @@ def test_learns_one_long_direction_that_no_axis_has() -> None:
         return x.size * along**2 + 1e4 * jnp.sum((x - along) ** 2)
 
     def best(optimizer: Any) -> np.ndarray:
-        @cheap_jit
+        @jax.jit
         @jax.vmap
         def values(key: jax.Array) -> jax.Array:
             x0 = jnp.linspace(0, 2, 20)
