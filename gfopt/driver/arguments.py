@@ -83,7 +83,9 @@ def check_reach(optimizer: Optimizer, x0: Solution) -> None:
     for leaf, unit in zip(jax.tree.leaves(x0), jax.tree.leaves(scale), strict=True):
         if jaxprs.is_tracer(leaf) or jaxprs.is_tracer(unit):
             continue
-        largest = np.max(np.abs(np.asarray(leaf, np.float64)) / unit, initial=0.0)
+        # in NumPy: within jit a division by a JAX array is a part of the program
+        steps = np.abs(np.asarray(leaf, np.float64)) / np.asarray(unit)
+        largest = np.max(steps, initial=0.0)
         if largest >= vectors.LIMIT:
             raise ValueError(
                 f"x0 must lie within {vectors.LIMIT:g} units of the search, its first "
