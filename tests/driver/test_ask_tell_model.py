@@ -27,15 +27,17 @@ class Model(stateful.RuleBasedStateMachine):
         self.late: set[int] = set()
         self.handed: dict[int, Any] = {}
         self.nfev = 0
+        self.size = 5  # of the open generation: the start, and four candidates
 
     def end(self) -> None:
-        self.first, self.asked, self.told = self.first + 4, 0, {}
+        self.first, self.asked, self.told = self.first + self.size, 0, {}
         self.closed += 1
+        self.size = 4
 
     @stateful.rule(n=st.none() | st.integers(1, 6))
     def ask(self, n: int | None) -> None:
         trials = self.search.ask(n)
-        count = min(4 - self.asked, 4 if n is None else n)
+        count = min(self.size - self.asked, self.size if n is None else n)
         start = self.first + self.asked
         assert [trial.id for trial in trials] == list(range(start, start + count))
         self.asked += count
@@ -65,7 +67,7 @@ class Model(stateful.RuleBasedStateMachine):
         self.told |= {i: value for i in chosen if i not in late}
         self.nfev += len(chosen)
         self.best(value, chosen)
-        if len(self.told) == 4:
+        if len(self.told) == self.size:
             self.end()
 
     best_value = math.inf
