@@ -66,7 +66,7 @@ def test_ask_tell_hands_out_repeated_candidates():
     trials = search.ask()
     assert len(trials) == 10  # the start, 7 candidates, two of them twice
     for i in (0, 1):
-        np.testing.assert_array_equal(trials[i].solution, trials[7 + i].solution)
+        np.testing.assert_array_equal(trials[1 + i].solution, trials[8 + i].solution)
     fun = Noisy()
     for _ in range(30):
         search.tell(trials, [fun(trial.solution) for trial in trials])
