@@ -139,7 +139,7 @@ def test_a_score_from_python_is_replayed_bit_for_bit(x0: Any, tmp_path: Any) -> 
     path = tmp_path / "run.log"
 
     def score(x: Any) -> float:
-        return sum(float(((np.asarray(a) - 1) ** 2).sum()) for a in jax.tree.leaves(x))
+        return sum(float(((np.asarray(a) - 3) ** 2).sum()) for a in jax.tree.leaves(x))
 
     result = gfopt.minimize(
         score, x0, method=gfopt.MeZO(0.01), budget=41, log=path, target=1e-9
