@@ -15,6 +15,7 @@ from programs import cheap_jit
 
 import gfopt
 from gfopt.core import schedules
+from gfopt.core.numpy_programs.program import NumpyProgram
 from gfopt.types import Optimizer
 
 GENERATIONS = 4
@@ -175,3 +176,35 @@ def test_a_schedule_is_part_of_the_configuration() -> None:
     state = optimizer.init(KEY, X0)._replace(step=jnp.int32(3))
     sigma = optimizer.ask(KEY, state).members.sigma
     np.testing.assert_allclose(sigma, 0.5 * 0.9**3, rtol=1e-6)
+
+
+@cases.over([case for case in cases.NUMBERS if not case.has("seeds")])
+def test_numpy_takes_the_same_steps(case: Case) -> None:
+    """What a search with a Python objective begins in, before it is compiled."""
+
+    def close(numbers: Any, compiled: Any) -> None:
+        compiled = jax.device_get(compiled)
+        pairs = zip(jax.tree.leaves(numbers), jax.tree.leaves(compiled), strict=True)
+        for number, wanted in pairs:
+            assert number.dtype == wanted.dtype and number.shape == wanted.shape
+            # of float32; a fit of as many points as coefficients loses half of it
+            np.testing.assert_allclose(number, wanted, rtol=1e-3, atol=1e-3)
+
+    optimizer = case.make()
+    start = NumpyProgram(type(optimizer).init, optimizer, KEY, case.x0)
+    state = cases.init(optimizer, KEY, case.x0)
+    close(start(optimizer, KEY, case.x0), state)
+    ask = NumpyProgram(type(optimizer).ask, optimizer, KEY, state)
+    tell = None
+    for step in range(3):
+        key = jax.random.fold_in(KEY, step)
+        population = cases.ask(optimizer, key, state)
+        close(ask(optimizer, key, state), population)
+        evaluation = cases.evaluate(optimizer, state, population)
+        told = optimizer, state, population, evaluation
+        tell = tell or NumpyProgram(type(optimizer).tell, *told)
+        expected = cases.tell(*told)
+        close(tell(*told), expected)
+        state = expected[0]
+    answer = NumpyProgram(type(optimizer).recommend, optimizer, state)
+    close(answer(optimizer, state), cases.recommend(optimizer, state))
