@@ -39,7 +39,8 @@ def test_steps_as_its_oracle(strategy: str) -> None:
         with jax.enable_x64(True):
             z, u = draws(turn.key)
         if oracle is None:
-            start = X0 + 0.5 * z
+            start = X0 + 0.5 * np.asarray(z)
+            start[0] = X0
             oracle = oracles.DifferentialEvolution(start, strategy, 0.6)
             expected = start
         else:

@@ -36,7 +36,9 @@ def test_steps_as_its_oracle() -> None:
     for turn in turns(optimizer, X0, 15, value):
         z, u = draws(turn.key)
         if oracle is None:
-            oracle = oracles.ParticleSwarm(X0 + 0.5 * z, FACTORS)
+            start = X0 + 0.5 * np.asarray(z)
+            start[0] = X0
+            oracle = oracles.ParticleSwarm(start, FACTORS)
         else:
             oracle.move(u[:, :DIMENSION], u[:, DIMENSION:])
         np.testing.assert_allclose(turn.solutions, oracle.x, 1e-12, 1e-12)
