@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 
 import jax
@@ -401,3 +402,20 @@ def test_a_python_number_has_the_precision_in_which_it_was_traced():
         expected = jax.jit(fun)(sigma, x, 4)
         assert [f.dtype for f in found] == [e.dtype for e in expected]
         np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_classes_with_equal_fields_are_told_apart():
+    def made(name, factor):
+        def times(self):
+            return self.x * factor
+
+        cls = dataclasses.make_dataclass(
+            name, [("x", float)], frozen=True, namespace={"times": times}
+        )
+        return jax.tree_util.register_dataclass(cls, ["x"], [])
+
+    classes = [made(f"Times{factor}", factor) for factor in range(60)]
+    on_host = HostFunction(lambda tree: tree.times())
+    compiled = HostFunction(lambda tree: tree.times() + 0 * lax.lgamma(tree.x))
+    for factor, cls in enumerate(classes):
+        assert on_host(cls(np.float32(2))) == compiled(cls(np.float32(2))) == 2 * factor

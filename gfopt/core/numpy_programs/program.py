@@ -12,6 +12,7 @@ one, is left to the compiler.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 
 from gfopt import jaxprs
+from gfopt.core import trees
 from gfopt.core.numpy_programs.layout import laid_out, value_of
 from gfopt.core.numpy_programs.rule import UnknownEquation, dtype_of
 
@@ -41,6 +43,7 @@ class NumpyProgram:
     """
 
     def __init__(self, fun: Callable[..., Any], *args: Any):
+        fun = _of_types(fun, trees.node_types(args))
         program, results = jaxprs.trace_with_results(fun, *args)
         self._structure = jax.tree.structure(results)
         self._types = [dtype_of(variable) for variable in program.inputs]
@@ -57,6 +60,17 @@ class NumpyProgram:
         with np.errstate(all="ignore"):
             results = self._run(*values)
         return jax.tree.unflatten(self._structure, results)
+
+
+@functools.cache
+def _of_types(fun: Callable[..., Any], types: Any) -> Callable[..., Any]:
+    """Returns a function of its own for each set of classes among the arguments.
+
+    What JAX keeps of a function it finds by structures, which ``trees.node_types`` can
+    tell apart where ``==`` cannot.
+    """
+    del types
+    return functools.wraps(fun)(lambda *args: fun(*args))
 
 
 def _with_dtype(value: Any, dtype: Any) -> Any:
@@ -78,19 +92,20 @@ class HostFunction:
     """
 
     def __init__(self, fun: Callable[..., Any]):
-        self._fun, self._compiled = fun, jax.jit(fun)
+        self._fun = fun
         self._programs: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Runs it."""
         leaves, structure = jax.tree.flatten(args)
         if any(map(jaxprs.is_tracer, leaves)):
-            return self._compiled(*args)
+            return self._fun(*args)
+        nodes = trees.node_types(args)
         types = tuple((np.shape(x), str(jax.dtypes.result_type(x))) for x in leaves)
-        kind = structure, types, jax.dtypes.canonicalize_dtype(np.float64)
+        kind = structure, nodes, types, jax.dtypes.canonicalize_dtype(np.float64)
         if kind not in self._programs:
             try:
                 self._programs[kind] = NumpyProgram(self._fun, *args)
             except UnknownEquation:
-                self._programs[kind] = self._compiled
+                self._programs[kind] = jax.jit(_of_types(self._fun, nodes))
         return self._programs[kind](*args)
