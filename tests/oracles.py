@@ -779,7 +779,9 @@ class CRFMNES:
         )
 
     def tell(self, z: Array, fitness: Array) -> None:
-        """Updates; NaN is a failure."""
+        """Updates; NaN is a failure, and values that are all equal say nothing."""
+        if np.all(fitness == fitness[0]):
+            return
         n, lam, mu = len(self.mean), self.size, self.mu_eff
         utilities = nes_utilities(fitness)
         count = lam
