@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gfopt.core.late import loop
+
 # A sum holds the factors of as many members as fit into this (16 MB of float32), and
 # adds to this many elements of a leaf at a time.
 BLOCK = 1 << 22
@@ -80,7 +82,7 @@ def add(
 
 
 def _repeat(turns: int, body: Callable[[Any, Any], Any], whole: jax.Array) -> jax.Array:
-    """Returns a ``fori_loop``, without the loop where there is one turn."""
+    """Returns a ``loop``, without the loop where there is one turn."""
     if turns == 1:
         return body(jnp.int32(0), whole)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(turns), body, whole)
+    return loop(turns, body, whole)

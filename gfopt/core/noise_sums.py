@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt.core import rounding
+from gfopt.core.late import loop
 
 # Elements drawn at a time: 256 kB of float32 stays in cache.
 BLOCK = 1 << 16
@@ -81,9 +82,7 @@ def add(
         if num_groups == 1:
             return added(jnp.int32(0), noise(jnp.int32(0)), totals)
         if len(leaves) == 1:
-            return lax.fori_loop(
-                0, num_groups, lambda i, t: added(i, noise(i), t), totals
-            )
+            return loop(num_groups, lambda i, t: added(i, noise(i), t), totals)
 
         # XLA would draw once for each of two sums. What a loop carries is made once:
         # a turn draws for the next one.
@@ -92,7 +91,7 @@ def add(
             return noise(index), added(index - 1, z, totals)
 
         z = jnp.zeros((seeds.shape[1], count, columns), weights.dtype)
-        z, totals = lax.fori_loop(0, num_groups, turn, (z, totals))
+        z, totals = loop(num_groups, turn, (z, totals))
         return added(jnp.int32(num_groups - 1), z, totals)
 
     def added_part(
@@ -146,9 +145,9 @@ def add(
         return found
 
     if rows * columns != size:  # a vector, whose last row is cut short
-        return tuple(lax.fori_loop(0, turns, add_elements, list(leaves)))
+        return tuple(loop(turns, add_elements, list(leaves)))
     folded = [leaf.reshape(rows, columns) for leaf in leaves]
-    folded = lax.fori_loop(0, turns, add_rows, folded)
+    folded = loop(turns, add_rows, folded)
     return tuple(leaf.reshape(shape) for leaf in folded)
 
 

@@ -428,3 +428,15 @@ def test_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match="kind must be one of.*did you mean 'gaussian"):
         gfopt.Noise("gausian")
     assert gfopt.gaussian() == noise.Noise() and gfopt.rademacher().kind == "rademacher"
+
+
+@pytest.mark.parametrize("family", [gfopt.gaussian(), gfopt.low_rank(1)])
+def test_sums_of_noise_are_not_left_to_the_old_code_generator(family):
+    """It would draw a normal anew for each of its uses: 27 times the time."""
+    weights = {"w": jnp.zeros((4, 256, 512)), "v": jnp.zeros(100_000)}
+
+    def add(weights, seeds, scales):
+        return family.add_weighted(weights, seeds, scales)
+
+    program = jax.jit(add).lower(weights, jnp.zeros(3, jnp.uint32), jnp.ones(3))
+    assert "xla_cpu_small_call" not in program.compile().as_text()
