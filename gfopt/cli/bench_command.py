@@ -154,6 +154,7 @@ def bench(
                     stderr=True,
                 )
             with refusals(ValueError, OSError, context=context):
+                store.claim()
                 store.start_session(context.obj)
             with refusals(OSError, context=context):
                 num_failed = _run(context.obj, batches, left, store, num_workers)

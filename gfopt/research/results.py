@@ -144,19 +144,24 @@ class ResultStore:
                 f"{_VERSION}: read it with the newer gfopt that wrote it"
             )
 
-    def start_session(self, command: str) -> None:
-        """Notes who writes: the command, the versions and the machine.
+    def claim(self) -> None:
+        """Keeps others from claiming this file until it is closed.
+
+        SQLite lets several processes write; two commands that fill in what is missing
+        would only do the same work twice.
 
         Raises:
-            ValueError: where another process writes here.
+            ValueError: where another process has claimed it.
         """
-        if self._lock is None:
-            self._lock = open(self.path.with_suffix(".lock"), "a")  # noqa: SIM115
+        self._lock = open(self.path.with_suffix(".lock"), "a")  # noqa: SIM115
         if not lock(self._lock.fileno()):
             raise ValueError(
                 f"another process writes to {self.path} right now: wait for it, or "
                 "choose another directory"
             )
+
+    def start_session(self, command: str) -> None:
+        """Notes who writes: the command, the versions and the machine."""
         device = jax.devices()[0]
         machine = {
             "platform": platform.platform(),
@@ -263,7 +268,7 @@ class ResultStore:
             return self._connection.execute(query).fetchall()
 
     def close(self) -> None:
-        """Closes the file and lets the next writer in."""
+        """Closes the file and gives up its claim."""
         self._connection.close()
         if self._lock is not None:
             self._lock.close()

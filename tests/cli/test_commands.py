@@ -157,7 +157,7 @@ def test_a_cell_that_fails_is_a_line_and_the_others_go_on(
 
 def test_a_folder_that_another_process_writes_to_is_refused(capsys, tmp_path) -> None:
     with ResultStore(tmp_path, create=True) as store:
-        store.start_session("gfopt bench")
+        store.claim()
         ended = Ended(capsys, "bench", *TINY, "--budget", "40", "--out", str(tmp_path))
     assert ended.code == 2 and ended.err.count("\n") == 1
     assert "another process writes to" in ended.err
