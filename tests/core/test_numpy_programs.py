@@ -200,6 +200,10 @@ CASES = {
         lambda x: lax.cond(x[0, 0] > 0, lambda x: x + 1, lambda x: x - 1, x),
         X,
     ),
+    "a branch for nothing": (
+        lambda x: (lax.cond(x[0, 0] > 0, lambda x: (), lambda x: (), x), x)[1],
+        X,
+    ),
     "a switch": (
         lambda x, i: [lax.switch(j, [jnp.sin, jnp.cos, jnp.exp], x) for j in i],
         X,

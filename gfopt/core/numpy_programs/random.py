@@ -127,10 +127,13 @@ def named(eqn: Equation) -> Callable[..., Any] | None:
     None for any other program, and for these where they are batched: the program itself
     says then which axes go together.
     """
+    name = eqn.get("name")
+    if name not in ("encrypt", "draw_seeds"):
+        return None
     shape, operands = shape_of(eqn.outputs[0]), [shape_of(v) for v in eqn.inputs]
-    if eqn.get("name") == "encrypt" and {*operands} <= {(), shape}:
+    if name == "encrypt" and {*operands} <= {(), shape}:
         return encrypt
-    if eqn.get("name") == "draw_seeds" and operands == [(2,)]:
+    if name == "draw_seeds" and operands == [(2,)]:
         zero, low = _counters(shape)
         return lambda words: [encrypt(words[0], words[1], low, zero)[0]]
     return None
