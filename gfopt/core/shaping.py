@@ -180,8 +180,8 @@ def failures_last(
     Example:
         >>> rows = failures_last(jnp.array([2.0, jnp.nan, 1.0]),
         ...                      jnp.array([True, False, True]), jnp.ones(3, bool))
-        >>> nes_utilities(*rows).round(2)
-        Array([-0.1 , -0.33,  0.43], dtype=float32)
+        >>> [round(float(utility), 2) for utility in nes_utilities(*rows)]
+        [-0.14, -0.33, 0.47]
     """
     worst = jnp.max(jnp.where(valid, fitness, -jnp.inf))
     behind = jnp.nextafter(worst, jnp.full_like(worst, jnp.inf))

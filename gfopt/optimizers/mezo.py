@@ -45,7 +45,7 @@ class MeZO(TwoSided):
             with a transform or low-rank noise.
 
     Example:
-        >>> import gfopt, jax.numpy as jnp
+        >>> import gfopt, jax, jax.numpy as jnp
         >>> result = gfopt.run(gfopt.MeZO(learning_rate=0.02),
         ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=200)

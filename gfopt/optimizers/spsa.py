@@ -43,7 +43,7 @@ class SPSA(TwoSided):
         ValueError: for one out of range, or an odd population.
 
     Example:
-        >>> import gfopt, jax.numpy as jnp
+        >>> import gfopt, jax, jax.numpy as jnp
         >>> result = gfopt.run(gfopt.SPSA(learning_rate=0.5, stability=20),
         ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=200)

@@ -252,9 +252,10 @@ def test_a_game_is_learned_and_tested_at_its_end(monkeypatch) -> None:
     frames = size * 4 * 4  # of a generation
     for run in runs:
         assert run.status == "budget"
-        assert run.evaluations == -(-600 // frames) * size
+        assert run.evaluations == 1 + -(-600 // frames) * size  # and the start
         counts = [count for count, _ in run.trajectory]
-        assert counts[-1] == run.evaluations * 4 * 4
+        # frames of generations, as the papers count: not those of the start
+        assert counts[-1] == (run.evaluations - 1) * 4 * 4
         assert all(count % frames == 0 for count in counts)
     (again,) = (run for (run,) in run_batch(batch._replace(instances=(2,)), Path()))
     assert again.trajectory == runs[1].trajectory
