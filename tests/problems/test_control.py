@@ -280,7 +280,8 @@ def test_context_is_the_same_however_it_is_evaluated(evaluator):
 
 def test_minimize_returns_the_context_that_evaluation_needs():
     task = Rollout(Pendulum(), linear, max_steps=5, normalise=True)
-    settings = dict(method=RANDOM_SEARCH, budget=18, seed=1, batches=task.episodes)
+    # the start, whose observations the context does not count, and 18 members
+    settings = dict(method=RANDOM_SEARCH, budget=19, seed=1, batches=task.episodes)
     result = gfopt.minimize(task.objective(), np.zeros(3), **settings)  # in float64
     assert result.path == "compiled" and result.x.dtype == np.float64
     assert result.context.num_observations == pytest.approx(18 * 5 + 0.01)
@@ -346,9 +347,9 @@ def test_gymnasium_on_the_host():
     objective = dataclasses.replace(task.objective(), fun=counted)
     network = mlp(KEY, (4, 2))
     settings = dict(method=RANDOM_SEARCH, seed=2, batches=task.episodes)
-    result = gfopt.minimize(objective, network, budget=12, **settings)
-    assert result.path == "host" and result.nfev == 12 and not result.failures
-    total = sum(lengths)
+    result = gfopt.minimize(objective, network, budget=13, **settings)
+    assert result.path == "host" and result.nfev == 13 and not result.failures
+    total = sum(lengths[1:])  # the start comes first, and is not counted
     assert result.context.num_observations == pytest.approx(total + 0.01)
     values = task.returns([1, 2, 3], result.recommended, result.context)
     assert (task.returns([1, 2, 3], result.recommended, result.context) == values).all()
