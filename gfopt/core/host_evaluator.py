@@ -192,8 +192,12 @@ def writable_row(stacked: PyTree, row: int) -> Solution:
 
 def row_keys(key: Key, count: int) -> np.ndarray:
     """Returns the rows' key data ``uint32[P, 2]``, those of the compiled path."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
-    return np.asarray(jax.random.key_data(keys))
+    return np.asarray(row_key_data(key, jnp.arange(count)))
+
+
+def row_key_data(key: Key, rows: jax.Array) -> jax.Array:
+    """Returns the key data of some rows, ``uint32[n, 2]``; traceable."""
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
 
 
 def fitness_dtype(state: State) -> np.dtype:

@@ -61,7 +61,7 @@ def _injected(
 @HostFunction
 def _row_keys(run_key: Any, step: Any, rows: Any) -> jax.Array:
     key = step_keys(wrapped(run_key), step).evaluate
-    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
+    return host_evaluator.row_key_data(key, rows)
 
 
 @HostFunction
