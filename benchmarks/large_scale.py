@@ -30,8 +30,9 @@ import scipy.fft
 from common import save, show
 
 import gfopt
-from gfopt.core import threefry
-from gfopt.optimizers import cma_es, nes
+from gfopt.core.noise import threefry
+from gfopt.optimizers.cma import cma_es
+from gfopt.optimizers.evolution_strategies import snes as nes
 
 METHODS = ("cr_fm_nes", "sep_cma_es", "snes")
 TARGET = 1e-8

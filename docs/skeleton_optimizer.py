@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, shaping, threefry, trees
+from gfopt.core import schedules, shaping, trees
+from gfopt.core.noise import noise, threefry
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution

@@ -6,31 +6,27 @@ name is added here, and nowhere else.
 
 from gfopt import problems as problems
 from gfopt import tokens as tokens
-from gfopt.core.black_box import black_box as black_box
 from gfopt.core.constraints import ConstraintValues as ConstraintValues
-from gfopt.core.counting import count_materialisations as count_materialisations
-from gfopt.core.domains import categorical as categorical
-from gfopt.core.domains import integer as integer
-from gfopt.core.domains import real as real
 from gfopt.core.evaluate import chunked as chunked
 from gfopt.core.evaluate import vmapped as vmapped
-from gfopt.core.gradient_estimates import GradientEstimator as GradientEstimator
-from gfopt.core.gradient_estimates import gradient_estimator as gradient_estimator
-from gfopt.core.gradient_sketches import (
-    per_sample_directional_derivatives as per_sample_directional_derivatives,
+from gfopt.core.host.evaluator import host as host
+from gfopt.core.lazy.low_rank import LowRank as LowRank
+from gfopt.core.lazy.materialisations import (
+    count_materialisations as count_materialisations,
 )
-from gfopt.core.host_evaluator import host as host
-from gfopt.core.low_rank import LowRank as LowRank
-from gfopt.core.low_rank_noise import LowRankNoise as LowRankNoise
-from gfopt.core.low_rank_noise import low_rank as low_rank
-from gfopt.core.noise import Noise as Noise
-from gfopt.core.noise import gaussian as gaussian
-from gfopt.core.noise import rademacher as rademacher
-from gfopt.core.noise_table import NoiseTable as NoiseTable
+from gfopt.core.noise.noise import Noise as Noise
+from gfopt.core.noise.noise import gaussian as gaussian
+from gfopt.core.noise.noise import rademacher as rademacher
+from gfopt.core.noise.table import NoiseTable as NoiseTable
 from gfopt.core.objective import Objective as Objective
-from gfopt.core.perturbed import Perturbed as Perturbed
+from gfopt.core.perturbation.low_rank_noise import LowRankNoise as LowRankNoise
+from gfopt.core.perturbation.low_rank_noise import low_rank as low_rank
+from gfopt.core.perturbation.perturbed import Perturbed as Perturbed
 from gfopt.core.sharded import sharded as sharded
-from gfopt.core.spaces import Space as Space
+from gfopt.core.spaces.domains import categorical as categorical
+from gfopt.core.spaces.domains import integer as integer
+from gfopt.core.spaces.domains import real as real
+from gfopt.core.spaces.spaces import Space as Space
 from gfopt.core.trees import merge as merge
 from gfopt.core.trees import partition as partition
 from gfopt.driver import genome as genome
@@ -48,52 +44,64 @@ from gfopt.driver.run import RunResult as RunResult
 from gfopt.driver.run import run as run
 from gfopt.driver.scipy_method import scipy_method as scipy_method
 from gfopt.driver.warm_start import warm_start as warm_start
-from gfopt.optimizers.ars import ARS as ARS
-from gfopt.optimizers.augmented_lagrangian import (
-    AugmentedLagrangian as AugmentedLagrangian,
+from gfopt.gradients.black_box import black_box as black_box
+from gfopt.gradients.estimates import GradientEstimator as GradientEstimator
+from gfopt.gradients.estimates import gradient_estimator as gradient_estimator
+from gfopt.gradients.sketches import (
+    per_sample_directional_derivatives as per_sample_directional_derivatives,
 )
-from gfopt.optimizers.bounded import Bounded as Bounded
-from gfopt.optimizers.cma_es import CMAES as CMAES
-from gfopt.optimizers.consensus import CBO as CBO
-from gfopt.optimizers.consensus_hopping import ConsensusHopping as ConsensusHopping
-from gfopt.optimizers.consensus_variants import consensus_variant as consensus_variant
-from gfopt.optimizers.consensus_weights import (
+from gfopt.optimizers.cma.cma_es import CMAES as CMAES
+from gfopt.optimizers.cma.cr_fm_nes import CRFMNES as CRFMNES
+from gfopt.optimizers.cma.lq_cma_es import LQCMAES as LQCMAES
+from gfopt.optimizers.cma.sep_cma_es import SepCMAES as SepCMAES
+from gfopt.optimizers.consensus.cbo import CBO as CBO
+from gfopt.optimizers.consensus.hopping import ConsensusHopping as ConsensusHopping
+from gfopt.optimizers.consensus.mirror_maps import Ball as Ball
+from gfopt.optimizers.consensus.mirror_maps import Box as Box
+from gfopt.optimizers.consensus.mirror_maps import Simplex as Simplex
+from gfopt.optimizers.consensus.variants import consensus_variant as consensus_variant
+from gfopt.optimizers.consensus.weights import (
     EffectiveSampleSize as EffectiveSampleSize,
 )
-from gfopt.optimizers.cr_fm_nes import CRFMNES as CRFMNES
 from gfopt.optimizers.cross_entropy import CrossEntropy as CrossEntropy
 from gfopt.optimizers.deep_ga import DeepGA as DeepGA
 from gfopt.optimizers.descent import clip_up as clip_up
 from gfopt.optimizers.differential_evolution import (
     DifferentialEvolution as DifferentialEvolution,
 )
-from gfopt.optimizers.feasibility_rule import FeasibilityRule as FeasibilityRule
-from gfopt.optimizers.fzoo import FZOO as FZOO
-from gfopt.optimizers.hizoo import HiZOO as HiZOO
-from gfopt.optimizers.lq_cma_es import LQCMAES as LQCMAES
-from gfopt.optimizers.margin import Margin as Margin
-from gfopt.optimizers.mezo import MeZO as MeZO
-from gfopt.optimizers.mirror_maps import Ball as Ball
-from gfopt.optimizers.mirror_maps import Box as Box
-from gfopt.optimizers.mirror_maps import Simplex as Simplex
+from gfopt.optimizers.evolution_strategies.ars import ARS as ARS
+from gfopt.optimizers.evolution_strategies.one_plus_one import (
+    OnePlusOneES as OnePlusOneES,
+)
+from gfopt.optimizers.evolution_strategies.open_es import OpenES as OpenES
+from gfopt.optimizers.evolution_strategies.persistent_es import (
+    PersistentES as PersistentES,
+)
+from gfopt.optimizers.evolution_strategies.pgpe import PGPE as PGPE
+from gfopt.optimizers.evolution_strategies.snes import SNES as SNES
+from gfopt.optimizers.evolution_strategies.xnes import XNES as XNES
 from gfopt.optimizers.nelder_mead import NelderMead as NelderMead
-from gfopt.optimizers.nes import SNES as SNES
-from gfopt.optimizers.novelty import Novelty as Novelty
-from gfopt.optimizers.novelty_agents import NoveltyAgents as NoveltyAgents
-from gfopt.optimizers.one_plus_one import OnePlusOneES as OnePlusOneES
-from gfopt.optimizers.open_es import OpenES as OpenES
 from gfopt.optimizers.particle_swarm import ParticleSwarm as ParticleSwarm
-from gfopt.optimizers.persistent_es import PersistentES as PersistentES
-from gfopt.optimizers.pgpe import PGPE as PGPE
-from gfopt.optimizers.qzo import QZO as QZO
 from gfopt.optimizers.random_search import RandomSearch as RandomSearch
-from gfopt.optimizers.reevaluated import Reevaluated as Reevaluated
-from gfopt.optimizers.restarts import Restarts as Restarts
-from gfopt.optimizers.sep_cma_es import SepCMAES as SepCMAES
-from gfopt.optimizers.sparse_mezo import SparseMeZO as SparseMeZO
-from gfopt.optimizers.spsa import SPSA as SPSA
-from gfopt.optimizers.svrg import SVRG as SVRG
-from gfopt.optimizers.xnes import XNES as XNES
+from gfopt.optimizers.wrappers.augmented_lagrangian import (
+    AugmentedLagrangian as AugmentedLagrangian,
+)
+from gfopt.optimizers.wrappers.bounded import Bounded as Bounded
+from gfopt.optimizers.wrappers.feasibility_rule import (
+    FeasibilityRule as FeasibilityRule,
+)
+from gfopt.optimizers.wrappers.margin import Margin as Margin
+from gfopt.optimizers.wrappers.novelty import Novelty as Novelty
+from gfopt.optimizers.wrappers.novelty_agents import NoveltyAgents as NoveltyAgents
+from gfopt.optimizers.wrappers.reevaluated import Reevaluated as Reevaluated
+from gfopt.optimizers.wrappers.restarts import Restarts as Restarts
+from gfopt.optimizers.zeroth_order.fzoo import FZOO as FZOO
+from gfopt.optimizers.zeroth_order.hizoo import HiZOO as HiZOO
+from gfopt.optimizers.zeroth_order.mezo import MeZO as MeZO
+from gfopt.optimizers.zeroth_order.qzo import QZO as QZO
+from gfopt.optimizers.zeroth_order.sparse_mezo import SparseMeZO as SparseMeZO
+from gfopt.optimizers.zeroth_order.spsa import SPSA as SPSA
+from gfopt.optimizers.zeroth_order.svrg import SVRG as SVRG
 from gfopt.quantization.quantize import quantize as quantize
 from gfopt.quantization.quantized import Quantized as Quantized
 from gfopt.quantization.qwix_trees import from_qwix as from_qwix

@@ -87,7 +87,7 @@ ROWS = (
     ),
     Row(
         "open_es",
-        "gfopt.optimizers.open_es.OpenES",
+        "gfopt.optimizers.evolution_strategies.open_es.OpenES",
         "networks, any size",
         frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
         "sigma",
@@ -110,7 +110,7 @@ ROWS = (
     ),
     Row(
         "pgpe",
-        "gfopt.optimizers.pgpe.PGPE",
+        "gfopt.optimizers.evolution_strategies.pgpe.PGPE",
         "networks and control, any size",
         frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
         "sigma",
@@ -126,7 +126,7 @@ ROWS = (
     ),
     Row(
         "ars",
-        "gfopt.optimizers.ars.ARS",
+        "gfopt.optimizers.evolution_strategies.ars.ARS",
         "networks and control, any size",
         frozenset({"seeds", "population_size", "pairs", "resizable"}),
         "sigma",
@@ -137,7 +137,7 @@ ROWS = (
     ),
     Row(
         "persistent_es",
-        "gfopt.optimizers.persistent_es.PersistentES",
+        "gfopt.optimizers.evolution_strategies.persistent_es.PersistentES",
         "unrolled problems, any size",
         frozenset({"seeds", "population_size", "pairs"}),
         "sigma",
@@ -148,7 +148,7 @@ ROWS = (
     ),
     Row(
         "cma_es",
-        "gfopt.optimizers.cma_es.CMAES",
+        "gfopt.optimizers.cma.cma_es.CMAES",
         "black box, 1 to 1,000 numbers",
         frozenset(
             {
@@ -169,7 +169,7 @@ ROWS = (
     ),
     Row(
         "sep_cma_es",
-        "gfopt.optimizers.sep_cma_es.SepCMAES",
+        "gfopt.optimizers.cma.sep_cma_es.SepCMAES",
         "black box, any number of separable ones",
         frozenset({"rank_based", "population_size", "stops"}),
         "sigma",
@@ -180,7 +180,7 @@ ROWS = (
     ),
     Row(
         "lq_cma_es",
-        "gfopt.optimizers.lq_cma_es.LQCMAES",
+        "gfopt.optimizers.cma.lq_cma_es.LQCMAES",
         "costly black box, 1 to 40 numbers",
         frozenset(
             {
@@ -199,7 +199,7 @@ ROWS = (
     ),
     Row(
         "snes",
-        "gfopt.optimizers.nes.SNES",
+        "gfopt.optimizers.evolution_strategies.snes.SNES",
         "black box and networks, any size",
         frozenset({"rank_based", "seeds", "population_size", "resizable", "stops"}),
         "sigma",
@@ -210,7 +210,7 @@ ROWS = (
     ),
     Row(
         "xnes",
-        "gfopt.optimizers.xnes.XNES",
+        "gfopt.optimizers.evolution_strategies.xnes.XNES",
         "black box, 2 to some 100 numbers",
         frozenset(
             {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
@@ -228,7 +228,7 @@ ROWS = (
     ),
     Row(
         "cr_fm_nes",
-        "gfopt.optimizers.cr_fm_nes.CRFMNES",
+        "gfopt.optimizers.cma.cr_fm_nes.CRFMNES",
         "black box, 100 to some 10,000 numbers",
         frozenset({"rank_based", "population_size", "pairs", "stops"}),
         "sigma",
@@ -239,7 +239,7 @@ ROWS = (
     ),
     Row(
         "mezo",
-        "gfopt.optimizers.mezo.MeZO",
+        "gfopt.optimizers.zeroth_order.mezo.MeZO",
         "fine-tuning at the memory of inference",
         frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
         None,
@@ -250,7 +250,7 @@ ROWS = (
     ),
     Row(
         "qzo",
-        "gfopt.optimizers.qzo.QZO",
+        "gfopt.optimizers.zeroth_order.qzo.QZO",
         "fine-tuning a quantized model through its scales",
         frozenset({"seeds", "lazy", "population_size", "pairs"}),
         None,
@@ -261,7 +261,7 @@ ROWS = (
     ),
     Row(
         "spsa",
-        "gfopt.optimizers.spsa.SPSA",
+        "gfopt.optimizers.zeroth_order.spsa.SPSA",
         "noisy measurements, any size",
         frozenset({"seeds", "lazy", "signs", "population_size", "pairs", "resizable"}),
         None,
@@ -272,7 +272,7 @@ ROWS = (
     ),
     Row(
         "fzoo",
-        "gfopt.optimizers.fzoo.FZOO",
+        "gfopt.optimizers.zeroth_order.fzoo.FZOO",
         "fine-tuning in batches of forward passes",
         frozenset(
             {"seeds", "lazy", "signs", "population_size", "resizable", "centered"}
@@ -286,7 +286,7 @@ ROWS = (
     ),
     Row(
         "sparse_mezo",
-        "gfopt.optimizers.sparse_mezo.SparseMeZO",
+        "gfopt.optimizers.zeroth_order.sparse_mezo.SparseMeZO",
         "fine-tuning of the small weights of each matrix",
         frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
         None,
@@ -297,7 +297,7 @@ ROWS = (
     ),
     Row(
         "svrg",
-        "gfopt.optimizers.svrg.SVRG",
+        "gfopt.optimizers.zeroth_order.svrg.SVRG",
         "fine-tuning on small batches of finite data, to the end",
         frozenset({"seeds", "lazy", "signs", "pairs"}),
         None,
@@ -314,7 +314,7 @@ ROWS = (
     ),
     Row(
         "hizoo",
-        "gfopt.optimizers.hizoo.HiZOO",
+        "gfopt.optimizers.zeroth_order.hizoo.HiZOO",
         "fine-tuning of numbers on different scales",
         frozenset({"seeds", "lazy", "centered"}),
         None,
@@ -359,7 +359,7 @@ ROWS = (
     ),
     Row(
         "cbo",
-        "gfopt.optimizers.consensus.CBO",
+        "gfopt.optimizers.consensus.cbo.CBO",
         "black box, 1 to 100 numbers, many minima",
         frozenset({"population_size", "stops"}),
         "sigma",
@@ -384,7 +384,7 @@ ROWS = (
     ),
     Row(
         "consensus_hopping",
-        "gfopt.optimizers.consensus_hopping.ConsensusHopping",
+        "gfopt.optimizers.consensus.hopping.ConsensusHopping",
         "networks, any size",
         frozenset({"seeds", "population_size", "resizable"}),
         "sigma",
@@ -395,7 +395,7 @@ ROWS = (
     ),
     Row(
         "one_plus_one",
-        "gfopt.optimizers.one_plus_one.OnePlusOneES",
+        "gfopt.optimizers.evolution_strategies.one_plus_one.OnePlusOneES",
         "baseline, any size",
         frozenset({"rank_based", "seeds", "rotation_invariant", "stops"}),
         "sigma",

@@ -25,6 +25,7 @@ LAYERS = [
     {"types", "checks", "pytree"},
     {"protocol"},
     {"core"},
+    {"gradients"},
     {"optimizers", "quantization"},
     {"tokens", "problems"},
     {"methods_table"},
@@ -50,7 +51,7 @@ HEAVY = ("matplotlib", "rich", "typer", "sklearn", "cma", "cocoex", "cocopp", "f
 
 
 def module_of(path: Path) -> str:
-    """Returns a file's module name, such as ``gfopt.core.noise``."""
+    """Returns a file's module name, such as ``gfopt.core.noise.noise``."""
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core import constraints as constrained
-from gfopt.core import interpret, trees
+from gfopt.core import trees
+from gfopt.core.lazy import interpret
 from gfopt.types import Key, PyTree, Solution
 
 

@@ -20,8 +20,8 @@ from gfopt.driver.history import History
 from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
 from gfopt.driver.search import Search, fetched
 from gfopt.driver.setup import against_noise, setup
-from gfopt.optimizers.bounded import Bounded
-from gfopt.optimizers.held import Held
+from gfopt.optimizers.wrappers.bounded import Bounded
+from gfopt.optimizers.wrappers.held import Held
 from gfopt.protocol import as_method, layers
 from gfopt.types import Optimizer, Population, Solution
 

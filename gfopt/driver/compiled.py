@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gfopt.core import lazy, trees
+from gfopt.core import trees
 from gfopt.core.evaluate import (
     Evaluator,
     best_row,
     default_evaluator,
     member_size,
 )
+from gfopt.core.lazy import lazy
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.failures import Failures

@@ -21,13 +21,13 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.noise import Noise
-from gfopt.core.noise_table import NoiseTable
+from gfopt.core.noise.noise import Noise
+from gfopt.core.noise.table import NoiseTable
 from gfopt.driver.records import Record
 from gfopt.driver.storage import read_records, write_snapshot
 from gfopt.driver.tree_records import leaf_types
-from gfopt.optimizers.bounded import Bounded
 from gfopt.optimizers.deep_ga import DeepGA, DeepGAState, mutated
+from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.protocol import Wrapper
 from gfopt.types import Solution, State
 

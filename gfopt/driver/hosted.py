@@ -12,7 +12,7 @@ import numpy as np
 
 from gfopt.core.constraints import keeps
 from gfopt.core.evaluate import judged
-from gfopt.core.host_evaluator import HostEvaluator, HostValues, check_kind, spread
+from gfopt.core.host.evaluator import HostEvaluator, HostValues, check_kind, spread
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.failures import Failures
 from gfopt.driver.progress import Interrupt

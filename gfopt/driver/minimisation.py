@@ -16,7 +16,7 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator
-from gfopt.core.host_evaluator import HostEvaluator, host
+from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint

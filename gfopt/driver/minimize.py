@@ -17,7 +17,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
-from gfopt.core.host_evaluator import HostEvaluator, host
+from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver.arguments import check_evaluator, check_frozen, check_seed
 from gfopt.driver.batches import Batches
@@ -26,8 +26,8 @@ from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.minimisation import Minimisation, unstarted
 from gfopt.driver.result import Result
 from gfopt.driver.setup import against_noise, setup
-from gfopt.optimizers.augmented_lagrangian import constrained
-from gfopt.optimizers.bounded import refuse_slopes
+from gfopt.optimizers.wrappers.augmented_lagrangian import constrained
+from gfopt.optimizers.wrappers.bounded import refuse_slopes
 from gfopt.types import Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search

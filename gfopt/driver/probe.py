@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gfopt import jaxprs
-from gfopt.core.host_worker import reason_of
+from gfopt.core.host.worker import reason_of
 from gfopt.core.objective import Inputs, Objective, check_number
 from gfopt.jaxprs import Program
 from gfopt.types import Key, Solution

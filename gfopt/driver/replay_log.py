@@ -22,12 +22,13 @@ import numpy as np
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, trees
+from gfopt.core import trees
+from gfopt.core.noise import noise
 from gfopt.driver.arguments import as_solution, in_precision
 from gfopt.driver.records import Record
 from gfopt.driver.storage import read_records, write_snapshot
-from gfopt.optimizers.qzo import scales_stepped
-from gfopt.optimizers.zeroth_order import stepped
+from gfopt.optimizers.zeroth_order.qzo import scales_stepped
+from gfopt.optimizers.zeroth_order.zeroth_order import stepped
 from gfopt.protocol import as_method
 from gfopt.types import Optimizer, Solution
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.core import host_evaluator
 from gfopt.core.evaluate import judged
+from gfopt.core.host import evaluator
 from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.driver.tiers import at_tier
@@ -61,7 +61,7 @@ def _injected(
 @HostFunction
 def _row_keys(run_key: Any, step: Any, rows: Any) -> jax.Array:
     key = step_keys(wrapped(run_key), step).evaluate
-    return host_evaluator.row_key_data(key, rows)
+    return evaluator.row_key_data(key, rows)
 
 
 @HostFunction
@@ -104,7 +104,7 @@ class Search:
                 self._see(self._turns[self.tier].open(state))
                 self._told = _reasons(optimizer, state)
             first = self.state
-            self.dtype = host_evaluator.fitness_dtype(first)
+            self.dtype = evaluator.fitness_dtype(first)
         self.step = int(first.step)  # tells so far
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Search:
             return self._rows[row]
         state = self.state if self._asked_from is None else self._asked_from
         with self.precision():
-            one = host_evaluator.decode_one(
+            one = evaluator.decode_one(
                 self.optimizer, state, self.population.members, jnp.int32(row)
             )
         return jax.tree.map(np.array, one)
@@ -253,7 +253,7 @@ class Search:
     def clean(self, row: int) -> Solution:
         """Returns one candidate from the device, whatever was done to its copy."""
         if jax.tree.leaves(self._opened.solutions):
-            return host_evaluator.writable_row(self._opened.solutions, row)
+            return evaluator.writable_row(self._opened.solutions, row)
         return self.solution(row)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from gfopt import checks, registry
 from gfopt.core import trees
-from gfopt.core.bounds import middle_of, space_of
-from gfopt.core.spaces import Space
+from gfopt.core.spaces.bounds import middle_of, space_of
+from gfopt.core.spaces.spaces import Space
 from gfopt.driver.arguments import (
     as_solution,
     as_tokens,
@@ -24,18 +24,18 @@ from gfopt.driver.arguments import (
 from gfopt.driver.result import Result
 from gfopt.driver.warm_start import continued
 from gfopt.methods_table import Row
-from gfopt.optimizers.bounded import Bounded, refuse_slopes
-from gfopt.optimizers.held import (
+from gfopt.optimizers.evolution_strategies.snes import default_population_size
+from gfopt.optimizers.wrappers.bounded import Bounded, refuse_slopes
+from gfopt.optimizers.wrappers.held import (
     Held,
     filled,
     free_numbers,
     reduced,
     reduced_space,
 )
-from gfopt.optimizers.margin import Margin
-from gfopt.optimizers.nes import default_population_size
-from gfopt.optimizers.reevaluated import Reevaluated
-from gfopt.optimizers.restarts import Restarts
+from gfopt.optimizers.wrappers.margin import Margin
+from gfopt.optimizers.wrappers.reevaluated import Reevaluated
+from gfopt.optimizers.wrappers.restarts import Restarts
 from gfopt.protocol import as_method, innermost, layers, with_innermost
 from gfopt.types import Optimizer, PyTree, Solution
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gfopt.core import threefry
 from gfopt.core.evaluate import Evaluator, best_row
+from gfopt.core.noise import threefry
 from gfopt.core.numpy_programs.random import encrypt
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Evaluation, Info, Key, Optimizer, Population, State

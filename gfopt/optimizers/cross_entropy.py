@@ -23,9 +23,11 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import schedules, shaping, threefry, trees, vectors
+from gfopt.core import schedules, shaping, trees
 from gfopt.core.evaluate import best_row
-from gfopt.optimizers.cma_parameters import shortened
+from gfopt.core.noise import threefry
+from gfopt.optimizers import vectors
+from gfopt.optimizers.cma.parameters import shortened
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution

@@ -28,8 +28,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core import noise, schedules, threefry, trees
-from gfopt.core.noise_table import NoiseTable
+from gfopt.core import schedules, trees
+from gfopt.core.noise import noise, threefry
+from gfopt.core.noise.table import NoiseTable
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import schedules, trees, vectors
+from gfopt.core import schedules, trees
+from gfopt.optimizers import vectors
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import noise, schedules, threefry, trees
+from gfopt.core import schedules, trees
 from gfopt.core.evaluate import best_row
+from gfopt.core.noise import noise, threefry
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution

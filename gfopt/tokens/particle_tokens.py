@@ -20,7 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core import schedules, threefry, vectors
+from gfopt.core import schedules
+from gfopt.core.noise import threefry
+from gfopt.optimizers import vectors
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet

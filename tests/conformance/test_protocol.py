@@ -10,7 +10,8 @@ import numpy as np
 from conformance import cases
 from conformance.cases import KEY, Case
 
-from gfopt.core import evaluate, lazy
+from gfopt.core import evaluate
+from gfopt.core.lazy import lazy
 from gfopt.protocol import as_method
 from gfopt.types import Evaluation, Optimizer, Population
 

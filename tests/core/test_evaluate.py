@@ -16,7 +16,7 @@ from gfopt.core.evaluate import (
     judged,
     member_size,
 )
-from gfopt.core.lazy import materialise
+from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Population
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import gfopt
-from gfopt.core import threefry
+from gfopt.core.noise import threefry
 
 KINDS = ["gaussian", "rademacher", "sphere"]
 D = 20

@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gfopt.core.host import HostPool, Outcome
+from gfopt.core.host.host import HostPool, Outcome
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals and groups")
 
@@ -331,7 +331,7 @@ def work(pid_file, seconds):
     open(pid_file, "w").write(str(os.getpid()))
     time.sleep(seconds)
 if __name__ == "__main__":
-    from gfopt.core.host import HostPool
+    from gfopt.core.host.host import HostPool
     pool = HostPool(workers=2)
     print("ready", flush=True)
     pool.map(work, [(sys.path[0] + "/a", 60), (sys.path[0] + "/b", 60)])
@@ -358,7 +358,7 @@ def test_a_script_may_end_without_closing(tmp_path):
     def work(x):
         return x + 1
     if __name__ == "__main__":
-        from gfopt.core.host import HostPool
+        from gfopt.core.host.host import HostPool
         pool = HostPool(workers=2)
         print([outcome.value for outcome in pool.map(work, [(1,), (2,)])])
     """
@@ -368,7 +368,7 @@ def test_a_script_may_end_without_closing(tmp_path):
 
 def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     text = """
-    from gfopt.core.host import HostPool
+    from gfopt.core.host.host import HostPool
     import math
     HostPool(workers=2).map(math.sqrt, [(1,), (2,)])
     """

@@ -14,8 +14,8 @@ from flax import nnx
 from jax import lax
 
 import gfopt
-from gfopt.core.interpret import interpret
-from gfopt.core.lazy import has_lazy, materialise
+from gfopt.core.lazy.interpret import interpret
+from gfopt.core.lazy.lazy import has_lazy, materialise
 
 
 def normal(name: str, shape: tuple[int, ...]) -> jax.Array:

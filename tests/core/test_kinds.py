@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gfopt
-from gfopt.core import coordinates
-from gfopt.core.bounds import middle_of, space_of
+from gfopt.core.spaces import axis
+from gfopt.core.spaces.bounds import middle_of, space_of
 
 LOWER = np.array([-2.0, 1e-3, -3.0, 1.0, -np.inf, 5.0])
 UPPER = np.array([3.0, 1e4, 4.0, 500.0, np.inf, np.inf])
@@ -27,7 +27,7 @@ SEARCH = st.lists(
 
 solution = jax.jit(lambda space, y: space.solution(y))
 there_and_back = jax.jit(lambda space, x: space.solution(space.search(x)))
-steps = jax.jit(lambda space, y: space.map(coordinates.steps, y))
+steps = jax.jit(lambda space, y: space.map(axis.steps, y))
 
 
 @given(SEARCH)

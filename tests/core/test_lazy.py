@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from jax import lax
 
 import gfopt
-from gfopt.core import lazy, noise, noise_law, threefry
-from gfopt.core.interpret import interpret
-from gfopt.core.lazy_views import View, rows_view, slice_axis
+from gfopt.core.lazy import lazy
+from gfopt.core.lazy.interpret import interpret
+from gfopt.core.lazy.views import View, rows_view, slice_axis
+from gfopt.core.noise import law, noise, threefry
 
 SEED = jnp.uint32(11)
 
@@ -192,12 +193,12 @@ PATH = 1234
 def perturbed(shape, kind="gaussian", dtype=jnp.float32, scale=0.3):
     """A leaf, and what ``noise.add_scaled`` makes of the same seed."""
     w = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
-    z = noise_law.noise_leaf(kind, SEED, PATH, shape)
+    z = law.noise_leaf(kind, SEED, PATH, shape)
     leaf = gfopt.Perturbed(w, SEED, jnp.float32(scale), path_hash=PATH, kind=kind)
     return leaf, np.asarray(noise.add_scaled(w, z, scale))
 
 
-@pytest.mark.parametrize("kind", noise_law.KINDS)
+@pytest.mark.parametrize("kind", law.KINDS)
 @pytest.mark.parametrize("shape", [(), (5,), (5000,), (6, 40), (3, 4, 10), (1, 7)])
 def test_is_what_the_noise_adds(kind, shape):
     leaf, dense = perturbed(shape, kind)
@@ -205,7 +206,7 @@ def test_is_what_the_noise_adds(kind, shape):
     np.testing.assert_array_equal(jax.jit(lambda w: w.materialise())(leaf), dense)
 
 
-@pytest.fixture(scope="module", params=sorted(noise_law.KINDS))
+@pytest.fixture(scope="module", params=sorted(law.KINDS))
 def stack(request):
     """A stack of three matrices."""
     return perturbed((3, 4, 10), request.param)
@@ -244,7 +245,7 @@ def test_members_of_a_population_have_their_own_noise():
     signs = jnp.array([1.0, -1.0, 1.0, -1.0])
     found = jax.jit(jax.vmap(member))(seeds, signs)
     for seed, sign, part in zip(seeds, signs, found, strict=True):
-        z = noise_law.noise_leaf("gaussian", seed, PATH, w.shape)
+        z = law.noise_leaf("gaussian", seed, PATH, w.shape)
         expected = noise.add_scaled(w, z, sign * 0.5)
         np.testing.assert_array_equal(part, expected[1:3])
 
@@ -253,7 +254,7 @@ def test_units_for_every_element():
     w = jnp.ones((4, 6))
     units = jnp.linspace(0, 1, 24).reshape(4, 6)
     leaf = gfopt.Perturbed(w, SEED, 0.5, path_hash=PATH, units=units)
-    z = noise_law.noise_leaf("gaussian", SEED, PATH, w.shape)
+    z = law.noise_leaf("gaussian", SEED, PATH, w.shape)
     scale = 0.5 * units
     same(leaf, np.asarray(noise.add_scaled({"w": w}, {"w": z}, {"w": scale})["w"]))
     same(leaf.slice(0, jnp.int32(1), 2), leaf.materialise()[1:3])
@@ -263,7 +264,7 @@ def test_low_precision_weights_are_perturbed_in_high():
     """A step of 1e-4 is lost in bfloat16 weights near 1, and kept in the product."""
     w, x = jnp.ones((64, 8), jnp.bfloat16), jnp.ones((1, 64))
     leaf = gfopt.Perturbed(w, SEED, jnp.float32(1e-4), path_hash=PATH)
-    z = np.float64(noise_law.noise_leaf("gaussian", SEED, PATH, (64, 8)))
+    z = np.float64(law.noise_leaf("gaussian", SEED, PATH, (64, 8)))
     scale = np.float64(threefry.round_significant(jnp.float32(1e-4)))
     found = interpret(lambda w, x: x @ w)(leaf, x)
     np.testing.assert_allclose(found[0], 64 + scale * z.sum(axis=0), rtol=2e-7)
@@ -275,7 +276,7 @@ def test_double_precision_is_kept():
     with jax.enable_x64(True):
         w = jnp.linspace(0, 1, 12, dtype=jnp.float64).reshape(3, 4)
         leaf = gfopt.Perturbed(w, SEED, jnp.float64(1e-9), path_hash=PATH)
-        z = np.float64(noise_law.noise_leaf("gaussian", SEED, PATH, (3, 4)))
+        z = np.float64(law.noise_leaf("gaussian", SEED, PATH, (3, 4)))
         step = np.float64(threefry.round_significant(jnp.float64(1e-9))) * z
         assert leaf.materialise().dtype == jnp.float64
         np.testing.assert_array_equal(leaf.materialise(), np.float64(w) + step)

@@ -13,10 +13,11 @@ import pytest
 from core.models import MODELS
 
 import gfopt
-from gfopt.core import lazy, low_rank_sums
-from gfopt.core.interpret import interpret
-from gfopt.core.lazy import is_lazy, materialise
-from gfopt.core.lazy_views import View, rows_view, slice_axis
+from gfopt.core.lazy import lazy
+from gfopt.core.lazy.interpret import interpret
+from gfopt.core.lazy.lazy import is_lazy, materialise
+from gfopt.core.lazy.views import View, rows_view, slice_axis
+from gfopt.core.perturbation import low_rank_sums
 
 SEED = jnp.uint32(11)
 TREE = {

@@ -13,7 +13,8 @@ from jax.extend.random import threefry_2x32
 from scipy.special import erfinv
 
 import gfopt
-from gfopt.core import noise, noise_law, threefry
+from gfopt.core.noise import law as noise_law
+from gfopt.core.noise import noise, threefry
 
 KINDS = ("gaussian", "rademacher")
 SEED = np.uint32(20240611)

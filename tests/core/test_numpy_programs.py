@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from gfopt import jaxprs
-from gfopt.core import threefry
+from gfopt.core.noise import threefry
 from gfopt.core.numpy_programs import layout
 from gfopt.core.numpy_programs.program import HostFunction, NumpyProgram
 from gfopt.core.numpy_programs.rule import UnknownEquation

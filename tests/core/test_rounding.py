@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core import rounding
+from gfopt.core.noise import rounding
 
 NARROW = [jnp.bfloat16, jnp.float16]
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gfopt
-from gfopt.core.bounds import space_of
-from gfopt.core.coordinates import fold
+from gfopt.core.spaces.axis import fold
+from gfopt.core.spaces.bounds import space_of
 
 SIDES = [(-1.0, 2.0), (-np.inf, 2.0), (-1.0, np.inf), (-np.inf, np.inf), (0.0, 1e-3)]
 # XLA takes subnormal numbers for 0

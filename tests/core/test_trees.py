@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gfopt
-from gfopt.core import lazy, trees
+from gfopt.core import trees
+from gfopt.core.lazy import lazy
 
 leaves = st.integers(0, 99).map(float)
 nested = st.recursive(

@@ -12,7 +12,7 @@ import scipy.optimize
 import gfopt
 from gfopt import Status
 from gfopt.driver.setup import setup
-from gfopt.optimizers.held import Held
+from gfopt.optimizers.wrappers.held import Held
 
 BOUNDS = [(0, 1), (2, 2), (-1, 1)]
 CHEAP: dict[str, Any] = {"method": "random_search", "budget": 9}

@@ -14,8 +14,8 @@ from programs import cheap_jit
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
-from gfopt.optimizers.cma_es import CMAES, CMAESMember, _root_gap
-from gfopt.optimizers.cma_parameters import constants
+from gfopt.optimizers.cma.cma_es import CMAES, CMAESMember, _root_gap
+from gfopt.optimizers.cma.parameters import constants
 from gfopt.types import Population
 
 with warnings.catch_warnings():  # what other packages warn about is not our concern

@@ -13,8 +13,10 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
-from gfopt.core import noise_law, threefry
-from gfopt.optimizers import consensus_variants, consensus_weights
+from gfopt.core.noise import law as noise_law
+from gfopt.core.noise import threefry
+from gfopt.optimizers.consensus import variants
+from gfopt.optimizers.consensus import weights as consensus_weights
 
 SIZE, DIMENSION = 6, len(X0)
 PLAIN = {"population_size": SIZE, "sigma": 0.5, "memory": None, "alpha": 30.0}
@@ -373,8 +375,8 @@ def test_unknown_options_are_refused() -> None:
 
 def test_a_scheme_is_apart_from_its_constants() -> None:
     assert gfopt.consensus_variant("anisotropic", tuned=True) == gfopt.CBO()
-    for name, scheme in consensus_variants.SCHEMES.items():
-        constants = consensus_variants.CONSTANTS[name]
+    for name, scheme in variants.SCHEMES.items():
+        constants = variants.CONSTANTS[name]
         assert constants.keys() <= {"alpha", "dt", "diffusion"}
         assert not scheme.keys() & constants.keys()
         method = gfopt.consensus_variant(name, tuned=True)
@@ -382,7 +384,7 @@ def test_a_scheme_is_apart_from_its_constants() -> None:
         assert method == kept and gfopt.consensus_variant(name).noise == kept.noise
 
 
-@pytest.mark.parametrize("name", list(consensus_variants.VARIANTS))
+@pytest.mark.parametrize("name", list(variants.VARIANTS))
 def test_every_variant_comes_closer(name: str) -> None:
     method = gfopt.consensus_variant(name, population_size=50, sigma=1.0)
     fun = lambda x: 20 * jnp.sum((x - 0.5) ** 2)  # noqa: E731

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core import noise_law, threefry
-from gfopt.optimizers.consensus import CBO
+from gfopt.core.noise import law, threefry
+from gfopt.optimizers.consensus.cbo import CBO
 
 cbx = pytest.importorskip(
     "cbx.dynamics", reason="pip install --no-deps cbx  # and numpy, scipy, matplotlib"
@@ -28,7 +28,7 @@ def energy(x: Any) -> Any:
 def noise_of(number: int, size: int = SIZE) -> np.ndarray:
     """Returns the noise of our move from ``KEY``."""
     seed = threefry.seeds(KEY, 3)[number]
-    return np.asarray(noise_law.noise_rows("gaussian", seed, 0, 0, size, DIMENSION))
+    return np.asarray(law.noise_rows("gaussian", seed, 0, 0, size, DIMENSION))
 
 
 def start() -> np.ndarray:

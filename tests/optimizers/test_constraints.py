@@ -13,7 +13,7 @@ import scipy.optimize
 
 import gfopt
 from gfopt.core.constraints import as_constraints, is_feasible, values, values_at
-from gfopt.optimizers.augmented_lagrangian import constrained
+from gfopt.optimizers.wrappers.augmented_lagrangian import constrained
 
 BOX = scipy.optimize.LinearConstraint([[1.0, 0.0, 0.0]], -5, 0.2)
 BALL = scipy.optimize.NonlinearConstraint(lambda x: x @ x, -np.inf, 4)

@@ -12,7 +12,7 @@ import pytest
 from optimizers.peers import turns
 
 import gfopt
-from gfopt.optimizers import vd_covariance
+from gfopt.optimizers.cma import vd_covariance
 
 
 def skew(x: np.ndarray) -> float:

@@ -11,8 +11,8 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.core import lazy
 from gfopt.core.evaluate import judged
+from gfopt.core.lazy import lazy
 
 SCALES = np.array([1.0, 5.0, 25.0])
 

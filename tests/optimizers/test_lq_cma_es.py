@@ -13,8 +13,8 @@ from scipy.stats import kendalltau
 
 import gfopt
 from gfopt.core.evaluate import judged
-from gfopt.optimizers import quadratic_model
-from gfopt.optimizers.lq_cma_es import LQCMAES
+from gfopt.optimizers.cma import quadratic_model
+from gfopt.optimizers.cma.lq_cma_es import LQCMAES
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_a_generation_is_evaluated_to_its_end_where_the_model_is_wrong() -> None
     members = population.members
     told = np.where(population.active, fitness, members.fitness)
     whole = plain.ask(jax.random.key(0), last_state.cma)._replace(
-        members=gfopt.optimizers.cma_es.CMAESMember(members.z, members.y)
+        members=gfopt.optimizers.cma.cma_es.CMAESMember(members.z, members.y)
     )
     expected, _ = plain.tell(
         last_state.cma, whole, judged(jnp.asarray(told), whole.active, ())

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gfopt
-from gfopt.core import archive as archives
+from gfopt.optimizers.wrappers import archive as archives
 
 
 def test_an_integer_line() -> None:

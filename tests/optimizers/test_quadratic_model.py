@@ -11,7 +11,7 @@ import oracles
 import pytest
 from programs import cheap_jit
 
-from gfopt.optimizers import quadratic_model
+from gfopt.optimizers.cma import quadratic_model
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from jax.scipy.special import erf
 
 import gfopt
 from gfopt.core.evaluate import judged, vmapped
-from gfopt.core.lazy import materialise
+from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs, Objective
 
 GROUP = 8

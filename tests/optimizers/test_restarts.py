@@ -12,7 +12,7 @@ import pytest
 
 import gfopt
 from gfopt.driver import compiled, turns
-from gfopt.optimizers.restarts import REACH, Restarts
+from gfopt.optimizers.wrappers.restarts import REACH, Restarts
 from gfopt.types import Evaluation
 
 

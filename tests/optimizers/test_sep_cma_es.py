@@ -13,7 +13,7 @@ from optimizers.peers import turns
 
 import gfopt
 from gfopt.core.evaluate import judged
-from gfopt.optimizers.cma_parameters import constants
+from gfopt.optimizers.cma.parameters import constants
 
 
 @pytest.mark.parametrize(

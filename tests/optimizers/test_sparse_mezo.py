@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 from programs import cheap_jit
 
 import gfopt
-from gfopt.core import lazy
 from gfopt.core.evaluate import judged
+from gfopt.core.lazy import lazy
 
 
 def weights() -> dict[str, jax.Array]:

@@ -11,8 +11,8 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.core import lazy
 from gfopt.core.evaluate import judged
+from gfopt.core.lazy import lazy
 
 ROWS, SIZE, BATCH = 64, 6, 4
 KEYS = jax.random.split(jax.random.key(0), 3)

@@ -14,7 +14,7 @@ from optimizers.peers import X0, turns, uneven
 from programs import cheap_jit
 
 import gfopt
-from gfopt.optimizers import xnes
+from gfopt.optimizers.evolution_strategies import xnes
 
 
 def value(step: int, row: int, x: np.ndarray) -> float:

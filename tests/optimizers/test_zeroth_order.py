@@ -16,9 +16,9 @@ import gfopt
 from gfopt.core import shaping
 from gfopt.core.evaluate import judged, vmapped
 from gfopt.core.objective import Inputs, Objective
-from gfopt.optimizers.fzoo import FZOO
-from gfopt.optimizers.mezo import MeZO
-from gfopt.optimizers.spsa import SPSA
+from gfopt.optimizers.zeroth_order.fzoo import FZOO
+from gfopt.optimizers.zeroth_order.mezo import MeZO
+from gfopt.optimizers.zeroth_order.spsa import SPSA
 
 X0 = np.array([1.0, -2.0, 0.5, 0.25])
 GAUSSIAN, SIGNS = gfopt.gaussian(), gfopt.rademacher()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.lazy import materialise
+from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs
 from gfopt.problems import gguf_fields, language
 from gfopt.problems.gguf_tokenizer import INSTALL

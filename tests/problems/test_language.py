@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.lazy import materialise
+from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs
 from gfopt.problems import language, prompted, word_tokens
 from gfopt.problems.language import INSTALL

@@ -11,8 +11,8 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.core import threefry
 from gfopt.core.evaluate import judged
+from gfopt.core.noise import threefry
 from gfopt.tokens import alphabet
 
 KEY = jax.random.key(3)

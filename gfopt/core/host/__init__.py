@@ -1,0 +1,1 @@
+"""Python objectives: processes and executors, timeouts, retries."""

@@ -1,0 +1,133 @@
+"""Arbitrary Python functions evaluated in parallel, whatever they do.
+
+An objective may raise, hang, leak or crash its process; each of these costs the call
+that did it and no other. Nothing here knows JAX: plain values go in, outcomes come
+out, and a worker process imports JAX only if the function does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from gfopt import checks
+from gfopt.core.host.calls import InlineCalls, Outcome, Tally
+from gfopt.core.host.executor import ExecutorCalls
+from gfopt.core.host.processes import WorkerProcesses
+
+__all__ = ["HostPool", "Outcome"]
+
+
+class HostPool:
+    """Makes calls in this process, in worker processes, or through an executor.
+
+    With no argument the calls are made one after the other in this process. With a
+    ``timeout`` or several ``workers`` they are made in worker processes of its own,
+    started at the first use and kept: one that crashes or runs out of time is
+    replaced. The function and its arguments are then pickled, the function once for
+    each worker. Workers start by importing the script that was started (which must
+    therefore do its work under ``if __name__ == "__main__":``) and ignore Ctrl-C,
+    which ends them through the parent.
+
+    An executor (of threads, loky, Dask, mpi4py) makes the calls in its own way. It
+    can't end a call that is running: one that runs out of time is given up, and goes
+    on in its place until it ends. When a process of it dies, it breaks as a whole.
+    Pass the function that makes it (``loky.get_reusable_executor``) and it is made
+    anew, with every call that was in flight made again by itself to find the culprit;
+    otherwise those calls and those behind them died, and the next ``map`` raises.
+
+    Args:
+        executor: an executor, or a function without arguments that makes one; such an
+            executor is shut down by ``close``.
+        workers: how many worker processes; with an executor, how many calls are in
+            flight at a time (all if None).
+        timeout: seconds that a call may take from its start, which is neither its
+            time in the queue nor the start of a worker; with an executor as well as
+            this can be seen from outside.
+        retries: how often a call that raised, died or timed out is made again.
+
+    Example:
+        >>> import operator
+        >>> with HostPool() as pool:
+        ...     for outcome in pool.map(operator.truediv, [(1, 2), (1, 0)]):
+        ...         print(outcome)
+        Outcome(value=0.5, status='ok', reason='')
+        Outcome(value=None, status='raised', reason='ZeroDivisionError: division by ...
+    """
+
+    def __init__(
+        self,
+        executor: Executor | Callable[[], Executor] | None = None,
+        workers: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+    ):
+        if executor is not None and not callable(executor):
+            what = "a concurrent.futures.Executor or a function that makes one"
+            checks.instance("executor", executor, Executor, what)
+        if workers is not None:
+            checks.integer("workers", workers, minimum=1)
+        if timeout is not None:
+            checks.real("timeout", timeout)
+            checks.positive("timeout", timeout)
+        checks.integer("retries", retries, minimum=0)
+        self._retries = retries
+        self._closed = False
+        self._calls: InlineCalls | WorkerProcesses | ExecutorCalls
+        if executor is not None:
+            self._calls = ExecutorCalls(executor, workers, timeout)
+        elif timeout is None and (workers is None or workers == 1):
+            self._calls = InlineCalls()
+        else:
+            self._calls = WorkerProcesses(workers or 1, timeout)
+
+    def map(
+        self,
+        fun: Callable[..., Any],
+        calls: Sequence[tuple],
+        note: Callable[[int, Outcome], None] | None = None,
+    ) -> list[Outcome]:
+        """Makes every call ``fun(*call)``.
+
+        Args:
+            fun: any function; in worker processes one that can be pickled.
+            calls: the positional arguments of each call.
+            note: called here with (number of the call, outcome) as soon as an outcome
+                is final, in any order; what it raises ends the map.
+
+        Returns:
+            One outcome for each call, in their order.
+
+        Raises:
+            ValueError: ``fun`` cannot be sent to, or loaded in, a worker process.
+            RuntimeError: the pool is closed; a worker cannot start at all; the
+                executor is broken.
+        """
+        checks.is_callable("fun", fun)
+        if note is not None:
+            checks.is_callable("note", note)
+        calls = list(calls)
+        for i, call in enumerate(calls):
+            checks.instance(f"calls[{i}]", call, tuple, "a tuple of arguments")
+        if self._closed:
+            raise RuntimeError("this HostPool is closed; make a new one")
+        tally = Tally(len(calls), self._retries, note)
+        if calls:
+            self._calls.map(fun, calls, tally)
+        return tally.outcomes()
+
+    def close(self) -> None:
+        """Ends the pool's workers; also done at the end of ``with`` and by deletion."""
+        self._closed = True
+        self._calls.close()
+
+    def __enter__(self) -> HostPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_calls"):  # the arguments were not refused
+            self.close()

@@ -1,0 +1,1 @@
+"""Lazy leaves: matrices that an unmodified model takes in place of its weights."""

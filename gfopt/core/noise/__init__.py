@@ -1,0 +1,1 @@
+"""Noise on parameter trees: families, the law of their draws, sums."""

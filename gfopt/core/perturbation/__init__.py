@@ -1,0 +1,1 @@
+"""Noise inside lazy leaves: changes of a matrix that are never made in full."""

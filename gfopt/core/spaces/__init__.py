@@ -1,0 +1,1 @@
+"""Spaces: bounds, scales, integers and choices, and the numbers that are searched."""

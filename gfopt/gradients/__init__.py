@@ -1,0 +1,1 @@
+"""Gradients of black boxes, for optax and for training loops."""

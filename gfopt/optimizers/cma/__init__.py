@@ -1,0 +1,1 @@
+"""CMA-ES and its relatives: full, separable, of low rank, with a model."""

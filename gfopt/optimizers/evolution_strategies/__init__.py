@@ -1,0 +1,1 @@
+"""Evolution strategies of seeds, and natural evolution strategies."""

@@ -1,0 +1,144 @@
+"""Augmented random search: finite differences along the best random directions.
+
+    x_p = theta + s_p sigma z_p,   s = +1, -1 in pairs on one z
+    theta <- theta - learning_rate / (b std) sum_best (f+ - f-) z
+
+The sum is over the ``b`` pairs with the lowest ``min(f+, f-)``; ``std`` is the standard
+deviation of their ``2 b`` values, so that the scale of the fitness does not matter.
+
+Source: Mania, Guy, Recht (2018), arXiv 1803.07055, algorithm 2 (V1-t; the states that
+V2-t normalises are the objective's own, which keeps their statistics in its context).
+Deviation: the standard deviation has a floor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import schedules, shaping, trees
+from gfopt.core.noise import noise
+from gfopt.optimizers import descent
+from gfopt.optimizers.evolution_strategies.seeded import Seeded
+from gfopt.pytree import pytree, static
+from gfopt.types import Evaluation, Key, Population, PyTree, Solution
+
+if TYPE_CHECKING:
+    import optax
+
+_DESCENT = descent.Default(descent.sgd, 0.02)
+
+SMALLEST = 1e-8  # standard deviation of the values that is believed
+
+
+class ARSState(NamedTuple):
+    """``step``, the weights ``theta``, and the transform's own state."""
+
+    step: jax.Array
+    mean: Solution
+    transform: PyTree
+
+
+class ARSInfo(NamedTuple):
+    """Diagnostics of one step.
+
+    Attributes:
+        fitness_std: standard deviation of the values that were used.
+        gradient_norm: length of what the transform was given.
+        num_valid: rows that came back with a number.
+    """
+
+    fitness_std: jax.Array
+    gradient_norm: jax.Array
+    num_valid: jax.Array
+
+
+@pytree
+class ARS(Seeded):
+    """Augmented random search on any pytree.
+
+    Args:
+        population_size: candidates a step, ``P``, two for each direction.
+        sigma: standard deviation of the noise, or a schedule.
+        learning_rate: factor on the transform's updates, or a schedule; None for 0.02
+            with plain gradient descent and 1 with a transform of your own.
+        weight_decay: L2 coefficient, added to what the transform is given.
+        num_elites: directions that are used, ``b``; None for half of them, rounded up.
+        noise: ``gaussian()`` or ``rademacher()``.
+        transform: any complete optax optimizer; gradient descent by default.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range, an odd population, or more elites than pairs.
+
+    Example:
+        >>> import gfopt
+        >>> optimizer = gfopt.ARS(population_size=16, sigma=0.05, learning_rate=0.05)
+        >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=100)
+        >>> bool(jnp.sum(result.x**2) < 0.1)
+        True
+    """
+
+    population_size: int = static(default=64)
+    sigma: schedules.Hyperparameter = 0.03
+    learning_rate: schedules.Hyperparameter | None = None
+    weight_decay: schedules.Hyperparameter = 0.0
+    num_elites: int | None = static(default=None)
+    noise: noise.Noise = static(default_factory=noise.gaussian)
+    transform: optax.GradientTransformation | None = static(default=None)
+
+    def __post_init__(self) -> None:
+        checks.integer("population_size", self.population_size, 2, even=True)
+        checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
+        if self.num_elites is not None:
+            checks.integer("num_elites", self.num_elites, 1)
+            checks.within("num_elites", self.num_elites, 1, self.population_size // 2)
+        descent.set_fields(self)
+        decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
+        sigma = schedules.field("sigma", self.sigma)
+        schedules.set_fields(self, sigma=sigma, weight_decay=decay)
+
+    def init(self, key: Key, solution: Solution) -> ARSState:
+        """Starts with ``theta`` at ``solution``."""
+        mean = trees.starting_point(solution)
+        return ARSState(jnp.int32(0), mean, descent.start(self, _DESCENT, mean))
+
+    def tell(
+        self, state: ARSState, population: Population, evaluation: Evaluation
+    ) -> tuple[ARSState, ARSInfo]:
+        """Steps along the finite differences of the best directions."""
+        valid = shaping.pairs_valid(evaluation.valid)
+        weights, std = self._weights(evaluation.fitness, valid)
+        gradient = descent.penalty(self, state, weights)
+        gradient = self._add_noise(gradient, population.members, weights)
+        mean, transform, norm = descent.step(
+            self, _DESCENT, state, gradient, jnp.any(valid)
+        )
+        info = ARSInfo(std, norm, jnp.sum(evaluation.valid))
+        return ARSState(state.step + 1, mean, transform), info
+
+    def _weights(
+        self, fitness: jax.Array, valid: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns ``f / (b std)`` for the best pairs, 0 for the others, and std."""
+        pairs = fitness.shape[0] // 2
+        lowest = jnp.where(valid, fitness, jnp.inf).reshape(pairs, 2).min(axis=1)
+        rank = jnp.argsort(jnp.argsort(lowest))
+        elites = -(-pairs // 2) if self.num_elites is None else self.num_elites
+        used = jnp.repeat(rank < elites, 2) & valid
+        count = jnp.maximum(jnp.sum(used), 1)
+        # from a value nearby: of large values the differences count
+        first = jnp.min(jnp.where(used, fitness, jnp.inf))
+        values = jnp.where(used, fitness - jnp.where(jnp.any(used), first, 0), 0)
+        centered = jnp.where(used, values - jnp.sum(values) / count, 0)
+        std = jnp.sqrt(jnp.sum(centered**2) / count)
+        # the gradient is 1 / (b std) sum (f+ - f-) z, and b pairs are 2 b rows
+        return values / (count / 2 * jnp.maximum(std, SMALLEST)), std
+
+    def recommend(self, state: ARSState) -> Solution:
+        """Returns ``theta``."""
+        return state.mean

@@ -1,0 +1,129 @@
+"""OpenAI evolution strategy: a search gradient from seeds and signs.
+
+    z_p ~ N(0, I) or random signs,   x_p = theta + sigma * s_p * z_p
+    g = -1 / (P * sigma) * sum_p u_p * s_p * z_p
+    theta <- theta + learning_rate * transform(g)
+
+with ``u`` the shaped fitness (centered ranks) and antithetic pairs ``s = +1, -1`` on
+one ``z``. A member is a seed and a sign; the sum is streamed, so the population is
+never held.
+
+Source: Salimans, Ho, Chen, Sidor, Sutskever (2017), arXiv 1703.03864, algorithm 2.
+Its reference code does not divide by sigma and adds the L2 term to the gradient, as
+here; it breaks ties by index, where we let them share their rank.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import schedules, shaping, trees
+from gfopt.core.noise import noise
+from gfopt.core.perturbation.low_rank_noise import LowRankNoise
+from gfopt.optimizers import descent
+from gfopt.optimizers.evolution_strategies.seeded import Seeded
+from gfopt.pytree import pytree, static
+from gfopt.types import Evaluation, Key, Population, PyTree, Solution
+
+if TYPE_CHECKING:
+    import optax
+
+_ADAM = descent.Default(descent.adam, 0.01)
+
+
+class OpenESState(NamedTuple):
+    """``step``, the mean ``theta``, and the transform's own state."""
+
+    step: jax.Array
+    mean: Solution
+    transform: PyTree
+
+
+class OpenESInfo(NamedTuple):
+    """Diagnostics of one step."""
+
+    sigma: jax.Array
+    gradient_norm: jax.Array
+    num_valid: jax.Array
+
+
+@pytree
+class OpenES(Seeded):
+    """The evolution strategy of Salimans et al. on any pytree.
+
+    Args:
+        population_size: candidates a step, ``P``; even if antithetic.
+        sigma: standard deviation of the noise, or a schedule.
+        learning_rate: factor on the transform's updates, or a schedule; None for
+            0.01 with the default transform and 1 with one of your own.
+        weight_decay: L2 coefficient, added to the gradient as the paper's code does.
+        noise: ``gaussian()``, ``rademacher()`` or ``low_rank()``.
+        antithetic: evaluate ``theta +- sigma z`` in pairs.
+        shaping: ``(fitness[P], valid[P]) -> weights[P]``.
+        transform: any complete optax optimizer (its updates are added to ``theta``);
+            Adam by default.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range, or an odd antithetic population.
+
+    Example:
+        >>> import gfopt
+        >>> optimizer = gfopt.OpenES(population_size=32, sigma=0.1, learning_rate=0.1)
+        >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=60)
+        >>> bool(jnp.sum(result.x**2) < 0.1)
+        True
+    """
+
+    population_size: int = static(default=64)
+    sigma: schedules.Hyperparameter = 0.05
+    learning_rate: schedules.Hyperparameter | None = None
+    weight_decay: schedules.Hyperparameter = 0.0
+    noise: noise.Noise | LowRankNoise = static(default_factory=noise.gaussian)
+    antithetic: bool = static(default=True)
+    shaping: shaping.Shaping = static(default=shaping.centered_rank)
+    transform: optax.GradientTransformation | None = static(default=None)
+
+    def __post_init__(self) -> None:
+        checks.instance("antithetic", self.antithetic, bool, "True or False")
+        checks.integer("population_size", self.population_size, 2, even=self.antithetic)
+        families = (noise.Noise, LowRankNoise)
+        checks.instance("noise", self.noise, families, "a gfopt noise family")
+        checks.is_callable("shaping", self.shaping)
+        descent.set_fields(self)
+        decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
+        sigma = schedules.field("sigma", self.sigma)
+        schedules.set_fields(self, sigma=sigma, weight_decay=decay)
+
+    def init(self, key: Key, solution: Solution) -> OpenESState:
+        """Starts with ``theta`` at ``solution``."""
+        mean = trees.starting_point(solution)
+        transform = descent.start(self, _ADAM, mean)
+        return OpenESState(jnp.int32(0), mean, transform)
+
+    def tell(
+        self, state: OpenESState, population: Population, evaluation: Evaluation
+    ) -> tuple[OpenESState, OpenESInfo]:
+        """Steps along the search gradient."""
+        members, valid = population.members, evaluation.valid
+        if self.antithetic:
+            valid = shaping.pairs_valid(valid)
+        # g = -1 / (P sigma) sum_p u_p s_p z_p
+        utility = self.shaping(evaluation.fitness, valid)
+        weights = -utility / (self.population_size * members.sigma)
+        gradient = descent.penalty(self, state, weights)
+        gradient = self._add_noise(gradient, members, weights)
+        mean, transform, norm = descent.step(
+            self, _ADAM, state, gradient, jnp.any(valid)
+        )
+        info = OpenESInfo(members.sigma[0], norm, jnp.sum(evaluation.valid))
+        return OpenESState(state.step + 1, mean, transform), info
+
+    def recommend(self, state: OpenESState) -> Solution:
+        """Returns ``theta``."""
+        return state.mean

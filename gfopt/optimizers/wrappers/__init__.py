@@ -1,0 +1,1 @@
+"""Wrappers: optimizers around an optimizer, each of which changes one thing."""

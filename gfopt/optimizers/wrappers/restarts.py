@@ -1,0 +1,267 @@
+"""Restarts with growing populations, IPOP and BIPOP: a wrapper that is an optimizer.
+
+When a run of the inner method has a reason to stop, the next one starts elsewhere with
+another population size. IPOP doubles it every time. BIPOP alternates by what each
+regime has spent: large populations, doubled every time, and small ones,
+
+    P_small = P_0 (P_large / (2 P_0))^(U^2),   sigma = sigma_0 10^(-2 U)
+
+with U uniform in [0, 1], each for at most half of what the large ones have used.
+
+A program has ``P_0 2^tier`` rows, and of these ``num_active`` are in use. The driver
+moves a run that needs more, or less than half of them, to another tier, through
+``wanted_tier`` and ``at_tier``: so there are at most ``log2(P_max / P_0) + 1``
+programs, and the cost is that of the rows in use.
+
+Sources: Auger and Hansen, "A restart CMA evolution strategy with increasing population
+size" (CEC 2005); Hansen, "Benchmarking a BI-population CMA-ES on the BBOB-2009
+function testbed" (GECCO workshop 2009), section 2. Deviations: a run starts at a point
+drawn uniformly from ``x0 +- 2 sigma`` in each coordinate, since there may be no bounds
+to draw between; small runs never have fewer than ``P_0`` rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from gfopt import checks
+from gfopt.core import trees
+from gfopt.optimizers.evolution_strategies.snes import default_population_size
+from gfopt.protocol import Wrapper, as_method
+from gfopt.pytree import pytree, static
+from gfopt.types import (
+    Evaluation,
+    Info,
+    Key,
+    Optimizer,
+    Population,
+    Solution,
+    State,
+)
+
+REACH = 2.0  # standard deviations around x0 in which a run may start
+
+
+class RestartsState(NamedTuple):
+    """The run that goes on, and what is known of the earlier ones.
+
+    Attributes:
+        step: ``i32[]``.
+        inner: the state of the run that goes on.
+        seed: ``uint32[2]``, from which the starts are drawn.
+        origin: the first starting point.
+        sigma: ``float[]``, the first step size of this run.
+        num_active: ``i32[]``, the population size of this run.
+        doublings: ``i32[]``, of the large population.
+        num_restarts: ``i32[]``.
+        is_small: ``bool[]``, whether this is a run of the small regime.
+        spent: ``float[2]``, evaluations of the large and of the small regime.
+        left: ``float[]``, evaluations that this run may still make.
+        run_fitness: ``float[]``, the best of this run.
+        fitness: ``float[]``, the best of the earlier runs.
+        answer: what the best of the earlier runs recommended.
+        since_better: ``i32[]``, runs since it.
+    """
+
+    step: jax.Array
+    inner: State
+    seed: jax.Array
+    origin: Solution
+    sigma: jax.Array
+    num_active: jax.Array
+    doublings: jax.Array
+    num_restarts: jax.Array
+    is_small: jax.Array
+    spent: jax.Array
+    left: jax.Array
+    run_fitness: jax.Array
+    fitness: jax.Array
+    answer: Solution
+    since_better: jax.Array
+
+
+@pytree
+class Restarts(Wrapper):
+    """Runs ``inner`` again and again, IPOP or BIPOP.
+
+    Args:
+        inner: a method that can be restarted, such as ``CMAES``; its population size is
+            set from here.
+        bipop: alternate between large and small populations; else double every time.
+        first_size: ``P_0``; None for ``4 + floor(3 ln D)``.
+        largest_size: no population is larger.
+        tier: there are ``P_0 2^tier`` rows. Drivers raise it as the search asks for
+            more; in ``gfopt.run`` populations are never larger.
+        patience: stop after so many runs in a row that found nothing better, by the
+            inner method's ``tol_fun``; None for never.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> def rastrigin(x):
+        ...     return 10 * x.size + jnp.sum(x**2 - 10 * jnp.cos(2 * jnp.pi * x))
+        >>> search = gfopt.Restarts(gfopt.CMAES(sigma=2.0))
+        >>> result = gfopt.minimize(rastrigin, [3.0, -2.0], method=search,
+        ...                         budget=20_000, target=1e-8)
+        >>> result.success
+        True
+    """
+
+    inner: Any
+    bipop: bool = static(default=True)
+    first_size: int | None = static(default=None)
+    largest_size: int = static(default=2**14)
+    tier: int = static(default=0)
+    patience: int | jax.Array | None = None
+
+    def __post_init__(self) -> None:
+        checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
+        if not as_method(self.inner).can_restart:
+            raise ValueError(
+                "inner must be a method that can be restarted, such as gfopt.CMAES or "
+                f"gfopt.LQCMAES; got {checks.shown(self.inner)}"
+            )
+        checks.instance("bipop", self.bipop, bool, "True or False")
+        if self.first_size is not None:
+            checks.integer("first_size", self.first_size, 2)
+        checks.integer("largest_size", self.largest_size, self.first_size or 2)
+        checks.integer("tier", self.tier, 0)
+        if self.patience is not None:
+            checks.positive("patience", self.patience)
+
+    @property
+    def sigma(self) -> Any:
+        """The inner method's first step size."""
+        return self.inner.sigma
+
+    def _first_size(self, dimension: int) -> int:
+        return self.first_size or default_population_size(dimension)
+
+    def _sized(self, dimension: int, num_active: jax.Array, sigma: jax.Array) -> Any:
+        """Returns the inner method with its population and step size set."""
+        size = self._first_size(dimension) * 2**self.tier
+        active = jnp.minimum(num_active, size)
+        return replace(self.inner, population_size=size, num_active=active, sigma=sigma)
+
+    def init(self, key: Key, solution: Solution) -> RestartsState:
+        """Starts the first run at the solution, with ``P_0`` candidates."""
+        key, inner_key = jax.random.split(key)
+        origin = trees.starting_point(solution)
+        dimension = trees.num_parameters(origin)
+        first = jnp.int32(self._first_size(dimension))
+        dtype = trees.wide_dtype(origin)
+        sigma = jnp.asarray(self.inner.sigma, dtype)
+        infinite = jnp.full((), jnp.inf, dtype)
+        return RestartsState(
+            step=jnp.int32(0),
+            inner=self._sized(dimension, first, sigma).init(inner_key, origin),
+            seed=jax.random.key_data(key).ravel()[:2],
+            origin=origin,
+            sigma=sigma,
+            num_active=first,
+            doublings=jnp.int32(0),
+            num_restarts=jnp.int32(0),
+            is_small=jnp.ones((), bool),  # so is the first run counted
+            spent=jnp.zeros(2, dtype),
+            left=infinite,
+            run_fitness=infinite + 0,
+            fitness=infinite + 0,
+            answer=jax.tree.map(jnp.array, origin),
+            since_better=jnp.int32(0),
+        )
+
+    def within(self, state: RestartsState) -> Any:
+        """Returns the run that goes on."""
+        dimension = trees.num_parameters(state.origin)
+        return self._sized(dimension, state.num_active, state.sigma)
+
+    def tell(
+        self, state: RestartsState, population: Population, evaluation: Evaluation
+    ) -> tuple[RestartsState, Info]:
+        """Tells the run that goes on; starts the next where it has ended."""
+        current = self.within(state)
+        inner, info = current.tell(state.inner, population, evaluation)
+        used = jnp.sum(population.active).astype(state.left.dtype)
+        best = jnp.min(jnp.where(evaluation.valid, evaluation.fitness, jnp.inf))
+        state = state._replace(
+            step=state.step + 1,
+            inner=inner,
+            spent=state.spent.at[state.is_small.astype(jnp.int32)].add(used),
+            left=state.left - used,
+            run_fitness=jnp.minimum(state.run_fitness, best).astype(state.left.dtype),
+        )
+        ended = state.left <= 0
+        for holds in current.stop(inner).values():
+            ended |= holds
+        # one step counter for a batch of runs: the inner method's schedules go by it
+        new = lax.cond(ended, self._restarted, lambda state: state, state)
+        return new._replace(inner=new.inner._replace(step=state.step)), info
+
+    def _restarted(self, state: RestartsState) -> RestartsState:
+        """Chooses regime, population, step size and start of the next run."""
+        key = jax.random.wrap_key_data(state.seed, impl="threefry2x32")
+        key = jax.random.fold_in(key, state.num_restarts)
+        where, when, inner_key = jax.random.split(key, 3)
+        flat, unravel = ravel_pytree(state.origin)
+        dimension, dtype = flat.size, state.sigma.dtype
+        first = self._first_size(dimension)
+        is_small = self.bipop & (state.spent[1] < state.spent[0])
+        doublings = state.doublings + ~is_small
+        large = first * 2.0 ** doublings.astype(dtype)
+        uniform = jax.random.uniform(when, (2,), dtype)
+        small = first * (large / (2 * first)) ** (uniform[0] ** 2)
+        size = jnp.where(is_small, jnp.floor(small), large)
+        sigma = jnp.asarray(self.inner.sigma, dtype)
+        reach = jax.random.uniform(where, (dimension,), dtype, -REACH, REACH) * sigma
+        start = unravel((flat + reach).astype(flat.dtype))
+        sigma = jnp.where(is_small, sigma * 10 ** (-2 * uniform[1]), sigma)
+        num_active = jnp.clip(size, 2, self.largest_size).astype(jnp.int32)
+        better = state.run_fitness < state.fitness
+        rounding = 4 * jnp.finfo(dtype).eps * jnp.abs(state.fitness)
+        gained = state.run_fitness < state.fitness - self.inner.tol_fun - rounding
+        gained |= jnp.isinf(state.fitness)
+        found = self.within(state).recommend(state.inner)
+        return state._replace(
+            inner=self._sized(dimension, num_active, sigma).init(inner_key, start),
+            sigma=sigma,
+            num_active=num_active,
+            doublings=doublings,
+            num_restarts=state.num_restarts + 1,
+            is_small=is_small,
+            left=jnp.where(is_small, state.spent[0] / 2, jnp.inf),
+            run_fitness=jnp.full_like(state.fitness, jnp.inf),
+            fitness=jnp.minimum(state.run_fitness, state.fitness),
+            answer=trees.chosen(better, found, state.answer),
+            since_better=jnp.where(gained, 0, state.since_better + 1),
+        )
+
+    def recommend(self, state: RestartsState) -> Solution:
+        """Returns the answer of the run that found the best value."""
+        found = self.within(state).recommend(state.inner)
+        is_best = state.run_fitness <= state.fitness
+        return trees.chosen(is_best, found, state.answer)
+
+    def stop(self, state: RestartsState) -> dict[str, jax.Array]:
+        """Returns ``patience``: the last runs found nothing better."""
+        if self.patience is None:
+            return {}
+        return {"patience": state.since_better >= self.patience}
+
+    def wanted_tier(self, state: RestartsState) -> jax.Array:
+        """Returns the tier that the run that goes on should have, ``i32[]``."""
+        first = self._first_size(trees.num_parameters(state.origin))
+        doublings = jnp.ceil(jnp.log2(state.num_active / first) - 1e-6)
+        return jnp.maximum(doublings, 0).astype(jnp.int32)
+
+    def at_tier(self, tier: int) -> Restarts:
+        """Returns this method with ``P_0 2^tier`` rows."""
+        return replace(self, tier=tier)

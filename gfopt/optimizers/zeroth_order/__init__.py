@@ -1,0 +1,1 @@
+"""Zeroth-order methods: steps along random directions, two evaluations each."""

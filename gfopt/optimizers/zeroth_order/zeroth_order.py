@@ -1,0 +1,264 @@
+"""What the methods of zeroth-order SGD share: directions, pairs and the step.
+
+    p_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps)
+    g = 1/q sum_i p_i z_i,   theta <- theta - lr g
+
+Any optax transform may take ``g``; without one the perturbed models are never made:
+``decode`` returns lazy leaves, whose noise is drawn inside the layer that uses them,
+and ``tell`` adds ``-lr g`` to the weights in place, block by block. A step takes the
+memory of inference, and nothing is added and subtracted again, so nothing drifts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gfopt import checks
+from gfopt.core import schedules, trees
+from gfopt.core.noise import noise, rounding, threefry
+from gfopt.core.perturbation.low_rank_noise import LowRankNoise
+from gfopt.core.perturbation.perturbed import perturbed
+from gfopt.optimizers import descent
+from gfopt.optimizers.evolution_strategies.seeded import SignedSeed
+from gfopt.protocol import Method
+from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
+
+if TYPE_CHECKING:
+    import optax
+
+_DESCENT = descent.Default(descent.sgd, 1e-3)
+
+
+class ZerothOrderState(NamedTuple):
+    """``step``, the weights ``theta``, and the transform's state, if there is one."""
+
+    step: jax.Array
+    mean: Solution
+    transform: PyTree
+
+
+class TwoSidedInfo(NamedTuple):
+    """Diagnostics of one step.
+
+    Attributes:
+        seed: of the first direction.
+        projected_gradient: its ``p``, 0 where the step was skipped.
+        learning_rate: of this step.
+        median_slope: median of ``|p|`` over the directions.
+        largest_slope: largest of them.
+        loss: mean of the losses, NaN where the step was skipped.
+        skipped: whether no direction had two valid losses, so that nothing moved.
+    """
+
+    seed: jax.Array
+    projected_gradient: jax.Array
+    learning_rate: jax.Array
+    median_slope: jax.Array
+    largest_slope: jax.Array
+    loss: jax.Array
+    skipped: jax.Array
+
+
+class Directions(Method):
+    """What the methods share: members are a seed, a sign and a radius."""
+
+    follows_slopes = True
+
+    population_size: int
+    learning_rate: schedules.Hyperparameter | None
+    eps: schedules.Hyperparameter
+    noise: noise.Noise | LowRankNoise
+    transform: optax.GradientTransformation | None = None
+    rounding: str
+
+    def _check(self) -> None:
+        """Checks the fields that all have."""
+        families = (noise.Noise, LowRankNoise)
+        checks.instance("noise", self.noise, families, "a gfopt noise family")
+        checks.instance("rounding", self.rounding, str, "text")
+        checks.one_of("rounding", self.rounding, rounding.ROUNDINGS)
+        descent.set_fields(self)
+        if self.rounding == "stochastic" and (self.transform or self.noise.is_lazy):
+            raise ValueError(
+                "rounding must be 'nearest' with a transform and with low-rank noise; "
+                f"got {checks.shown(self.rounding)}"
+            )
+
+    def init(self, key: Key, solution: Solution) -> State:
+        """Starts with ``theta`` at ``solution``."""
+        mean = trees.starting_point(solution)
+        own = self.transform is not None
+        transform = descent.start(self, _DESCENT, mean) if own else ()
+        return ZerothOrderState(jnp.int32(0), mean, transform)
+
+    def _rate(self, state: State) -> Any:
+        """Returns the learning rate of this step."""
+        return descent.learning_rate(self, _DESCENT, state)
+
+    def _eps(self, state: State) -> Any:
+        """Returns the radius of this step."""
+        return schedules.at("eps", self.eps, state.step)
+
+    def _population(
+        self, state: State, seeds: jax.Array, signs: jax.Array
+    ) -> Population:
+        """Returns the members of these seeds and signs, all of this step's radius."""
+        wide = trees.wide_dtype(state.mean)
+        eps = threefry.round_significant(jnp.asarray(self._eps(state), wide))
+        members = SignedSeed(seeds, signs, jnp.broadcast_to(eps, signs.shape))
+        return Population(members, jnp.ones(signs.shape, bool))
+
+    def decode(self, state: State, member: Member) -> Solution:
+        """Returns ``theta + sign * eps * z`` as lazy leaves."""
+        scale = member.sign * member.sigma
+        if self.noise.is_lazy:
+            return self.noise.add(state.mean, member.seed, scale)
+        return perturbed(state.mean, member.seed, scale, self.noise.kind)
+
+    def _moved(
+        self,
+        state: State,
+        seeds: jax.Array,
+        slopes: jax.Array,
+        counts: jax.Array,
+    ) -> State:
+        """Descends along ``g = sum_i slopes[i] z_i``, if this step ``counts``."""
+        mean, transform = state.mean, state.transform
+        if self.transform is None:
+            rate = self._rate(state)
+            by = self.noise, self.rounding, mean, seeds, slopes, rate
+            mean = stepped(*by, random=self._random(state, seeds))
+        else:
+            gradient = self.noise.weighted_sum(mean, seeds, slopes)
+            mean, transform, _ = descent.step(self, _DESCENT, state, gradient, counts)
+        return state._replace(step=state.step + 1, mean=mean, transform=transform)
+
+    def _random(self, state: State, seeds: jax.Array) -> jax.Array:
+        """Returns the seed by which this step is rounded at random."""
+        return seeds[0]
+
+    def recommend(self, state: State) -> Solution:
+        """Returns ``theta``."""
+        return state.mean
+
+
+class Pairs(NamedTuple):
+    """What the losses of antithetic pairs say.
+
+    Attributes:
+        seeds: ``uint32[q]``, of the directions.
+        slopes: ``float[q]``, ``p``, 0 where a pair is not usable.
+        usable: ``bool[q]``, whether both losses are valid and their difference finite.
+        share: what a sum over pairs is divided by, their number.
+        loss: mean of the losses, NaN if no pair is usable.
+    """
+
+    seeds: jax.Array
+    slopes: jax.Array
+    usable: jax.Array
+    share: jax.Array
+    loss: jax.Array
+
+
+class TwoSided(Directions):
+    """``ask`` and ``tell`` of antithetic pairs."""
+
+    def log_header(self) -> dict[str, str]:
+        """Returns what a log of (seed, p, learning rate) needs to say beside them.
+
+        Raises:
+            ValueError: where three numbers are not all of a step.
+        """
+        if self.population_size != 2 or self.transform or self.noise.is_lazy:
+            raise ValueError(
+                "method must have one direction a step, dense noise and no transform "
+                f"to be logged; got {checks.shown(self)}"
+            )
+        return {"noise": self.noise.kind, "rounding": self.rounding}
+
+    def ask(self, key: Key, state: State) -> Population:
+        """Draws ``P / 2`` seeds with both signs."""
+        seeds = threefry.seeds(key, self.population_size // 2)
+        # a broadcast seed would send XLA's simplifier round in circles for 1 s
+        both = jnp.stack([seeds, seeds], axis=1).reshape(-1)
+        signs = jnp.tile(jnp.array([1.0, -1.0], jnp.float32), seeds.shape[0])
+        return self._population(state, both, signs)
+
+    def tell(
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, TwoSidedInfo]:
+        """Adds ``-lr g`` in place; a pair with an invalid loss weighs nothing."""
+        pairs = self._pairs(population, evaluation)
+        counts = jnp.any(pairs.usable)
+        median, largest = slope_sizes(pairs.slopes, pairs.usable)
+        info = TwoSidedInfo(
+            pairs.seeds[0],
+            pairs.slopes[0],
+            jnp.asarray(self._rate(state), pairs.slopes.dtype),
+            median,
+            largest,
+            pairs.loss,
+            ~counts,
+        )
+        slopes = pairs.slopes / pairs.share
+        return self._moved(state, pairs.seeds, slopes, counts), info
+
+    def _pairs(self, population: Population, evaluation: Evaluation) -> Pairs:
+        """Returns the slopes along this step's directions."""
+        members = population.members
+        seeds, eps = members.seed[::2], members.sigma[::2]
+        loss = evaluation.fitness.reshape(-1, 2)
+        # p = (l+ - l-) / (2 eps)
+        slopes = (loss[:, 0] - loss[:, 1]) / (2 * eps)
+        # the difference of two finite losses can still be too large a number
+        usable = evaluation.valid.reshape(-1, 2).all(axis=1) & jnp.isfinite(slopes)
+        slopes = jnp.where(usable, slopes, 0)
+        share = jnp.maximum(jnp.sum(usable), 1).astype(slopes.dtype)
+        mean_loss = jnp.sum(jnp.where(usable[:, None], loss / 2, 0)) / share
+        mean_loss = jnp.where(jnp.any(usable), mean_loss, jnp.nan)
+        return Pairs(seeds, slopes, usable, share, mean_loss)
+
+
+def stepped(
+    family: Any,
+    how: str,
+    mean: Solution,
+    seeds: jax.Array,
+    slopes: jax.Array,
+    rate: Any,
+    added: Any = None,
+    random: jax.Array | None = None,
+) -> Solution:
+    """Returns ``mean - rate * sum_i slopes[i] z_i``, in place: what a log replays.
+
+    Args:
+        family: of the noise.
+        how: it is rounded, ``"nearest"`` or ``"stochastic"``.
+        mean: the weights.
+        seeds: ``uint32[q]``.
+        slopes: ``float[q]``.
+        rate: the learning rate.
+        added: how a block is added where it is not plainly, of dense noise alone.
+        random: seed of the rounding at random; None for the first of ``seeds``.
+    """
+    weights = -jnp.asarray(rate, slopes.dtype) * slopes
+    more = {} if added is None else {"added": added}
+    if how == "stochastic":
+        random = seeds[0] if random is None else random
+        return family.add_weighted(mean, seeds, weights, random, **more)
+    return family.add_weighted(mean, seeds, weights, **more)
+
+
+def slope_sizes(slopes: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the median and the largest of ``|slopes|``, 0 where none is usable."""
+    size = jnp.where(usable, jnp.abs(slopes), 0)
+    if size.shape[0] == 1:
+        return size[0], size[0]
+    # the unusable ones are the first 0s
+    ordered, count = jnp.sort(size), jnp.sum(usable)
+    first = size.shape[0] - jnp.maximum(count, 1)
+    low, high = first + (count - 1) // 2, first + count // 2
+    return (ordered[low] + ordered[high]) / 2, ordered[-1]
