@@ -1,10 +1,11 @@
 """Checkpoints of ``minimize``: the state now and then, every paid value at once.
 
 The file is a record container (``storage``): its header is the configuration, then
-come at most one ``snapshot`` and the ``value`` records of evaluations that finished
-after it. A run that goes on restores the snapshot and takes the values as paid for;
-since a step's candidates follow from the state and the step, it then makes exactly the
-evaluations that are missing.
+come at most one ``snapshot`` with the history up to it and the ``value`` records of
+evaluations that finished after it. A run that goes on restores the snapshot and takes
+the values as paid for; since a step's candidates follow from the state and the step, it
+then makes exactly the evaluations that are missing. The file with the snapshot before
+stays beside it, and is gone on from where the last one is damaged.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ from gfopt import checks
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.objective import Objective
 from gfopt.driver.hosted import Value
+from gfopt.driver.recovery import is_of, recovered
 from gfopt.driver.setup import Setup
 from gfopt.driver.storage import (
+    Contents,
     Record,
     RecordWriter,
     differences,
-    read_records,
+    previous,
     record_to_tree,
     tree_to_record,
-    write_snapshot,
 )
+from gfopt.driver.tree_records import with_table, without_table
 from gfopt.types import PyTree
 
 _FLAGS = (
@@ -52,7 +55,7 @@ class Checkpoint:
     Attributes:
         snapshot: the last snapshot in the file, None if there is none.
         history: columns of the generations up to it.
-        finished: the records of the result, if the run has ended.
+        finished: the record of the result, if the run has ended.
         known: values behind it, by step and row; whoever closes a generation deletes
             its values.
 
@@ -71,44 +74,63 @@ class Checkpoint:
         self.snapshot: Record | None = None
         self.history: dict[str, np.ndarray] = {}
         self.known: dict[tuple[int, int], Value] = {}
-        self.finished: list[Record] = []
+        self.finished: Record | None = None
+        contents = self._open()
         try:
-            self._writer = RecordWriter.create(path, self._header)
-            return
-        except FileExistsError:
-            self._writer = RecordWriter.append_to(path)
-        try:
-            self._load()
+            if contents is not None:
+                self._compare(contents.header)
+            elif not is_of(previous(self._path), self._header):
+                return
+            self._load(contents)
         except BaseException:
             self.close()
             raise
 
-    def _load(self) -> None:
-        lines = differences(self._header, self._writer.header)
+    def _open(self) -> Contents | None:
+        """Opens the file; returns what is in it, None for one without a header."""
+        path, contents = self._path, None
+        if not path.exists():
+            previous(path).unlink(missing_ok=True)  # of a run that was removed
+        try:
+            self._writer = RecordWriter.create(path, self._header)
+        except FileExistsError:
+            try:
+                self._writer, contents = RecordWriter.append_to(path)
+            except ValueError:
+                if not is_of(previous(path), self._header):
+                    raise
+                self._writer = RecordWriter.replace(path, self._header, [])
+        return contents
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        lines = differences(self._header, found)
         if lines:
             raise ValueError(
                 "\n  ".join([f"checkpoint {self._path} is of another run:", *lines])
                 + "\nUse another path, or the arguments with which it was started."
             )
-        for record in read_records(self._path).records:
+
+    def _load(self, contents: Contents | None) -> None:
+        asked = self._path, self._header, contents, "snapshot"
+        records, is_damaged = recovered(*asked)
+        for record in records:
             if record.kind == "snapshot":
-                self.snapshot = record
-            elif record.kind == "history":
-                self.history = record.arrays
-            elif record.kind in ("result", "table"):
-                self.finished.append(record)
+                self.snapshot, self.history = without_table(record)
+            elif record.kind == "result":
+                self.finished = record
             else:
                 step, row = (int(record.arrays[name]) for name in ("step", "row"))
                 self.known[step, row] = _as_value(record)
+        if is_damaged:
+            self._replace(records, keep=False)
 
     def note(self, step: int, row: int, value: Value) -> None:
         """Writes a finished evaluation."""
         self._writer.write(_as_record(step, row, value), sync=False)
 
-    def finish(self, records: list[Record]) -> None:
+    def finish(self, record: Record) -> None:
         """Writes the result of a run that has ended, see ``finished``."""
-        for record in records:
-            self._writer.write(record)
+        self._writer.write(record)
 
     def save(
         self, meta: dict[str, Any], tree: PyTree, history: dict[str, np.ndarray]
@@ -120,14 +142,16 @@ class Checkpoint:
             tree: all that goes on, arrays only.
             history: columns of the generations so far.
         """
-        records = [tree_to_record("snapshot", tree, meta)]
-        records += [Record("history", {}, history)]
-        records += [_as_record(*at, value) for at, value in self.known.items()]
+        snapshot = with_table(tree_to_record("snapshot", tree, meta), history)
+        values = (_as_record(*at, value) for at, value in self.known.items())
+        self._replace([snapshot, *values], keep=True)
+
+    def _replace(self, records: list[Record], keep: bool) -> None:
         if os.name == "nt":
             self._writer.close()  # Windows replaces no open file
-        write_snapshot(self._path, self._header, records)
+        writer = RecordWriter.replace(self._path, self._header, records, keep=keep)
         self._writer.close()  # only now: no second writer gets in between
-        self._writer = RecordWriter.append_to(self._path)
+        self._writer = writer
 
     def restored(self, template: PyTree) -> PyTree:
         """Returns the snapshot's tree in the form of ``template``."""

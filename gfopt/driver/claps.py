@@ -22,6 +22,7 @@ from gfopt import checks, registry
 from gfopt.core.objective import Objective
 from gfopt.driver.checkpoint import described
 from gfopt.driver.minimize import minimize
+from gfopt.driver.recovery import recovered
 from gfopt.driver.result import Result
 from gfopt.driver.storage import (
     differences,
@@ -171,7 +172,8 @@ def claps(
     def pruned_block(objective: Objective) -> None:
         if place is not None:
             tree = objective.context._asdict()
-            write_snapshot(place, header, [tree_to_record("ledger", tree, {})])
+            records = [tree_to_record("ledger", tree, {})]
+            write_snapshot(place, header, records, keep=True)
         if after_block is not None:
             after_block(objective)
 
@@ -254,5 +256,8 @@ def _resumed(place: Path, header: dict[str, Any], objective: Objective) -> Objec
             "\n  ".join([f"checkpoint {place} is of another run:", *lines])
         )
     ledger = objective.context
-    found = record_to_tree(contents.records[0], ledger._asdict())
+    records, _ = recovered(place, header, contents, "ledger")
+    if not records:
+        return objective
+    found = record_to_tree(records[0], ledger._asdict())
     return replace(objective, context=Ledger(**found))

@@ -13,6 +13,7 @@ from gfopt.driver.endings import Status
 from gfopt.driver.result import Result
 from gfopt.driver.setup import Setup
 from gfopt.driver.storage import Record, record_to_tree, tree_to_record
+from gfopt.driver.tree_records import with_table, without_table
 from gfopt.protocol import as_method
 from gfopt.types import PyTree
 
@@ -31,8 +32,8 @@ class Ends(NamedTuple):
     target: float | None
 
 
-def to_records(result: Result, ends: Ends, is_costly: bool, tier: int) -> list[Record]:
-    """Returns the records of a result."""
+def to_record(result: Result, ends: Ends, is_costly: bool, tier: int) -> Record:
+    """Returns the record of a result."""
     meta = {name: getattr(result, name) for name in _PLAIN}
     more = {
         "fun": None if math.isnan(result.fun) else result.fun,
@@ -44,19 +45,18 @@ def to_records(result: Result, ends: Ends, is_costly: bool, tier: int) -> list[R
     }
     x = () if result.x is None else result.x
     tree = {name: getattr(result, name) for name in ("recommended", "state", "context")}
-    return [
-        tree_to_record("result", {"x": x, **tree}, meta | more),
-        Record("table", {}, dict(result.history)),
-    ]
+    record = tree_to_record("result", {"x": x, **tree}, meta | more)
+    return with_table(record, result.history)
 
 
-def from_records(
-    record: Record, table: Record, ends: Ends, made: Setup, objective: Objective
+def from_record(
+    record: Record, ends: Ends, made: Setup, objective: Objective
 ) -> Result | None:
     """Returns the result, None where a call with these ends would go on.
 
     Nothing is compiled: shapes and types are those of an abstract run.
     """
+    record, history = without_table(record)
     meta = record.meta
     status, before = Status(meta["status"]), Ends(*meta["ends"])
     if before.target != ends.target or (status in LIMITED and before != ends):
@@ -83,7 +83,7 @@ def from_records(
         recommended=found["recommended"],
         success=status.is_success,
         status=status,
-        history=table.arrays,
+        history=history,
         state=found["state"],
         optimizer=optimizer,
         context=found["context"],

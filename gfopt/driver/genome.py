@@ -155,9 +155,12 @@ def load(path: str | os.PathLike[str], template: Solution) -> Solution:
             anew (``initial_std``), theirs may be any numbers.
 
     Raises:
-        ValueError: for another kind of file, or a template of another structure.
+        ValueError: for another kind of file, a damaged one, or a template of another
+            structure.
     """
     contents = read_records(path)
+    if contents.lost:
+        raise ValueError(f"{os.fspath(path)} is damaged: {'; '.join(contents.lost)}")
     if contents.header.get("kind") != KIND or len(contents.records) != 1:
         raise ValueError(
             f"{os.fspath(path)} must hold a genome; got {contents.header!r}"

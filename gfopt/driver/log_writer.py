@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from gfopt.driver.records import Record
-from gfopt.driver.replay_log import KIND, NAMES, ReplayLog, header_of
-from gfopt.driver.storage import RecordWriter
+from gfopt.driver.replay_log import (
+    END,
+    KIND,
+    NAMES,
+    ReplayLog,
+    columns_of,
+    header_of,
+)
+from gfopt.driver.storage import Contents, RecordWriter
 from gfopt.types import Optimizer, Solution
 
 SYNC_EVERY = 100  # steps that a power cut may take, at most
@@ -36,21 +44,39 @@ class LogWriter:
     ):
         header = {"kind": KIND, **header_of(optimizer, x0)}
         self._known: ReplayLog | None = None
+        self._count, self._has_end = 0, False
         try:
             self._writer = RecordWriter.create(path, header)
-            self._count = 0
         except FileExistsError:
-            self._writer = RecordWriter.append_to(path)
-            if self._writer.header != header:
-                found = self._writer.header
+            self._writer, contents = RecordWriter.append_to(path)
+            try:
+                self._load(contents, header)
+            except BaseException:
                 self._writer.close()
-                raise ValueError(
-                    f"log must be a new file, or one of this run; {os.fspath(path)} "
-                    f"has the header {found}, not {header}"
-                ) from None
-            self._known = ReplayLog.read(path)
-            self._count = len(self._known)
+                raise
         self._synced = self._count
+
+    def _load(self, contents: Contents, header: dict[str, Any]) -> None:
+        path = self._writer.path
+        if contents.header != header:
+            raise ValueError(
+                f"log must be a new file, or one of this run; {path} "
+                f"has the header {contents.header}, not {header}"
+            )
+        self._known = ReplayLog(**columns_of(contents), header=header)
+        self._count = len(self._known)
+        self._has_end = contents.records[-1:] == [END]
+        if contents.lost:
+            warnings.warn(
+                f"{path} is damaged or was cut short; lost: {'; '.join(contents.lost)}."
+                f" Its first {self._count} steps are kept, the others made again",
+                stacklevel=4,
+            )
+        if contents.num_sound < len(contents.records):
+            steps = self._known.record()
+            writer = RecordWriter.replace(path, header, [steps], keep=True)
+            self._writer.close()
+            self._writer = writer
 
     def update(self, columns: Mapping[str, np.ndarray]) -> None:
         """Appends the steps that are not in the file yet.
@@ -81,14 +107,18 @@ class LogWriter:
         self._count += arrays["seed"].size
         sync = self._count - self._synced >= SYNC_EVERY
         self._writer.write(Record("", {}, arrays), sync=sync)
+        self._has_end = False
         self._synced = self._count if sync else self._synced
 
     def __enter__(self) -> LogWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._writer.sync()
-        self._writer.close()
+        try:
+            if not self._has_end:
+                self._writer.write(END)
+        finally:
+            self._writer.close()
         if kind is None and self._known is not None:
             warnings.warn(
                 f"{self._writer.path} holds {len(self._known)} steps, and this run "

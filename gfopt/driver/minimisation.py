@@ -23,7 +23,7 @@ from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
 from gfopt.driver.endings import ending_of
 from gfopt.driver.failures import Failures
-from gfopt.driver.finished import OPEN, Ends, from_records, to_records
+from gfopt.driver.finished import OPEN, Ends, from_record, to_record
 from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.log_writer import LogWriter
@@ -197,9 +197,8 @@ class Minimisation:
             max_seconds if math.isfinite(max_seconds) else None,
             target,
         )
-        if saved is not None and saved.finished:
-            result, table = saved.finished[-2:]
-            known = from_records(result, table, ends, self._made, self._objective)
+        if saved is not None and saved.finished is not None:
+            known = from_record(saved.finished, ends, self._made, self._objective)
             if known is not None:
                 return known
         costly = self._made.costly
@@ -207,7 +206,7 @@ class Minimisation:
         if saved is not None and self._keeps_x and found.status not in OPEN:
             is_costly = costly is not None and self._made.optimizer is costly
             tier = self._search.tier
-            saved.finish(to_records(found, ends, is_costly, tier))
+            saved.finish(to_record(found, ends, is_costly, tier))
         return found
 
     def _prepared(

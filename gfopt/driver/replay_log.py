@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -26,13 +27,14 @@ from gfopt.core import trees
 from gfopt.core.noise import noise
 from gfopt.driver.arguments import as_solution, in_precision
 from gfopt.driver.records import Record
-from gfopt.driver.storage import read_records, write_snapshot
+from gfopt.driver.storage import Contents, read_records, write_snapshot
 from gfopt.optimizers.zeroth_order.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order.zeroth_order import stepped
 from gfopt.protocol import as_method
 from gfopt.types import Optimizer, Solution
 
 KIND = "zeroth-order log"
+END = Record("end", {}, {})  # of a run that was not killed
 
 # the columns of a history, by their name in the file
 NAMES = {"seed": "seed", "p": "projected_gradient", "rate": "learning_rate"}
@@ -130,10 +132,12 @@ class ReplayLog:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ReplayLog:
-        """Reads a log; a last record that was cut short by a kill is left out.
+        """Reads a log, up to its first damage, which a warning tells.
+
+        So does one where the log has no end: its run was killed or still goes on.
 
         Raises:
-            ValueError: for another kind of file, or a damaged one.
+            ValueError: for another kind of file.
         """
         contents = read_records(path)
         if contents.header.get("kind") != KIND:
@@ -141,12 +145,24 @@ class ReplayLog:
                 f"{os.fspath(path)} must be a {KIND}; got {contents.header!r}"
             )
         header = {k: v for k, v in contents.header.items() if k != "kind"}
-        return cls(**_joined(contents.records), header=header)
+        log = cls(**columns_of(contents), header=header)
+        if contents.lost or contents.records[-1:] != [END]:
+            why = "; ".join(contents.lost) or "its run was killed, or still goes on"
+            warnings.warn(
+                f"{os.fspath(path)} has no end: {why}. Its first {len(log)} steps are "
+                "read",
+                stacklevel=2,
+            )
+        return log
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the log as one record, 12 bytes a step; the file is replaced."""
-        arrays = dict(zip(NAMES, self._columns(), strict=True))
-        write_snapshot(path, {"kind": KIND, **self.header}, [Record("", {}, arrays)])
+        steps = self.record()
+        write_snapshot(path, {"kind": KIND, **self.header}, [steps, END])
+
+    def record(self) -> Record:
+        """Returns all steps as one record."""
+        return Record("", {}, dict(zip(NAMES, self._columns(), strict=True)))
 
 
 def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
@@ -257,9 +273,10 @@ def header_of(optimizer: Optimizer, x0: Solution) -> dict[str, str]:
     return {**header, "leaves": _leaves(x0)}
 
 
-def _joined(records: Iterable[Record]) -> dict[str, np.ndarray]:
-    """Returns the columns of all records."""
-    listed = [record.arrays for record in records]
+def columns_of(contents: Contents) -> dict[str, np.ndarray]:
+    """Returns the columns of all records before the first damage."""
+    sound = contents.records[: contents.num_sound]
+    listed = [record.arrays for record in sound if record != END]
     empty = {"seed": np.zeros(0, np.uint32), "p": np.zeros(0, np.float32)}
     parts = listed or [{**empty, "rate": empty["p"]}]
     return {

@@ -3,14 +3,16 @@
 A file is a header (a JSON object that the caller gives: what the file is and the
 configuration behind it) and records that are appended and never changed, each with
 its length and checksum; ``records`` describes the bytes. A record that was cut short
-by a kill is noticed and dropped, a damaged one is an error that says where it is.
+by a kill, or damaged, is noticed wherever it is: it is left out, and said to be lost.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
+import zlib
 from collections.abc import Iterable
 from io import FileIO
 from pathlib import Path
@@ -31,6 +33,7 @@ __all__ = [
     "Record",
     "RecordWriter",
     "differences",
+    "previous",
     "read_records",
     "record_to_tree",
     "tree_to_record",
@@ -39,11 +42,19 @@ __all__ = [
 
 
 class Contents(NamedTuple):
-    """What a file holds; ``torn`` if its last record was cut short."""
+    """What a file holds.
+
+    Attributes:
+        header: what the file is.
+        records: all that are whole.
+        lost: a line for each piece that was cut short or damaged.
+        num_sound: how many of the records stand before the first of those pieces.
+    """
 
     header: dict[str, Any]
     records: list[Record]
-    torn: bool
+    lost: list[str]
+    num_sound: int
 
 
 def read_records(path: str | os.PathLike[str]) -> Contents:
@@ -54,24 +65,25 @@ def read_records(path: str | os.PathLike[str]) -> Contents:
             open for writing at this moment.
 
     Returns:
-        ``(header, records, torn)``; ``torn`` says that the last record was cut short
-        (its writer was killed, or is writing it) and is not among the records.
+        Header, records, and what is lost.
 
     Raises:
-        ValueError: the file is not ours, of a newer version, or corrupted before its
-            end; the message says where.
+        ValueError: the file is not ours, of another version, or its header is damaged.
     """
     place = Path(path)
     with open(place, "rb", buffering=0) as file:
-        try:
-            header = layout.read_header(file, place)
-        except layout.Torn:
-            raise ValueError(
-                f"{place} ends inside its header: its writer was killed before the"
-                " first record, so nothing is lost; remove it"
-            ) from None
-        records = list(layout.scan(file, place, []))
-        return Contents(header, records, file.tell() < layout.size_of(file))
+        return _contents(file, place, layout.Chain())
+
+
+def _contents(file: FileIO, place: Path, chain: layout.Chain) -> Contents:
+    try:
+        header = layout.read_header(file, place, chain)
+    except layout.Torn:
+        raise ValueError(
+            f"{place} ends inside its header: its writer was killed before the"
+            " first record, so nothing is lost; remove it"
+        ) from None
+    return Contents(header, *layout.scan(file, chain))
 
 
 def lock(descriptor: int) -> bool:
@@ -96,7 +108,6 @@ class RecordWriter:
     Attributes:
         path: the file.
         header: the file's header.
-        torn: True if ``append_to`` dropped a record that was cut short.
 
     Example:
         >>> import tempfile
@@ -109,7 +120,6 @@ class RecordWriter:
     """
 
     header: dict[str, Any]
-    torn: bool = False
 
     def __init__(self, path: str | os.PathLike[str]):
         """Opens and locks a file; use ``create`` or ``append_to``."""
@@ -117,7 +127,7 @@ class RecordWriter:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         # Not buffered: a write that failed half-way (disk full) can be taken back.
         self._file = FileIO(os.open(self.path, flags, 0o666), "r+")
-        self._known: list[bytes] = []  # the descriptions in the file so far
+        self._chain = layout.Chain()  # of what is in the file so far
         try:
             self._lock()
         except BaseException:
@@ -154,14 +164,14 @@ class RecordWriter:
         return writer
 
     @classmethod
-    def append_to(cls, path: str | os.PathLike[str]) -> RecordWriter:
+    def append_to(cls, path: str | os.PathLike[str]) -> tuple[RecordWriter, Contents]:
         """Opens an existing file; checks all of it and cuts a torn tail off.
 
         Args:
             path: the file.
 
         Returns:
-            The open writer, behind the last whole record.
+            The open writer, behind the last whole record, and what the file holds.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -172,17 +182,59 @@ class RecordWriter:
             raise FileNotFoundError(f"{path} does not exist: start it with create")
         writer = cls(path)
         try:
-            if writer._is_unstarted():
-                read_records(path)  # refuses it in words
-            writer.header = layout.read_header(writer._file, writer.path)
-            for _ in layout.scan(writer._file, writer.path, writer._known):
-                pass
-            end = writer._file.tell()
-            writer.torn = end < layout.size_of(writer._file)
-            writer._file.truncate(end)
+            contents = _contents(writer._file, writer.path, writer._chain)
+            writer.header = contents.header
+            writer._file.truncate(writer._file.tell())
         except BaseException:
             writer.close()
             raise
+        return writer, contents
+
+    @classmethod
+    def replace(
+        cls,
+        path: str | os.PathLike[str],
+        header: dict[str, Any],
+        records: Iterable[Record],
+        *,
+        keep: bool = False,
+    ) -> RecordWriter:
+        """Writes a whole file at once: after a crash there is the old or the new one.
+
+        Args:
+            path: the file, replaced if it exists; ``path.tmp`` is used on the way.
+            header: a JSON object.
+            records: what to write.
+            keep: what the file was stays as ``path.prev``.
+
+        Returns:
+            The open writer: no other one gets in between.
+
+        Raises:
+            OSError: the disk is full, ...; the file is as it was before.
+            RuntimeError: another writer is writing this file.
+        """
+        place = Path(path)
+        # One name, not one for each process: what a kill leaves there is used again.
+        writer = cls(place.with_name(place.name + ".tmp"))
+        try:
+            writer._start(header)
+            for record in records:
+                writer.write(record, sync=False)
+            writer.sync()
+            if keep and place.exists():
+                _keep(place)
+            if fcntl is None:
+                writer.close()  # Windows renames no open file; elsewhere keep the lock
+            os.replace(writer.path, place)
+            _sync_directory(place.parent)
+        except BaseException:
+            writer.close()
+            writer.path.unlink(missing_ok=True)  # the disk may be full
+            raise
+        if fcntl is None:
+            return cls.append_to(place)[0]
+        writer.path = place
         return writer
 
     def write(self, record: Record, sync: bool = True) -> None:
@@ -197,12 +249,13 @@ class RecordWriter:
             TypeError: the record holds what cannot be stored.
             OSError: the disk is full, ...; the file is as it was before.
         """
-        offset, num_known = self._file.tell(), len(self._known)
+        offset, chain = self._file.tell(), self._chain
+        self._chain = layout.Chain(chain.crc, dict(chain.known))
         try:
-            self._put(layout.frame(layout.encode(record, self._known)))
+            self._put(layout.frame(layout.encode(record, self._chain), self._chain))
         except BaseException:
             # Else the next record would stand behind a piece of this one.
-            del self._known[num_known:]
+            self._chain = chain
             self._file.truncate(offset)
             self._file.seek(offset)
             raise
@@ -238,7 +291,7 @@ class RecordWriter:
     def _is_unstarted(self) -> bool:
         """Returns whether the file has no whole header (and so no record)."""
         try:
-            layout.read_header(self._file, self.path)
+            layout.read_header(self._file, self.path, layout.Chain())
         except layout.Torn:
             return True
         except ValueError:
@@ -252,46 +305,48 @@ class RecordWriter:
         checks.instance("header", header, dict, "a dict")
         text = layout.to_json("header", header)
         self.header = json.loads(text)
+        start = layout.MAGIC + struct.pack("<I", layout.VERSION)
+        self._chain = layout.Chain(zlib.crc32(start))
         self._file.truncate(0)
-        self._put(
-            [layout.MAGIC + struct.pack("<I", layout.VERSION), *layout.frame([text])]
-        )
+        self._put([start, *layout.frame([text], self._chain)])
         self.sync()
         _sync_directory(self.path.parent)
 
     def _put(self, parts: list[bytes | memoryview]) -> None:
         if sum(len(part) for part in parts) < 1 << 16:
             parts = [b"".join(parts)]  # one system call
-        for part in parts:
-            view = memoryview(part)
-            while view:
-                view = view[self._file.write(view) :]
+        try:
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    view = view[self._file.write(view) :]
+        except OSError as error:  # which does not say of which file
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 def write_snapshot(
-    path: str | os.PathLike[str], header: dict[str, Any], records: Iterable[Record]
+    path: str | os.PathLike[str],
+    header: dict[str, Any],
+    records: Iterable[Record],
+    *,
+    keep: bool = False,
 ) -> None:
-    """Writes a whole file at once: after a crash there is the old one or the new one.
+    """Writes a whole file at once, as ``RecordWriter.replace``, and closes it."""
+    RecordWriter.replace(path, header, records, keep=keep).close()
 
-    Args:
-        path: the file, replaced if it exists; ``path.tmp`` is used on the way.
-        header: a JSON object.
-        records: what to write.
 
-    Raises:
-        RuntimeError: another writer is writing this snapshot.
-    """
-    place = Path(path)
-    # One name, not one for each process: what a kill leaves there is used again.
-    with RecordWriter(place.with_name(place.name + ".tmp")) as writer:
-        writer._start(header)
-        for record in records:
-            writer.write(record, sync=False)
-        writer.sync()
-        if fcntl is None:
-            writer.close()  # Windows renames no open file; elsewhere keep the lock
-        os.replace(writer.path, place)
-        _sync_directory(place.parent)
+def previous(path: Path) -> Path:
+    """Returns where ``replace`` keeps what a file was before."""
+    return path.with_name(path.name + ".prev")
+
+
+def _keep(place: Path) -> None:
+    before = previous(place)
+    before.unlink(missing_ok=True)
+    try:
+        os.link(place, before)
+    except OSError:  # a file system without links
+        shutil.copyfile(place, before)
 
 
 def _sync_directory(path: Path) -> None:

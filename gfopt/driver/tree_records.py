@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import numpy as np
 from gfopt.core import trees
 from gfopt.driver.records import Record
 from gfopt.types import PyTree
+
+_TABLE = "history/"  # before the names of columns that stand beside a tree
 
 
 def tree_to_record(
@@ -31,6 +34,30 @@ def tree_to_record(
         ValueError: two leaves have one path, as in ``{"a/b": x, "a": {"b": y}}``.
     """
     return Record(kind, meta or {}, {k: np.asarray(v) for k, v in _named(tree).items()})
+
+
+def with_table(record: Record, columns: Mapping[str, np.ndarray]) -> Record:
+    """Returns a record that holds columns, too: both are written, or none of them."""
+    table = {_TABLE + name: column for name, column in columns.items()}
+    return record._replace(arrays=record.arrays | table)
+
+
+def without_table(record: Record) -> tuple[Record, dict[str, np.ndarray]]:
+    """Returns what ``with_table`` was given.
+
+    Example:
+        >>> record = with_table(tree_to_record("x", {"w": 1}), {"best": np.ones(3)})
+        >>> _, columns = without_table(record)
+        >>> list(record.arrays), list(columns)
+        (['w', 'history/best'], ['best'])
+    """
+    columns = {
+        name.removeprefix(_TABLE): array
+        for name, array in record.arrays.items()
+        if name.startswith(_TABLE)
+    }
+    rest = {k: v for k, v in record.arrays.items() if not k.startswith(_TABLE)}
+    return record._replace(arrays=rest), columns
 
 
 def record_to_tree(record: Record, template: PyTree) -> PyTree:

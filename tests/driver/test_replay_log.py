@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import gfopt
+from gfopt.driver import records as layout
 from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.storage import read_records
 
@@ -179,14 +180,26 @@ def test_a_torn_record_is_noticed_and_dropped(tmp_path: Any) -> None:
     options = {"method": gfopt.MeZO(0.01), "log": path, **once}
     result = gfopt.minimize(f, X0, **options)
     assert result.nit == 20 and len(gfopt.ReplayLog.read(path)) == 20
-    os.truncate(path, path.stat().st_size - 3)
-    assert read_records(path).torn
-    log = gfopt.ReplayLog.read(path)
-    assert len(log) == 19
-    same(gfopt.replay(X0, log), gfopt.replay(X0, gfopt.ReplayLog.of(result)[:19]))
+    whole = path.read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        chain = layout.Chain()
+        layout.read_header(file, path, chain)
+        file.seek(layout.verify_frame(file, chain) + 4, 1)
+        second = file.tell()  # where the record of the second step begins
+    for size, left in [(len(whole) - 3, 20), (len(whole) - 25, 20), (second + 5, 1)]:
+        os.truncate(path, size)
+        with pytest.warns(UserWarning, match=f"has no end: .* first {left} steps"):
+            log = gfopt.ReplayLog.read(path)
+        assert len(log) == left
+        same(gfopt.replay(X0, log), gfopt.replay(X0, gfopt.ReplayLog.of(result)[:left]))
+    # what is behind a damaged record is not a part of the run without it
+    path.write_bytes(whole[: second + 4] + b"?" + whole[second + 5 :])
+    with pytest.warns(UserWarning, match="wrong checksum.* first 1 steps are read"):
+        assert len(gfopt.ReplayLog.read(path)) == 1
     # the run that goes on writes it once more
-    again = gfopt.minimize(f, X0, **options)
-    assert len(gfopt.ReplayLog.read(path)) == 20 and not read_records(path).torn
+    with pytest.warns(UserWarning, match="damaged.* first 1 steps are kept, the other"):
+        again = gfopt.minimize(f, X0, **options)
+    assert len(gfopt.ReplayLog.read(path)) == 20 and not read_records(path).lost
     same(gfopt.replay(X0, path), again.recommended)
 
 

@@ -1,5 +1,6 @@
 """The record container: round trips, torn tails, damage, two writers, kills."""
 
+import json
 import os
 import signal
 import struct
@@ -86,8 +87,9 @@ some_records = st.lists(
 def test_what_is_written_is_read(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("round") / "a.log"
     write(path, *records, *records)  # the second time by reference
-    header, found, torn = read_records(path)
-    assert header == HEADER and not torn and len(found) == 2 * len(records)
+    header, found, lost, num_sound = read_records(path)
+    assert header == HEADER and not lost and len(found) == 2 * len(records)
+    assert num_sound == len(found)
     for given, got in zip([*records, *records], found, strict=True):
         assert given[:2] == got[:2] and list(given.arrays) == list(got.arrays)
         for name, array in given.arrays.items():
@@ -98,7 +100,7 @@ def test_what_is_written_is_read(tmp_path_factory, records):
 def test_more_descriptions_than_a_byte_can_name(path):
     records = [Record("r", {"i": i % 300}, {"i": np.int64(i)}) for i in range(700)]
     write(path, *records[:400])
-    with RecordWriter.append_to(path) as writer:
+    with RecordWriter.append_to(path)[0] as writer:
         for record in records[400:]:
             writer.write(record, sync=False)
     assert [r.meta["i"] for r in read_records(path).records] == [
@@ -124,15 +126,18 @@ def test_a_large_record(path):
 def test_a_tail_torn_at_every_byte_is_dropped(path, last):
     write(path, step(1), step(2))
     before = path.stat().st_size
-    with RecordWriter.append_to(path) as writer:
+    with RecordWriter.append_to(path)[0] as writer:
         writer.write(last)
     whole = path.read_bytes()
     for end in range(before, len(whole)):
         path.write_bytes(whole[:end])
         assert seeds(path) == [1, 2]
-        assert read_records(path).torn == (end > before)
-        with RecordWriter.append_to(path) as writer:
-            assert writer.torn == (end > before) and writer.header == HEADER
+        lost = [f"{end - before} bytes at offset {before} (cut short)"]
+        assert read_records(path).lost == lost * (end > before)
+        writer, contents = RecordWriter.append_to(path)
+        with writer:
+            assert contents.lost == lost * (end > before)
+            assert writer.header == HEADER
             writer.write(last)
         assert path.read_bytes() == whole
 
@@ -141,34 +146,89 @@ def test_a_tail_torn_at_every_byte_is_dropped(path, last):
 def test_a_tail_that_a_power_cut_left_is_dropped(path, tail):
     write(path, step(1))
     before = path.stat().st_size
-    with RecordWriter.append_to(path) as writer:
+    with RecordWriter.append_to(path)[0] as writer:
         writer.write(Record("big", {}, {"x": np.ones(40)}))
     whole = path.read_bytes()
     kept = {"zeros": before, "half": before + 100, "nothing in place": before + 20}
     path.write_bytes(whole[: kept[tail]].ljust(len(whole), b"\0"))
-    assert seeds(path) == [1] and read_records(path).torn
+    assert seeds(path) == [1] and read_records(path).lost
 
 
-def test_a_flipped_byte_before_the_last_record_raises_and_says_where(path):
-    records = [step(1), Record("big", {"a": 1}, {"x": np.ones(40)}), step(2)]
-    write(path, *records[:2])
-    middle = path.stat().st_size
-    with RecordWriter.append_to(path) as writer:
-        writer.write(records[2])
+def test_a_flipped_byte_is_found_wherever_it_is(path):
+    """In the header it raises, else it costs the record that it is in."""
+    write(path)
+    start = path.stat().st_size
+    path.unlink()
+    big = Record("big", {"a": 1}, {"x": np.ones(40)})
+    records = [step(1), big, step(2), Record("new", {}, {}), big]
+    write(path, *records)
     whole = path.read_bytes()
-    for offset in range(middle):
+    for offset in range(len(whole)):
         for flip in (0x01, 0x80, 0xFF):
             damaged = bytearray(whole)
             damaged[offset] ^= flip
             path.write_bytes(damaged)
-            with pytest.raises(ValueError, match="run.log"):
-                read_records(path)
-            with pytest.raises(ValueError, match="run.log"):
-                RecordWriter.append_to(path)
-            assert path.read_bytes() == damaged
-    path.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"offset \d+ of \d+: the record's checksum"):
-        read_records(path)
+            if offset < start:
+                for function in (read_records, RecordWriter.append_to):
+                    with pytest.raises(ValueError, match="run.log"):
+                        function(path)
+                assert path.read_bytes() == damaged
+                continue
+            _, found, lost, num_sound = read_records(path)
+            assert lost and num_sound < 5, offset
+            left = iter(records)  # what is there is of what was written, in its order
+            assert all(any(equal(r, one) for one in left) for r in found), offset
+            assert all(map(equal, found[:num_sound], records))
+
+
+def equal(a, b):
+    same = a[:2] == b[:2] and a.arrays.keys() == b.arrays.keys()
+    return same and all(bits(a.arrays[name]) == bits(b.arrays[name]) for name in a[2])
+
+
+def test_a_record_that_is_missing_or_moved_is_seen(path):
+    write(path)
+    ends = [path.stat().st_size]
+    for i in range(4):
+        with RecordWriter.append_to(path)[0] as writer:
+            writer.write(step(i))
+        ends.append(path.stat().st_size)
+    whole = path.read_bytes()
+    parts = [whole[a:b] for a, b in zip([0, *ends], [*ends, len(whole)], strict=True)]
+    for order, left in [
+        ([0, 1, 3, 4], [0, 3]),  # 3 cannot be verified, 4 follows from 3
+        ([0, 1, 3, 2, 4], [0]),
+        ([0, 1, 2, 2, 3, 4], [0, 1, 2, 3]),
+    ]:
+        path.write_bytes(b"".join(parts[i] for i in order))
+        assert read_records(path).lost and seeds(path) == left
+    path.write_bytes(whole)
+    assert not read_records(path).lost
+
+
+def test_a_record_of_a_stranger_takes_no_more_memory_than_its_file(path):
+    """Whole frames, checksums and all, with descriptions that promise too much."""
+    texts = [
+        [["x", "<f8", [2**40]]],
+        [["x", "<f8", [2**70, 0]]],
+        [["x", "<f8", [-1]]],
+        [["x", "O", []]],
+        [["x", "no type", []]],
+        [["x", {"names": ["a"], "formats": ["O"]}, []]],
+        [["x", "<f8", [0] * 80]],
+        "no list",
+    ]
+    write(path)
+    whole, start = path.read_bytes(), len(path.read_bytes())
+    deep = b"[" * 100_000
+    for text in [*(json.dumps(["k", {}, t]).encode() for t in texts), deep, b"\xff"]:
+        path.write_bytes(whole)
+        with RecordWriter.append_to(path)[0] as writer:
+            head = struct.pack("<BBI", 0, 1, len(text))
+            writer._put(layout.frame([head + text], writer._chain))
+        found = read_records(path)
+        assert not found.records and "wrong" in found.lost[0], text[:50]
+        assert found.lost[0].startswith(f"{path.stat().st_size - start} bytes at offs")
 
 
 def test_other_files_are_refused(path):
@@ -177,9 +237,10 @@ def test_other_files_are_refused(path):
         read_records(path)
     with pytest.raises(FileExistsError, match="append_to"):
         RecordWriter.create(path, HEADER)
-    path.write_bytes(layout.MAGIC + struct.pack("<I", 2) + b"what comes then")
-    with pytest.raises(ValueError, match="version 2, this gfopt reads 1 to 1"):
-        read_records(path)
+    for version, age in [(3, "newer"), (1, "older, from before 0.1.0")]:
+        path.write_bytes(layout.MAGIC + struct.pack("<I", version) + b"what then")
+        with pytest.raises(ValueError, match=f"version {version}, .*reads 2: .*{age}"):
+            read_records(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="create"):
         RecordWriter.append_to(path)
@@ -210,7 +271,7 @@ def test_two_writers_at_once_are_refused(path):
             with pytest.raises(RuntimeError, match="held by another writer"):
                 function(path)
         writer.write(step(2))
-    with RecordWriter.append_to(path) as writer:
+    with RecordWriter.append_to(path)[0] as writer:
         writer.write(step(3))
     assert seeds(path) == [1, 2, 3]
 
@@ -273,9 +334,9 @@ def test_a_killed_writer_leaves_a_readable_prefix(path):
         os.kill(child.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
     found = seeds(path)
     assert len(found) > 100 and found == list(range(len(found)))
-    with RecordWriter.append_to(path) as writer:
+    with RecordWriter.append_to(path)[0] as writer:
         writer.write(step(len(found)))
-    assert not read_records(path).torn
+    assert not read_records(path).lost
     assert seeds(path) == list(range(len(found) + 1))
 
 
@@ -287,7 +348,7 @@ def test_a_snapshot_is_replaced_whole_or_not_at_all(path):
         write_snapshot(path, {"v": 3}, [step(4), Record("a", {}, {"x": object()})])
     assert read_records(path).header == {"v": 2}
     write_snapshot(path, {"v": 4}, [])  # what the failed one left is no obstacle
-    assert read_records(path) == ({"v": 4}, [], False)
+    assert read_records(path) == ({"v": 4}, [], [], 0)
     assert [p.name for p in path.parent.iterdir()] == ["run.log"]
 
 
@@ -296,6 +357,32 @@ def test_a_snapshot_that_another_writer_writes_is_refused(path):
     with RecordWriter(path.with_name("run.log.tmp")):
         with pytest.raises(RuntimeError, match="another writer"):
             write_snapshot(path, {}, [])
+
+
+def test_what_a_file_was_is_kept_beside_it(path):
+    """On a file system without links, too."""
+    for i, broken in enumerate((False, True)):
+        with pytest.MonkeyPatch.context() as patch:
+            if broken:
+                patch.setattr(storage.os, "link", refused)
+            for number in range(2):
+                write_snapshot(path, {"i": i}, [step(number)], keep=True)
+            assert seeds(path) == [1] and seeds(storage.previous(path)) == [0]
+            names = sorted(p.name for p in path.parent.iterdir())
+            assert names == ["run.log", "run.log.prev"]
+
+
+def refused(*_):
+    raise OSError("no links")
+
+
+def test_the_writer_of_a_whole_file_keeps_others_out(path):
+    pytest.importorskip("fcntl")
+    with RecordWriter.replace(path, HEADER, [step(1)]) as writer:
+        with pytest.raises(RuntimeError, match="held by another writer"):
+            RecordWriter.append_to(path)
+        writer.write(step(2))
+    assert seeds(path) == [1, 2]
 
 
 def test_a_tree_comes_back_bitwise_and_where_it_was(path):
