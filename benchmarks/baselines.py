@@ -34,8 +34,8 @@ from common import save, show
 
 import gfopt
 from gfopt.problems.bbob_suite import bbob, bbob_batch
-from gfopt.research.bbob_runs import run_bbob, start_of
-from gfopt.research.plan import BBOB_FUNCTIONS, Batch
+from gfopt.research.bbob_runs import run_bbob
+from gfopt.research.plan import BBOB_FUNCTIONS, Batch, bbob_batches
 from gfopt.research.statistics import TARGETS, paired_difference_interval, running_times
 
 METHODS = (
@@ -77,7 +77,7 @@ def scipy_de(batch: Batch, is_same: bool) -> Hits:
     )
     size, hits = size_of("differential_evolution", batch.dimension), []
     for instance in batch.instances:
-        x0, seed = start_of(batch, instance)
+        x0, seed = batch.start(instance)
         f_opt = float(bbob(batch.function, batch.dimension, instance).f_opt)
         problem = suite.get_problem_by_function_dimension_instance(
             batch.function, batch.dimension, instance
@@ -118,7 +118,7 @@ def evosax(name: str, method: str) -> Callable[[Batch], Hits]:
     def run(batch: Batch) -> Hits:
         with jax.enable_x64(True):
             problems = bbob_batch(batch.function, batch.dimension, batch.instances)
-            starts = [start_of(batch, instance) for instance in batch.instances]
+            starts = [batch.start(instance) for instance in batch.instances]
             size = size_of(method, batch.dimension)
             peer = algorithms[name](size, jnp.zeros(batch.dimension))
             params, generations = peer.default_params, batch.budget // size
@@ -178,10 +178,15 @@ def main() -> None:
     found: dict[str, dict[int, list[Hits]]] = {}
     for d in options.dimensions:
         for f in options.functions:
-            for method in METHODS:
-                batch = Batch(
-                    "bbob", f, d, instances, method, 1000 * d, options.seed, "jax"
-                )
+            for batch in bbob_batches(
+                functions=[f],
+                dimensions=[d],
+                instances=instances,
+                methods=METHODS,
+                budget=1000,
+                seed=options.seed,
+            ):
+                method = batch.competitor.name
                 found.setdefault(method, {}).setdefault(d, []).append(ours(batch))
             for name, (_, run) in peers.items():
                 found.setdefault(name, {}).setdefault(d, []).append(run(batch))

@@ -19,8 +19,7 @@ import scipy.optimize
 import gfopt
 from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.protocol import as_method
-from gfopt.research.bbob_runs import start_of
-from gfopt.research.plan import Batch
+from gfopt.research.plan import bbob_batches
 from gfopt.research.settings import optimizer_for
 from gfopt.research.statistics import TARGETS
 
@@ -74,8 +73,8 @@ def watches(dimension: int, budget: int) -> Iterator[Watch]:
 
 def start(function: int, dimension: int, instance: int) -> tuple[np.ndarray, int]:
     """Returns where and with which seed every side starts."""
-    batch = Batch("bbob", function, dimension, (instance,), "", 0, 0, "jax")
-    return start_of(batch, instance)
+    batch, *_ = bbob_batches(functions=[function], dimensions=[dimension])
+    return batch.start(instance)
 
 
 def check_values(dimension: int) -> None:

@@ -26,8 +26,8 @@ import numpy as np
 from common import save, show
 
 from gfopt.problems.bbob_suite import bbob
-from gfopt.research.bbob_runs import run_bbob, start_of
-from gfopt.research.plan import Batch
+from gfopt.research.bbob_runs import run_bbob
+from gfopt.research.plan import Batch, bbob_batches
 from gfopt.research.statistics import (
     Interval,
     ratio_of_medians_interval,
@@ -55,7 +55,7 @@ def pycma(batch: Batch, seed_offset: int) -> tuple[list[float], Counter[str]]:
     )
     hits, endings = [], Counter()
     for instance in batch.instances:
-        x0, seed = start_of(batch, instance)
+        x0, seed = batch.start(instance)
         f_opt = float(bbob(batch.function, batch.dimension, instance).f_opt)
         problem = suite.get_problem_by_function_dimension_instance(
             batch.function, batch.dimension, instance
@@ -93,9 +93,13 @@ def main() -> None:
     cells = []
     for d in options.dimensions:
         for f in options.functions:
-            budget = options.budget * d
-            batch = Batch(
-                "bbob", f, d, instances, "cma_es", budget, options.seed, "jax"
+            (batch,) = bbob_batches(
+                functions=[f],
+                dimensions=[d],
+                instances=instances,
+                methods=["cma_es"],
+                budget=options.budget,
+                seed=options.seed,
             )
             (a, ended), (b, b_ended), (again, _) = (
                 ours(batch),

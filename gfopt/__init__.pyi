@@ -107,6 +107,8 @@ from gfopt.quantization.quantized import Quantized as Quantized
 from gfopt.quantization.qwix_trees import from_qwix as from_qwix
 from gfopt.registry import METHODS as METHODS
 from gfopt.registry import method as method
+from gfopt.research.bench import BenchResult as BenchResult
+from gfopt.research.bench import bench as bench
 from gfopt.tokens.beam import Beast as Beast
 from gfopt.tokens.combined_scores import Total as Total
 from gfopt.tokens.combined_scores import Universal as Universal

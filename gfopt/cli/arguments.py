@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,28 +99,3 @@ def _nearest(part: str, names: Mapping[int, str]) -> str:
         if name in near:
             return f": did you mean {number}, the {name}?"
     return ""
-
-
-def words(option: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Reads names that are separated by commas.
-
-    Args:
-        option: what refusals name.
-        text: as typed.
-        known: the names there are.
-
-    Returns:
-        The names as they come, each once.
-
-    Raises:
-        ValueError: for another name, with the nearest known one.
-
-    Example:
-        >>> words("--methods", "cma_es, open_es", ["open_es", "cma_es"])
-        ('cma_es', 'open_es')
-    """
-    options = list(known)
-    found = [part.strip() for part in text.split(",")]
-    for name in found:
-        checks.one_of(option, name, options)
-    return tuple(dict.fromkeys(found))

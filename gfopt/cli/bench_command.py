@@ -36,11 +36,19 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    problems: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Problems of your own instead, as in mymodule:problems.",
+            show_default=False,
+        ),
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Methods, as in cma_es,open_es; see gfopt list.",
+            help="Methods, as in cma_es,mymodule:MyMethod; see gfopt list.",
             show_default="three for each suite",
         ),
     ] = None,
@@ -62,15 +70,15 @@ def bench(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Instances of each function, splits of the digits, or runs of a game.",
-            show_default="1-15, digits and atari 1-5",
+            help="Instances of each function, splits of the digits, or runs.",
+            show_default="1-15, digits and others 1-5",
         ),
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="NUMBER",
-            help="Evaluations: per dimension on BBOB, in all on the digits.",
+            help="Evaluations: per dimension on BBOB, else of a run.",
             show_default="1000, digits 19200",
         ),
     ] = None,
@@ -116,7 +124,7 @@ def bench(
         str, typer.Option(metavar="DIR", help="Where results and report go.")
     ] = "gfopt-bench",
 ) -> None:
-    """Compare methods on BBOB, on a network that reads digits, and on Atari games.
+    """Compare methods on BBOB, digits, Atari games, or problems of your own.
 
     Without options: about three minutes. Results are kept as they come; after Ctrl-C
     the same command goes on, and a larger one adds what is missing.
@@ -125,6 +133,7 @@ def bench(
         num_workers = number("--workers", workers, 1, 10_000)
         batches = planned(
             suite=suite,
+            problems=problems,
             methods=methods,
             functions=functions,
             dimensions=dimensions,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gfopt import checks, registry
-from gfopt.cli.arguments import integers, number, words
+from gfopt.cli.arguments import integers, number
+from gfopt.cli.named import loaded
 from gfopt.problems.atari import GAMES, NETWORKS
 from gfopt.problems.bbob_functions import BBOB_NAMES
+from gfopt.problems.problem import Problem, as_problems
 from gfopt.research import plan
+from gfopt.research.competitors import Competitor, competitors
 from gfopt.research.plan import Batch
 
 _MAX_DIMENSION = 1000
@@ -20,6 +23,7 @@ _MAX_FRAMES = 10**11
 def planned(
     *,
     suite: str | None = None,
+    problems: str | None = None,
     methods: str | None = None,
     functions: str | None = None,
     dimensions: str | None = None,
@@ -36,7 +40,8 @@ def planned(
     Args:
         suite: ``"bbob"``, ``"digits"``, ``"atari"`` or None: the first two, or one
             suite alone where one of its options is given.
-        methods: names.
+        problems: problems of the user's own instead, by name.
+        methods: names of ours and of others'.
         functions: numbers and ranges.
         dimensions: numbers and ranges.
         instances: numbers and ranges.
@@ -52,30 +57,31 @@ def planned(
         ImportError: for a game without ale-py.
 
     Example:
-        >>> [batch.method for batch in planned(suite="digits", methods="mezo,open_es")]
+        >>> batches = planned(suite="digits", methods="mezo,open_es")
+        >>> [batch.competitor.name for batch in batches]
         ['mezo', 'open_es']
     """
     if suite is not None:
         checks.one_of("--suite", suite, plan.SUITES)
     checks.one_of("--evaluator", evaluator, plan.EVALUATORS)
     only = {
-        "atari": {"--game": game, "--frames": frames, "--network": network},
-        "bbob": {
+        "problems of your own": {"--problems": problems},
+        "--suite atari": {"--game": game, "--frames": frames, "--network": network},
+        "--suite bbob": {
             "--functions": functions,
             "--dimensions": dimensions,
             "--evaluator": None if evaluator == "jax" else evaluator,
         },
     }
+    asked = None if suite is None else f"--suite {suite}"
     for owner, options in only.items():
         given = [name for name, value in options.items() if value is not None]
-        if given and suite not in (owner, None):
-            raise ValueError(
-                f"{given[0]} is an option of --suite {owner}; got --suite {suite}"
-            )
-        suite = owner if given else suite
-    if suite is None and budget is not None:
-        suite = "bbob"
-    if suite == "atari" and budget is not None:
+        if given and asked not in (owner, None):
+            raise ValueError(f"{given[0]} is an option of {owner}; got {asked}")
+        asked = owner if given else asked
+    if asked is None and budget is not None:
+        asked = "--suite bbob"
+    if asked == "--suite atari" and budget is not None:
         raise ValueError("--budget is --frames on --suite atari")
     common: dict[str, Any] = {"seed": number("--seed", seed, 0, 2**31 - 1)}
     if budget is not None:
@@ -83,22 +89,48 @@ def planned(
     if instances is not None:
         common["instances"] = integers("--instances", instances, 1, _MAX_INSTANCE)
     if methods is not None:
-        common["methods"] = words("--methods", methods, registry.names(tokens=False))
-    batches: list[Batch] = []
-    if suite == "atari":
-        return plan.atari_batches(
-            **_trainable(common, suite), **_game(game, frames, network)
+        common["methods"] = _competitors(methods)
+    if problems is not None:
+        return plan.own_batches(
+            **{"methods": plan.OWN_METHODS} | common,
+            problems=_problems(problems),
+            name=problems,
         )
-    if suite != "digits":
+    if asked == "--suite atari":
+        return plan.atari_batches(**common, **_game(game, frames, network))
+    batches: list[Batch] = []
+    if asked != "--suite digits":
         chosen: dict[str, Any] = dict(common)
         if functions is not None:
             chosen["functions"] = integers("--functions", functions, 1, 24, BBOB_NAMES)
         if dimensions is not None:
             chosen["dimensions"] = _dimensions(dimensions, evaluator)
         batches += plan.bbob_batches(**chosen, evaluator=evaluator)
-    if suite != "bbob":
-        batches += plan.digits_batches(**_trainable(common, suite))
+    if asked != "--suite bbob":
+        if asked is None and methods is not None:  # those that can, on the second suite
+            able = tuple(filter(plan.trains_networks, common["methods"]))
+            return batches + (
+                plan.digits_batches(**common | {"methods": able}) if able else []
+            )
+        batches += plan.digits_batches(**common)
     return batches
+
+
+def _competitors(text: str) -> tuple[Competitor, ...]:
+    known = ("auto", *registry.names(tokens=False))
+    found: list[Competitor] = []
+    for name in dict.fromkeys(part.strip() for part in text.split(",")):
+        value = loaded("--methods", name, "gfopt.methods", known)
+        found += competitors(value, f"--methods {name}")
+    return competitors(found, "--methods")
+
+
+def _problems(text: str) -> tuple[Problem, ...]:
+    found: list[Problem] = []
+    for name in dict.fromkeys(part.strip() for part in text.split(",")):
+        value = loaded("--problems", name, "gfopt.problems")
+        found += as_problems(value, f"--problems {name}")
+    return as_problems(found, "--problems")
 
 
 def _game(game: str | None, frames: str | None, network: str | None) -> dict[str, Any]:
@@ -120,17 +152,3 @@ def _dimensions(text: str, evaluator: str) -> tuple[int, ...]:
         for dimension in found:
             checks.one_of("--dimensions of COCO", dimension, plan.COCO_DIMENSIONS)
     return found
-
-
-def _trainable(options: dict[str, Any], suite: str | None) -> dict[str, Any]:
-    """Leaves out, or refuses, methods that cannot train a network."""
-    if "methods" not in options:
-        return options
-    able = tuple(m for m in options["methods"] if plan.trains_networks(m))
-    if suite is not None and able != options["methods"]:
-        (name, *_) = (m for m in options["methods"] if m not in able)
-        raise ValueError(
-            f"--methods of --suite {suite} must not hold D x D matrices, for D is the "
-            f"number of a network's weights; got {name!r}"
-        )
-    return options | {"methods": able}

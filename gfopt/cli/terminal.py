@@ -24,7 +24,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from gfopt.driver.compiling import CompileWatch
-from gfopt.problems.atari import GAMES
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
 from gfopt.research.tables import Table
@@ -109,7 +108,7 @@ class ProgressDisplay:
         self._console = _console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.fields[suite]:6}"),
+            TextColumn("{task.fields[suite]:6}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("runs"),
@@ -202,8 +201,5 @@ def _count(batches: Iterable[Batch], suite: str) -> int:
 
 
 def _name(batch: Batch) -> str:
-    if batch.suite == "digits":
-        return f"digits {batch.method}"
-    if batch.suite == "atari":
-        return f"{GAMES[batch.function - 1]} {batch.method}"
-    return f"f{batch.function} {batch.dimension}-D {batch.method}"
+    where = f" {batch.dimension}-D" if batch.suite == "bbob" else ""
+    return f"{batch.problem}{where} {batch.competitor.name}"

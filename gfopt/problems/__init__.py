@@ -10,6 +10,7 @@ from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.networks import mlp
 from gfopt.problems.pixels import ConvolutionalPolicy
 from gfopt.problems.policies import continuous_action, discrete_action
+from gfopt.problems.problem import Problem
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
 from gfopt.problems.rollout import Rollout
 from gfopt.problems.safetensors_files import load_safetensors
@@ -26,6 +27,7 @@ __all__ = [
     "InfluenceBalancing",
     "Maze",
     "Pendulum",
+    "Problem",
     "PromptedClassification",
     "Rollout",
     "Words",

@@ -17,11 +17,11 @@ import numpy as np
 
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result
-from gfopt.problems.atari import GAMES, Atari
+from gfopt.problems.atari import Atari
 from gfopt.problems.atari_emulator import FRAMES_PER_STEP
 from gfopt.research.finished_runs import Run
+from gfopt.research.host_runs import rows_of
 from gfopt.research.plan import Batch
-from gfopt.research.settings import optimizer_for
 
 NUM_TESTS = 5  # evenly over a run, the last one at its end
 _FIRST_TEST_SEED = 10**6
@@ -49,12 +49,12 @@ def run_atari(batch: Batch, workers: int | None = None) -> Iterator[Run]:
     network = batch.evaluator.removeprefix("ale-")
     protocol = SHORT if network == "tiny" else LONG
     task = Atari(
-        GAMES[batch.function - 1],
+        batch.problem,
         network,
         max_steps=protocol.max_steps,
         num_no_ops=protocol.num_no_ops,
     )
-    optimizer = optimizer_for("atari", batch.method, batch.dimension, batch.budget)
+    optimizer: Any = batch.optimizer
     seeds = range(_FIRST_TEST_SEED, _FIRST_TEST_SEED + protocol.num_test_episodes)
     for instance in batch.instances:
         key = jax.random.fold_in(jax.random.key(batch.seed), instance)
@@ -88,4 +88,7 @@ def run_atari(batch: Batch, workers: int | None = None) -> Iterator[Run]:
             seconds=time.perf_counter() - began,
             compile_seconds=0.0,
             trajectory=tuple(trajectory),
+            tuning=batch.tuning,
+            population_size=rows_of(result),
+            failures=sum(result.failures.values()),
         )

@@ -2,14 +2,16 @@
 
 Everything is computed in double precision. The program runs a hundred generations of
 all instances; it is called until every run has hit the last target, has stopped by
-itself or has used its budget. What a run did beyond its end is cut off. Batches that
-differ in the function alone share the program.
+itself or has used its budget. Every value counts, in the order of the rows; what a run
+did beyond its end is cut off. Batches that differ in the function alone share the
+program.
 """
 
 from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,54 +26,40 @@ from gfopt.problems.bbob_suite import BBOBProblem, bbob_batch
 from gfopt.protocol import as_method
 from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
-from gfopt.research.settings import optimizer_for
 from gfopt.research.statistics import TARGETS
-from gfopt.types import Key, Optimizer, State
+from gfopt.types import Evaluation, Key, Optimizer, State
 
 GENERATIONS = 100  # in a call
 
 
-def start_of(batch: Batch, instance: int) -> tuple[np.ndarray, int]:
-    """Draws where and with which seed a run starts.
-
-    Args:
-        batch: its method does not matter: all start at the same point.
-        instance: of the function.
-
-    Returns:
-        ``(x0 [D], seed)``, x0 uniform in [-4, 4]^D.
-    """
-    numbers = (batch.seed, batch.function, batch.dimension, instance)
-    rng = np.random.default_rng(numbers)
-    return rng.uniform(-4, 4, batch.dimension), int(rng.integers(2**31))
-
-
 def run_bbob(batch: Batch) -> list[Run]:
     """Runs a batch of one instance or more."""
-    optimizer = optimizer_for("bbob", batch.method, batch.dimension, batch.budget)
+    optimizer: Any = batch.optimizer
     problems = bbob_switch.uniform(
         bbob_batch(batch.function, batch.dimension, batch.instances)
     )
-    starts = [start_of(batch, instance) for instance in batch.instances]
+    starts = [batch.start(instance) for instance in batch.instances]
     with jax.enable_x64(True):
         began = time.perf_counter()
         keys = jax.vmap(jax.random.key)(np.array([seed for _, seed in starts]))
         x0 = np.stack([x0 for x0, _ in starts])
         states = _init(trees.node_types(optimizer), optimizer, keys, x0)
         function = np.int32(batch.function)
-        call = _compiled(optimizer, function, problems, keys, states, np.int32(0))
+        size = _population_size(optimizer, states)
+        # what every generation found, by generation and row
+        context = np.int32(0), np.full((GENERATIONS, size), np.nan)
+        fixed = optimizer, function, context, problems, keys
+        call = _compiled(*fixed, states, np.int32(0))
         compiled = time.perf_counter()
-        log = _Log(batch, _reason_names(optimizer, states))
+        log = _Log(batch, _reason_names(optimizer, states), size)
         step = 0
         while not log.is_finished:
-            states, *found = call(
-                optimizer, function, problems, keys, states, np.int32(step)
-            )
+            states, *found = call(*fixed, states, np.int32(step))
             log.append(*(np.array(array) for array in found))
             step += GENERATIONS
         ended = time.perf_counter()
-    count = len(batch.instances)
-    return log.runs((ended - compiled) / count, (compiled - began) / count)
+    count, optima = len(batch.instances), np.asarray(problems.f_opt).tolist()
+    return log.runs((ended - compiled) / count, (compiled - began) / count, optima)
 
 
 @functools.partial(jax.jit, static_argnames="types")
@@ -101,6 +89,7 @@ def _compiled_for(
 def _segment(
     optimizer: Optimizer,
     function: jax.Array,
+    context: tuple[jax.Array, jax.Array],
     problems: BBOBProblem,
     keys: Key,
     states: State,
@@ -109,7 +98,11 @@ def _segment(
     def one(problem: BBOBProblem, key: Key, state: State) -> Any:
         result = run(
             optimizer,
-            Objective(lambda x: bbob_switch.value(function, problem, x)),
+            Objective(
+                lambda x, context: bbob_switch.value(function, problem, x),
+                context=context,
+                update=_noted,
+            ),
             problem.x_opt,  # for its shape only: the run goes on from the state
             key=key,
             generations=GENERATIONS,
@@ -117,10 +110,22 @@ def _segment(
             state=state._replace(step=step),
             stop=lambda state, info: _reason(optimizer, state),
         )
-        fitness, evaluations = result.history[:2]
-        return result.state, fitness - problem.f_opt, evaluations, result.status
+        values = result.context[1] - problem.f_opt
+        return result.state, values, result.history.num_evaluations, result.status
 
     return jax.vmap(one)(problems, keys, states)
+
+
+def _noted(context: tuple[jax.Array, jax.Array], evaluation: Evaluation) -> Any:
+    """Writes a generation's values into its row."""
+    step, values = context
+    found = jnp.where(evaluation.valid, evaluation.fitness, jnp.nan)
+    return step + 1, values.at[step].set(found)
+
+
+def _population_size(optimizer: Optimizer, states: State) -> int:
+    ask = jax.vmap(lambda state: optimizer.ask(jax.random.key(0), state))
+    return jax.eval_shape(ask, states).active.shape[1]
 
 
 def _reason(optimizer: Optimizer, state: State) -> jax.Array:
@@ -141,15 +146,12 @@ def _reason_names(optimizer: Optimizer, states: State) -> list[str]:
 
 
 class _Log:
-    """What the runs of a batch did, and which of them have ended."""
+    """What the runs of a batch did, value by value, and which of them have ended."""
 
-    def __init__(self, batch: Batch, reasons: list[str]):
+    def __init__(self, batch: Batch, reasons: list[str], size: int):
         count = len(batch.instances)
-        self._batch = batch
-        self._reasons = reasons
-        self._values: list[np.ndarray] = []
-        self._evaluations: list[np.ndarray] = []
-        self._used = np.zeros(count, int)
+        self._batch, self._reasons, self._size = batch, reasons, size
+        self._values = [np.empty(0)] * count
         self._status = [""] * count
 
     @property
@@ -160,46 +162,51 @@ class _Log:
     def append(
         self, values: np.ndarray, evaluations: np.ndarray, codes: np.ndarray
     ) -> None:
-        """Takes a segment: ``[R, G]`` values and evaluations, ``[R]`` stop codes."""
+        """Takes a segment.
+
+        Args:
+            values: ``[R, G, P]``, of which those of active rows count.
+            evaluations: ``[R, G]``, the number of active rows, which stand first.
+            codes: ``[R]``, of the methods' reasons to stop.
+        """
+        is_active = np.arange(values.shape[2]) < evaluations[..., None]
         for row, status in enumerate(self._status):
-            counts = self._used[row] + np.cumsum(evaluations[row])
-            # what goes on after the end is nobody's; the first generation always counts
-            over = (counts > self._batch.budget) & (counts > evaluations[row][0])
-            cut = over | (evaluations[row] == 0) | bool(status)
-            hits = (values[row] <= TARGETS[-1]) & ~cut
-            if hits.any():
-                cut[np.argmax(hits) + 1 :] = True
-            if not status:
-                is_over = over.any() or counts[-1] >= self._batch.budget
-                status = self._ending(hits.any(), is_over, codes[row])
-                # what asks for nothing, and does not say why, would never end
-                is_stalled = not evaluations[row].any()
-                self._status[row] = status or ("stalled" if is_stalled else "")
-            values[row, cut], evaluations[row, cut] = np.nan, 0
-            self._used[row] += evaluations[row].sum()
-        self._values.append(values)
-        self._evaluations.append(evaluations)
+            if status:
+                continue  # what goes on after the end is nobody's
+            left = self._batch.budget - self._values[row].size
+            found = values[row][is_active[row]][:left]
+            hits = np.flatnonzero(found <= TARGETS[-1])
+            if hits.size:
+                found = found[: hits[0] + 1]
+            self._values[row] = np.append(self._values[row], found)
+            if hits.size:
+                self._status[row] = "target"
+            elif found.size == left:
+                self._status[row] = "budget"
+            elif codes[row]:
+                self._status[row] = self._reasons[codes[row] - 1]
+            elif not found.size:  # it asks for nothing, and would for ever
+                self._status[row] = "stalled"
 
-    def _ending(self, is_hit: bool, is_over: bool, code: int) -> str:
-        if is_hit:
-            return "target"
-        if is_over:
-            return "budget"
-        return self._reasons[code - 1] if code else ""
-
-    def runs(self, seconds: float, compile_seconds: float) -> list[Run]:
-        """Returns the runs, each with its share of the times."""
-        values = np.concatenate(self._values, axis=1)
-        counts = np.cumsum(np.concatenate(self._evaluations, axis=1), axis=1)
+    def runs(
+        self, seconds: float, compile_seconds: float, optima: Sequence[float]
+    ) -> list[Run]:
+        """Returns the runs, each with its share of the times, and its ``f_opt``."""
         return [
             Run(
                 key=self._batch.key(instance),
                 options=self._batch.options,
-                evaluations=int(self._used[row]),
-                status=self._status[row],
+                evaluations=values.size,
+                status=status,
                 seconds=seconds,
                 compile_seconds=compile_seconds,
-                trajectory=improvements(counts[row], values[row]),
+                trajectory=improvements(np.arange(1, values.size + 1), values),
+                tuning=self._batch.tuning,
+                population_size=self._size,
+                optimum=optimum,
+                failures=int(np.isnan(values).sum()),
             )
-            for row, instance in enumerate(self._batch.instances)
+            for instance, values, status, optimum in zip(
+                self._batch.instances, self._values, self._status, optima, strict=True
+            )
         ]

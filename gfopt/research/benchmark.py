@@ -13,6 +13,7 @@ from gfopt.research.bbob_runs import run_bbob
 from gfopt.research.coco_runs import run_coco
 from gfopt.research.digits_runs import run_digits
 from gfopt.research.finished_runs import Run, RunKey
+from gfopt.research.host_runs import run_on_host
 from gfopt.research.plan import Batch
 from gfopt.research.results import ResultStore
 
@@ -60,7 +61,7 @@ def settings_conflict(
     """Returns how a stored run's settings differ from those it would have now.
 
     Example:
-        >>> key = RunKey("bbob", 1, 5, 1, "cma_es", 500, 0, "jax")
+        >>> key = RunKey("bbob", "f1", 5, 1, "cma_es", 500, 0, "jax")
         >>> settings_conflict({key: {"sigma": 2.0}}, {key: {"sigma": 1.0}})
         'cma_es on bbob: sigma: expected 1.0, found 2.0'
     """
@@ -88,8 +89,10 @@ def run_batch(
         yield from ([run] for run in run_atari(batch, workers))
     elif batch.evaluator == "coco":
         yield run_coco(batch, directory)
-    else:
+    elif batch.given is None and batch.optimizer is not None:
         yield run_bbob(batch)
+    else:
+        yield from ([run] for run in run_on_host(batch))
 
 
 def runs_of(batches: Sequence[Batch], store: ResultStore) -> list[Run]:

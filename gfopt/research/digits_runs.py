@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -20,7 +21,6 @@ from gfopt.problems.classification import Classification, digits
 from gfopt.problems.networks import mlp
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import DIGITS_SIZES, Batch
-from gfopt.research.settings import optimizer_for
 from gfopt.types import Key, Optimizer, Solution, State
 
 NUM_TESTS = 30  # of the held-out accuracy, evenly over a run
@@ -28,7 +28,7 @@ NUM_TESTS = 30  # of the held-out accuracy, evenly over a run
 
 def run_digits(batch: Batch) -> Iterator[Run]:
     """Runs a batch; yields each run when it is done."""
-    optimizer = optimizer_for("digits", batch.method, batch.dimension, batch.budget)
+    optimizer: Any = batch.optimizer
     call, compile_seconds = None, 0.0
     for instance in batch.instances:
         # the start and the noise differ from run to run, and so does the split
@@ -60,6 +60,8 @@ def run_digits(batch: Batch) -> Iterator[Run]:
             seconds=time.perf_counter() - began,
             compile_seconds=compile_seconds / len(batch.instances),
             trajectory=tuple(trajectory),
+            tuning=batch.tuning,
+            population_size=size,
         )
 
 

@@ -12,19 +12,20 @@ class RunKey(NamedTuple):
     """What a run is found by.
 
     Attributes:
-        suite: ``"bbob"``, ``"digits"`` or ``"atari"``.
-        function: its number in the suite; of a game, its place among ``GAMES``.
+        suite: ``"bbob"``, ``"digits"``, ``"atari"``, or a name of the user's.
+        problem: its name in the suite: ``"f8"``, a game, a problem of the user's.
         dimension: ``D``.
-        instance: of the function: its shift and rotation, the split of the data, or
-            the first network.
-        method: a registered name.
+        instance: of the problem: its shift and rotation, the split of the data, the
+            first network, the start.
+        method: a registered name, or that of another competitor.
         budget: evaluations in all; of a game, frames.
         seed: of the start and of the method.
-        evaluator: ``"jax"``, ``"coco"``, or ``"ale-"`` and a network's name.
+        evaluator: ``"jax"``, ``"coco"``, ``"ale-"`` and a network's name, or
+            ``"python"``.
     """
 
     suite: str
-    function: int
+    problem: str
     dimension: int
     instance: int
     method: str
@@ -43,9 +44,15 @@ class Run(NamedTuple):
         status: why it ended: ``"target"``, ``"budget"`` or the method's own reason.
         seconds: wall time; the share of one run where a batch ran at once.
         compile_seconds: wall time of tracing and compiling, the same way.
-        trajectory: pairs (evaluations, value). On BBOB the improvements of the best
-            f - f_opt; on the digits the held-out error at regular intervals; of a game
-            (frames, minus the score of the recommended network).
+        trajectory: pairs (evaluations, value). On functions the improvements of the
+            best f - f_opt, or of f, evaluation by evaluation; on the digits the
+            held-out error at regular intervals; of a game (frames, minus the score of
+            the recommended network).
+        tuning: how much tuning stands behind the settings.
+        population_size: of the first step, where the method is one of ours.
+        optimum: what is subtracted from the values of the trajectory; None where the
+            optimum is not known.
+        failures: evaluations that gave no value.
     """
 
     key: RunKey
@@ -55,6 +62,10 @@ class Run(NamedTuple):
     seconds: float
     compile_seconds: float
     trajectory: tuple[tuple[int, float], ...]
+    tuning: str = ""
+    population_size: int | None = None
+    optimum: float | None = None
+    failures: int = 0
 
     @property
     def value(self) -> float:

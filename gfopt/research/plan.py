@@ -7,13 +7,18 @@ arguments takes the same two minutes when more methods are registered.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
-from gfopt import registry
+import numpy as np
+
+from gfopt import checks, registry
 from gfopt.problems.atari import GAMES, Atari
+from gfopt.problems.problem import Problem, as_problems
+from gfopt.research.competitors import Competitor, competitors
 from gfopt.research.finished_runs import RunKey
-from gfopt.research.settings import described, settings
+from gfopt.types import Optimizer
 
 SUITES = ("bbob", "digits", "atari")
 EVALUATORS = ("jax", "coco")
@@ -38,23 +43,31 @@ ATARI_INSTANCES = (1, 2, 3, 4, 5)
 ATARI_METHODS = ("random_search", "open_es", "deep_ga")
 ATARI_FRAMES = 200_000
 
+OWN_METHODS = ("random_search", "cma_es", "auto")
+OWN_INSTANCES = (1, 2, 3, 4, 5)
+OWN_BUDGET = 1000  # evaluations of a run
+
 
 class Batch(NamedTuple):
-    """Runs that share a program; the fields are those of ``RunKey``."""
+    """Runs that share a program; the fields are those of ``RunKey``, and two more.
+
+    ``competitor`` is who runs, and ``given`` the problem where it is the user's own.
+    """
 
     suite: str
-    function: int
+    problem: str
     dimension: int
     instances: tuple[int, ...]
-    method: str
+    competitor: Competitor
     budget: int
     seed: int
     evaluator: str
+    given: Problem | None = None
 
     def key(self, instance: int) -> RunKey:
         """Returns the key of one of its runs."""
-        rest = (self.method, self.budget, self.seed, self.evaluator)
-        return RunKey(self.suite, self.function, self.dimension, instance, *rest)
+        rest = (self.competitor.name, self.budget, self.seed, self.evaluator)
+        return RunKey(self.suite, self.problem, self.dimension, instance, *rest)
 
     @property
     def keys(self) -> tuple[RunKey, ...]:
@@ -62,9 +75,43 @@ class Batch(NamedTuple):
         return tuple(self.key(instance) for instance in self.instances)
 
     @property
+    def function(self) -> int:
+        """The number of a BBOB function."""
+        return int(self.problem.removeprefix("f"))
+
+    @property
     def options(self) -> dict[str, Any]:
         """The method's settings, as JSON holds them."""
-        return described(settings(self.suite, self.method, self.dimension, self.budget))
+        return self.competitor.options(self.suite, self.dimension, self.budget)
+
+    @property
+    def tuning(self) -> str:
+        """How much tuning stands behind them."""
+        return self.competitor.tuning(self.suite)
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer as it runs in the suite; None for a function."""
+        return self.competitor.optimizer(self.suite, self.dimension, self.budget)
+
+    def start(self, instance: int) -> tuple[np.ndarray, int]:
+        """Draws where and with which seed a run starts.
+
+        Returns:
+            ``(x0 [D], seed)``, the same for all methods and budgets; on BBOB x0 is
+            uniform in [-4, 4]^D.
+        """
+        if self.given is None:
+            rng = np.random.default_rng(self._numbers(self.function, instance))
+            x0 = rng.uniform(-4, 4, self.dimension)
+        else:
+            number = zlib.crc32(self.problem.encode())
+            rng = np.random.default_rng(self._numbers(number, instance))
+            x0 = self.given.start(rng)
+        return x0, int(rng.integers(2**31))
+
+    def _numbers(self, problem: int, instance: int) -> tuple[int, ...]:
+        return self.seed, problem, self.dimension, instance
 
     def without(self, finished: Container[RunKey]) -> Batch:
         """Returns the batch of what is not finished."""
@@ -77,7 +124,7 @@ def bbob_batches(
     functions: Sequence[int] = BBOB_FUNCTIONS,
     dimensions: Sequence[int] = BBOB_DIMENSIONS,
     instances: Sequence[int] = BBOB_INSTANCES,
-    methods: Sequence[str] = BBOB_METHODS,
+    methods: Any = BBOB_METHODS,
     budget: int = BBOB_BUDGET,
     seed: int = 0,
     evaluator: str = "jax",
@@ -88,7 +135,7 @@ def bbob_batches(
         functions: numbers from 1 to 24.
         dimensions: ``D``, each 2 or above.
         instances: numbers from 1 up.
-        methods: registered names.
+        methods: names, optimizers or functions; see ``competitors``.
         budget: evaluations per dimension.
         seed: of the starts and of the methods.
         evaluator: ``"jax"``, or ``"coco"`` for the C code of coco-experiment.
@@ -101,24 +148,34 @@ def bbob_batches(
         >>> len(bbob_batches(functions=[1, 8], dimensions=[2, 5]))
         12
     """
+    chosen = competitors(methods)
+    for competitor in chosen:
+        _has_settings(competitor, "bbob")
     return [
-        Batch("bbob", f, d, tuple(instances), m, budget * d, seed, evaluator)
+        Batch("bbob", f"f{f}", d, tuple(instances), c, budget * d, seed, evaluator)
         for d in dimensions
         for f in functions
-        for m in methods
+        for c in chosen
     ]
 
 
 def digits_batches(
     *,
     instances: Sequence[int] = DIGITS_INSTANCES,
-    methods: Sequence[str] = DIGITS_METHODS,
+    methods: Any = DIGITS_METHODS,
     budget: int = DIGITS_BUDGET,
     seed: int = 0,
 ) -> list[Batch]:
-    """Lists the batches of the digits benchmark; its budget is evaluations in all."""
+    """Lists the batches of the digits benchmark; its budget is evaluations in all.
+
+    Raises:
+        ValueError: for a method that cannot train a network.
+    """
     size, chosen = DIGITS_DIMENSION, tuple(instances)
-    return [Batch("digits", 1, size, chosen, m, budget, seed, "jax") for m in methods]
+    return [
+        Batch("digits", "digits", size, chosen, c, budget, seed, "jax")
+        for c in _trainers(methods, "digits")
+    ]
 
 
 def atari_batches(
@@ -127,7 +184,7 @@ def atari_batches(
     network: str = ATARI_NETWORK,
     frames: int = ATARI_FRAMES,
     instances: Sequence[int] = ATARI_INSTANCES,
-    methods: Sequence[str] = ATARI_METHODS,
+    methods: Any = ATARI_METHODS,
     seed: int = 0,
 ) -> list[Batch]:
     """Lists the batches of a game; its budget is frames, as in the papers.
@@ -137,19 +194,75 @@ def atari_batches(
         network: one of ``gfopt.problems.atari.NETWORKS``.
         frames: of a run.
         instances: numbers of the runs, each with its own first network.
-        methods: registered names.
+        methods: names or optimizers.
         seed: of all runs.
 
     Raises:
         ImportError: without ale-py, which knows the game's actions.
+        ValueError: for a method that cannot train a network.
     """
-    number, size = GAMES.index(game) + 1, Atari(game, network).num_weights
-    chosen, where = tuple(instances), f"ale-{network}"
+    checks.one_of("game", game, GAMES)
+    chosen, size = tuple(instances), Atari(game, network).num_weights
     return [
-        Batch("atari", number, size, chosen, m, frames, seed, where) for m in methods
+        Batch("atari", game, size, chosen, c, frames, seed, f"ale-{network}")
+        for c in _trainers(methods, "atari")
     ]
 
 
-def trains_networks(method: str) -> bool:
+def own_batches(
+    methods: Any,
+    problems: Any,
+    *,
+    budget: int = OWN_BUDGET,
+    instances: Sequence[int] = OWN_INSTANCES,
+    seed: int = 0,
+    name: str = "own problems",
+) -> list[Batch]:
+    """Lists the batches of a benchmark on problems of one's own.
+
+    Args:
+        methods: names, optimizers or functions; see ``competitors``.
+        problems: one or several; see ``as_problems``.
+        budget: evaluations of a run.
+        instances: numbers of the runs, each with its own start, if that is drawn, and
+            its own seed.
+        seed: of the starts and of the methods.
+        name: what tables call the problems together.
+
+    Example:
+        >>> problem = Problem(abs, x0=[1.0], name="sphere")
+        >>> [b.key(1).problem for b in own_batches(["cma_es", "auto"], problem)]
+        ['sphere', 'sphere']
+    """
+    if name in SUITES:
+        raise ValueError(f"name must not be that of a suite, {', '.join(SUITES)}")
+    chosen, runs = competitors(methods), tuple(instances)
+    return [
+        Batch(name, p.name, p.dimension, runs, c, budget, seed, "python", p)
+        for p in as_problems(problems)
+        for c in chosen
+    ]
+
+
+def _has_settings(competitor: Competitor, suite: str) -> None:
+    if isinstance(competitor.how, str):
+        registry.known_method(competitor.how, argument=f"methods of {suite}")
+
+
+def trains_networks(competitor: Competitor) -> bool:
     """Tells whether a method can take the thousands of weights of a network."""
-    return "dense" not in registry.METHODS[method].flags
+    if isinstance(competitor.how, str):
+        _has_settings(competitor, "networks")
+        return "dense" not in registry.METHODS[competitor.how].flags
+    return isinstance(competitor.how, Optimizer)
+
+
+def _trainers(methods: Any, suite: str) -> tuple[Competitor, ...]:
+    chosen = competitors(methods)
+    for competitor in chosen:
+        if not trains_networks(competitor):
+            raise ValueError(
+                f"methods of {suite} must be optimizers without D x D matrices, for D "
+                f"is the number of a network's weights; got {competitor.name!r}"
+            )
+    return chosen

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gfopt.problems.atari import GAMES
 from gfopt.research.figures import Axis, Line, chart, colour_class
 from gfopt.research.finished_runs import Run
 from gfopt.research.results import ResultStore
-from gfopt.research.statistics import TARGETS
 from gfopt.research.summary import (
     BBOB_GROUPS,
     Section,
@@ -24,6 +22,8 @@ from gfopt.research.summary import (
     ecdf_curve,
     name_of,
     sections,
+    targets_of,
+    unit_of,
 )
 from gfopt.research.tables import Table, tables_of, title_of
 
@@ -104,29 +104,30 @@ def _section(section: Section, colours: Mapping[str, int]) -> str:
             f"<section>\n<h2>{escape(title_of(section))}</h2>",
             _table(first, colours),
             draw(section, colours),
-            *(f"<h3>Each function</h3>\n{_table(other, {})}" for other in others),
+            *(f"<h3>Each problem</h3>\n{_table(other, {})}" for other in others),
             "</section>",
         ]
     )
 
 
 def _bbob_charts(section: Section, colours: Mapping[str, int]) -> str:
-    whole = _ecdf(section, colours, "all functions", section.functions, 520, 400)
+    whole = _ecdf(section, colours, "all problems", section.problems, 520, 400)
     groups = [
-        _ecdf(section, colours, name, numbers)
-        for name, numbers in BBOB_GROUPS.items()
-        if set(numbers) & set(section.functions)
+        _ecdf(section, colours, name, problems)
+        for name, problems in BBOB_GROUPS.items()
+        if section.suite == "bbob" and set(problems) & set(section.problems)
     ]
     legend = _legend(section, colours)
-    curves = [_convergence(section, colours, f) for f in section.functions]
+    curves = [_convergence(section, colours, p) for p in section.problems]
+    unit = _unit(section)
     return "\n".join(
         [
-            "<h3>Share of targets reached over evaluations per dimension</h3>",
+            f"<h3>Share of targets reached over {unit}</h3>",
             '<p class="note">The ECDF of running times to the 51 targets of every '
             "problem: higher and further left is better.</p>",
             legend,
             _grid([whole, *groups], "grid with-big"),
-            "<h3>Best f - f_opt over evaluations per dimension</h3>",
+            f"<h3>Best value over {unit}</h3>",
             '<p class="note">Median over instances, in a band from quartile to '
             "quartile.</p>",
             legend,
@@ -139,38 +140,44 @@ def _ecdf(
     section: Section,
     colours: Mapping[str, int],
     title: str,
-    functions: Sequence[int] | range,
+    problems: Sequence[str],
     width: int = 300,
     height: int = 220,
 ) -> str:
     lines = []
     for method in section.methods:
-        runs = section.of(method, functions)
+        runs = section.of(method, problems)
         if runs:
             lines.append(Line(method, colours[method], *ecdf_curve(runs)))
-    x = Axis("evaluations / D", 1, _top_budget(section), is_log=True)
+    x = Axis(_unit(section), 1, _top_budget(section), is_log=True)
     y = Axis("share of targets", 0, 1)
     return chart(title, lines, x, y, width=width, height=height)
 
 
-def _convergence(section: Section, colours: Mapping[str, int], function: int) -> str:
-    lines = []
+def _convergence(section: Section, colours: Mapping[str, int], problem: str) -> str:
+    (first, *_) = section.of(problems=[problem])
+    floor, lines = float(targets_of(first)[-1]), []
     for method in section.methods:
-        runs = section.of(method, [function])
+        runs = section.of(method, [problem])
         curve = convergence(runs) if runs else None
         if curve is not None:
             count, *values = curve
             # what is at the target or beyond lies on the axis
-            low, median, high = (np.maximum(v, TARGETS[-1]) for v in values)
-            x = count / section.dimension
+            low, median, high = (np.maximum(v, floor) for v in values)
+            x = count / unit_of(first)
             lines.append(Line(method, colours[method], x, median, low, high))
     top = max(
         (float(line.high.max()) for line in lines if line.high is not None), default=1
     )
     decade = 10.0 ** np.ceil(np.log10(max(top, 1.0)))
-    x_axis = Axis("evaluations / D", 1, _top_budget(section), is_log=True)
-    y_axis = Axis("best f - f_opt", TARGETS[-1], float(decade), is_log=True)
-    return chart(name_of(function), lines, x_axis, y_axis)
+    label = "left of the way" if first.optimum is None else "best f - f_opt"
+    x_axis = Axis(_unit(section), 1, _top_budget(section), is_log=True)
+    y_axis = Axis(label, floor, float(decade), is_log=True)
+    return chart(name_of(first.key), lines, x_axis, y_axis)
+
+
+def _unit(section: Section) -> str:
+    return "evaluations per dimension" if section.suite == "bbob" else "evaluations"
 
 
 def _digits_charts(section: Section, colours: Mapping[str, int]) -> str:
@@ -197,11 +204,11 @@ def _atari_charts(section: Section, colours: Mapping[str, int]) -> str:
         "Score of the recommended network: median over runs, in a band from quartile "
         "to quartile."
     )
-    curves = [_scores(section, colours, game) for game in section.functions]
+    curves = [_scores(section, colours, game) for game in section.problems]
     return f'<p class="note">{note}</p>\n{_legend(section, colours)}\n{_grid(curves)}'
 
 
-def _scores(section: Section, colours: Mapping[str, int], game: int) -> str:
+def _scores(section: Section, colours: Mapping[str, int], game: str) -> str:
     lines = []
     for method in section.methods:
         runs = section.of(method, [game])
@@ -212,7 +219,7 @@ def _scores(section: Section, colours: Mapping[str, int], game: int) -> str:
     values = np.concatenate([[0.0], *((n.low, n.high) for n in lines)], axis=None)
     x = Axis("frames", 0, max([section.budget, *(n.x.max() for n in lines)]))
     y = Axis("score", float(values.min()), float(max(values.max(), values.min() + 1)))
-    return chart(GAMES[game - 1], lines, x, y)
+    return chart(game, lines, x, y)
 
 
 def _legend(section: Section, colours: Mapping[str, int]) -> str:
@@ -225,7 +232,7 @@ def _legend(section: Section, colours: Mapping[str, int]) -> str:
 
 
 def _top_budget(section: Section) -> float:
-    return max(section.budget / section.dimension, 10)
+    return max(section.budget / unit_of(section.runs[0]), 10)
 
 
 def _grid(charts: Sequence[str], name: str = "grid") -> str:
@@ -255,13 +262,18 @@ def _settings(runs: Sequence[Run]) -> str:
             run.key.suite,
             str(run.key.dimension),
             run.key.method,
+            "" if run.population_size is None else str(run.population_size),
             ", ".join(f"{name} = {value}" for name, value in run.options.items()),
+            run.tuning,
         )
         for run in runs
     }
-    rows = sorted(found, key=lambda row: (row[0], int(row[1]), row[2], row[3]))
-    columns = ("suite", "D", "method", "settings")
-    note = "Chosen once for a suite, never for a problem; the rest are defaults."
+    rows = sorted(found, key=lambda row: (row[0], int(row[1]), *row[2:]))
+    columns = ("suite", "D", "method", "population", "settings", "tuning behind them")
+    note = (
+        "Chosen once for a suite, never for a problem; the rest are defaults. "
+        "Population: rows of the first step, of methods of ours."
+    )
     return f"<h2>Settings</h2>\n{_text_table(columns, rows)}\n" + (
         f'<p class="note">{note}</p>'
     )

@@ -1,6 +1,6 @@
 """The results of benchmark runs in one SQLite file, written as they come.
 
-A run is found by its key: suite, function, dimension, instance, method, budget, seed
+A run is found by its key: suite, problem, dimension, instance, method, budget, seed
 and evaluator. A run that is in the file is never run or written again, so that an
 interrupted benchmark goes on where it stopped and a larger one adds what is missing.
 Every table and figure is made from this file alone. SQL reads it, too::
@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from gfopt.research.finished_runs import Run, RunKey
 
 FILE_NAME = "results.sqlite"
 _APPLICATION_ID = 0x67666F70  # "gfop", in the header of the file
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
     id INTEGER PRIMARY KEY,
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS sessions (
 );
 CREATE TABLE IF NOT EXISTS runs (
     suite TEXT NOT NULL,
-    function INTEGER NOT NULL,
+    problem TEXT NOT NULL,
     dimension INTEGER NOT NULL,
     instance INTEGER NOT NULL,
     method TEXT NOT NULL,
@@ -52,11 +52,18 @@ CREATE TABLE IF NOT EXISTS runs (
     seconds REAL NOT NULL,       -- its share of its batch, without compilation
     compile_seconds REAL NOT NULL,
     trajectory TEXT NOT NULL,    -- JSON: [[evaluations, value], ...]
+    tuning TEXT NOT NULL,        -- how much stands behind the settings
+    population_size INTEGER,     -- of the first step, where it is known
+    optimum REAL,                -- subtracted from the values, where it is known
+    failures INTEGER NOT NULL,   -- evaluations without a value
     session INTEGER NOT NULL REFERENCES sessions (id),
     finished TEXT NOT NULL,      -- UTC
-    PRIMARY KEY (suite, function, dimension, instance, method, budget, seed, evaluator)
+    PRIMARY KEY (suite, problem, dimension, instance, method, budget, seed, evaluator)
 ) WITHOUT ROWID;
 """
+
+_COLUMNS = (*RunKey._fields, *Run._fields[1:])
+_JSON = ("options", "trajectory")
 
 
 def versions() -> dict[str, str]:
@@ -64,6 +71,22 @@ def versions() -> dict[str, str]:
     names = ("gfopt", "jax", "jaxlib", "numpy")
     found = {name: importlib.metadata.version(name) for name in names}
     return found | {"python": platform.python_version()}
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Returns when, how and where runs are made, from now on."""
+    device = jax.devices()[0]
+    machine = {
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "device": f"{device.platform} {device.device_kind}",
+    }
+    return {
+        "started": _now(),
+        "command": command,
+        "versions": versions(),
+        "machine": machine,
+    }
 
 
 class ResultStore:
@@ -75,7 +98,7 @@ class ResultStore:
 
     Raises:
         FileNotFoundError: the file is missing and is not to be made.
-        ValueError: the file is not ours, damaged, or of a newer version; later
+        ValueError: the file is not ours, damaged, or of another version; later
             calls, too, may find that it is damaged.
         OSError: the directory cannot be made, or the file not be read or written.
 
@@ -138,10 +161,10 @@ class ResultStore:
                 return
         if identity != _APPLICATION_ID:
             raise ValueError(f"{self.path} is not a gfopt results file")
-        if version > _VERSION:
+        if version != _VERSION:
             raise ValueError(
-                f"{self.path} has format version {version}, this gfopt reads up to "
-                f"{_VERSION}: read it with the newer gfopt that wrote it"
+                f"{self.path} has format version {version}, this gfopt reads "
+                f"{_VERSION}: read it with the gfopt that wrote it"
             )
 
     def claim(self) -> None:
@@ -162,13 +185,9 @@ class ResultStore:
 
     def start_session(self, command: str) -> None:
         """Notes who writes: the command, the versions and the machine."""
-        device = jax.devices()[0]
-        machine = {
-            "platform": platform.platform(),
-            "cores": os.cpu_count(),
-            "device": f"{device.platform} {device.device_kind}",
-        }
-        row = (_now(), command, json.dumps(versions()), json.dumps(machine))
+        found = environment(command)
+        texts = json.dumps(found["versions"]), json.dumps(found["machine"])
+        row = (found["started"], command, *texts)
         with self._errors(), self._connection:
             cursor = self._connection.execute(
                 "INSERT INTO sessions (started, command, versions, machine)"
@@ -185,21 +204,8 @@ class ResultStore:
         """
         if self._session is None:
             raise RuntimeError("add needs a session: call start_session first")
-        rows = [
-            (
-                *run.key,
-                json.dumps(run.options),
-                run.evaluations,
-                run.status,
-                round(run.seconds, 4),
-                round(run.compile_seconds, 4),
-                json.dumps(run.trajectory, separators=(",", ":")),
-                self._session,
-                _now(),
-            )
-            for run in runs
-        ]
-        marks = ", ".join("?" * 16)
+        rows = [(*run.key, *_written(run), self._session, _now()) for run in runs]
+        marks = ", ".join("?" * (len(_COLUMNS) + 2))
         with self._errors(), self._connection:
             self._connection.executemany(
                 f"INSERT INTO runs VALUES ({marks}) ON CONFLICT DO NOTHING", rows
@@ -213,24 +219,12 @@ class ResultStore:
 
     def runs(self) -> list[Run]:
         """Returns all runs, ordered by their keys."""
-        columns = ", ".join((*RunKey._fields, "options, evaluations, status, seconds"))
         rows = self._rows(
-            f"SELECT {columns}, compile_seconds, trajectory FROM runs"
+            f"SELECT {', '.join(_COLUMNS)} FROM runs"
             f" ORDER BY {', '.join(RunKey._fields)}"
         )
         with self._errors():
-            return [
-                Run(
-                    key=RunKey(*row[:8]),
-                    options=json.loads(row[8]),
-                    evaluations=row[9],
-                    status=row[10],
-                    seconds=row[11],
-                    compile_seconds=row[12],
-                    trajectory=tuple((n, v) for n, v in json.loads(row[13])),
-                )
-                for row in rows
-            ]
+            return [_read(row) for row in rows]
 
     def other_versions(self) -> list[str]:
         """Returns the versions behind earlier runs that are not those of today.
@@ -278,6 +272,25 @@ class ResultStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _written(run: Run) -> list[Any]:
+    """Returns a run as its columns hold it, without its key."""
+    rounded = run._replace(
+        seconds=round(run.seconds, 4), compile_seconds=round(run.compile_seconds, 4)
+    )
+    return [
+        json.dumps(value, separators=(",", ":")) if name in _JSON else value
+        for name, value in zip(Run._fields[1:], rounded[1:], strict=True)
+    ]
+
+
+def _read(row: Sequence[Any]) -> Run:
+    size = len(RunKey._fields)
+    found = dict(zip(Run._fields[1:], row[size:], strict=True))
+    found |= {name: json.loads(found[name]) for name in _JSON}
+    found["trajectory"] = tuple((n, v) for n, v in found["trajectory"])
+    return Run(RunKey(*row[:size]), **found)
 
 
 def _now() -> str:

@@ -130,6 +130,13 @@ _SETTINGS: Mapping[tuple[str, str], Setting] = MappingProxyType(
         ("atari", "deep_ga"): _deep_ga_on_atari,
     }
 )
+_TUNING: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("bbob", "random_search"): "none: sigma as for all",
+        ("bbob", "open_es"): "the best of 576 settings on f1, f3, f6, f8, f10, f13, "
+        "f15, f17, f20 and f21 in 5-D: flattered there",
+    }
+)
 _NETWORK_SIZES = MappingProxyType({"digits": 64, "atari": 10})
 _SIGMA = MappingProxyType({"bbob": 2.0, "digits": 0.05, "atari": 0.02})
 
@@ -138,7 +145,7 @@ def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, 
     """Returns the options with which a method runs in a suite.
 
     Args:
-        suite: ``"bbob"``, ``"digits"`` or ``"atari"``.
+        suite: ``"bbob"``, ``"digits"``, ``"atari"``, or another for the defaults.
         method: a registered name.
         dimension: ``D``.
         budget: evaluations in all; of a game, frames.
@@ -147,6 +154,8 @@ def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, 
         >>> settings("bbob", "cma_es", dimension=5, budget=5000)
         {'sigma': 2.0}
     """
+    if suite not in _SIGMA:
+        return {}  # problems of the user's own: the method's defaults
     chosen = _SETTINGS.get((suite, method))
     if chosen is not None:
         return dict(chosen(dimension, budget))
@@ -155,6 +164,19 @@ def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, 
     if suite in _NETWORK_SIZES and "population_size" in row.flags:
         options["population_size"] = _NETWORK_SIZES[suite]
     return options
+
+
+def tuning(suite: str, method: str) -> str:
+    """Says how much tuning stands behind a method's settings in a suite.
+
+    Example:
+        >>> tuning("bbob", "cma_es")
+        'none: defaults'
+    """
+    if (suite, method) in _TUNING:
+        return _TUNING[suite, method]
+    by_hand = (suite, method) in _SETTINGS
+    return "by hand, trials not counted" if by_hand else "none: defaults"
 
 
 def optimizer_for(suite: str, method: str, dimension: int, budget: int) -> Optimizer:

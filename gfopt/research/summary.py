@@ -1,7 +1,7 @@
 """What benchmark runs say, as numbers: shares of targets, running times, curves.
 
-Runs are comparable within a section: one suite, dimension, budget and evaluator.
-Letters as in ``statistics``: `R` runs, `T` targets, `B` budgets.
+Runs are comparable within a section: one suite, budget and evaluator, and one dimension
+in suites of ours. Letters as in ``statistics``: `R` runs, `T` targets, `B` budgets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from gfopt import registry
 from gfopt.problems.bbob_functions import BBOB_NAMES
-from gfopt.research.finished_runs import Run
+from gfopt.research.finished_runs import Run, RunKey
 from gfopt.research.statistics import (
     TARGETS,
     Interval,
@@ -25,12 +25,20 @@ from gfopt.research.statistics import (
 
 #: The five groups of BBOB.
 BBOB_GROUPS = {
-    "separable": range(1, 6),
-    "moderately conditioned": range(6, 10),
-    "ill-conditioned": range(10, 15),
-    "multi-modal": range(15, 20),
-    "weakly structured": range(20, 25),
+    name: [f"f{number}" for number in range(first, last + 1)]
+    for name, first, last in (
+        ("separable", 1, 5),
+        ("moderately conditioned", 6, 9),
+        ("ill-conditioned", 10, 14),
+        ("multi-modal", 15, 19),
+        ("weakly structured", 20, 24),
+    )
 }
+#: Where the optimum is not known: what is left of the way from the median first value
+#: to the best value of all runs, as in data profiles (More and Wild, 2009).
+SHARES: np.ndarray = 10.0 ** np.linspace(0, -5, 51)
+SHARES.setflags(write=False)
+_OURS = ("bbob", "digits", "atari")
 _POINTS = 80  # of a curve
 
 
@@ -38,8 +46,8 @@ class Section(NamedTuple):
     """Runs that may be compared, and what they have in common.
 
     Attributes:
-        suite: ``"bbob"``, ``"digits"`` or ``"atari"``.
-        dimension: ``D``.
+        suite: ``"bbob"``, ``"digits"``, ``"atari"`` or the user's own.
+        dimension: ``D``; 0 for own problems, which may differ.
         budget: evaluations in all; of games, frames.
         evaluator: as in ``RunKey``.
         runs: at least one.
@@ -59,9 +67,14 @@ class Section(NamedTuple):
         return known + sorted(names.difference(known))
 
     @property
-    def functions(self) -> list[int]:
-        """The functions that were run."""
-        return sorted({run.key.function for run in self.runs})
+    def problems(self) -> list[str]:
+        """The problems that were run; numbers in their order."""
+        return sorted({run.key.problem for run in self.runs}, key=_by_number)
+
+    @property
+    def knows_optima(self) -> bool:
+        """Whether values are distances from the optimum, in all runs."""
+        return all(run.optimum is not None for run in self.runs)
 
     @property
     def is_balanced(self) -> bool:
@@ -73,71 +86,118 @@ class Section(NamedTuple):
         return len(problems) == 1
 
     def of(
-        self, method: str | None = None, functions: Iterable[int] | None = None
+        self, method: str | None = None, problems: Iterable[str] | None = None
     ) -> list[Run]:
-        """Returns the runs of a method, or on some functions, or both."""
-        chosen = self.functions if functions is None else list(functions)
+        """Returns the runs of a method, or on some problems, or both."""
+        chosen = None if problems is None else set(problems)
         return [
             run
             for run in self.runs
-            if method in (None, run.key.method) and run.key.function in chosen
+            if method in (None, run.key.method)
+            and (chosen is None or run.key.problem in chosen)
         ]
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:
-    """Sorts runs into sections: by suite, dimension, budget and evaluator."""
+    """Sorts runs into sections: by suite, dimension, budget and evaluator.
+
+    Where an optimum is not known, values become what is left of the way from the
+    median first value to the best value of all runs on the problem.
+    """
     found: dict[tuple[str, int, int, str], list[Run]] = {}
     for run in runs:
         key = run.key
-        place = (key.suite, key.dimension, key.budget, key.evaluator)
+        size = key.dimension if key.suite in _OURS else 0
+        place = (key.suite, size, key.budget, key.evaluator)
         found.setdefault(place, []).append(run)
-    return [Section(*place, tuple(found[place])) for place in sorted(found)]
+    return [Section(*place, _scaled(found[place])) for place in sorted(found)]
 
 
-def name_of(function: int) -> str:
-    """Returns number and name of a BBOB function.
+def _scaled(runs: Sequence[Run]) -> tuple[Run, ...]:
+    ways: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.optimum is None and run.key.suite not in _OURS and run.trajectory:
+            ways.setdefault(run.key.problem, []).append(run)
+    relative: dict[RunKey, Run] = {}
+    for found in ways.values():
+        best = min(run.value for run in found)
+        way = float(np.median([run.trajectory[0][1] for run in found])) - best
+        for run in found:
+            left = ((n, (value - best) / (way or 1.0)) for n, value in run.trajectory)
+            relative[run.key] = run._replace(trajectory=tuple(left))
+    return tuple(relative.get(run.key, run) for run in runs)
+
+
+def name_of(key: RunKey) -> str:
+    """Returns what tables call a problem: a BBOB function's number and name.
 
     Example:
-        >>> name_of(8)
+        >>> name_of(RunKey("bbob", "f8", 5, 1, "cma_es", 500, 0, "jax"))
         'f8 original Rosenbrock'
     """
-    name = BBOB_NAMES.get(function, "")
-    return f"f{function} {name}".strip()
+    if key.suite != "bbob":
+        return key.problem
+    name = BBOB_NAMES.get(_by_number(key.problem)[0], "")
+    return f"{key.problem} {name}".strip()
+
+
+def _by_number(problem: str) -> tuple[int, str]:
+    """Sorts f2 before f10."""
+    digits = problem.removeprefix("f")
+    return (int(digits) if digits.isdecimal() else 0, problem)
+
+
+def targets_of(run: Run) -> np.ndarray:
+    """Returns what counts as progress: ``[T]``, values of its trajectory."""
+    return TARGETS if run.optimum is not None else SHARES
+
+
+def unit_of(run: Run) -> int:
+    """Returns what evaluations are divided by: `D` on BBOB, else 1."""
+    return run.key.dimension if run.key.suite == "bbob" else 1
 
 
 def times_to_targets(runs: Sequence[Run]) -> np.ndarray:
-    """Returns evaluations per dimension to the 51 targets of BBOB: ``[R, T]``."""
-    rows = [running_times(*_columns(run)) / run.key.dimension for run in runs]
+    """Returns the evaluations to 51 targets, per dimension on BBOB: ``[R, T]``."""
+    rows = [
+        running_times(*_columns(run), targets_of(run)) / unit_of(run) for run in runs
+    ]
     return np.reshape(rows, (len(runs), TARGETS.size))
 
 
 def share_of_targets(runs: Sequence[Run]) -> Interval:
-    """Returns the share of BBOB's targets that were reached, with its interval.
+    """Returns the share of the targets that were reached, with its interval.
 
-    The functions are fixed and the instances a sample: what the bootstrap draws is
-    instances, each with all its functions.
+    The problems are fixed and the instances a sample: what the bootstrap draws is
+    instances, each with all its problems.
     """
     shares = np.isfinite(times_to_targets(runs)).mean(axis=1)
     samples = sorted({(run.key.instance, run.key.seed) for run in runs})
-    functions = sorted({run.key.function for run in runs})
-    table = np.full((len(samples), len(functions)), np.nan)
+    problems = sorted({run.key.problem for run in runs})
+    table = np.full((len(samples), len(problems)), np.nan)
     for run, share in zip(runs, shares, strict=True):
         row = samples.index((run.key.instance, run.key.seed))
-        table[row, functions.index(run.key.function)] = share
-    # a list of instances that differs from function to function leaves holes
+        table[row, problems.index(run.key.problem)] = share
+    # a list of instances that differs from problem to problem leaves holes
     return bootstrap_interval(
         table, lambda sample, axis: np.nanmean(sample, axis=(axis, axis + 1))
     )
 
 
 def time_to_solve(
-    runs: Sequence[Run], target: float = TARGETS[-1]
+    runs: Sequence[Run], target: float | None = None
 ) -> tuple[float, int]:
-    """Returns the ERT to a target in evaluations per dimension, and how many hit it."""
-    times = [float(running_times(*_columns(run), [target])[0]) for run in runs]
+    """Returns the ERT to a target, the last one if None, and how many runs hit it.
+
+    The unit is that of ``times_to_targets``.
+    """
+    times = [
+        float(running_times(*_columns(run), [target or targets_of(run)[-1]])[0])
+        for run in runs
+    ]
     hits = np.isfinite(times)
     used = np.where(hits, times, [run.evaluations for run in runs])
-    size = np.array([run.key.dimension for run in runs])
+    size = np.array([unit_of(run) for run in runs])
     return expected_running_time(used / size, hits), int(hits.sum())
 
 
@@ -152,13 +212,13 @@ def score(runs: Sequence[Run]) -> Interval:
 
 
 def ecdf_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the share of targets reached over evaluations per dimension.
+    """Returns the share of targets reached over the evaluations.
 
     Returns:
         ``(budgets [B], shares [B])``, budgets from 1 to the runs' own.
     """
     times = times_to_targets(runs)
-    last = max(run.key.budget / run.key.dimension for run in runs)
+    last = max(run.key.budget / unit_of(run) for run in runs)
     budgets = np.geomspace(1, max(last, 2), 3 * _POINTS)
     return budgets, ecdf(times, budgets)
 

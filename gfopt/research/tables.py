@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gfopt.problems.atari import GAMES
 from gfopt.research.finished_runs import Run
 from gfopt.research.statistics import Interval
 from gfopt.research.summary import (
@@ -30,6 +29,17 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
     note: str
 
+    def __str__(self) -> str:
+        widths = [max(map(len, c)) for c in zip(self.columns, *self.rows, strict=True)]
+        first, *others = (
+            "  ".join(
+                cell.rjust(width) if place else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (self.columns, *self.rows)
+        )
+        return "\n".join([self.title, first, *others, self.note])
+
 
 def tables(runs: Iterable[Run]) -> list[Table]:
     """Returns the tables of all sections of some runs."""
@@ -37,12 +47,12 @@ def tables(runs: Iterable[Run]) -> list[Table]:
 
 
 def tables_of(section: Section) -> list[Table]:
-    """Returns a section's tables: the methods, and on BBOB each function."""
+    """Returns a section's tables: the methods, and of functions each problem."""
     if section.suite == "digits":
         return [_digits(section)]
     if section.suite == "atari":
         return [_atari(section)]
-    return [_bbob(section), _functions(section)]
+    return [_methods(section), _problems(section)]
 
 
 def title_of(section: Section) -> str:
@@ -53,17 +63,21 @@ def title_of(section: Section) -> str:
         name = section.evaluator.removeprefix("ale-")
         network = f"the {name} network of {section.dimension:,} weights"
         return f"Atari: {network}, {section.budget:,} frames"
+    if section.suite != "bbob":
+        count = len(section.problems)
+        what = f"{count} problems" if count > 1 else section.problems[0]
+        return f"{section.suite}: {what}, {_budget(section)}"
     where = "" if section.evaluator == "jax" else f", {section.evaluator}"
     return f"BBOB in {section.dimension}-D, {_budget(section)}{where}"
 
 
 def _budget(section: Section) -> str:
-    if section.suite == "digits":
+    if section.suite != "bbob":
         return f"{section.budget:,} evaluations"
     return f"{section.budget // section.dimension:,} evaluations per dimension"
 
 
-def _bbob(section: Section) -> Table:
+def _methods(section: Section) -> Table:
     rows = []
     for method in section.methods:
         runs = section.of(method)
@@ -79,9 +93,9 @@ def _bbob(section: Section) -> Table:
             )
         )
     note = (
-        "targets: share of the 51 precisions f - f_opt from 1e2 to 1e-8 that were "
-        "reached; interval: 95 %, bootstrap over instances; solved: runs that reached "
-        "1e-8; run s, compile s: seconds for all runs together."
+        f"targets: {_targets(section)}; interval: 95 %, bootstrap over instances; "
+        "solved: runs that reached the last of them; run s, compile s: seconds for all "
+        "runs together."
     )
     if not section.is_balanced:
         note += " The methods did not run on the same problems."
@@ -89,17 +103,30 @@ def _bbob(section: Section) -> Table:
     return Table(title_of(section), (*columns, "run s", "compile s"), rows, note)
 
 
-def _functions(section: Section) -> Table:
+def _targets(section: Section) -> str:
+    known = "share of the 51 precisions f - f_opt from 1e2 to 1e-8 that were reached"
+    if section.knows_optima:
+        return known
+    found = (
+        "where the optimum is not known, of 51 shares from 1 to 1e-5 that are left of "
+        "the way from the median first value to the best of all runs"
+    )
+    return f"{known}; {found}"
+
+
+def _problems(section: Section) -> Table:
     rows = []
-    for function in section.functions:
-        runs = [section.of(method, [function]) for method in section.methods]
-        rows.append((name_of(function), *map(_cell, runs)))
+    for problem in section.problems:
+        runs = [section.of(method, [problem]) for method in section.methods]
+        name = name_of(section.of(problems=[problem])[0].key)
+        rows.append((name, *map(_cell, runs)))
+    unit = "evaluations per dimension" if section.suite == "bbob" else "evaluations"
     return Table(
-        "Each function",
-        ("function", *section.methods),
+        "Each problem",
+        ("problem", *section.methods),
         rows,
-        "last, the share of the targets; before it, if a run reached 1e-8, the "
-        "evaluations per dimension that this takes on average with restarts (ERT).",
+        "last, the share of the targets; before it, if a run reached the last one, the "
+        f"{unit} that this takes on average with restarts (ERT).",
     )
 
 
@@ -131,13 +158,13 @@ def _digits(section: Section) -> Table:
 
 def _atari(section: Section) -> Table:
     rows = []
-    for function in section.functions:
+    for game in section.problems:
         for method in section.methods:
-            runs = section.of(method, [function])
+            runs = section.of(method, [game])
             if not runs:
                 continue
             mean = score(runs)
-            name = f"{GAMES[function - 1]}, {method}"
+            name = f"{game}, {method}"
             ends = _ends(mean, len(runs), digits=1)
             cells = (name, f"{mean.estimate:.1f}", ends, str(len(runs)), *_costs(runs))
             rows.append(cells[:-1])

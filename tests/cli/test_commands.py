@@ -114,10 +114,10 @@ def test_bench_makes_results_and_report(finished: Path) -> None:
     with ResultStore(finished) as store:
         runs = store.runs()
         (session,) = store.sessions()
-    assert [(r.key.function, r.key.instance) for r in runs] == [
-        (function, instance) for function in (1, 5) for instance in (1, 2, 3)
+    assert [(r.key.problem, r.key.instance) for r in runs] == [
+        (problem, instance) for problem in ("f1", "f5") for instance in (1, 2, 3)
     ]
-    assert all(0 < run.evaluations <= 80 and run.trajectory for run in runs)
+    assert all(run.evaluations == 80 and run.trajectory for run in runs)
     expected = f"gfopt bench {' '.join(TINY)} --budget 40 --out {finished}"
     assert session["command"] == expected
     assert "random_search" in (finished / "report.html").read_text()
@@ -128,7 +128,7 @@ def test_what_is_finished_is_not_run_again(capsys, finished: Path) -> None:
     ended = Ended(capsys, "bench", *TINY, "--budget", "40", "--out", str(finished))
     assert ended.code == 0 and "all runs are there already" in ended.err
     assert "BBOB in 2-D, 40 evaluations per dimension" in ended.out
-    assert re.search(r"random_search +0\.\d{3} .* 0 of 6 +384 ", ended.out)
+    assert re.search(r"random_search +0\.\d{3} .* 0 of 6 +480 ", ended.out)
     assert re.search(r"f5 linear slope +", ended.out)
     assert (finished / "results.sqlite").read_bytes() == before
 
@@ -137,7 +137,7 @@ def test_a_cell_that_fails_is_a_line_and_the_others_go_on(
     capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_batch(batch, *others):
-        if batch.function == 5:
+        if batch.problem == "f5":
             raise RuntimeError("no memory\nleft")
         return benchmark.run_batch(batch, *others)
 
@@ -149,7 +149,7 @@ def test_a_cell_that_fails_is_a_line_and_the_others_go_on(
     assert line.endswith("failed: RuntimeError: no memory left") and "f5" in line
     assert "1 of 2 batches failed; to try again: gfopt bench" in ended.err
     with ResultStore(tmp_path) as store:
-        assert {run.key.function for run in store.runs()} == {1}
+        assert {run.key.problem for run in store.runs()} == {"f1"}
     monkeypatch.undo()
     monkeypatch.setenv("COLUMNS", "150")
     assert Ended(capsys, *words).code == 0
@@ -216,13 +216,13 @@ def test_a_place_that_cannot_hold_results_is_refused(capsys, tmp_path: Path) -> 
     with ResultStore(newer, create=True) as store:
         path = store.path
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
     for arguments, words in (
         (("bench", "--out", file), "is not a directory"),
         (("bench", "--out", file / "below"), "Not a directory"),
         (("bench", "--out", strange), "is not a gfopt results file"),
-        (("bench", "--out", newer), "format version 2"),
+        (("bench", "--out", newer), "format version 3"),
         (("report", strange), "is not a gfopt results file"),
         (("report", empty), "holds no runs yet"),
         (("report", file), "holds no results.sqlite"),

@@ -15,8 +15,9 @@ from gfopt.research.benchmark import settings_conflict
 from gfopt.research.finished_runs import Run, RunKey, improvements
 from gfopt.research.results import FILE_NAME, ResultStore
 
-KEY = RunKey("bbob", 8, 5, 1, "cma_es", 500, 0, "jax")
+KEY = RunKey("bbob", "f8", 5, 1, "cma_es", 500, 0, "jax")
 RUN = Run(KEY, {"sigma": 2.0}, 496, "budget", 0.25, 1.5, ((8, 31.5), (64, 1e-3)))
+RUN = RUN._replace(tuning="none", population_size=8, optimum=79.48, failures=1)
 
 
 def _filled(directory: Path, *runs: Run) -> None:
@@ -27,7 +28,7 @@ def _filled(directory: Path, *runs: Run) -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     others = [
-        RUN._replace(key=KEY._replace(instance=i), trajectory=(), options={"a": None})
+        Run(KEY._replace(instance=i), {"a": None}, 9, "returned", 0.0, 0.0, ())
         for i in (10, 2)
     ]
     _filled(tmp_path / "new" / "folder", RUN, *others)
@@ -121,12 +122,14 @@ def test_wrong_files_are_refused_and_left_alone(tmp_path: Path) -> None:
         ResultStore(__file__, create=True)
 
 
-def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+def test_another_version_is_refused(tmp_path: Path) -> None:
     _filled(tmp_path, RUN)
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(ValueError, match="version 7.*reads up to 1.*newer gfopt"):
+    with pytest.raises(
+        ValueError, match="version 7.*reads 2: read it with the gfopt that wrote it"
+    ):
         ResultStore(tmp_path)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gfopt.problems import bbob
-from gfopt.research import atari_runs, bbob_runs
-from gfopt.research.bbob_runs import _Log, run_bbob, start_of
+from gfopt.research import atari_runs, bbob_runs, coco_runs
+from gfopt.research.bbob_runs import _Log, run_bbob
 from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished, run_coco
+from gfopt.research.competitors import competitors
 from gfopt.research.digits_runs import NUM_TESTS, run_digits
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import atari_batches, bbob_batches, digits_batches
@@ -20,6 +20,7 @@ from gfopt.research.results import ResultStore
 from gfopt.research.statistics import TARGETS, running_times
 
 FUNCTIONS, METHODS, BUDGET = [1, 8], ["cma_es", "open_es"], 100
+SIZES = {"cma_es": 7, "open_es": 8}
 PLANS = {
     evaluator: bbob_batches(
         functions=FUNCTIONS,
@@ -57,37 +58,34 @@ def test_coco_and_jax_agree_on_every_run(compiled, coco) -> None:
     for key, ours in compiled.items():
         theirs = coco[1][key]
         assert ours.options == theirs.options
-        assert ours.status == theirs.status
-        counts, values = np.array(theirs.trajectory).T
-        # ours are known at the ends of generations, COCO's at every evaluation; what
-        # rounding does to a mean grows with the generations: 1e-4 in fifty of them
-        for number, value in ours.trajectory:
-            row = np.searchsorted(counts, number, side="right") - 1
-            np.testing.assert_allclose(values[row], value, rtol=1e-3, err_msg=str(key))
-        first = ours.trajectory[0]
-        row = np.searchsorted(counts, first[0], side="right") - 1
-        np.testing.assert_allclose(values[row], first[1], rtol=2e-6)
+        assert ours.status == theirs.status and ours.tuning == theirs.tuning
+        assert ours.population_size == theirs.population_size == SIZES[key[3]]
+        counts, values = np.array(ours.trajectory).T
+        # both know every evaluation, from the first
+        assert counts[0] == theirs.trajectory[0][0] == 1
+        np.testing.assert_array_equal(counts, [n for n, _ in theirs.trajectory])
+        # what rounding does to a mean grows with the generations: 1e-4 in fifty of them
+        found = [value for _, value in theirs.trajectory]
+        np.testing.assert_allclose(found, values, rtol=1e-3, err_msg=str(key))
+        np.testing.assert_allclose(found[0], values[0], rtol=2e-6)
 
 
-def test_a_run_stays_within_its_budget(compiled, coco) -> None:
+def test_a_run_uses_its_whole_budget(compiled, coco) -> None:
     for key, run in compiled.items():
-        size = {"cma_es": 7, "open_es": 8}[key[3]]
-        assert run.status == "budget"
-        assert run.evaluations == BUDGET * 3 // size * size
-        assert coco[1][key].evaluations == BUDGET * 3
-        counts = [n for n, _ in run.trajectory]
-        assert counts[0] == size and counts[-1] <= run.evaluations
+        assert run.status == "budget" and BUDGET * 3 % SIZES[key[3]]
+        assert run.evaluations == coco[1][key].evaluations == BUDGET * 3
 
 
 def test_the_first_value_is_one_of_the_first_generation(compiled) -> None:
     # all methods start at one point, uniform in [-4, 4], whatever they are
     for key in compiled:
-        batch = next(b for b in PLANS["jax"] if b.function == key[0])
-        x0, _ = start_of(batch, key[2])
+        batch = next(b for b in PLANS["jax"] if b.problem == key[0])
+        x0, _ = batch.start(key[2])
         assert x0.shape == (3,) and np.all(np.abs(x0) <= 4)
-        other = start_of(batch._replace(method="mezo", budget=1), key[2])[0]
+        (mezo,) = competitors("mezo")
+        other = batch._replace(competitor=mezo, budget=1).start(key[2])[0]
         np.testing.assert_array_equal(x0, other)
-        again = start_of(batch._replace(seed=8), key[2])[0]
+        again = batch._replace(seed=8).start(key[2])[0]
         assert np.all(x0 != again)
 
 
@@ -105,7 +103,7 @@ def test_cocopp_reads_what_the_observer_wrote(coco) -> None:
             for data in found:
                 assert list(data.instancenumbers) == [1, 4]
                 assert data.algId == folder.name
-                _same(data, [runs[data.funcId, 3, i, method] for i in (1, 4)])
+                _same(data, [runs[f"f{data.funcId}", 3, i, method] for i in (1, 4)])
 
 
 def _same(data, runs: list[Run]) -> None:
@@ -123,9 +121,7 @@ def test_an_interrupted_coco_batch_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = PLANS["coco"][1]._replace(budget=24, instances=(2, 3))
-    from gfopt.research import coco_runs
-
-    whole, seen = coco_runs._run_one, []
+    whole, seen = coco_runs.run_one, []
 
     def stopped(*arguments) -> Run:
         seen.append(whole(*arguments))
@@ -133,7 +129,7 @@ def test_an_interrupted_coco_batch_leaves_nothing(
             raise KeyboardInterrupt
         return seen[-1]
 
-    monkeypatch.setattr(coco_runs, "_run_one", stopped)
+    monkeypatch.setattr(coco_runs, "run_one", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_coco(batch, tmp_path)
     assert list((tmp_path / "exdata").iterdir()) == []
@@ -175,40 +171,46 @@ def test_functions_share_a_program(compiled) -> None:
     """The methods of the plan are two programs, however many functions there are."""
     programs = bbob_runs._compiled_for.cache_info().misses
     for batch in PLANS["jax"]:
-        again = run_bbob(batch._replace(function=15))
+        again = run_bbob(batch._replace(problem="f15"))
         assert all(run.status == "budget" for run in again)
     assert bbob_runs._compiled_for.cache_info().misses == programs
+
+
+def _values(*generations: list[float]) -> np.ndarray:
+    """Six runs that found the same: ``[6, G, P]``."""
+    return np.tile(np.array(generations), (6, 1, 1))
 
 
 def test_the_log_cuts_what_is_beyond_the_end() -> None:
     (batch,) = bbob_batches(
         functions=[1], dimensions=[2], instances=range(1, 7), methods=["cma_es"]
     )
-    log = _Log(batch._replace(budget=14), ["flat", "small"])
+    log = _Log(batch._replace(budget=14), ["flat", "small"], 4)
     size = np.full((6, 3), 4)
     size[3] = [4, 0, 0]  # stopped by itself after one generation
-    values = np.tile([3.0, 2.0, 1.0], (6, 1))
-    values[0] = [3.0, 1e-9, 5.0]
+    values = _values([9, 3, 8, 7], [6, 2, 5, 4], [1, 1, 1, 1.5])
+    values[0, 1] = [2, 1e-9, 5, 1e-10]  # hit in the middle of a generation
     values[1] = np.nan
     codes = np.array([0, 0, 0, 2, 0, 0])
-    log.append(values.copy(), size.copy(), codes)
-    assert not log.is_finished  # twelve evaluations: one more would be too many
-    values = np.full((6, 3), 0.5)
-    values[4] = [1e-9, 1.0, 1.0]  # hit beyond the budget: too late
-    log.append(values, size, np.array([0, 0, 1, 0, 0, 0]))
+    log.append(values, size, codes)
+    assert not log.is_finished  # twelve evaluations: two more
+    values = _values([0.5, 0.25, 0.125, 0.1], [0, 0, 0, 0], [0, 0, 0, 0])
+    values[4, 0] = [0.5, 0.5, 1e-9, 1e-9]  # hit beyond the budget: too late
+    values[5, 0] = [1e-9, 1e-9, 1e-9, 1e-9]
+    log.append(values, np.full((6, 3), 4), np.array([0, 0, 1, 0, 0, 0]))
     assert log.is_finished
-    runs = log.runs(0.5, 1.0)
-    assert [run.evaluations for run in runs] == [8, 12, 12, 4, 12, 12]
+    runs = log.runs(0.5, 1.0, [79.48] * 6)
+    assert [run.evaluations for run in runs] == [6, 14, 14, 4, 14, 13]
     assert [run.status for run in runs] == [
-        "target", "budget", "budget", "small", "budget", "budget",
+        "target", "budget", "budget", "small", "budget", "target",
     ]  # fmt: skip
-    assert runs[0].trajectory == ((4, 3.0), (8, 1e-9))
-    assert runs[1].trajectory == () and runs[1].value == np.inf
-    assert runs[3].trajectory == ((4, 3.0),)
-    assert runs[4].trajectory == ((4, 3.0), (8, 2.0), (12, 1.0))
+    assert runs[0].trajectory == ((1, 9.0), (2, 3.0), (5, 2.0), (6, 1e-9))
+    assert runs[1].trajectory[0] == (13, 0.5) and runs[1].failures == 12
+    assert runs[3].trajectory == ((1, 9.0), (2, 3.0))
+    assert runs[4].trajectory[-2:] == ((9, 1.0), (13, 0.5))
 
 
-def test_a_population_above_the_budget_is_evaluated_once() -> None:
+def test_a_population_above_the_budget_is_cut() -> None:
     (batch,) = bbob_batches(
         functions=[1],
         dimensions=[2],
@@ -217,11 +219,8 @@ def test_a_population_above_the_budget_is_evaluated_once() -> None:
         budget=2,
     )
     (run,) = run_bbob(batch)
-    assert run.status == "budget" and run.evaluations > 4
-    assert len(run.trajectory) == 1
-    x0, _ = start_of(batch, 1)
-    problem = bbob(1, 2, 1)
-    assert run.value <= 100 + np.sum((x0 - problem.x_opt) ** 2)
+    assert run.status == "budget" and run.evaluations == 4 < run.population_size
+    assert run.trajectory[0][0] == 1 and run.trajectory[-1][0] <= 4
 
 
 def test_digits_are_learned_and_tested_at_regular_times() -> None:
@@ -229,6 +228,7 @@ def test_digits_are_learned_and_tested_at_regular_times() -> None:
     runs = list(run_digits(batch))
     for run in runs:
         assert run.status == "budget" and run.evaluations == 3840
+        assert run.population_size == 64
         assert [n for n, _ in run.trajectory] == list(range(128, 3841, 128))
         assert len(run.trajectory) == NUM_TESTS
         errors = [error for _, error in run.trajectory]
@@ -266,10 +266,11 @@ def test_a_run_that_asks_for_nothing_ends() -> None:
     (batch,) = bbob_batches(
         functions=[1], dimensions=[2], instances=[1, 2], methods=["cma_es"], budget=50
     )
-    log = _Log(batch, ["tol_x"])
-    some = np.array([[4, 4], [0, 0]])
-    log.append(np.full((2, 2), 5.0), some, np.array([0, 0]))
+    log = _Log(batch, ["tol_x"], 4)
+    some, found = np.array([[4, 4], [0, 0]]), np.full((2, 2, 4), 5.0)
+    log.append(found, some, np.array([0, 0]))
     assert not log.is_finished
-    log.append(np.full((2, 2), 5.0), np.zeros((2, 2), int), np.array([0, 0]))
+    log.append(found, np.zeros((2, 2), int), np.array([0, 0]))
     assert log.is_finished
-    assert [run.status for run in log.runs(0.0, 0.0)] == ["stalled", "stalled"]
+    runs = log.runs(0.0, 0.0, [0.0, 0.0])
+    assert [run.status for run in runs] == ["stalled", "stalled"]

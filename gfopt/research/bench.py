@@ -1,0 +1,120 @@
+"""``bench``: methods of ours and of others on problems of one's own, from Python."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gfopt import checks
+from gfopt.research.benchmark import pending, run_batch, runs_of
+from gfopt.research.finished_runs import Run
+from gfopt.research.plan import OWN_BUDGET, own_batches
+from gfopt.research.report import page
+from gfopt.research.results import ResultStore, environment
+from gfopt.research.tables import Table, tables
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What ``bench`` found; prints as its tables.
+
+    Attributes:
+        runs: every run, with where its best value got better.
+        sessions: when, how and where they were made.
+
+    Example:
+        >>> import gfopt
+        >>> problem = gfopt.problems.Problem(abs, x0=[1.0], optimum=0.0)
+        >>> result = gfopt.bench("random_search", problem, budget=5, runs=1)
+        >>> result.runs[0].trajectory[0], result.tables[1].columns
+        ((1, 1.0), ('problem', 'random_search'))
+    """
+
+    runs: list[Run]
+    sessions: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables: the methods, and each problem."""
+        return tables(self.runs)
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.tables))
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the report, one HTML file, and returns where it stands."""
+        place = Path(path)
+        place.write_text(page(self.runs, self.sessions), encoding="utf-8")
+        return place
+
+
+def bench(
+    methods: Any,
+    problems: Any,
+    *,
+    budget: int = OWN_BUDGET,
+    runs: int = 5,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    name: str = "own problems",
+) -> BenchResult:
+    """Compares methods on problems of one's own.
+
+    Every evaluation counts and is recorded; all methods start at the same points. A run
+    ends when its budget is used, at the optimum + 1e-8 where that is known, or when
+    the method says so.
+
+    Args:
+        methods: one, several, or a dictionary that names them: registered names and
+            ``"auto"``, which run as in ``minimize``; optimizers; functions ``(fun, x0,
+            budget, seed)`` that call ``fun(x)`` as often as they like, where
+            ``fun.bounds`` is ``float64[D, 2]`` or None.
+        problems: ``gfopt.problems.Problem(fun, x0, bounds=..., optimum=...)``, or
+            callables with such attributes; one, several or a dictionary.
+        budget: evaluations of a run.
+        runs: of each method on each problem, with starts and seeds of their own.
+        seed: of all of them.
+        out: directory of the results, from which the same call goes on; without it
+            nothing is written.
+        name: what tables call the problems together.
+
+    Returns:
+        The runs; ``print`` it for the tables, ``report(path)`` makes the page.
+
+    Raises:
+        TypeError: for what is neither method nor problem.
+        ValueError: for an unknown name, or a value out of range.
+
+    Example:
+        >>> import gfopt
+        >>> def halving(fun, x0, budget, seed):
+        ...     while True:
+        ...         fun(x0)
+        ...         x0 = x0 / 2
+        >>> sphere = gfopt.problems.Problem(
+        ...     lambda x: (x**2).sum(), bounds=[(-5, 5)] * 2, optimum=0.0)
+        >>> result = bench(["random_search", halving], sphere, budget=60, runs=3)
+        >>> [row[0::3] for row in result.tables[0].rows]
+        [('random_search', '0 of 3', '0.0'), ('halving', '3 of 3', '0.0')]
+    """
+    checks.integer("budget", budget, 1)
+    checks.integer("runs", runs, 1)
+    checks.integer("seed", seed, 0)
+    instances = range(1, runs + 1)
+    batches = own_batches(
+        methods, problems, budget=budget, instances=instances, seed=seed, name=name
+    )
+    if out is None:
+        found = [run for b in batches for some in run_batch(b, Path()) for run in some]
+        return BenchResult(found, [environment("gfopt.bench")])
+    with ResultStore(out, create=True) as store:
+        left = pending(batches, store)
+        if left:
+            store.claim()
+            store.start_session("gfopt.bench")
+        for batch in left:
+            for some in run_batch(batch, Path(out)):
+                store.add(some)
+        return BenchResult(runs_of(batches, store), store.sessions())

@@ -1,0 +1,130 @@
+"""What takes part in a benchmark: methods of ours, optimizers, and any function.
+
+A function is called as ``(fun, x0, budget, seed)`` and calls ``fun`` as often as it
+likes: it is ended when the budget is used or the optimum is reached. ``fun.bounds`` is
+``float64[D, 2]`` or None. So SciPy, pycma or a company's own code takes part by a few
+lines, and an optimizer by the protocol of ``gfopt.types.Optimizer``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from gfopt import checks, registry
+from gfopt.research import settings
+from gfopt.types import Optimizer
+
+_ARGUMENTS = ("fun", "x0", "budget", "seed")
+
+
+class Competitor(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+        name: what tables call it.
+        how: a registered name, an optimizer, or a function as above.
+    """
+
+    name: str
+    how: str | Optimizer | Callable[..., Any]
+
+    def optimizer(self, suite: str, dimension: int, budget: int) -> Optimizer | None:
+        """Returns the optimizer as it runs in a suite; None for a function."""
+        if isinstance(self.how, str):
+            return settings.optimizer_for(suite, self.how, dimension, budget)
+        return self.how if isinstance(self.how, Optimizer) else None
+
+    def options(self, suite: str, dimension: int, budget: int) -> dict[str, Any]:
+        """Returns its settings as JSON holds them."""
+        if isinstance(self.how, str):
+            chosen = settings.settings(suite, self.how, dimension, budget)
+            return settings.described(chosen)
+        if isinstance(self.how, Optimizer):
+            return {"optimizer": repr(self.how)}
+        named = getattr(self.how, "__qualname__", repr(type(self.how)))
+        return {"function": f"{getattr(self.how, '__module__', '')}.{named}"}
+
+    def tuning(self, suite: str) -> str:
+        """Says how much tuning stands behind its settings."""
+        if isinstance(self.how, str):
+            return settings.tuning(suite, self.how)
+        return getattr(self.how, "tuning", "as given")
+
+
+def competitors(given: Any, argument: str = "methods") -> tuple[Competitor, ...]:
+    """Returns who takes part.
+
+    Args:
+        given: a registered name, an optimizer or a class of one, a function, several
+            of them, or a dictionary that names them.
+        argument: what refusals name.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for an unknown name, with the nearest known one; for two of one
+            name, or for none.
+
+    Example:
+        >>> import gfopt
+        >>> def guess(fun, x0, budget, seed):
+        ...     fun(x0)
+        >>> [c.name for c in competitors(["cma_es", gfopt.SNES(), guess])]
+        ['cma_es', 'SNES', 'guess']
+    """
+    if isinstance(given, Mapping):
+        found = [_competitor(v, argument)._replace(name=k) for k, v in given.items()]
+    elif isinstance(given, str) or callable(given) or isinstance(given, Optimizer):
+        found = [_competitor(given, argument)]
+    else:
+        checks.instance(argument, given, Iterable, "names, optimizers or functions")
+        found = [_competitor(value, argument) for value in given]
+    names = [competitor.name for competitor in found]
+    if not names:
+        raise ValueError(f"{argument} must hold one method or more; got none")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{argument} must have names of their own; got {name!r} twice: name "
+                "them in a dictionary"
+            )
+    return tuple(found)
+
+
+def _competitor(value: Any, argument: str) -> Competitor:
+    if isinstance(value, Competitor):
+        return value
+    if isinstance(value, str):
+        registry.known_method(value, "auto", argument=argument)
+        if registry.takes_tokens(value):
+            raise ValueError(
+                f"{argument} must search numbers; got {value!r}, which is for tokens"
+            )
+        return Competitor(value, value)
+    if isinstance(value, type):  # which has the methods of its objects, too
+        value = _made(value)
+    is_class = isinstance(value, type)
+    if isinstance(value, Optimizer) and not is_class:
+        return Competitor(type(value).__name__, value)
+    if not callable(value) or is_class:
+        raise TypeError(
+            f"{argument} must be names, optimizers (with init, ask, decode, tell and "
+            f"recommend) or functions (fun, x0, budget, seed); got "
+            f"{checks.shown(value)}"
+        )
+    try:
+        inspect.signature(value).bind(*_ARGUMENTS)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{argument} must be functions of (fun, x0, budget, seed); got "
+            f"{checks.shown(value)}: {error}"
+        ) from None
+    return Competitor(getattr(value, "__name__", type(value).__name__), value)
+
+
+def _made(kind: type) -> Any:
+    try:
+        return kind()
+    except TypeError:  # it has arguments without defaults
+        return kind

@@ -1,0 +1,83 @@
+"""An objective that counts its calls, keeps every value, and ends the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+class Ended(BaseException):
+    """The run is over; no exception of a program, which optimizers may well catch."""
+
+
+class Counted:
+    """A function whose calls are the evaluations of a run.
+
+    A call that raises or returns no finite number is an evaluation without a value;
+    the optimizer is told infinity.
+
+    Args:
+        fun: called with ``x: float64[D]``.
+        bounds: ``float64[D, 2]``, for optimizers that want to know, or None.
+        budget: calls at most.
+        optimum: what is subtracted from the values that are kept.
+        target: the run ends with a kept value of this or below.
+
+    Attributes:
+        bounds: as given.
+        values: what is kept, one for each call, NaN for a failure.
+        status: ``"target"`` or ``"budget"`` when the run is over, else empty.
+
+    Example:
+        >>> fun = Counted(abs, None, budget=9, optimum=1.0, target=0.5)
+        >>> fun(4.0), fun(1.25), fun.values, fun.status
+        (4.0, 1.25, [3.0, 0.25], 'target')
+        >>> try:
+        ...     fun(0.0)
+        ... except Ended:
+        ...     print("over")
+        over
+    """
+
+    def __init__(
+        self,
+        fun: Callable[[Any], Any],
+        bounds: np.ndarray | None,
+        budget: int,
+        optimum: float = 0.0,
+        target: float = -math.inf,
+    ):
+        self.bounds = bounds
+        self.values: list[float] = []
+        self.status = ""
+        self._fun = fun
+        self._budget, self._optimum, self._target = budget, optimum, target
+
+    @property
+    def target(self) -> float | None:
+        """The value of ``fun`` that ends the run, if there is one."""
+        return self._optimum + self._target if math.isfinite(self._target) else None
+
+    def __call__(self, x: Any) -> float:
+        """Returns the value at ``x: [D]``.
+
+        Raises:
+            Ended: after the last evaluation of the run.
+        """
+        if self.status:
+            raise Ended
+        try:
+            # a copy: neither side sees what the other writes into it
+            value = float(np.asarray(self._fun(np.array(x, np.float64))).reshape(()))
+        except Exception:
+            value = math.nan
+        is_valid = math.isfinite(value)
+        self.values.append(value - self._optimum if is_valid else math.nan)
+        if self.values[-1] <= self._target:
+            self.status = "target"
+        elif len(self.values) >= self._budget:
+            self.status = "budget"
+        return value if is_valid else math.inf
