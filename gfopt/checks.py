@@ -133,10 +133,20 @@ def one_of(name: str, value: Any, known: Iterable[Any]) -> None:
     options = list(known)
     if value in options:
         return
-    near = difflib.get_close_matches(str(value), [str(k) for k in options], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(repr(k) for k in options)
+    listed, hint = ", ".join(repr(k) for k in options), nearest(value, options)
     raise ValueError(f"{name} must be one of {listed}; got {shown(value)}{hint}")
+
+
+def nearest(value: Any, known: Iterable[Any]) -> str:
+    """Returns a question about the known name that is nearest to a wrong one, or "".
+
+    Example:
+        >>> nearest("cma-es", ["cmaes", "cma_es"])
+        "; did you mean 'cma_es'?"
+    """
+    text = str(value).replace("-", "_")
+    near = difflib.get_close_matches(text, [str(k) for k in known], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def known_options(name: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from gfopt.cli.arguments import USAGE_ERROR, number, refusals
 from gfopt.cli.bench_options import planned
 from gfopt.problems.atari import NETWORKS
 from gfopt.research import plan
+from gfopt.research.baselines import BASELINES
 from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished
 from gfopt.research.plan import Batch
@@ -50,6 +51,14 @@ def bench(
             metavar="NAMES",
             help="Methods, as in cma_es,mymodule:MyMethod; see gfopt list.",
             show_default="three for each suite",
+        ),
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help=f"Other packages beside them: {', '.join(BASELINES)}.",
+            show_default=False,
         ),
     ] = None,
     functions: Annotated[
@@ -135,6 +144,7 @@ def bench(
             suite=suite,
             problems=problems,
             methods=methods,
+            baselines=baselines,
             functions=functions,
             dimensions=dimensions,
             instances=instances,

@@ -11,6 +11,7 @@ from gfopt.problems.atari import GAMES, NETWORKS
 from gfopt.problems.bbob_functions import BBOB_NAMES
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.research import plan
+from gfopt.research.baselines import BASELINES
 from gfopt.research.competitors import Competitor, competitors
 from gfopt.research.plan import Batch
 
@@ -25,6 +26,7 @@ def planned(
     suite: str | None = None,
     problems: str | None = None,
     methods: str | None = None,
+    baselines: str | None = None,
     functions: str | None = None,
     dimensions: str | None = None,
     instances: str | None = None,
@@ -42,6 +44,7 @@ def planned(
             suite alone where one of its options is given.
         problems: problems of the user's own instead, by name.
         methods: names of ours and of others'.
+        baselines: further methods, of other packages.
         functions: numbers and ranges.
         dimensions: numbers and ranges.
         instances: numbers and ranges.
@@ -54,7 +57,7 @@ def planned(
 
     Raises:
         ValueError: for an option that is not understood or does not fit the suite.
-        ImportError: for a game without ale-py.
+        ImportError: for a game without ale-py, a baseline without its package.
 
     Example:
         >>> batches = planned(suite="digits", methods="mezo,open_es")
@@ -90,6 +93,18 @@ def planned(
         common["instances"] = integers("--instances", instances, 1, _MAX_INSTANCE)
     if methods is not None:
         common["methods"] = _competitors(methods)
+    if baselines is not None:
+        if asked in ("--suite digits", "--suite atari"):
+            raise ValueError(f"--baselines search functions; got {asked}")
+        if asked is None:
+            asked = "--suite bbob"
+        names = [part.strip() for part in baselines.split(",")]
+        for name in names:
+            checks.one_of("--baselines", name, BASELINES)
+        if methods is None:
+            ours = plan.OWN_METHODS if problems is not None else plan.BBOB_METHODS
+            common["methods"] = competitors(ours)
+        common["methods"] += competitors(names, "--baselines")
     if problems is not None:
         return plan.own_batches(
             **{"methods": plan.OWN_METHODS} | common,
@@ -117,7 +132,7 @@ def planned(
 
 
 def _competitors(text: str) -> tuple[Competitor, ...]:
-    known = ("auto", *registry.names(tokens=False))
+    known = ("auto", *registry.names(tokens=False), *BASELINES)
     found: list[Competitor] = []
     for name in dict.fromkeys(part.strip() for part in text.split(",")):
         value = loaded("--methods", name, "gfopt.methods", known)

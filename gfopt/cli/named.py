@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Iterable
@@ -37,11 +36,10 @@ def loaded(option: str, text: str, group: str, known: Iterable[str] = ()) -> Any
         points[text] = EntryPoint(text, text, group)
     if text not in points:
         names = [*ours, *points]
-        near = difflib.get_close_matches(text, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         listed = f"{', '.join(map(repr, names))} or " if names else ""
         raise ValueError(
-            f"{option} must be {listed}module:name; got {checks.shown(text)}{hint}"
+            f"{option} must be {listed}module:name; got {checks.shown(text)}"
+            f"{checks.nearest(text, names)}"
         )
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gfopt import checks, registry
 from gfopt.research import settings
+from gfopt.research.baselines import BASELINES, Baseline
 from gfopt.types import Optimizer
 
 _ARGUMENTS = ("fun", "x0", "budget", "seed")
@@ -24,7 +25,8 @@ class Competitor(NamedTuple):
 
     Attributes:
         name: what tables call it.
-        how: a registered name, an optimizer, or a function as above.
+        how: a registered name, an optimizer, or a function as above, of which a
+            ``Baseline`` is one.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Competitor(NamedTuple):
             return settings.described(chosen)
         if isinstance(self.how, Optimizer):
             return {"optimizer": repr(self.how)}
+        if isinstance(self.how, Baseline):
+            return self.how.options
         named = getattr(self.how, "__qualname__", repr(type(self.how)))
         return {"function": f"{getattr(self.how, '__module__', '')}.{named}"}
 
@@ -57,11 +61,12 @@ def competitors(given: Any, argument: str = "methods") -> tuple[Competitor, ...]
     """Returns who takes part.
 
     Args:
-        given: a registered name, an optimizer or a class of one, a function, several
-            of them, or a dictionary that names them.
+        given: a registered name or that of a baseline, an optimizer or a class of
+            one, a function, several of them, or a dictionary that names them.
         argument: what refusals name.
 
     Raises:
+        ImportError: for a baseline whose package is missing; it says what to install.
         TypeError: for anything else.
         ValueError: for an unknown name, with the nearest known one; for two of one
             name, or for none.
@@ -96,7 +101,10 @@ def _competitor(value: Any, argument: str) -> Competitor:
     if isinstance(value, Competitor):
         return value
     if isinstance(value, str):
-        registry.known_method(value, "auto", argument=argument)
+        if value in BASELINES:
+            BASELINES[value].require(value)
+            return Competitor(value, BASELINES[value])
+        registry.known_method(value, "auto", *BASELINES, argument=argument)
         if registry.takes_tokens(value):
             raise ValueError(
                 f"{argument} must search numbers; got {value!r}, which is for tokens"

@@ -16,6 +16,7 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.problems.atari import GAMES, Atari
 from gfopt.problems.problem import Problem, as_problems
+from gfopt.research.baselines import Baseline
 from gfopt.research.competitors import Competitor, competitors
 from gfopt.research.finished_runs import RunKey
 from gfopt.types import Optimizer
@@ -237,11 +238,23 @@ def own_batches(
     if name in SUITES:
         raise ValueError(f"name must not be that of a suite, {', '.join(SUITES)}")
     chosen, runs = competitors(methods), tuple(instances)
-    return [
+    batches = [
         Batch(name, p.name, p.dimension, runs, c, budget, seed, "python", p)
         for p in as_problems(problems)
         for c in chosen
     ]
+    for batch in batches:
+        how, box = (
+            batch.competitor.how,
+            None if batch.given is None else batch.given.box,
+        )
+        if isinstance(how, Baseline) and how.needs_box:
+            if box is None or not np.all(np.isfinite(box)):
+                raise ValueError(
+                    f"bounds of {batch.problem!r} must be finite for "
+                    f"{batch.competitor.name}; got {checks.shown(box)}"
+                )
+    return batches
 
 
 def _has_settings(competitor: Competitor, suite: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import gfopt
 from gfopt.cli.bench_options import planned
 from gfopt.problems import Problem
 from gfopt.problems.problem import as_problems
+from gfopt.research.baselines import BASELINES
 from gfopt.research.competitors import competitors
 from gfopt.research.counted import Counted, Ended
 from gfopt.research.host_runs import run_on_host
@@ -237,3 +239,42 @@ def test_problems_have_names_of_their_own() -> None:
         as_problems([Problem(sphere, x0=[1.0]), Problem(sphere, x0=[2.0])])
     with pytest.raises(TypeError, match="callables with x0 or bounds"):
         as_problems(sphere)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_searches_within_the_budget(name) -> None:
+    pytest.importorskip(BASELINES[name].module)
+    points = []
+
+    def valley(x):
+        points.append(x)
+        return sphere(x) + 9 * (x[0] - x[1]) ** 2
+
+    problem = Problem(valley, bounds=BOX)
+    (run,) = gfopt.bench(name, problem, budget=150, runs=1).runs
+    assert 0 < run.evaluations == len(points) <= 150
+    assert run.value < run.trajectory[0][1]
+    assert run.options["package"].startswith(f"{BASELINES[name].package} ")
+    assert run.tuning == "none: its maintainers' defaults"
+    low, high = np.transpose(BOX)
+    if name != "cbx":  # whose particles leave it
+        assert np.all(low <= points) and np.all(points <= high)
+
+
+def test_a_baseline_without_its_package_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ImportError, match="optuna_tpe needs optuna: pip install optu"):
+        planned(baselines="scipy_de,optuna_tpe")
+
+
+def test_baselines_stand_beside_the_methods() -> None:
+    batches = planned(baselines="scipy_de", functions="1")
+    names = [batch.competitor.name for batch in batches]
+    assert names == ["random_search", "open_es", "cma_es", "scipy_de"]
+    with pytest.raises(ValueError, match="--baselines .* did you mean 'scipy_de'"):
+        planned(baselines="scipyde")
+    with pytest.raises(ValueError, match="--baselines search functions; got"):
+        planned(baselines="scipy_de", suite="digits")
+    open_sided = Problem(sphere, x0=[1.0], bounds=[(0, math.inf)])
+    with pytest.raises(ValueError, match="bounds of 'sphere' must be finite for scipy"):
+        gfopt.bench("scipy_de", open_sided)
