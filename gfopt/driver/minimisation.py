@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,15 @@ from gfopt.driver.failures import Failures
 from gfopt.driver.finished import OPEN, Ends, from_record, to_record
 from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
-from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.probe import Probe, probe, value_of
 from gfopt.driver.progress import Interrupt, ProgressLine
 from gfopt.driver.result import MOST_KEPT, Result, Status
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import keys_of_step
 from gfopt.types import PyTree
+
+if TYPE_CHECKING:
+    from gfopt.driver.log_writer import LogWriter
 
 BARREN = 10  # generations in a row without one valid value after which it gives up,
 LEAST_BARREN = 40  # but not before so many evaluations: some methods make one a step

@@ -22,7 +22,6 @@ from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver.arguments import check_evaluator, check_frozen, check_seed
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint, configuration
-from gfopt.driver.log_writer import LogWriter
 from gfopt.driver.minimisation import Minimisation, unstarted
 from gfopt.driver.result import Result
 from gfopt.driver.setup import against_noise, setup
@@ -199,6 +198,9 @@ def minimize(
             saved = stack.enter_context(Checkpoint(checkpoint, config))
         logged = None
         if log is not None:
+            # brings the methods that a log can be of, which most searches don't need
+            from gfopt.driver.log_writer import LogWriter
+
             logged = stack.enter_context(LogWriter(log, made.optimizer, made.x0))
         chosen = _evaluator(evaluator, workers, stack)
         data = Batches(batches, seed)
