@@ -247,7 +247,7 @@ class Search:
 
     def diagnostics(self) -> dict[str, np.ndarray]:
         """Returns the method's scalars of the last step, in their own precision."""
-        values = jax.device_get(self._told.info)
+        values = map(np.asarray, self._told.info)
         return dict(zip(self._told.info_names, values, strict=True))
 
     def clean(self, row: int) -> Solution:

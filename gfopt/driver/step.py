@@ -83,9 +83,8 @@ def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
     if str(jax.random.key_impl(run_key)) != "threefry2x32":
         return StepKeys(*jax.random.split(jax.random.fold_in(run_key, step), 3))
     words = jax.random.key_data(run_key)
-    zero, data = jnp.zeros(3, jnp.uint32), jnp.full(3, step).astype(jnp.uint32)
-    first, second = threefry.encrypt((words[0], words[1]), (zero, data))
-    return StepKeys(*_split(first, second, 3))
+    counter = np.uint32(0), jnp.asarray(step).astype(jnp.uint32)
+    return StepKeys(*_split(*threefry.encrypt((words[0], words[1]), counter), 3))
 
 
 def keys_of_step(seed: int, step: int) -> StepKeys:
@@ -93,10 +92,11 @@ def keys_of_step(seed: int, step: int) -> StepKeys:
     return step_keys(wrapped(seed_keys(seed)[1]), jnp.int32(step))
 
 
-def _split(first: jax.Array, second: jax.Array, count: int) -> Key:
-    """Returns ``count`` keys of a key of two words."""
-    counter = jnp.zeros(count, jnp.uint32), lax.iota(jnp.uint32, count)
-    return wrapped(jnp.stack(threefry.encrypt((first, second), counter), axis=1))
+def _split(first: jax.Array, second: jax.Array, count: int) -> list[Key]:
+    """Returns the keys of a key of two words, each by itself: few of them are used."""
+    counters = [(np.uint32(0), np.uint32(i)) for i in range(count)]
+    pairs = [threefry.encrypt((first, second), counter) for counter in counters]
+    return [wrapped(jnp.stack(pair)) for pair in pairs]
 
 
 def record(objective: Objective, evaluation: Evaluation, info: Info) -> StepRecord:

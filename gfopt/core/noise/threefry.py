@@ -12,6 +12,7 @@ Sources: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 
 
 from __future__ import annotations
 
+import functools
 import math
 from functools import partial
 from typing import Any
@@ -45,15 +46,24 @@ def encrypt(
 
     Source: Salmon et al. (SC 2011), section 3.
     """
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA))
-    x, y = counter[0] + schedule[0], counter[1] + schedule[1]
+    shape = jnp.shape(counter[0])
+
+    # all of one shape: operators would look at shapes and dtypes 110 times
+    @functools.cache
+    def const(number: int) -> jax.Array:
+        return lax.full(shape, np.uint32(number))
+
+    k0, k1 = (jnp.broadcast_to(word, shape) for word in key)
+    keys = (k0, k1, lax.bitwise_xor(lax.bitwise_xor(k0, k1), const(0x1BD11BDA)))
+    x, y = lax.add(counter[0], k0), lax.add(counter[1], k1)
     for group in range(5):
         for distance in _ROTATIONS[group % 2]:
-            x = x + y
-            y = (y << np.uint32(distance)) | (y >> np.uint32(32 - distance))
-            y = y ^ x
-        x = x + schedule[(group + 1) % 3]
-        y = y + schedule[(group + 2) % 3] + np.uint32(group + 1)
+            x = lax.add(x, y)
+            left = lax.shift_left(y, const(distance))
+            right = lax.shift_right_logical(y, const(32 - distance))
+            y = lax.bitwise_xor(lax.bitwise_or(left, right), x)
+        x = lax.add(x, keys[(group + 1) % 3])
+        y = lax.add(lax.add(y, keys[(group + 2) % 3]), const(group + 1))
     return x, y
 
 

@@ -195,6 +195,8 @@ def _convert(eqn: Equation) -> Callable[..., Any]:
         return numbers if eqn.inputs[0].aval.shape else number
     if dtype.kind == "b":
         return lambda x: x != 0
+    if not eqn.inputs[0].aval.shape and (dtype.kind == "f" or source.kind == "b"):
+        return dtype.type  # of a number, a quarter of the time
     return lambda x: x.astype(dtype)
 
 

@@ -24,10 +24,17 @@ from gfopt.core.numpy_programs import (
     reductions,
     shapes,
 )
-from gfopt.core.numpy_programs.rule import Rule, UnknownEquation, dtype_of, shape_of
+from gfopt.core.numpy_programs.rule import (
+    Rule,
+    UnknownEquation,
+    dtype_of,
+    identity,
+    shape_of,
+)
 from gfopt.jaxprs import Equation, Program
 
 LARGEST = 1 << 17  # elements of a value from which compiled loops over it are faster
+FREED = 1 << 12  # elements of a result that is not held longer than it is needed
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -106,6 +113,7 @@ class _Layout:
         self.lines: list[_Line] = []
         self._count = 0
         self._scalars: dict[str, Any] = {}  # what some names are broadcasts of
+        self._large: set[_Name] = set()  # names of results that are worth freeing
 
     def name(self) -> _Name:
         """Returns a new name."""
@@ -137,10 +145,14 @@ class _Layout:
         if eqn.name in BROADCASTING:
             operands = self._unbroadcast(eqn, operands)
         function, operands = _function(eqn, operands)
+        if function is identity:
+            return operands
         if not any(_is_name(operand) for operand in operands):
             results = function(*operands)
             return list(results) if eqn.is_listing else [results]
         names = [self.name() for _ in eqn.outputs]
+        sizes = [math.prod(shape_of(variable)) for variable in eqn.outputs]
+        self._large |= {n for n, size in zip(names, sizes, strict=True) if size > FREED}
         self.lines.append(_Line(names, function, operands, eqn.is_listing))
         if eqn.name == "broadcast_in_dim" and not shape_of(eqn.inputs[0]):
             self._scalars[names[0]] = operands[0]
@@ -177,8 +189,8 @@ class _Layout:
                 continue
             last = {o for o in line.operands if _is_name(o)} - needed
             needed |= last
-            if last:  # large arrays are not held longer than needed
-                body.append(f"  del {', '.join(sorted(last))}")
+            if freed := sorted(last & self._large):
+                body.append(f"  del {', '.join(freed)}")
             called = f"{shown(line.function)}({', '.join(map(shown, line.operands))})"
             comma = "," if line.is_listing else ""
             body.append(f"  {', '.join(line.names)}{comma} = {called}")

@@ -54,9 +54,7 @@ class NumpyProgram:
 
     def __call__(self, *args: Any) -> Any:
         """Runs it on arguments of the same kind; returns NumPy arrays and scalars."""
-        values = map(value_of, jax.tree.leaves(args))
-        # a Python number takes part in the precision in which it was traced
-        values = map(_with_dtype, values, self._types)
+        values = map(_value, jax.tree.leaves(args), self._types)
         with np.errstate(all="ignore"):
             results = self._run(*values)
         return jax.tree.unflatten(self._structure, results)
@@ -73,7 +71,14 @@ def _of_types(fun: Callable[..., Any], types: Any) -> Callable[..., Any]:
     return functools.wraps(fun)(lambda *args: fun(*args))
 
 
-def _with_dtype(value: Any, dtype: Any) -> Any:
+def _value(leaf: Any, dtype: Any) -> Any:
+    """Returns an argument as NumPy holds it, in the precision of the trace."""
+    kind = type(leaf)
+    if (kind is dtype.type or (kind is np.ndarray and leaf.ndim)) and (
+        leaf.dtype is dtype
+    ):
+        return leaf
+    value = value_of(leaf)
     return value if value.dtype == dtype else value.astype(dtype)
 
 

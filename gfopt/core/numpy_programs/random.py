@@ -31,8 +31,16 @@ _SHIFTS = [
 ]
 
 
+FEW, _MASK = 3, 0xFFFFFFFF  # words for which Python's integers are faster
+
+
 def encrypt(k0: Any, k1: Any, c0: Any, c1: Any) -> tuple[Any, Any]:
     """Encrypts counters, as ``threefry.encrypt`` does: uint32 words or arrays."""
+    words = np.broadcast(k0, k1, c0, c1)
+    if words.size <= FEW:
+        pairs = [_encrypted(*map(int, four)) for four in words]
+        found = np.array(pairs, np.uint32).reshape(*words.shape, 2)
+        return found[..., 0], found[..., 1]
     x, y = np.asarray(c0 + k0), np.asarray(c1 + k1)
     if x.shape != y.shape:
         x, y = (np.array(word) for word in np.broadcast_arrays(x, y))
@@ -48,6 +56,18 @@ def encrypt(k0: Any, k1: Any, c0: Any, c1: Any) -> tuple[Any, Any]:
         np.add(x, keys[(group + 1) % 3], x)
         np.add(y, keys[(group + 2) % 3] + np.uint32(group + 1), y)
     return x[()], y[()]
+
+
+def _encrypted(k0: int, k1: int, x: int, y: int) -> tuple[int, int]:
+    keys = (k0, k1, k0 ^ k1 ^ int(_PARITY))
+    x, y = (x + k0) & _MASK, (y + k1) & _MASK
+    for group in range(5):
+        for distance in _ROTATIONS[group % 2]:
+            x = (x + y) & _MASK
+            y = ((y << distance | y >> 32 - distance) & _MASK) ^ x
+        x = (x + keys[(group + 1) % 3]) & _MASK
+        y = (y + keys[(group + 2) % 3] + group + 1) & _MASK
+    return x, y
 
 
 def _counters(shape: tuple[int, ...]) -> tuple[Any, Any]:
