@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from gfopt.core.evaluate import Evaluator, best_row
 from gfopt.core.noise import threefry
