@@ -83,7 +83,8 @@ def step_keys(run_key: Key, step: jax.Array) -> StepKeys:
         return StepKeys(*jax.random.split(jax.random.fold_in(run_key, step), 3))
     words = jax.random.key_data(run_key)
     counter = np.uint32(0), jnp.asarray(step).astype(jnp.uint32)
-    return StepKeys(*_split(*threefry.encrypt((words[0], words[1]), counter), 3))
+    first, second = threefry.encrypt((words[0], words[1]), counter)
+    return StepKeys(*_split(first, second, 3))
 
 
 def keys_of_step(seed: int, step: int) -> StepKeys:
