@@ -11,6 +11,7 @@ from gfopt import __version__
 from gfopt.cli import program_cache
 from gfopt.cli.arguments import USAGE_ERROR
 from gfopt.cli.bench_command import bench
+from gfopt.cli.export_command import export
 from gfopt.cli.list_command import list_methods
 from gfopt.cli.memory_command import memory
 from gfopt.cli.prompt_command import prompt
@@ -30,6 +31,7 @@ def command() -> Any:
     app.command("list")(list_methods)
     app.command("bench")(bench)
     app.command("report")(report)
+    app.command("export")(export)
     app.command("prompt")(prompt)
     app.command("memory")(memory)
     return get_command(app)

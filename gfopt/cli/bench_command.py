@@ -12,14 +12,15 @@ from typing import Annotated
 
 import typer
 
-from gfopt.cli import terminal
+from gfopt.cli import program_cache, terminal
 from gfopt.cli.arguments import USAGE_ERROR, number, refusals
 from gfopt.cli.bench_options import planned
 from gfopt.problems.atari import NETWORKS
 from gfopt.research import plan
 from gfopt.research.baselines import BASELINES
-from gfopt.research.benchmark import pending, run_batch, runs_of
+from gfopt.research.benchmark import carry_out, pending, runs_of
 from gfopt.research.coco_runs import discard_unfinished
+from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
 from gfopt.research.report import write_report
 from gfopt.research.results import ResultStore
@@ -115,9 +116,7 @@ def bench(
             show_default=plan.ATARI_NETWORK,
         ),
     ] = None,
-    workers: Annotated[
-        str, typer.Option(metavar="NUMBER", help="Processes that play on Atari.")
-    ] = "1",
+    workers: Annotated[str, typer.Option(metavar="NUMBER", help="Processes.")] = "1",
     seed: Annotated[
         str, typer.Option(metavar="NUMBER", help="Of starts and methods.")
     ] = "0",
@@ -187,7 +186,7 @@ def bench(
     terminal.note(f"results: {store.path}\nreport:  {path}")
     if num_failed:
         terminal.note(
-            f"{num_failed} of {len(left)} batches failed; to try again: {context.obj}",
+            f"{num_failed} runs failed; to try again: {context.obj}",
             stderr=True,
         )
         raise typer.Exit(1)
@@ -200,7 +199,7 @@ def _run(
     store: ResultStore,
     workers: int,
 ) -> int:
-    """Runs what is left; the number of batches that failed."""
+    """Runs what is left; the number of runs that failed."""
     directory = store.path.parent
     display = terminal.ProgressDisplay(batches, left)
 
@@ -213,19 +212,21 @@ def _run(
             stderr=True,
         )
 
+    num_failed = 0
+
+    def note(batch: Batch, runs: list[Run], reason: str) -> None:
+        nonlocal num_failed
+        store.add(runs)
+        if reason:  # one method's fault is not another's
+            num_failed += len(batch.instances)
+            display.failed(batch, reason)
+        else:
+            display.finished(batch, runs)
+
+    if workers > 1:
+        program_cache.hand_on()
     with display, _leaving_at_once(farewell):
-        num_failed = 0
-        for batch in left:
-            display.begin(batch)
-            try:
-                for runs in run_batch(batch, directory, workers):
-                    store.add(runs)
-                    display.finished(runs)
-            except OSError:
-                raise  # a full disk: no batch could be kept
-            except Exception as error:  # one method's fault is not another's
-                display.failed(batch, error)
-                num_failed += 1
+        carry_out(left, directory, note, workers=workers, begin=display.begin)
     return num_failed
 
 

@@ -19,6 +19,12 @@ from typing import Any
 import jax
 
 MOST_BYTES = 128 * 2**20  # a default benchmark needs about 5 MiB
+_NAMES = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 FORGOTTEN = 30 * 86_400.0  # seconds, after which another version's programs go
 
 
@@ -49,11 +55,17 @@ def turn_on() -> Path | None:
         _tidy(place)
     except (OSError, RuntimeError):  # no home, no room, no permission
         return None
-    settings.update("jax_compilation_cache_dir", str(place))
-    settings.update("jax_compilation_cache_max_size", MOST_BYTES)
-    settings.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    settings.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    for name, value in zip(_NAMES, (str(place), MOST_BYTES, 0.0, -1), strict=True):
+        settings.update(name, value)
     return place
+
+
+def hand_on() -> None:
+    """Lets processes that are started from now on use the kept programs, too."""
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is not None:
+        for name in _NAMES:
+            os.environ[name.upper()] = str(getattr(settings, name))
 
 
 def _tidy(place: Path) -> None:

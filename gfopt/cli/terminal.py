@@ -113,6 +113,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             TextColumn("runs"),
             TimeElapsedColumn(),
+            _LeftColumn(self),
             TextColumn("{task.description}", style="dim"),
             _CompilingColumn(),
             console=self._console,
@@ -130,38 +131,43 @@ class ProgressDisplay:
             )
         self.total = sum(len(batch.instances) for batch in batches)
         self.done = self.total - sum(len(batch.instances) for batch in left)
-        self._batch: Batch | None = None
-        self._began = 0.0
+        self._began, self._made = time.monotonic(), 0
 
     def begin(self, batch: Batch) -> None:
         """Says what runs now."""
-        self._batch, self._began = batch, time.monotonic()
         self._progress.start_task(self._tasks[batch.suite])
         self._progress.update(self._tasks[batch.suite], description=_name(batch))
 
-    def finished(self, runs: Sequence[Run]) -> None:
-        """Counts runs of the batch that runs now."""
-        suite = runs[0].key.suite
+    def finished(self, batch: Batch, runs: Sequence[Run]) -> None:
+        """Counts the runs of a batch."""
+        suite = batch.suite
         task = self._tasks[suite]
         self._progress.advance(task, len(runs))
         self.done += len(runs)
+        self._made += len(runs)
         if self._progress.tasks[list(self._tasks).index(suite)].finished:
             self._progress.update(task, description="")
-        if self._progress.disable and self._batch is not None:
-            seconds = time.monotonic() - self._began
-            self._began = time.monotonic()
+        if self._progress.disable:
+            seconds = sum(run.seconds + run.compile_seconds for run in runs)
             compiling = sum(run.compile_seconds for run in runs)
             note(
-                f"{_name(self._batch)}: {len(runs)} done in {seconds:.1f} s, of which "
-                f"{compiling:.1f} s compiling, {self.done} of {self.total} runs",
+                f"{_name(batch)}: {len(runs)} done in {seconds:.1f} s, of which "
+                f"{compiling:.1f} s compiling, {self.done} of {self.total} runs, "
+                f"{self.left()}",
                 stderr=True,
             )
 
-    def failed(self, batch: Batch, error: Exception) -> None:
+    def left(self) -> str:
+        """Estimates the time that is left, from the pace of this session."""
+        if not self._made:
+            return ""
+        pace = (time.monotonic() - self._began) / self._made
+        return f"{duration(pace * (self.total - self.done))} left"
+
+    def failed(self, batch: Batch, reason: str) -> None:
         """Says in a line what became of a batch."""
-        why = " ".join(str(error).split())
         self._console.print(
-            f"{_name(batch)} failed: {type(error).__name__}: {why}", markup=False
+            f"{_name(batch)} failed: {' '.join(reason.split())}", markup=False
         )
 
     def stop(self) -> None:
@@ -179,6 +185,30 @@ class ProgressDisplay:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in words, as roughly as it is known.
+
+    Example:
+        >>> duration(42.3), duration(250.0), duration(9000.0)
+        ('42 s', '4 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class _LeftColumn(ProgressColumn):
+    """Says how much time is left, behind the suite that runs now."""
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        super().__init__()
+        self._display = display
+
+    def render(self, task: Task) -> Text:
+        """Returns the text behind a suite."""
+        return Text(self._display.left() if task.started and not task.finished else "")
 
 
 class _CompilingColumn(ProgressColumn):

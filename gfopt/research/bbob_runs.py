@@ -26,6 +26,7 @@ from gfopt.problems.bbob_suite import BBOBProblem, bbob_batch
 from gfopt.protocol import as_method
 from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
+from gfopt.research.programs import program
 from gfopt.research.statistics import TARGETS
 from gfopt.types import Evaluation, Key, Optimizer, State
 
@@ -49,7 +50,7 @@ def run_bbob(batch: Batch) -> list[Run]:
         # what every generation found, by generation and row
         context = np.int32(0), np.full((GENERATIONS, size), np.nan)
         fixed = optimizer, function, context, problems, keys
-        call = _compiled(*fixed, states, np.int32(0))
+        call = program(_segment, *fixed, states, np.int32(0))
         compiled = time.perf_counter()
         log = _Log(batch, _reason_names(optimizer, states), size)
         step = 0
@@ -70,19 +71,6 @@ def _init(
     return jax.vmap(lambda key, x: optimizer.init(jax.random.split(key)[0], x))(
         keys, x0
     )
-
-
-def _compiled(*arguments: Any) -> jax.stages.Compiled:
-    """Returns the program of ``_segment`` for arguments of these types."""
-    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda *a: a, *arguments))
-    return _compiled_for(structure, tuple(leaves))
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled_for(
-    structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]
-) -> jax.stages.Compiled:
-    return _segment.lower(*jax.tree.unflatten(structure, leaves)).compile()
 
 
 @jax.jit

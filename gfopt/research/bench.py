@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gfopt import checks
-from gfopt.research.benchmark import pending, run_batch, runs_of
+from gfopt.research.benchmark import carry_out, pending, runs_of
 from gfopt.research.finished_runs import Run
-from gfopt.research.plan import OWN_BUDGET, own_batches
+from gfopt.research.plan import OWN_BUDGET, Batch, own_batches
 from gfopt.research.report import page
 from gfopt.research.results import ResultStore, environment
 from gfopt.research.tables import Table, tables
@@ -23,6 +23,7 @@ class BenchResult:
     Attributes:
         runs: every run, with where its best value got better.
         sessions: when, how and where they were made.
+        failures: the runs whose optimizer raised, with what it said.
 
     Example:
         >>> import gfopt
@@ -34,6 +35,7 @@ class BenchResult:
 
     runs: list[Run]
     sessions: list[dict[str, Any]] = field(repr=False)
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def tables(self) -> list[Table]:
@@ -41,7 +43,8 @@ class BenchResult:
         return tables(self.runs)
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self.tables))
+        failed = [f"{name} failed: {why}" for name, why in self.failures.items()]
+        return "\n\n".join([*map(str, self.tables), *failed])
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Writes the report, one HTML file, and returns where it stands."""
@@ -57,6 +60,7 @@ def bench(
     budget: int = OWN_BUDGET,
     runs: int = 5,
     seed: int = 0,
+    workers: int = 1,
     out: str | os.PathLike[str] | None = None,
     name: str = "own problems",
 ) -> BenchResult:
@@ -76,6 +80,8 @@ def bench(
         budget: evaluations of a run.
         runs: of each method on each problem, with starts and seeds of their own.
         seed: of all of them.
+        workers: processes that make the runs; methods and problems must then be
+            defined in a module, not in a function or a notebook.
         out: directory of the results, from which the same call goes on; without it
             nothing is written.
         name: what tables call the problems together.
@@ -102,19 +108,32 @@ def bench(
     checks.integer("budget", budget, 1)
     checks.integer("runs", runs, 1)
     checks.integer("seed", seed, 0)
+    checks.integer("workers", workers, 1)
     instances = range(1, runs + 1)
     batches = own_batches(
         methods, problems, budget=budget, instances=instances, seed=seed, name=name
     )
+    failures: dict[str, str] = {}
+    found: list[Run] = []
+
+    def note(batch: Batch, done: list[Run], reason: str) -> None:
+        found.extend(done)
+        if reason:
+            key = batch.key(batch.instances[0])
+            failures[f"{key.method} on {key.problem}, run {key.instance}"] = reason
+
     if out is None:
-        found = [run for b in batches for some in run_batch(b, Path()) for run in some]
-        return BenchResult(found, [environment("gfopt.bench")])
+        carry_out(batches, Path(), note, workers=workers)
+        return BenchResult(sorted(found), [environment("gfopt.bench")], failures)
     with ResultStore(out, create=True) as store:
+
+        def kept(batch: Batch, done: list[Run], reason: str) -> None:
+            store.add(done)
+            note(batch, done, reason)
+
         left = pending(batches, store)
         if left:
             store.claim()
             store.start_session("gfopt.bench")
-        for batch in left:
-            for some in run_batch(batch, Path(out)):
-                store.add(some)
-        return BenchResult(runs_of(batches, store), store.sessions())
+        carry_out(left, Path(out), kept, workers=workers)
+        return BenchResult(runs_of(batches, store), store.sessions(), failures)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfopt.core.host.host import HostPool, Outcome
 from gfopt.driver.storage import differences
 from gfopt.research.atari_runs import run_atari
 from gfopt.research.bbob_runs import run_bbob
@@ -36,9 +37,8 @@ def pending(batches: Sequence[Batch], store: ResultStore) -> list[Batch]:
         >>> with tempfile.TemporaryDirectory() as place:
         ...     with ResultStore(place, create=True) as store:
         ...         store.start_session("my study")
-        ...         for batch in pending(plan, store):
-        ...             for runs in run_batch(batch, Path(place)):
-        ...                 store.add(runs)
+        ...         carry_out(pending(plan, store), Path(place),
+        ...                   lambda batch, runs, reason: store.add(runs))
         ...         pending(plan, store), [run.status for run in store.runs()]
         ([], ['target', 'target'])
     """
@@ -73,26 +73,67 @@ def settings_conflict(
     return None
 
 
-def run_batch(
-    batch: Batch, directory: Path, workers: int | None = None
-) -> Iterator[list[Run]]:
-    """Runs a batch; yields what is finished as it comes.
+def carry_out(
+    batches: Sequence[Batch],
+    directory: Path,
+    note: Callable[[Batch, list[Run], str], Any],
+    *,
+    workers: int = 1,
+    begin: Callable[[Batch], Any] = lambda batch: None,
+) -> None:
+    """Runs batches run by run, several at a time in processes of their own.
+
+    What shares a compiled program, or COCO's log files, stays together.
+
+    Args:
+        batches: what is to be done.
+        directory: where COCO's log files go, if it evaluates.
+        note: called with a batch, its runs and an empty text, or why it failed, as
+            soon as it is done, in any order; what it raises ends the whole.
+        workers: processes; those that play a game in one run after the other.
+        begin: called with a batch that begins here, in this process.
+    """
+    pieces = [piece for batch in batches for piece in _pieces(batch)]
+    plays = any(piece.suite == "atari" for piece in pieces)
+
+    def here(piece: Batch, *others: Any) -> list[Run]:
+        begin(piece)
+        return run_batch(piece, *others)
+
+    def noted(number: int, outcome: Outcome) -> None:
+        note(pieces[number], outcome.value or [], outcome.reason)
+
+    count = 1 if plays else min(workers, max(1, len(pieces)))
+    calls = [(piece, directory, workers if plays else 1) for piece in pieces]
+    with HostPool(workers=count) as pool:
+        pool.map(here if count == 1 else run_batch, calls, noted)
+
+
+def _pieces(batch: Batch) -> list[Batch]:
+    if batch.evaluator == "coco" or _is_compiled(batch):
+        return [batch]
+    return [batch._replace(instances=(instance,)) for instance in batch.instances]
+
+
+def _is_compiled(batch: Batch) -> bool:
+    return batch.suite == "bbob" and batch.optimizer is not None
+
+
+def run_batch(batch: Batch, directory: Path, workers: int = 1) -> list[Run]:
+    """Runs a batch, in this process.
 
     Args:
         batch: of one instance or more.
         directory: where COCO's log files go, if it evaluates.
-        workers: processes that play a game; None for this one.
+        workers: processes that play a game.
     """
     if batch.suite == "digits":
-        yield from ([run] for run in run_digits(batch))
-    elif batch.suite == "atari":
-        yield from ([run] for run in run_atari(batch, workers))
-    elif batch.evaluator == "coco":
-        yield run_coco(batch, directory)
-    elif batch.given is None and batch.optimizer is not None:
-        yield run_bbob(batch)
-    else:
-        yield from ([run] for run in run_on_host(batch))
+        return list(run_digits(batch))
+    if batch.suite == "atari":
+        return list(run_atari(batch, workers))
+    if batch.evaluator == "coco":
+        return run_coco(batch, directory)
+    return run_bbob(batch) if _is_compiled(batch) else list(run_on_host(batch))
 
 
 def runs_of(batches: Sequence[Batch], store: ResultStore) -> list[Run]:

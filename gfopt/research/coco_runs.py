@@ -17,7 +17,7 @@ from gfopt.research.host_runs import problem_of, run_one
 from gfopt.research.plan import Batch
 
 _FOLDER = "exdata"  # as in COCO's own examples
-_UNFINISHED = ".unfinished"
+_UNFINISHED = ".unfinished"  # and a batch's name, as there may be several
 
 
 def run_coco(batch: Batch, directory: Path) -> list[Run]:
@@ -38,7 +38,11 @@ def run_coco(batch: Batch, directory: Path) -> list[Run]:
     name, budget = batch.competitor.name, batch.budget // batch.dimension
     algorithm = f"{name}_{budget}D_seed{batch.seed}"
     exdata = (directory / _FOLDER).resolve()
-    discard_unfinished(directory)
+    # no two batches of an algorithm share an instance: the first one is a name
+    place = batch.function, batch.dimension, batch.instances[0]
+    named = "f{:03}_d{:02}_i{:02}".format(*place)
+    unfinished = f"{_UNFINISHED}_{algorithm}_{named}"
+    shutil.rmtree(exdata / unfinished, ignore_errors=True)
     suite = cocoex.Suite(
         "bbob",
         "instances: " + ",".join(map(str, batch.instances)),
@@ -46,7 +50,7 @@ def run_coco(batch: Batch, directory: Path) -> list[Run]:
     )
     observer = cocoex.Observer(
         "bbob",
-        f'outer_folder: "{exdata}" result_folder: {_UNFINISHED} '
+        f'outer_folder: "{exdata}" result_folder: {unfinished} '
         f"algorithm_name: gfopt_{algorithm}",
     )
     try:
@@ -59,20 +63,19 @@ def run_coco(batch: Batch, directory: Path) -> list[Run]:
                 runs.append(run_one(batch, instance, known))
             finally:
                 problem.free()  # which completes its files
-        # no two batches of an algorithm share an instance: the first one is a name
-        name = "f{:03}_d{:02}_i{:02}".format(*place[:2], batch.instances[0])
-        finished = exdata / algorithm / name
+        finished = exdata / algorithm / named
         shutil.rmtree(finished, ignore_errors=True)  # its runs were never recorded
         finished.parent.mkdir(exist_ok=True)
-        (exdata / _UNFINISHED).rename(finished)
+        (exdata / unfinished).rename(finished)
     finally:
-        discard_unfinished(directory)
+        shutil.rmtree(exdata / unfinished, ignore_errors=True)
     return runs
 
 
 def discard_unfinished(directory: Path) -> None:
-    """Removes the files of a batch that was interrupted, if there are any."""
-    shutil.rmtree(directory / _FOLDER / _UNFINISHED, ignore_errors=True)
+    """Removes the files of batches that were interrupted, if there are any."""
+    for folder in (directory / _FOLDER).glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cocoex() -> Any:

@@ -21,6 +21,7 @@ from gfopt.problems.classification import Classification, digits
 from gfopt.problems.networks import mlp
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import DIGITS_SIZES, Batch
+from gfopt.research.programs import program
 from gfopt.types import Key, Optimizer, Solution, State
 
 NUM_TESTS = 30  # of the held-out accuracy, evenly over a run
@@ -29,7 +30,6 @@ NUM_TESTS = 30  # of the held-out accuracy, evenly over a run
 def run_digits(batch: Batch) -> Iterator[Run]:
     """Runs a batch; yields each run when it is done."""
     optimizer: Any = batch.optimizer
-    call, compile_seconds = None, 0.0
     for instance in batch.instances:
         # the start and the noise differ from run to run, and so does the split
         key = jax.random.fold_in(jax.random.key(batch.seed), instance)
@@ -39,11 +39,9 @@ def run_digits(batch: Batch) -> Iterator[Run]:
         size = population_size(optimizer, state)
         generations = max(1, batch.budget // (size * NUM_TESTS))
         arguments = (optimizer, task, network, key)
-        if call is None:
-            began = time.perf_counter()
-            lowered = _segment.lower(*arguments, state, generations=generations)
-            call = lowered.compile()
-            compile_seconds = time.perf_counter() - began
+        began = time.perf_counter()
+        call = program(_segment, *arguments, state, generations=generations)
+        compile_seconds = time.perf_counter() - began
         began, evaluations = time.perf_counter(), 0
         trajectory: list[tuple[int, float]] = []
         while not trajectory or evaluations + generations * size <= batch.budget:
@@ -58,7 +56,7 @@ def run_digits(batch: Batch) -> Iterator[Run]:
             evaluations=evaluations,
             status="budget" if count else "stalled",
             seconds=time.perf_counter() - began,
-            compile_seconds=compile_seconds / len(batch.instances),
+            compile_seconds=compile_seconds,
             trajectory=tuple(trajectory),
             tuning=batch.tuning,
             population_size=size,

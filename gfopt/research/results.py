@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sqlite3
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -34,8 +35,8 @@ CREATE TABLE IF NOT EXISTS sessions (
     id INTEGER PRIMARY KEY,
     started TEXT NOT NULL,       -- UTC
     command TEXT NOT NULL,
-    versions TEXT NOT NULL,      -- JSON: gfopt, jax, jaxlib, numpy, python
-    machine TEXT NOT NULL        -- JSON: platform, processor cores, JAX device
+    versions TEXT NOT NULL,      -- JSON: gfopt, its commit, jax, numpy, python, ...
+    machine TEXT NOT NULL        -- JSON: platform, processor, JAX device, flags
 );
 CREATE TABLE IF NOT EXISTS runs (
     suite TEXT NOT NULL,
@@ -67,10 +68,33 @@ _JSON = ("options", "trajectory")
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of gfopt and of what it stands on."""
-    names = ("gfopt", "jax", "jaxlib", "numpy")
+    """Returns the versions of gfopt and of what it stands on, and its commit."""
+    names = ("gfopt", "jax", "jaxlib", "numpy", "scipy")
     found = {name: importlib.metadata.version(name) for name in names}
-    return found | {"python": platform.python_version()}
+    return found | {"python": platform.python_version(), "commit": _commit()}
+
+
+def _commit() -> str:
+    """Returns what git says of gfopt's own folder; "" where it is not a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return ""
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """Returns the processor's name, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return named[0].strip() if named else platform.processor()
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -78,8 +102,14 @@ def environment(command: str) -> dict[str, Any]:
     device = jax.devices()[0]
     machine = {
         "platform": platform.platform(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "device": f"{device.platform} {device.device_kind}",
+        "flags": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("JAX_", "XLA_", "OMP_")) and "CACHE" not in name
+        },
     }
     return {
         "started": _now(),

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from gfopt import __version__, registry
-from gfopt.cli import bench_command
 from gfopt.cli.main import main
 from gfopt.methods_table import FLAGS
 from gfopt.research import benchmark, results, settings
@@ -136,18 +135,20 @@ def test_what_is_finished_is_not_run_again(capsys, finished: Path) -> None:
 def test_a_cell_that_fails_is_a_line_and_the_others_go_on(
     capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = benchmark.run_batch
+
     def run_batch(batch, *others):
         if batch.problem == "f5":
             raise RuntimeError("no memory\nleft")
-        return benchmark.run_batch(batch, *others)
+        return whole(batch, *others)
 
-    monkeypatch.setattr(bench_command, "run_batch", run_batch)
+    monkeypatch.setattr(benchmark, "run_batch", run_batch)
     words = ["bench", *TINY, "--budget", "40", "--out", str(tmp_path)]
     ended = Ended(capsys, *words)
     assert ended.code == 1
     (line,) = [line for line in ended.err.splitlines() if "failed: " in line]
     assert line.endswith("failed: RuntimeError: no memory left") and "f5" in line
-    assert "1 of 2 batches failed; to try again: gfopt bench" in ended.err
+    assert "3 runs failed; to try again: gfopt bench" in ended.err
     with ResultStore(tmp_path) as store:
         assert {run.key.problem for run in store.runs()} == {"f1"}
     monkeypatch.undo()
@@ -274,7 +275,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) 
     assert process.stderr is not None
     line = process.stderr.readline()
     shape = (
-        r"f1 2-D random_search: 3 done in .* s, of which .* s compiling, 3 of 12 runs\n"
+        r"f1 2-D random_search: 3 done in .* s, of which .* s compiling, "
+        r"3 of 12 runs, \d+ s left\n"
     )
     assert re.fullmatch(shape, line)
     process.send_signal(signal.SIGINT)

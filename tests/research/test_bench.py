@@ -95,17 +95,17 @@ def test_all_methods_start_at_one_point_and_use_the_whole_budget() -> None:
 def test_a_run_ends_at_the_optimum_or_when_the_optimizer_returns() -> None:
     problem = Problem(sphere, x0=[3.0, 0.0], optimum=0.0)
     runs = gfopt.bench([walk, once], problem, budget=50, runs=1).runs
-    assert [(run.status, run.evaluations) for run in runs] == [
-        ("target", 6),
-        ("returned", 1),
+    assert [(run.key.method, run.status, run.evaluations) for run in runs] == [
+        ("once", "returned", 1),
+        ("walk", "target", 6),
     ]
-    assert [n for n, _ in runs[0].trajectory] == [1, 2, 3, 4, 5, 6]
+    assert [n for n, _ in runs[1].trajectory] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_problem_without_a_known_optimum_is_measured_by_the_best_of_all() -> None:
     shifted = Problem(lambda x: 7 + sphere(x), x0=[3.0], name="shifted")
     result = gfopt.bench([walk, once], shifted, budget=3, runs=1)
-    walked, stayed = result.runs
+    stayed, walked = result.runs
     assert walked.trajectory == ((1, 11.0), (2, 7.04), (3, 7.0004))
     (section,) = sections(result.runs)
     left = [value for _, value in section.of("walk")[0].trajectory]
@@ -278,3 +278,25 @@ def test_baselines_stand_beside_the_methods() -> None:
     open_sided = Problem(sphere, x0=[1.0], bounds=[(0, math.inf)])
     with pytest.raises(ValueError, match="bounds of 'sphere' must be finite for scipy"):
         gfopt.bench("scipy_de", open_sided)
+
+
+def test_processes_make_the_same_runs_as_one_after_the_other(tmp_path) -> None:
+    problem = Problem(np.linalg.norm, bounds=BOX, optimum=0.0)
+    words = {"methods": ["scipy_de", "random_search"], "problems": problem}
+    serial = gfopt.bench(**words, budget=60, runs=2)
+    parallel = gfopt.bench(**words, budget=60, runs=2, workers=2, out=tmp_path)
+    assert parallel.failures == {} and len(serial.runs) == 4
+    for one, other in zip(serial.runs, parallel.runs, strict=True):
+        assert one.key == other.key and one.trajectory == other.trajectory
+
+
+def test_an_optimizer_that_raises_costs_its_own_runs_only(tmp_path) -> None:
+    def broken(fun, x0, budget, seed):
+        fun(x0)
+        raise RuntimeError("no more")
+
+    problem = Problem(sphere, bounds=BOX)
+    result = gfopt.bench([broken, once], problem, budget=5, runs=1, out=tmp_path)
+    assert [run.key.method for run in result.runs] == ["once"]
+    assert result.failures == {"broken on sphere, run 1": "RuntimeError: no more"}
+    assert str(result).endswith("broken on sphere, run 1 failed: RuntimeError: no more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def _filled(directory: Path, *runs: Run) -> None:
         store.add(runs)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_what_is_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_TEST", "--x=1")
     others = [
         Run(KEY._replace(instance=i), {"a": None}, 9, "returned", 0.0, 0.0, ())
         for i in (10, 2)
@@ -38,7 +42,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         (session,) = store.sessions()
     assert session["command"] == "gfopt bench"
     assert {"gfopt", "jax", "numpy", "python"} <= set(session["versions"])
-    assert session["machine"]["cores"] >= 1
+    machine = session["machine"]
+    assert machine["cores"] >= 1 and machine["flags"]["XLA_TEST"] == "--x=1"
+    assert not [name for name in machine["flags"] if "CACHE" in name]
+    assert re.fullmatch("([0-9a-f]{12}(-dirty)?)?", session["versions"]["commit"])
     assert RUN.value == 1e-3 and others[0].value == np.inf
 
 

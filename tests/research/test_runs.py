@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gfopt.research import atari_runs, bbob_runs, coco_runs
+from gfopt.research import atari_runs, coco_runs, programs
 from gfopt.research.bbob_runs import _Log, run_bbob
 from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished, run_coco
@@ -47,8 +47,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple, Ru
     with ResultStore(directory, create=True) as store:
         store.start_session("test")
         for batch in PLANS["coco"]:
-            for runs in run_batch(batch, directory):
-                store.add(runs)
+            store.add(run_batch(batch, directory))
         assert pending(PLANS["coco"], store) == []
         return directory, {run.key[1:5]: run for run in runs_of(PLANS["coco"], store)}
 
@@ -169,11 +168,11 @@ def test_runs_end_at_the_target_or_when_the_method_says_so() -> None:
 
 def test_functions_share_a_program(compiled) -> None:
     """The methods of the plan are two programs, however many functions there are."""
-    programs = bbob_runs._compiled_for.cache_info().misses
+    number = programs.compiled.cache_info().misses
     for batch in PLANS["jax"]:
         again = run_bbob(batch._replace(problem="f15"))
         assert all(run.status == "budget" for run in again)
-    assert bbob_runs._compiled_for.cache_info().misses == programs
+    assert programs.compiled.cache_info().misses == number
 
 
 def _values(*generations: list[float]) -> np.ndarray:
@@ -246,7 +245,7 @@ def test_a_game_is_learned_and_tested_at_its_end(monkeypatch) -> None:
     pytest.importorskip("ale_py", reason="pip install 'gfopt[atari]'")
     monkeypatch.setattr(atari_runs, "SHORT", atari_runs.Protocol(4, 3, 2))
     (batch,) = atari_batches(methods=["deep_ga"], instances=[1, 2], frames=600)
-    runs = [run for (run,) in run_batch(batch, Path())]
+    runs = run_batch(batch, Path())
     assert [run.key.instance for run in runs] == [1, 2]
     size = batch.options["population_size"]
     frames = size * 4 * 4  # of a generation
@@ -257,7 +256,7 @@ def test_a_game_is_learned_and_tested_at_its_end(monkeypatch) -> None:
         # frames of generations, as the papers count: not those of the start
         assert counts[-1] == (run.evaluations - 1) * 4 * 4
         assert all(count % frames == 0 for count in counts)
-    (again,) = (run for (run,) in run_batch(batch._replace(instances=(2,)), Path()))
+    (again,) = run_batch(batch._replace(instances=(2,)), Path())
     assert again.trajectory == runs[1].trajectory
 
 
