@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, reshard
 
 from gfopt import checks
 from gfopt.core.evaluate import Vmapped, judged
@@ -52,11 +53,8 @@ class Sharded:
         """Evaluates the active rows of a population, a share on every device."""
         mesh = self.mesh
         if mesh is None:
-            mesh = jax.make_mesh(
-                (jax.local_device_count(),),
-                ("population",),
-                axis_types=(jax.sharding.AxisType.Auto,),
-            )
+            devices = np.array(jax.local_devices())
+            mesh = Mesh(devices, ("population",), axis_types=(AxisType.Auto,))
         (axis,) = mesh.axis_names
         count = population.active.shape[0]
         multiple = mesh.size * as_method(optimizer).group_size
@@ -90,7 +88,16 @@ class Sharded:
             check_vma=False,
         )
         data = (key, objective, optimizer, state, inputs)
-        found = mapped(data, padded, active, rows)
+        # on every device whole, before it is split: else the compiler would split what
+        # is made of the population outside of here, the sums of `tell` too, which then
+        # differ in their last bits
+        each = padded, active, rows
+        if mesh.axis_types == (AxisType.Explicit,):
+            each = reshard(each, NamedSharding(mesh, whole))
+            each = reshard(each, NamedSharding(mesh, split))
+        else:
+            each = lax.with_sharding_constraint(each, NamedSharding(mesh, whole))
+        found = mapped(data, *each)
         fitness, aux = jax.tree.map(lambda leaf: leaf[:count], found)
         return judged(fitness, population.active, aux)
 

@@ -37,12 +37,14 @@ METHOD = Rows(jnp.int32(0))
 # eighths: their squares and sums are exact, in whatever order a program takes them
 POINTS = jnp.round(8 * jax.random.normal(jax.random.key(1), (P, D))) / 8
 FOUR = jax.make_mesh((4,), ("p",), axis_types=(jax.sharding.AxisType.Auto,))
+EXPLICIT = jax.make_mesh((4,), ("p",))  # as meshes are made by default
 EVALUATORS = {
     "vmapped": gfopt.vmapped(),
     "one by one": gfopt.chunked(1),
     "chunks of 3": gfopt.chunked(3),
     "one chunk": gfopt.chunked(50),
     "four devices": gfopt.sharded(FOUR),
+    "four devices, explicit axes": gfopt.sharded(EXPLICIT),
     "four devices, one by one": gfopt.sharded(FOUR, gfopt.chunked(1)),
     "host": gfopt.host(),
 }
@@ -66,6 +68,27 @@ def test_all_agree_to_the_last_bit_on_the_sphere(name):
     found = evaluated(EVALUATORS[name], Objective(sphere))
     assert np.asarray(found.valid).all()
     np.testing.assert_array_equal(found.fitness, expected.fitness)
+
+
+@pytest.mark.parametrize("method", [gfopt.OpenES(6), gfopt.SNES(6), gfopt.CMAES(6)])
+def test_a_search_on_four_devices_makes_the_steps_of_one(method):
+    """Given the same fitness; this one is the same in any program."""
+
+    def found(evaluator, x0=None):
+        x0 = jnp.zeros(D) if x0 is None else x0
+        words = {"key": KEY, "generations": 3, "evaluator": evaluator}
+        result = gfopt.run(method, lambda x: jnp.max(jnp.abs(x - 1)), x0, **words)
+        return jax.tree.leaves((result.state, result.history))
+
+    expected = found(gfopt.vmapped())
+    whole = jax.sharding.NamedSharding(EXPLICIT, jax.sharding.PartitionSpec())
+    on_it = jax.device_put(jnp.zeros(D), whole)
+    each = [found(gfopt.sharded(FOUR)), found(gfopt.sharded(EXPLICIT), on_it)]
+    with jax.set_mesh(EXPLICIT):
+        each.append(found(gfopt.sharded(EXPLICIT)))
+    for leaves in each:
+        for leaf, wanted in zip(leaves, expected, strict=True):
+            np.testing.assert_array_equal(leaf, wanted)
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
