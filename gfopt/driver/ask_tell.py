@@ -355,7 +355,7 @@ class AskTell:
             "fitness": best,
             "num_evaluations": self._num_told,
             "num_valid": told.size,
-            **search.diagnostics(),
+            **search.info,
         }
         named = {name: np.asarray([value]) for name, value in columns.items()}
         self._history.add(named, True)

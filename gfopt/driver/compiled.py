@@ -338,8 +338,14 @@ class CompiledSearch:
         """Returns all that goes on, as a tree of arrays."""
         return self._carry._asdict()
 
-    def restore(self, snapshot: PyTree, counts: Mapping[int, int]) -> None:
-        """Goes on from a snapshot."""
+    def restore(
+        self,
+        snapshot: PyTree,
+        counts: Mapping[int, int],
+        history: Mapping[str, np.ndarray],
+    ) -> None:
+        """Goes on from a snapshot; what else is given is for the host path."""
+        del counts, history
         with self._precision():
             self._carry = Carry(**jax.tree.map(jnp.array, snapshot))
             found = as_method(self.optimizer).stop(self._carry.state)

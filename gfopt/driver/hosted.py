@@ -27,6 +27,7 @@ Value = tuple[float, str, PyTree]
 Journal = Callable[[int, int, Value], None]
 
 
+OWN = ("fitness", "num_evaluations", "num_valid")  # columns that are not the method's
 NOT_FINITE = ("returned NaN", "returned an infinity")
 
 
@@ -309,12 +310,13 @@ class HostedSearch:
         valid = [(fitness, aux) for fitness, reason, aux in done.values() if not reason]
         kept = [fitness for fitness, aux in valid if keeps(aux)]
         best = min(kept, default=np.nan)
-        named: dict[str, Any] = {
+        own: dict[str, Any] = {
             "fitness": -best if self._objective.maximize else best,
             "num_evaluations": len(done),
             "num_valid": len(valid),
-            **self._search.diagnostics(),
         }
+        # a method's own count is of the generation before, while this one is open
+        named = own | self._search.info | own
         return {name: np.asarray([value]) for name, value in named.items()}
 
     def snapshot(self) -> PyTree:
@@ -327,12 +329,21 @@ class HostedSearch:
             "num_barren": np.asarray(self.num_barren),
         }
 
-    def restore(self, snapshot: PyTree, counts: Mapping[int, int]) -> None:
-        """Goes on from a snapshot, after so many turns at each tier."""
+    def restore(
+        self,
+        snapshot: PyTree,
+        counts: Mapping[int, int],
+        history: Mapping[str, np.ndarray],
+    ) -> None:
+        """Goes on from a snapshot, after so many turns at each tier, and their history.
+
+        A generation that stays open is recorded with the diagnostics of the last one.
+        """
         setup, state = self._setup, snapshot["state"]
         search = Search(self.optimizer, setup.x0, self._seed, setup.x64, state, counts)
         search.best_fitness = float(snapshot["best_fitness"])
         if self._keep_x:
             search.best_x = snapshot["best_x"]
+        search.info = {k: v[-1] for k, v in history.items() if k not in OWN and v.size}
         self._search, self._context = search, snapshot["context"]
         self.num_barren = int(snapshot["num_barren"])

@@ -393,7 +393,7 @@ class Minimisation:
         with jax.enable_x64(self._made.x64):
             snapshot = saved.restored(self._search.snapshot())
             counts = {int(k): n for k, n in meta.get("counts", {}).items()}
-            self._search.restore(snapshot, counts)
+            self._search.restore(snapshot, counts, saved.history)
         self._search.failures = Failures(meta["failures"])
         self._before = meta["seconds"]
         self._history.add(saved.history, True)

@@ -79,6 +79,9 @@ class Search:
         x64: whether the programs run in double precision.
         state: continue from here instead of ``x0``.
         counts: by tier, how many turns the search has made.
+
+    Attributes:
+        info: the method's scalars of the last step, in their own precision.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Search:
         init_key, self._run_key = seed_keys(seed)
         self._turns = self._turns_of(counts or {})
         self._told = Told()
+        self.info: dict[str, np.ndarray] = {}
         with self.precision():
             if state is None:
                 self._see(self._turns[self.tier].start(init_key, x0))
@@ -209,6 +213,8 @@ class Search:
             turns = self._turns[self.tier]
             opened, self._told = turns.tell(self._opened, told, aux)
             self._see(opened)
+            info = jax.device_get(self._told.info)
+            self.info = dict(zip(self._told.info_names, info, strict=True))
             wanted = self._told.tier
             if wanted is not None and int(wanted) != self.tier:
                 self.move(int(wanted))
@@ -244,11 +250,6 @@ class Search:
     def stop_reasons(self) -> list[str]:
         """Returns the names of the method's own reasons to stop, if any hold."""
         return self._told.reasons_that_hold()
-
-    def diagnostics(self) -> dict[str, np.ndarray]:
-        """Returns the method's scalars of the last step, in their own precision."""
-        values = map(np.asarray, self._told.info)
-        return dict(zip(self._told.info_names, values, strict=True))
 
     def clean(self, row: int) -> Solution:
         """Returns one candidate from the device, whatever was done to its copy."""

@@ -524,6 +524,14 @@ def test_the_clock_goes_on(path):
     assert again.seconds > 9 * 0.05  # what the first one slept
 
 
+@pytest.mark.parametrize("fun", [plateau, host_plateau], ids=["compiled", "host"])
+def test_a_generation_that_stays_open_keeps_its_diagnostics(often, path, fun):
+    for budget in (18, 19, 20):
+        found = minimize(fun, path, budget=budget)
+        same_result(found, minimize(fun, budget=budget))
+    assert found.nfev == 20 and np.isfinite(found.history["sigma"]).all()
+
+
 def test_a_second_writer_is_refused(often, path, straight):
     refused = []
 
