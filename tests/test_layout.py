@@ -216,6 +216,19 @@ def test_import_is_light() -> None:
     assert new_process(code) == "[]"
 
 
+def test_a_search_loads_only_its_own_method() -> None:
+    """Nor what only logs and other methods need, nor what JAX loads for kernels."""
+    others = "optimizers.zeroth_order optimizers.consensus driver.log_writer".split()
+    seldom = [*HEAVY, "optax", "scipy.optimize", "jax.extend"]
+    seldom += [f"gfopt.{name}" for name in others]
+    code = f"""
+import sys, gfopt
+gfopt.minimize(lambda x: float(x @ x), [1.0, 2.0], method="cma_es", budget=8)
+print([name for name in {seldom} if name in sys.modules])
+"""
+    assert new_process(code) == "[]"
+
+
 def test_all_names_are_light() -> None:
     """Nor does it cost an optional package or a device to have seen every name."""
     heavy = [*HEAVY, "scipy.optimize", "optax"]

@@ -134,13 +134,15 @@ def run(
         )
     check_halved(x0)
     check_frozen(x0, frozen)
-    init_key, run_key = steps.run_keys(key)
+    # what init refuses, it refuses here, where it sees numbers
+    wanted = jax.eval_shape(optimizer.init, key, x0)
     if state is None:
         checks.finite_tree("x0", x0)
         check_reach(optimizer, x0)
-        state = optimizer.init(init_key, x0)
+        run_key, state = _started(trees.node_types(optimizer), optimizer, key, x0)
     else:
-        _check_state(optimizer, state, init_key, x0)
+        _, run_key = steps.run_keys(key)
+        _check_state(optimizer, state, wanted)
     if evaluator is None:
         rows = steps.population_size(optimizer, state)
         evaluator = default_evaluator(member_size(optimizer, state, x0, rows), rows)
@@ -166,9 +168,18 @@ def run(
     return RunResult(optimizer, state, history, status, context)
 
 
-def _check_state(optimizer: Optimizer, state: State, key: Key, x0: Solution) -> None:
+# one program: outside of one, each operation of ``init`` would be compiled by itself
+@partial(jax.jit, static_argnames="types")
+def _started(
+    types: tuple[Any, ...], optimizer: Optimizer, key: Key, x0: Solution
+) -> tuple[Key, State]:
+    """Returns the run's key and the first state."""
+    init_key, run_key = steps.run_keys(key)
+    return run_key, optimizer.init(init_key, x0)
+
+
+def _check_state(optimizer: Optimizer, state: State, wanted: State) -> None:
     """Refuses a state that is not one of this method for such an ``x0``."""
-    wanted = jax.eval_shape(optimizer.init, key, x0)
     given = jax.eval_shape(lambda tree: tree, state)
     expected, came = jax.tree.map(
         lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (wanted, given)

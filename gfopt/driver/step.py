@@ -152,8 +152,10 @@ def generation(
 
 def population_size(optimizer: Optimizer, state: State) -> int:
     """Returns the number of rows that ``ask`` proposes, without asking."""
-    shapes = jax.eval_shape(optimizer.ask, jax.random.key(0), state)
-    return shapes.active.shape[0]
+    def active(state: State) -> jax.Array:
+        return optimizer.ask(jax.random.key(0), state).active
+
+    return jax.eval_shape(active, state).shape[0]
 
 
 @jax.jit
