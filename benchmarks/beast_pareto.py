@@ -108,7 +108,7 @@ def searches(model: gfopt.CachedModel, length: int) -> dict[str, Method]:
         method = gfopt.GeneticTokens(words, population_size=width, mutation_rate=0.15)
         score = gfopt.Targeted(model, prompt, target)
         start = jnp.ones(length, jnp.int32)
-        return gfopt.run(method, score, start, key=key, generations=steps).x
+        return gfopt.run(method, score, start, key=key, generations=steps).recommended
 
     def gradient(key: jax.Array, prompt: jax.Array, target: jax.Array) -> jax.Array:
         """Swaps that the gradient by the words finds promising, ``width`` a step."""

@@ -44,8 +44,8 @@ def main() -> None:
             batches=task.episodes,
         )
         look = jax.random.fold_in(key, result.state.step)
-        returns = task.returns(look, result.x, 100, result.context)
-        return result.x, result.state, result.context, returns
+        returns = task.returns(look, result.recommended, 100, result.context)
+        return result.recommended, result.state, result.context, returns
 
     first_context = task.first_context()
     began = time.monotonic()

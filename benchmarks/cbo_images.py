@@ -107,7 +107,7 @@ def train(method: Any, data: Data, passes: int, seed: int) -> float:
         batches=batches,
         evaluator=gfopt.chunked(evaluated),
     )
-    return accuracy(result.x, data.test)
+    return accuracy(result.recommended, data.test)
 
 
 def recipe(steps_an_epoch: int, **options: Any) -> gfopt.CBO:

@@ -75,11 +75,11 @@ def proximal_errors() -> list[list[float]]:
         key=jax.random.key(0),
         generations=1,
     )
-    error = s / np.sqrt(float(result.history.info.effective_sample_size[0]))
+    error = s / np.sqrt(float(result.history["effective_sample_size"][0]))
     expected = c / (1 + alpha * s**2 * curvature)
     return [
         [float(h), float(x), float(e), float((x - e) / error)]
-        for h, x, e in zip(curvature, result.x, expected, strict=True)
+        for h, x, e in zip(curvature, result.recommended, expected, strict=True)
     ]
 
 

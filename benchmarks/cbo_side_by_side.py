@@ -225,7 +225,7 @@ def speed(repeats: int = 21) -> dict[str, list[float]]:
             def one(key: Any) -> Any:
                 fun = lambda x: jnp.sum(x**2)  # noqa: E731
                 x = jnp.zeros(dimension)
-                return gfopt.run(method, fun, x, key=key, generations=steps).x
+                return gfopt.run(method, fun, x, key=key, generations=steps).recommended
 
             return jax.vmap(one)(keys)
 

@@ -45,7 +45,7 @@ def compiled(
                 key=key,
                 generations=generations,
             )
-            return result.x, result.history.best_fitness
+            return result.recommended, result.history["fitness"]
 
         return jax.vmap(one)(keys)
 

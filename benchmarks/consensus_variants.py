@@ -35,7 +35,7 @@ def share_solved(method: gfopt.CBO, fun: object, seeds: int, budget: int) -> flo
     def study(key: jax.Array) -> jax.Array:
         start = jnp.full(DIMENSION, 2.0)
         found = gfopt.run(method, fun, start, key=key, generations=generations)
-        return jnp.nanmin(found.history.best_fitness)
+        return jnp.nanmin(found.history["fitness"])
 
     best = study(jax.random.split(jax.random.key(0), seeds))
     return float(np.mean(np.asarray(best) < 1e-2))

@@ -71,7 +71,7 @@ def program(method: Any, generations: int) -> Any:
         objective = maze.objective(continuous_action)
         x0 = policy(start)
         found = gfopt.run(method, objective, x0, key=search, generations=generations)
-        arrived = found.history.best_fitness < mazes.RADIUS
+        arrived = found.history["fitness"] < mazes.RADIUS
         return jnp.where(arrived.any(), jnp.argmax(arrived), -1)
 
     several = jax.jit(jax.vmap(one, in_axes=(None, 0)))

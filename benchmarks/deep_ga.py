@@ -46,7 +46,7 @@ def ours(size: int, num_parents: int, generations: int) -> Program:
 
     def program(key: jax.Array, x0: jax.Array) -> Any:
         result = gfopt.run(optimizer, sphere, x0, key=key, generations=generations)
-        return result.state, result.history.info.elite_fitness
+        return result.state, result.history["elite_fitness"]
 
     return program
 

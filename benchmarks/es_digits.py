@@ -65,7 +65,7 @@ def ours(method: str, noise: str, size: int, generations: int) -> Program:
             generations=generations,
             batches=task.batches,
         )
-        return task.accuracy(result.x)
+        return task.accuracy(result.recommended)
 
     return program
 

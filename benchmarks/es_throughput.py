@@ -60,7 +60,7 @@ def our_program(method: str, form: str, size: int, generations: int) -> Program:
 
     def program(key: jax.Array, x0: jax.Array) -> Any:
         result = gfopt.run(optimizer, sphere, x0, key=key, generations=generations)
-        return result.state, result.history.best_fitness
+        return result.state, result.history["fitness"]
 
     return program
 

@@ -105,7 +105,7 @@ def main() -> None:
             method, objective, weights, key=key, state=state, generations=1,
             batches=batches, evaluator=gfopt.chunked(1),
         )  # fmt: skip
-        return result.state, result.history.best_fitness[0]
+        return result.state, result.history["fitness"][0]
 
     before = float(test(found.weights, held))
     print(f"before: {before:.3f}, {time.monotonic() - began:.0f} s", flush=True)

@@ -145,7 +145,7 @@ def ours(optimizer: Any, fun: Function, x0: np.ndarray, seed: int) -> Iterator[f
     while True:
         result = gfopt.run(optimizer, fun, x0, key=key, generations=SLICE, state=state)
         state = result.state
-        yield from np.asarray(result.history.best_fitness).tolist()
+        yield from np.asarray(result.history["fitness"]).tolist()
 
 
 def authors(size: int, fun: Function, x0: np.ndarray, seed: int) -> Iterator[float]:

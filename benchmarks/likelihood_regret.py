@@ -89,7 +89,7 @@ def regrets(vae: Any, images: Any, what: str, how: str, steps: int, rate: Any) -
         if how == "spsa":
             method = gfopt.SPSA(rate, eps=1e-2, stability=steps / 10)
             found = gfopt.run(method, objective, x0, key=key, generations=steps)
-            best = found.history.best_fitness.min()
+            best = found.history["fitness"].min()
         else:
             best = descended(objective, x0, steps, rate)
         before = objective(x0)

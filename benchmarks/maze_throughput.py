@@ -121,7 +121,7 @@ def gfopt_side(generations: int) -> Callable[[], Any]:
         found = gfopt.run(
             method, objective, policy(key), key=key, generations=generations
         )
-        return found.history.best_fitness
+        return found.history["fitness"]
 
     return lambda: call(jax.random.key(0))
 

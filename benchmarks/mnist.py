@@ -100,7 +100,7 @@ def main() -> None:
             method, loss, weights, key=key, state=state, batches=batches,
             generations=settings.generations, evaluator=gfopt.chunked(1),
         )  # fmt: skip
-        guesses = logits(result.x, test_images).argmax(axis=1)
+        guesses = logits(result.recommended, test_images).argmax(axis=1)
         return result.state, (guesses == test_labels).mean()
 
     began = time.monotonic()

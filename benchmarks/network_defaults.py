@@ -48,7 +48,7 @@ def accuracies(name: str, seeds: int, budget: int) -> list[float]:
             generations=budget // population_size(optimizer, state),
             batches=task.batches,
         )
-        shares.append(float(task.accuracy(result.x)))
+        shares.append(float(task.accuracy(result.recommended)))
     return shares
 
 

@@ -32,7 +32,7 @@ folder, key = Path(tempfile.mkdtemp()), jax.random.key(0)
 x = jnp.ones((4, 3))
 def trained(loss, weights):
     run = gfopt.run(gfopt.MeZO(1e-3), loss, weights, key=key, generations=3)
-    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(run.x))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(run.recommended))
 def played(task, policy):
     objective = task.objective()
     method = gfopt.RandomSearch(2, sigma=0.1)

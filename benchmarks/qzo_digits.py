@@ -147,10 +147,12 @@ def run(
     def whole(x: Any) -> Any:
         return x if frozen is None else gfopt.merge(x, frozen)
 
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(found.x)]
+    finite = [
+        jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(found.recommended)
+    ]
     return (
         accuracy(whole(network)),
-        accuracy(whole(found.x)),
+        accuracy(whole(found.recommended)),
         jnp.all(jnp.array(finite)),
     )
 

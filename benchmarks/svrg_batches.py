@@ -67,7 +67,7 @@ def main() -> None:
                     generations=n // method.population_size,
                     batches=batches,
                 )
-                return loss(run.x, everything) - best
+                return loss(run.recommended, everything) - best
 
             seeds = jax.random.split(keys[3], TUNING_SEEDS + SEEDS)
             each = jax.vmap(jax.vmap(excess, (None, 0)), (0, None))

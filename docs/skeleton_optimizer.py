@@ -62,7 +62,7 @@ class SimpleES(Method):
         >>> method = SimpleES(sigma=lambda step: 0.9**step)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=60)
-        >>> bool(jnp.sum(result.x**2) < 1e-3)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-3)
         True
     """
 

@@ -15,7 +15,16 @@ from typing import Any
 
 import jax
 
-from gfopt.types import Key, Member, Optimizer, Population, PyTree, Solution, State
+from gfopt.types import (
+    Info,
+    Key,
+    Member,
+    Optimizer,
+    Population,
+    PyTree,
+    Solution,
+    State,
+)
 
 
 class Method(Optimizer):
@@ -295,6 +304,11 @@ def as_method(optimizer: Optimizer) -> Method:
         return optimizer
     guest: Any = _Guest
     return guest(optimizer)
+
+
+def diagnostics(info: Info) -> dict[str, jax.Array]:
+    """Returns a step's diagnostics by name; none where they have no names."""
+    return info._asdict() if hasattr(info, "_asdict") else {}
 
 
 def layers(optimizer: Optimizer) -> list[Optimizer]:

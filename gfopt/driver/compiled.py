@@ -25,7 +25,7 @@ from gfopt.driver.failures import Failures
 from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
 from gfopt.driver.tiers import at_tier
-from gfopt.protocol import as_method
+from gfopt.protocol import as_method, diagnostics
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
@@ -355,11 +355,10 @@ class CompiledSearch:
 
 def _columns(rows: steps.StepRecord, count: int) -> dict[str, np.ndarray]:
     """Returns the first ``count`` records as named columns."""
-    info = rows.info._asdict() if hasattr(rows.info, "_asdict") else {}
     named = {
         "fitness": rows.best_fitness,
         "num_evaluations": rows.num_evaluations,
         "num_valid": rows.num_valid,
-        **info,
+        **diagnostics(rows.info),
     }
     return {name: np.asarray(values)[:count] for name, values in named.items()}

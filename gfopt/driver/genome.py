@@ -73,7 +73,7 @@ def lineage(optimizer: Any, state: State, slot: int = 0) -> Genome:
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=10)
         >>> found = lineage(optimizer, result.state)
-        >>> bool((decode(found, jnp.ones(3)) == result.x).all())
+        >>> bool((decode(found, jnp.ones(3)) == result.recommended).all())
         True
     """
     optimizer, state = _deep_ga(optimizer, state)

@@ -14,7 +14,6 @@ import dataclasses
 import os
 import warnings
 import zlib
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -60,7 +59,7 @@ class ReplayLog:
         >>> result = gfopt.run(gfopt.MeZO(0.02), lambda x: (x**2).sum(), x0,
         ...                    key=jax.random.key(0), generations=50)
         >>> log = ReplayLog.of(result)
-        >>> len(log), bool((gfopt.replay(x0, log) == result.x).all())
+        >>> len(log), bool((gfopt.replay(x0, log) == result.recommended).all())
         (50, True)
     """
 
@@ -107,28 +106,23 @@ class ReplayLog:
             ValueError: for a method whose steps are no three numbers, and for a batch
                 of runs.
         """
-        history: Any = result.history
-        if isinstance(history, Mapping):  # of minimize; its last row may be open
-            header = header_of(result.optimizer, result.recommended)
-            types = [leaf.dtype for leaf in jax.tree.leaves(result.recommended)]
-            wide = np.float64 if np.float64 in types else np.float32
-            kinds = {"seed": np.uint32}  # beside NaN, for an open row, it is a float
-            columns = {
-                name: history[name][: result.nit].astype(kinds.get(name, wide))
-                for name in NAMES.values()
-            }
-        else:
-            header = header_of(result.optimizer, result.x)
-            table = {name: getattr(history.info, name) for name in NAMES.values()}
-            columns = {name: np.asarray(column) for name, column in table.items()}
-            made = np.asarray(history.num_evaluations) > 0
-            if made.ndim != 1:
-                raise ValueError(
-                    "result must be of one run; got a batch: take one by "
-                    "jax.tree.map(lambda leaf: leaf[i], result)"
-                )
-            columns = {name: column[made] for name, column in columns.items()}
-        return cls(**columns, header=header)
+        header = header_of(result.optimizer, result.recommended)
+        columns = {name: np.asarray(column) for name, column in result.history.items()}
+        made = np.diff(columns["nfev"], prepend=0) > 0
+        if made.ndim != 1:
+            raise ValueError(
+                "result must be of one run; got a batch: take one by "
+                "jax.tree.map(lambda leaf: leaf[i], result)"
+            )
+        made[getattr(result, "nit", made.size) :] = False  # minimize's may be open,
+        types = [leaf.dtype for leaf in jax.tree.leaves(result.recommended)]
+        wide = np.float64 if np.float64 in types else np.float32
+        kinds = {"seed": np.uint32}  # and NaN there makes floats of whole columns
+        steps = {
+            name: columns[name][made].astype(kinds.get(name, wide))
+            for name in NAMES.values()
+        }
+        return cls(**steps, header=header)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ReplayLog:

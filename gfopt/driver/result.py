@@ -36,7 +36,7 @@ class Result:
             far) and the method's diagnostics, as arrays ``[nit]``.
         state: the method's last state, NumPy arrays.
         optimizer: the method.
-        path: ``"compiled"`` or ``"host"``.
+        path: ``"compiled"``, ``"host"``, or ``"ask_tell"`` where the caller evaluates.
         reason: why that path ran.
         seconds: wall time.
         context: what the objective carried from step to step, at the end, or None.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from gfopt.driver.arguments import (
     check_halved,
     check_reach,
 )
+from gfopt.protocol import diagnostics
 from gfopt.pytree import pytree
 from gfopt.types import Key, Optimizer, PyTree, Solution, State
 
@@ -38,28 +39,31 @@ class RunResult:
     Attributes:
         optimizer: the method that ran.
         state: its last state.
-        history: a ``StepRecord`` with a leading axis ``[generations]``; rows after an
-            early stop have 0 evaluations and NaN as fitness.
-        status: ``i32[]``, 0 if all generations ran, else what ``stop`` returned.
+        history: the columns of ``Result.history``, ``[generations]`` each, counted from
+            this call on; after an early stop ``nfev`` stands still, ``fitness`` is NaN.
+        stopped: ``i32[]``, 0 if all generations ran, else what ``stop`` returned.
         context: the objective's last context.
 
     Example:
         >>> import gfopt
         >>> result = run(gfopt.RandomSearch(), lambda x: jnp.sum(x**2), jnp.ones(2),
         ...              key=jax.random.key(0), generations=3)
-        >>> result.history.best_fitness.shape, int(result.state.step)
+        >>> result.history["fitness"].shape, int(result.state.step)
         ((3,), 3)
     """
 
     optimizer: Optimizer
     state: State
-    history: steps.StepRecord
-    status: jax.Array
+    history: dict[str, jax.Array]
+    stopped: jax.Array
     context: PyTree
 
     @property
-    def x(self) -> Solution:
-        """The method's answer; for a batch of runs use ``vmap(lambda r: r.x)``."""
+    def recommended(self) -> Solution:
+        """The method's answer; ``vmap(lambda r: r.recommended)`` for a batch of runs.
+
+        The best solution that was evaluated is not kept: it would be a copy of ``x0``.
+        """
         return self.optimizer.recommend(self.state)
 
 
@@ -110,7 +114,7 @@ def run(
         >>> f = lambda x: jnp.sum((x - 1.0) ** 2)
         >>> def error(key):
         ...     result = run(gfopt.CMAES(), f, jnp.zeros(3), key=key, generations=80)
-        ...     return f(result.x)
+        ...     return f(result.recommended)
         >>> errors = jax.jit(jax.vmap(error))(jax.random.split(jax.random.key(0), 4))
         >>> bool((errors < 1e-6).all())
         True
@@ -147,7 +151,7 @@ def run(
         rows = steps.population_size(optimizer, state)
         evaluator = default_evaluator(member_size(optimizer, state, x0, rows), rows)
     try:
-        state, history, status, context = _scanned(
+        state, history, stopped, context = _scanned(
             optimizer,
             objective,
             run_key,
@@ -165,7 +169,7 @@ def run(
             "compiled program; got one that needs numbers (gfopt.minimize and "
             f"gfopt.AskTell take any function): {str(error).splitlines()[0]}"
         ) from error
-    return RunResult(optimizer, state, history, status, context)
+    return RunResult(optimizer, state, history, stopped, context)
 
 
 # one program: outside of one, each operation of ``init`` would be compiled by itself
@@ -191,6 +195,17 @@ def _check_state(optimizer: Optimizer, state: State, wanted: State) -> None:
         )
 
 
+class _Carry(NamedTuple):
+    """What a run hands from generation to generation."""
+
+    state: State
+    context: PyTree
+    stopped: jax.Array
+    stopped_at: jax.Array
+    nfev: jax.Array
+    best: jax.Array
+
+
 @partial(jax.jit, static_argnames=("evaluator", "batches", "stop", "generations"))
 def _scanned(
     optimizer: Optimizer,
@@ -204,41 +219,46 @@ def _scanned(
     batches: Callable[[jax.Array, Key], PyTree] | None,
     stop: Callable[[State, Any], jax.Array] | None,
     generations: int,
-) -> tuple[State, steps.StepRecord, jax.Array, PyTree]:
+) -> tuple[State, dict[str, jax.Array], jax.Array, PyTree]:
     """Runs the generations; jitted, so that a second call of ``run`` compiles none.
 
     Returns:
-        ``(state, history, status, context)``.
+        ``(state, history, stopped, context)``.
     """
 
-    def turn(
-        carry: tuple[State, PyTree, jax.Array, jax.Array], _: None
-    ) -> tuple[Any, steps.StepRecord]:
-        state, context, status, stopped_at = carry
+    def turn(carry: _Carry, _: None) -> tuple[_Carry, dict[str, jax.Array]]:
+        state, context, stopped, stopped_at, nfev, best = carry
         keys = steps.step_keys(run_key, state.step)
         batch: PyTree = None if batches is None else batches(state.step, keys.batch)
         inputs = Inputs(frozen, args, batch, context)
         outcome = steps.generation(optimizer, objective, evaluator, keys, state, inputs)
         new, new_context, row = outcome[:3]
-        if stop is None:
-            return (new, new_context, status, stopped_at), row
-        # A stopped run keeps all but its step counter, which a batch of runs shares:
-        # were it masked, every schedule inside would turn from branch into select.
-        live = status == 0
-        kept = trees.chosen(live, new, state)._replace(step=new.step)
-        kept_context = trees.chosen(live, new_context, context)
-        reason = jnp.asarray(stop(new, row.info)).astype(jnp.int32)
-        row = row._replace(
-            best_fitness=jnp.where(live, row.best_fitness, jnp.nan),
-            num_evaluations=row.num_evaluations * live,
-            num_valid=row.num_valid * live,
-        )
-        stopped_at = jnp.where(live, new.step, stopped_at)
-        return (kept, kept_context, jnp.where(live, reason, status), stopped_at), row
+        if stop is not None:
+            # A stopped run keeps all but its step counter, which a batch of runs
+            # shares: were it masked, every schedule inside would turn from branch into
+            # select.
+            live = stopped == 0
+            new_context = trees.chosen(live, new_context, context)
+            reason = jnp.asarray(stop(new, row.info)).astype(jnp.int32)
+            row = row._replace(
+                best_fitness=jnp.where(live, row.best_fitness, jnp.nan),
+                num_evaluations=row.num_evaluations * live,
+                num_valid=row.num_valid * live,
+            )
+            stopped = jnp.where(live, reason, stopped)
+            stopped_at = jnp.where(live, new.step, stopped_at)
+            new = trees.chosen(live, new, state)._replace(step=new.step)
+        nfev += row.num_evaluations
+        better = jnp.fmax if objective.maximize else jnp.fmin
+        best = better(best, row.best_fitness.astype(best.dtype))
+        columns = {"nfev": nfev, "fitness": row.best_fitness, "best": best}
+        columns |= {"num_valid": row.num_valid, **diagnostics(row.info)}
+        return _Carry(new, new_context, stopped, stopped_at, nfev, best), columns
 
-    first = (state, objective.context, jnp.int32(0), state.step)
+    none, unknown = jnp.int32(0), jnp.full((), jnp.nan, jnp.result_type(float))
+    first = _Carry(state, objective.context, none, state.step, none, unknown)
     last, history = jax.lax.scan(turn, first, None, length=generations)
-    state, context, status, stopped_at = last
+    state = last.state
     if stop is not None:
-        state = state._replace(step=stopped_at)
-    return state, history, status, context
+        state = state._replace(step=last.stopped_at)
+    return state, history, last.stopped, last.context

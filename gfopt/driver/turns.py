@@ -27,7 +27,7 @@ from gfopt.core.numpy_programs.program import NumpyProgram
 from gfopt.core.numpy_programs.rule import UnknownEquation
 from gfopt.driver.packing import Packed, pack
 from gfopt.driver.step import step_keys, wrapped
-from gfopt.protocol import as_method
+from gfopt.protocol import as_method, diagnostics
 from gfopt.pytree import pytree, static
 from gfopt.types import Optimizer, Population, PyTree, Solution, State
 
@@ -100,8 +100,7 @@ def _tell(
     """Tells a generation, NaN for failures."""
     evaluation = judged(fitness, population.active, aux)
     state, info = optimizer.tell(state, population, evaluation)
-    named = info._asdict() if hasattr(info, "_asdict") else {}
-    return state, told_of(optimizer, state, named)
+    return state, told_of(optimizer, state, diagnostics(info))
 
 
 def told_of(optimizer: Optimizer, state: State, info: dict[str, Any]) -> Told:

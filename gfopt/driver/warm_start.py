@@ -115,8 +115,12 @@ def continued(result: Result) -> tuple[Any, Any]:
     not a finite number above 0.
     """
     x0 = result.recommended
-    space = as_method(result.optimizer).search_space  # the method's numbers are its
-    scale: Any = jax.tree.map(np.ones_like, x0) if space is None else space.scale
+    space = as_method(result.optimizer).search_space
+    scale: Any = jax.tree.map(np.ones_like, x0)
+    if space is not None:  # the history is in the mean unit of its coordinates
+        with jax.enable_x64(True):
+            mean = float(space.unit)
+        scale = jax.tree.map(lambda unit: np.asarray(unit) / mean, space.scale)
     for name in ("max_std", "sigma"):
         column = result.history.get(name, np.zeros(0))
         if len(column) and math.isfinite(column[-1]) and column[-1] > 0:

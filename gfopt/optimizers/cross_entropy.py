@@ -72,7 +72,7 @@ class CrossEntropy(Method):
         >>> method = CrossEntropy(population_size=50, min_std=lambda step: 0.9**step)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=80)
-        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-4)
         True
     """
 

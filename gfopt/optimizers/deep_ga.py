@@ -110,7 +110,7 @@ class DeepGA(Method):
         >>> optimizer = gfopt.DeepGA(population_size=64, num_parents=8, sigma=0.1)
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=60)
-        >>> bool(jnp.sum(result.x**2) < 0.1)
+        >>> bool(jnp.sum(result.recommended**2) < 0.1)
         True
     """
 

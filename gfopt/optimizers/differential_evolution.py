@@ -87,7 +87,7 @@ class DifferentialEvolution(Method):
         >>> method = DifferentialEvolution(population_size=20, sigma=1.0)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=60)
-        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-4)
         True
     """
 

@@ -64,7 +64,7 @@ class RandomSearch(Method):
         >>> optimizer = gfopt.RandomSearch(population_size=16, sigma=0.5)
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(2),
         ...                    key=jax.random.key(0), generations=20)
-        >>> bool(jnp.sum(result.x**2) < 1)
+        >>> bool(jnp.sum(result.recommended**2) < 1)
         True
     """
 

@@ -102,7 +102,7 @@ def digits(
         ...     gfopt.OpenES(population_size=32, sigma=0.05, learning_rate=0.05),
         ...     gfopt.Objective(task), network, key=jax.random.key(1),
         ...     generations=60, batches=task.batches)
-        >>> bool(task.accuracy(result.x) > 0.6)
+        >>> bool(task.accuracy(result.recommended) > 0.6)
         True
     """
     checks.integer("instance", instance, 1)

@@ -99,7 +99,7 @@ class Rollout:
         >>> result = gfopt.run(
         ...     gfopt.OpenES(population_size=32, sigma=0.2, learning_rate=0.1),
         ...     task.objective(), network, key=jax.random.key(1), generations=20)
-        >>> bool(task.returns(jax.random.key(2), result.x).mean() > 80)
+        >>> bool(task.returns(jax.random.key(2), result.recommended).mean() > 80)
         True
     """
 

@@ -69,7 +69,7 @@ def unrolled(
         ...                                learning_rate=0.01)
         >>> result = gfopt.run(optimizer, objective, jnp.float32(0.2),
         ...                    key=jax.random.key(0), generations=90)
-        >>> bool(abs(result.x - 0.5) < 0.1)
+        >>> bool(abs(result.recommended - 0.5) < 0.1)
         True
     """
     checks.is_callable("unroll", unroll)

@@ -99,7 +99,8 @@ def _segment(
             stop=lambda state, info: _reason(optimizer, state),
         )
         values = result.context[1] - problem.f_opt
-        return result.state, values, result.history.num_evaluations, result.status
+        evaluations = jnp.diff(result.history["nfev"], prepend=0)
+        return result.state, values, evaluations, result.stopped
 
     return jax.vmap(one)(problems, keys, states)
 

@@ -81,5 +81,5 @@ def _segment(
         state=state,
         batches=task.batches,
     )
-    count = result.history.num_evaluations.sum()
-    return result.state, task.accuracy(result.x), count
+    count = result.history["nfev"][-1]
+    return result.state, task.accuracy(result.recommended), count

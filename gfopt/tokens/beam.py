@@ -115,7 +115,8 @@ class Beast(BeamSearch):
         >>> empty = jnp.full(5, -1)
         >>> result = gfopt.run(beast, score, empty, key=jax.random.key(0),
         ...                    generations=4)
-        >>> result.x[gfopt.tokens.length_of(result.x) - 1]  # what 8 is likely after
+        >>> text = result.recommended
+        >>> text[gfopt.tokens.length_of(text) - 1]  # what 8 is likely after
         Array(7, dtype=int32)
     """
 

@@ -76,7 +76,7 @@ class GeneticTokens(Method):
         >>> method = gfopt.GeneticTokens(vocabulary=10)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(8, int), key=jax.random.key(0), generations=60)
-        >>> result.x
+        >>> result.recommended
         Array([3, 1, 4, 1, 5, 9, 2, 6], dtype=int32)
     """
 

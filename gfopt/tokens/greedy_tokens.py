@@ -76,7 +76,7 @@ class GreedyTokens(Method):
         >>> method = gfopt.GreedyTokens(vocabulary=6)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(3, int), key=jax.random.key(0), generations=3)
-        >>> result.x, int(result.history.num_evaluations.sum())
+        >>> result.recommended, int(result.history["nfev"][-1])
         (Array([3, 1, 4], dtype=int32), 18)
     """
 

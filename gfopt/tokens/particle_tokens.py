@@ -86,7 +86,7 @@ class ParticleTokens(Method):
         >>> method = gfopt.ParticleTokens(vocabulary=10, mutation_rate=0.5)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(5, int), key=jax.random.key(0), generations=60)
-        >>> result.x
+        >>> result.recommended
         Array([3, 1, 4, 1, 5], dtype=int32)
     """
 

@@ -111,7 +111,7 @@ def shared_prefix() -> SharedPrefix:
         >>> score = gfopt.Targeted(model, prompt, target=jnp.array([3, 3]))
         >>> beast = gfopt.Beast(model, prompt, beam_width=3, num_candidates=2)
         >>> runs = [gfopt.run(beast, score, empty, key=jax.random.key(0),
-        ...                   generations=3, evaluator=evaluator).x
+        ...                   generations=3, evaluator=evaluator).recommended
         ...         for evaluator in (shared_prefix(), gfopt.vmapped())]
         >>> bool((runs[0] == runs[1]).all())
         True

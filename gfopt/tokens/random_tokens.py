@@ -60,7 +60,7 @@ class RandomTokens(Method):
         >>> method = gfopt.RandomTokens(vocabulary=6, population_size=64)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(3, int), key=jax.random.key(0), generations=30)
-        >>> result.x
+        >>> result.recommended
         Array([3, 1, 4], dtype=int32)
     """
 

@@ -30,7 +30,7 @@ def run(
     result = gfopt.run(
         optimizer, cases.sphere, x0, key=key, generations=generations, state=state
     )
-    return result.state, result.history.best_fitness
+    return result.state, result.history["fitness"]
 
 
 @cases.each_case

@@ -34,7 +34,7 @@ def test_reaches_its_bound_on_a_shifted_quadratic(case: Case) -> None:
             key=key,
             generations=case.row.generations,
         )
-        return case.distance(result.x)
+        return case.distance(result.recommended)
 
     found = final(jax.random.split(jax.random.key(0), SEEDS))
     assert np.all(found <= case.row.bound), found
@@ -63,7 +63,7 @@ def test_bounds_are_respected(case: Case) -> None:
         )
     )(jax.random.key(0))
     least, most = result.context
-    for x in (least, most, result.x):
+    for x in (least, most, result.recommended):
         assert np.all((x >= low) & (x <= high)), x
     assert np.all(least < most)  # it moved, in every coordinate
 
@@ -126,7 +126,7 @@ def test_a_moved_problem_is_the_same_problem(case: Case) -> None:
             key=KEY,
             generations=15,
         )
-        return result.x - shift
+        return result.recommended - shift
 
     with jax.enable_x64(True):
         np.testing.assert_allclose(path(shift), path(0 * shift), atol=1e-8)
@@ -147,7 +147,7 @@ def test_a_turned_problem_is_no_harder(case: Case) -> None:
             key=key,
             generations=60,
         )
-        return result.history.best_fitness.min()
+        return result.history["fitness"].min()
 
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(2), 50)

@@ -301,7 +301,7 @@ def test_an_evaluation_carries_its_context_through_a_run(name):
     )
     assert float(result.context["step"]) == 4
     assert 0 < float(result.context["highest"]) < 1
-    best = np.asarray(result.history.best_fitness)
+    best = np.asarray(result.history["fitness"])
     np.testing.assert_array_equal(np.floor(best), np.arange(4))
 
 
@@ -324,8 +324,10 @@ def test_frozen_leaves_of_a_lazy_solution_stay_as_they_are():
             frozen=frozen,
         )
     assert made.list == []
-    assert result.x["head"] is None
-    before, after = (loss(gfopt.merge(x, frozen), points) for x in (chosen, result.x))
+    assert result.recommended["head"] is None
+    before, after = (
+        loss(gfopt.merge(x, frozen), points) for x in (chosen, result.recommended)
+    )
     assert after < before
 
 

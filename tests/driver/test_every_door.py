@@ -41,7 +41,7 @@ def method(request):
 
 def test_run(method):
     found = gfopt.run(method, sphere, X0, key=jax.random.key(0), generations=20)
-    assert found.history.best_fitness[-1] < sphere(X0) and found.x.shape == (2,)
+    assert found.history["fitness"][-1] < sphere(X0) and found.recommended.shape == (2,)
 
 
 @pytest.mark.parametrize("fun", [sphere, host_sphere])
@@ -79,7 +79,7 @@ def test_tokens():
 
     method, start = gfopt.GeneticTokens(4), jnp.zeros(6, jnp.int32)
     by_run = gfopt.run(method, ones, start, key=jax.random.key(0), generations=20)
-    assert by_run.history.best_fitness[-1] < 6
+    assert by_run.history["fitness"][-1] < 6
     assert gfopt.minimize(ones, start, method=method, budget=BUDGET, seed=0).fun < 6
     search = gfopt.AskTell(method, start, seed=0)
     while search.result.nfev < BUDGET:

@@ -65,12 +65,12 @@ def test_a_run_is_replayed_bit_for_bit(
     x0 = X0 if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), X0)
     result = run(optimizer, STEPS, x0)
     log = gfopt.ReplayLog.of(result)
-    assert len(log) == STEPS and np.any(np.asarray(result.history.info.skipped))
-    same(gfopt.replay(x0, log), result.x)
-    assert loss(result.x) < 0.95 * loss(x0)
+    assert len(log) == STEPS and np.any(np.asarray(result.history["skipped"]))
+    same(gfopt.replay(x0, log), result.recommended)
+    assert loss(result.recommended) < 0.95 * loss(x0)
     log.save(tmp_path / "run.log")
     assert (tmp_path / "run.log").stat().st_size < 20_000
-    same(gfopt.replay(x0, tmp_path / "run.log"), result.x)
+    same(gfopt.replay(x0, tmp_path / "run.log"), result.recommended)
 
 
 def test_a_branch_is_a_prefix() -> None:
@@ -78,8 +78,8 @@ def test_a_branch_is_a_prefix() -> None:
     first = run(optimizer, 40)
     whole = run(optimizer, 60, state=first.state)
     log = gfopt.ReplayLog.of(run(optimizer, 100))
-    same(gfopt.replay(X0, log[:40]), first.x)
-    same(gfopt.replay(X0, log), whole.x)
+    same(gfopt.replay(X0, log[:40]), first.recommended)
+    same(gfopt.replay(X0, log), whole.recommended)
     same(gfopt.replay(X0, log[:0]), X0)
     for wrong in (slice(3, None), slice(None, None, 2)):
         with pytest.raises(ValueError, match="^steps must start with the first"):
@@ -97,7 +97,7 @@ def test_a_stopped_run_has_the_steps_that_were_made() -> None:
     )
     log = gfopt.ReplayLog.of(result)
     assert len(log) == 12
-    same(gfopt.replay(X0, log), result.x)
+    same(gfopt.replay(X0, log), result.recommended)
 
 
 def minimize(path: Any, **options: Any) -> Any:

@@ -48,7 +48,7 @@ def test_the_scale_of_the_fitness_does_not_matter() -> None:
             key=jax.random.key(0),
             generations=5,
         )
-        return np.asarray(result.x)
+        return np.asarray(result.recommended)
 
     np.testing.assert_array_equal(answer(1.0), answer(1024.0))
     assert np.any(answer(1.0) != 0)

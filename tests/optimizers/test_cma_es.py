@@ -203,7 +203,7 @@ def test_solves_a_rotated_ellipsoid_in_time(active: bool, bound: int) -> None:
         result = gfopt.run(
             optimizer, lambda x: x @ h @ x, jnp.ones(10), key=key, generations=1000
         )
-        solved = result.history.best_fitness <= 1e-9
+        solved = result.history["fitness"] <= 1e-9
         return jnp.where(jnp.any(solved), size * (jnp.argmax(solved) + 1), jnp.inf)
 
     found = evaluations(jax.random.split(jax.random.key(0), 11))
@@ -226,7 +226,7 @@ def test_single_precision_bears_a_condition_that_it_cannot_store() -> None:
             key=key,
             generations=900,
         )
-        return result.history.best_fitness.min()
+        return result.history["fitness"].min()
 
     found = best(jax.random.split(jax.random.key(0), 5))
     assert found.dtype == jnp.float32

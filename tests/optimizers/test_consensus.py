@@ -263,7 +263,7 @@ def test_finds_the_minimum_of_rastrigin() -> None:
             return jnp.sum(x**2 + 10 * (1 - jnp.cos(2 * jnp.pi * x)))
 
         x0 = jnp.full(4, 2.0)
-        return gfopt.run(method, rastrigin, x0, key=key, generations=1000).x
+        return gfopt.run(method, rastrigin, x0, key=key, generations=1000).recommended
 
     found = consensus(jax.random.split(jax.random.key(0), 50))
     rate = np.mean(np.max(np.abs(found), axis=1) < 0.25)
@@ -389,7 +389,7 @@ def test_every_variant_comes_closer(name: str) -> None:
     method = gfopt.consensus_variant(name, population_size=50, sigma=1.0)
     fun = lambda x: 20 * jnp.sum((x - 0.5) ** 2)  # noqa: E731
     result = gfopt.run(method, fun, jnp.zeros(3), key=jax.random.key(0), generations=60)
-    assert fun(result.x) < 0.5 * fun(jnp.zeros(3))
+    assert fun(result.recommended) < 0.5 * fun(jnp.zeros(3))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_hop_is_a_proximal_step() -> None:
         result = gfopt.run(
             method, fun, jnp.asarray(start), key=jax.random.key(0), generations=1
         )
-        enough = float(result.history.info.effective_sample_size[0])
+        enough = float(result.history["effective_sample_size"][0])
         error = s / np.sqrt(enough)  # of a mean of so many samples
-        assert np.all(np.abs(np.asarray(result.x) - expected) < 4 * error)
+        assert np.all(np.abs(np.asarray(result.recommended) - expected) < 4 * error)
         assert np.any(np.abs(start - expected) > 8 * error)

@@ -94,7 +94,7 @@ def test_decoding_is_bitwise_the_cache(searched: Any) -> None:
     tree = X0
     for seed, sigma in zip(one.seeds, one.sigmas, strict=True):
         tree = mutated(optimizer.noise, tree, jnp.asarray(seed), jnp.asarray(sigma))
-    same(tree, searched.x)
+    same(tree, searched.recommended)
     both = jax.vmap(lambda scale: mutated(optimizer.noise, X0, one.seeds[0], scale))
     alone = mutated(optimizer.noise, X0, one.seeds[0], one.sigmas[0])
     same(jax.tree.map(lambda leaf: leaf[1], both(jnp.full(2, one.sigmas[0]))), alone)
@@ -103,9 +103,9 @@ def test_decoding_is_bitwise_the_cache(searched: Any) -> None:
 def test_a_saved_genome_is_the_same_elsewhere(searched: Any, tmp_path: Path) -> None:
     path = tmp_path / "elite.genome"
     genome.save(path, searched.optimizer, searched.state)
-    same(genome.load(path, X0), searched.x)
+    same(genome.load(path, X0), searched.recommended)
     # the first draw is of the matrices: their values in the template do not matter
-    same(genome.load(path, {**X0, "w": jnp.zeros((3, 4))}), searched.x)
+    same(genome.load(path, {**X0, "w": jnp.zeros((3, 4))}), searched.recommended)
     with pytest.raises(ValueError, match=r"^template must have the paths"):
         genome.load(path, {"w": X0["w"]})
     with pytest.raises(ValueError, match=r"^slot must be below num_parents = 4"):
@@ -118,7 +118,7 @@ def test_a_saved_genome_is_the_same_elsewhere(searched: Any, tmp_path: Path) -> 
     )
     out = tmp_path / "x.npz"
     subprocess.run([sys.executable, "-c", program, path, out], check=True)
-    same(dict(np.load(out)), dict(sorted(searched.x.items())))
+    same(dict(np.load(out)), dict(sorted(searched.recommended.items())))
 
 
 def test_a_genome_is_small(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_the_population_is_seeds_and_no_copies() -> None:
 
 def test_the_best_never_gets_worse(searched: Any) -> None:
     """G4: not once in 200 generations."""
-    elite = np.asarray(searched.history.info.elite_fitness)
+    elite = np.asarray(searched.history["elite_fitness"])
     assert np.all(np.diff(elite) <= 0) and elite[-1] < elite[0] / 3
-    best = np.minimum.accumulate(np.asarray(searched.history.best_fitness))
+    best = np.minimum.accumulate(np.asarray(searched.history["fitness"]))
     np.testing.assert_array_equal(elite, best)
 
 
@@ -204,7 +204,7 @@ def test_a_second_evaluation_finds_the_truly_better() -> None:
             found = gfopt.run(
                 optimizer, objective, jnp.ones(3), key=key, generations=steps
             )
-            return jnp.sum(found.x**2)
+            return jnp.sum(found.recommended**2)
 
         return np.asarray(
             jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 50))
@@ -270,7 +270,7 @@ def test_a_full_lineage_stops_and_stays_whole() -> None:
         optimizer, distance, jnp.ones(2), key=jax.random.key(0), generations=9
     )
     found = genome.lineage(optimizer, longer.state)
-    same(genome.decode(found, jnp.ones(2)), longer.x)
+    same(genome.decode(found, jnp.ones(2)), longer.recommended)
     assert longer.state.generation == 5
 
 
@@ -296,7 +296,7 @@ def test_a_genome_on_the_noise_table(tmp_path: Path) -> None:
     )
     result = gfopt.run(optimizer, distance, X0, key=jax.random.key(0), generations=8)
     genome.save(tmp_path / "g", optimizer, result.state)
-    same(genome.load(tmp_path / "g", X0), result.x)
+    same(genome.load(tmp_path / "g", X0), result.recommended)
 
 
 def test_a_genome_in_double_precision(tmp_path: Path) -> None:

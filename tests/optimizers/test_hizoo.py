@@ -74,7 +74,7 @@ def test_the_diagonal_becomes_that_of_the_hessian() -> None:
     )
     ratio = np.asarray(result.state.hessian) / (5 * SCALES)
     assert np.all((0.4 < ratio) & (ratio < 2.5)), ratio
-    np.testing.assert_array_equal(result.x, np.zeros(3))
+    np.testing.assert_array_equal(result.recommended, np.zeros(3))
 
 
 def test_the_diagonal_stays_finite() -> None:

@@ -239,8 +239,8 @@ def test_learns_in_bfloat16():
         key = jax.random.key(0)
         result = gfopt.run(optimizer, loss, weights, key=key, generations=100)
     assert made.list == []
-    assert result.x["w"].dtype == dtype
-    assert loss(result.x) < 0.5 < loss(weights)
+    assert result.recommended["w"].dtype == dtype
+    assert loss(result.recommended) < 0.5 < loss(weights)
 
 
 # -- models of other libraries

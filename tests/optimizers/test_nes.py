@@ -98,8 +98,8 @@ def test_snes_converges_linearly_on_the_sphere(x64: None) -> None:
             key=key,
             generations=240,
         )
-        ratio = jnp.mean(result.state.std) / jnp.linalg.norm(result.x)
-        return jnp.log(result.history.best_fitness), ratio
+        ratio = jnp.mean(result.state.std) / jnp.linalg.norm(result.recommended)
+        return jnp.log(result.history["fitness"]), ratio
 
     logs, ratio = jax.jit(jax.vmap(start))(jax.random.split(jax.random.key(0), 8))
     falls = -np.diff(np.mean(logs[:, 59::60], axis=0))
@@ -129,8 +129,8 @@ def test_snes_adapts_each_weight_of_a_network() -> None:
             generations=150,
         )
     )(jax.random.key(0))
-    np.testing.assert_allclose(result.x["w"], 1, atol=1e-2)
-    np.testing.assert_allclose(result.x["b"], 1, atol=1e-3)
+    np.testing.assert_allclose(result.recommended["w"], 1, atol=1e-2)
+    np.testing.assert_allclose(result.recommended["b"], 1, atol=1e-3)
     assert result.state.std["w"].min() > 10 * result.state.std["b"].max()
 
 

@@ -35,7 +35,7 @@ def learnt(name: str, **words: Any) -> float:
             generations=BUDGET // population_size(optimizer, state),
             batches=task.batches,
         )
-        return task.accuracy(result.x)
+        return task.accuracy(result.recommended)
 
     return float(accuracy(made.optimizer, made.x0))
 

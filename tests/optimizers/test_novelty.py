@@ -99,7 +99,7 @@ def test_novelty_spreads_and_the_fitness_gathers() -> None:
         )
         parents = jnp.linalg.norm(result.state.inner.parents, axis=1).mean()
         best = result.state.best_fitness
-        np.testing.assert_allclose(best, jnp.sum(result.x**2), rtol=1e-6)
+        np.testing.assert_allclose(best, jnp.sum(result.recommended**2), rtol=1e-6)
         return float(parents), float(best)
 
     (far, _), (near, best) = reach(0.0), reach(1.0)
@@ -138,7 +138,7 @@ def test_descriptors_that_are_not_numbers_are_failures() -> None:
         key=jax.random.key(0),
         generations=6,
     )
-    assert np.all(np.asarray(result.history.info.num_valid) < 16)
+    assert np.all(np.asarray(result.history["num_valid"]) < 16)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.state))
 
 

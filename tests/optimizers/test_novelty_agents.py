@@ -128,8 +128,8 @@ def test_the_best_that_was_evaluated_is_recommended() -> None:
         key=jax.random.key(2),
         generations=15,
     )
-    best = np.asarray(result.history.best_fitness).min()
-    np.testing.assert_allclose(jnp.sum(result.x**2), best, rtol=1e-5)
+    best = np.asarray(result.history["fitness"]).min()
+    np.testing.assert_allclose(jnp.sum(result.recommended**2), best, rtol=1e-5)
     np.testing.assert_allclose(result.state.best_fitness, best, rtol=1e-6)
 
 
@@ -149,9 +149,9 @@ def test_other_strategies_and_failures(inner: Any) -> None:
         generations=5,
         evaluator=gfopt.chunked(3),
     )
-    assert np.asarray(result.history.num_valid).min() < 18
+    assert np.asarray(result.history["num_valid"]).min() < 18
     means = jax.vmap(inner.recommend)(result.state.agents)
-    assert np.all(np.isfinite(means)) and np.all(np.isfinite(result.x))
+    assert np.all(np.isfinite(means)) and np.all(np.isfinite(result.recommended))
 
 
 def test_wrong_arguments_are_named() -> None:

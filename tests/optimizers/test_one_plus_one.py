@@ -91,7 +91,7 @@ def test_converges_linearly_on_the_sphere() -> None:
             key=key,
             generations=2500,
         )
-        return jnp.argmax(result.history.best_fitness <= 1e-8)
+        return jnp.argmax(result.history["fitness"] <= 1e-8)
 
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), 31)

@@ -199,7 +199,9 @@ def test_r4_codes_stay_and_scales_have_a_least(bits: int, relative: bool) -> Non
         optimizer, loss, x0, key=jax.random.key(1), generations=60, frozen=codes
     )
     assert digest(codes) == before
-    scales = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(made.x)])
+    scales = np.concatenate(
+        [leaf.ravel() for leaf in jax.tree.leaves(made.recommended)]
+    )
     first = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(x0)])
     assert np.all(scales[scales != first] >= np.float32(least)) and scales.min() > 0
     assert relative or np.any(scales == np.float32(least))
@@ -241,8 +243,8 @@ def test_r6_a_loss_that_is_no_number_skips_the_step() -> None:
         frozen=codes,
         batches=lambda step, key: step,
     )
-    assert made.history.info.num_skipped[-1] == 5
-    assert np.all(made.history.info.skipped == (np.arange(23) % 5 == 2))
+    assert made.history["num_skipped"][-1] == 5
+    assert np.all(made.history["skipped"] == (np.arange(23) % 5 == 2))
 
 
 def test_r7_nothing_is_added_and_taken_away() -> None:
@@ -251,8 +253,8 @@ def test_r7_nothing_is_added_and_taken_away() -> None:
     made = gfopt.run(
         optimizer, loss, x0, key=jax.random.key(1), generations=30, frozen=codes
     )
-    jax.tree.map(np.testing.assert_array_equal, made.x, x0)
-    assert np.all(made.history.info.projected_gradient != 0)
+    jax.tree.map(np.testing.assert_array_equal, made.recommended, x0)
+    assert np.all(made.history["projected_gradient"] != 0)
 
 
 def test_r8_groups_of_one_are_mezo_in_other_units(x64: None) -> None:
@@ -362,7 +364,7 @@ def test_strategies_and_cma_es_work_on_scales() -> None:
         made = gfopt.run(
             method, loss, x0, key=jax.random.key(0), generations=60, frozen=codes
         )
-        assert loss(materialise(gfopt.merge(made.x, codes))) < 0.9 * start
+        assert loss(materialise(gfopt.merge(made.recommended, codes))) < 0.9 * start
 
 
 def test_percentiles_of_the_slopes() -> None:
@@ -392,7 +394,7 @@ def test_no_run_of_many_ends_in_nan() -> None:
             generations=200,
             frozen=codes,
         )
-        return made.x, made.history.info.loss
+        return made.recommended, made.history["loss"]
 
     x, losses = final(jnp.arange(20))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((x, losses)))
@@ -436,10 +438,10 @@ def test_an_optax_transform_keeps_the_scales_above_their_least() -> None:
     )
     old, new = (
         np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
-        for tree in (x0, made.x)
+        for tree in (x0, made.recommended)
     )
     assert np.all(new[new != old] >= np.float32(0.05)) and np.any(new == new.min())
-    assert np.mean(made.history.info.loss[-10:]) < np.mean(made.history.info.loss[:10])
+    assert np.mean(made.history["loss"][-10:]) < np.mean(made.history["loss"][:10])
     # a step without a finite loss leaves the moments, too
     _, state, after, _ = told(method, x0, [1.0, jnp.nan])
     jax.tree.map(np.testing.assert_array_equal, after.transform, state.transform)
@@ -466,5 +468,7 @@ def test_float64_data_leave_float32_scales_what_they_are(x64: None) -> None:
         key=jax.random.key(0),
         generations=2,
     )
-    assert {leaf.dtype for leaf in jax.tree.leaves(run.x)} == {np.dtype(np.float32)}
-    assert run.history.info.loss.dtype == np.float64
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.recommended)} == {
+        np.dtype(np.float32)
+    }
+    assert run.history["loss"].dtype == np.float64

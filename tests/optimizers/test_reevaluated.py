@@ -219,7 +219,7 @@ def test_noise_is_noticed_where_a_step_is_a_single_candidate(name):
         found = gfopt.run(method, noisy, jnp.full(2, 3.0), key=key, generations=200)
         size = found.state.inner
         size = size.simplex.std(axis=0) if name == "nelder_mead" else jnp.ones(1)
-        return found.x, found.state.agreement, jnp.max(size)
+        return found.recommended, found.state.agreement, jnp.max(size)
 
     x, agreement, size = study(jax.random.split(KEY, 8))
     assert np.median(agreement) < 0.4 and np.min(size) > 1e-3
@@ -245,7 +245,7 @@ def test_a_batch_of_runs_equals_a_loop(grows):
 
     def one(key: jax.Array) -> Any:
         run = gfopt.run(method, objective, X0, key=key, generations=12)
-        return run.x, run.history.num_evaluations, run.history.info.effort
+        return run.recommended, run.history["nfev"], run.history["effort"]
 
     keys = jax.random.split(KEY, 3)
     batch, loop = cheap_jit(jax.vmap(one))(keys), jax.lax.map(one, keys)

@@ -89,7 +89,7 @@ def test_population_grows_up_to_its_rows_in_a_batch_of_runs() -> None:
             optimizer, rastrigin, jnp.asarray(X0), key=key, generations=400
         )
         state = result.state
-        return rastrigin(result.x), state.num_restarts, state.fitness
+        return rastrigin(result.recommended), state.num_restarts, state.fitness
 
     keys = jax.random.split(jax.random.key(0), 3)
     batch = jax.jit(jax.vmap(one))(keys)

@@ -71,7 +71,7 @@ def test_solves_a_separable_ellipsoid_no_later_than_pycma(
             key=key,
             generations=int(1.2 * bound / size),
         )
-        solved = result.history.best_fitness <= 1e-8
+        solved = result.history["fitness"] <= 1e-8
         return jnp.where(jnp.any(solved), size * (jnp.argmax(solved) + 1), jnp.inf)
 
     found = evaluations(jax.random.split(jax.random.key(0), 7))

@@ -80,16 +80,18 @@ def test_large_weights_keep_every_bit() -> None:
     start = weights()
     method = gfopt.SparseMeZO(3e-3, moving=0.25)
     result = gfopt.run(method, loss, start, key=jax.random.key(0), generations=200)
-    moves = result.x["w"] != start["w"]
+    moves = result.recommended["w"] != start["w"]
     order = jnp.argsort(jnp.abs(start["w"]).reshape(-1))
     assert set(np.flatnonzero(moves)) == set(np.asarray(order[: moves.sum()]))
     assert moves.sum() == 50
-    assert jnp.all(result.x["zeros"] != 0) and jnp.all(
-        result.x["bias"] != start["bias"]
+    assert jnp.all(result.recommended["zeros"] != 0) and jnp.all(
+        result.recommended["bias"] != start["bias"]
     )
-    assert loss(result.x) < loss(start) - 10
+    assert loss(result.recommended) < loss(start) - 10
     # beyond its limit a weight stays: none of the small ones is far beyond
-    assert jnp.max(jnp.abs(result.x["w"][moves])) < 2 * result.state.limits["w"]
+    assert (
+        jnp.max(jnp.abs(result.recommended["w"][moves])) < 2 * result.state.limits["w"]
+    )
 
 
 def test_narrow_weights_are_rounded_at_random() -> None:

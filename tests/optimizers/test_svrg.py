@@ -102,7 +102,7 @@ def test_gets_past_the_noise_of_its_batches() -> None:
                 generations=generations,
                 batches=batches,
             )
-            return loss(run.x, jnp.arange(ROWS)) - best
+            return loss(run.recommended, jnp.arange(ROWS)) - best
 
         rates = jnp.geomspace(3e-3, 0.1, 4)
         each = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
@@ -150,9 +150,9 @@ def test_a_failure_does_not_keep_it_from_converging() -> None:
         generations=4000,
         batches=lambda step, key: (step, batches(step, key)),
     )
-    assert int(run.history.info.skipped.sum()) == 4
+    assert int(run.history["skipped"].sum()) == 4
     best = jnp.linalg.lstsq(X, Y)[0]
-    np.testing.assert_allclose(run.x, best, atol=1e-3)
+    np.testing.assert_allclose(run.recommended, best, atol=1e-3)
 
 
 def test_stochastic_rounding_draws_anew_in_each_step() -> None:
@@ -170,7 +170,7 @@ def test_stochastic_rounding_draws_anew_in_each_step() -> None:
             key=KEYS[2],
             generations=65,
         )
-        return run.x.astype(jnp.float32) - 0.5
+        return run.recommended.astype(jnp.float32) - 0.5
 
     wanted = moved(jnp.float32, "nearest")
     found = moved(jnp.bfloat16, "stochastic")

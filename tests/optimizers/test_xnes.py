@@ -78,7 +78,7 @@ def test_learns_the_axes_of_a_rotated_ellipsoid(dtype: Any) -> None:
             key=key,
             generations=1000,
         )
-        return result.state, result.history.best_fitness
+        return result.state, result.history["fitness"]
 
     with jax.enable_x64(True):
         state, best = start(jax.random.split(jax.random.key(0), 5))

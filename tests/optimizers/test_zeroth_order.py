@@ -105,8 +105,8 @@ def test_nothing_drifts(dtype: Any) -> None:
         key=jax.random.key(0),
         generations=20,
     )
-    np.testing.assert_array_equal(result.x, x0)
-    assert np.all(result.history.info.projected_gradient != 0)
+    np.testing.assert_array_equal(result.recommended, x0)
+    assert np.all(result.history["projected_gradient"] != 0)
 
 
 def test_a_log_of_scalars_replays_a_run() -> None:
@@ -364,8 +364,8 @@ def test_rate_0_leaves_every_bit_of_narrow_weights(kind: Any, dtype: Any) -> Non
     x0 = jnp.linspace(-3, 3, 5000).astype(dtype).at[:2].set(-0.0)
     key = jax.random.key(0)
     result = gfopt.run(optimizer, narrow_loss, x0, key=key, generations=100)
-    assert np.asarray(result.x).tobytes() == np.asarray(x0).tobytes()
-    assert not np.any(result.history.info.skipped)
+    assert np.asarray(result.recommended).tobytes() == np.asarray(x0).tobytes()
+    assert not np.any(result.history["skipped"])
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_narrow_weights_learn_by_stochastic_rounding(dtype: Any, rate: float) ->
         method = MeZO(learning_rate=rate, eps=1e-2, noise=SIGNS, rounding=how)
         key = jax.random.key(0)
         result = gfopt.run(method, narrow_loss, start, key=key, generations=600)
-        found[name] = 1 - float(narrow_loss(result.x) / narrow_loss(start))
+        found[name] = 1 - float(narrow_loss(result.recommended) / narrow_loss(start))
     assert found["wide"] > 1e-3
     assert abs(found["stochastic"] / found["wide"] - 1) < 0.3
     assert found["nearest"] < 0.2 * found["wide"]

@@ -74,7 +74,7 @@ def test_an_environment_need_not_be_a_pytree():
     run = gfopt.run(
         RANDOM_SEARCH, task.objective(), jnp.zeros(1), key=KEY, generations=1
     )
-    assert 1 < run.history.best_fitness[0] <= 7 and run.context is None
+    assert 1 < run.history["fitness"][0] <= 7 and run.context is None
 
 
 def test_cart_pole_rollout_against_a_loop():
@@ -161,7 +161,7 @@ def test_common_episodes_and_fresh_ones():
             key=KEY,
             generations=4,
             batches=task.episodes,
-        ).history.best_fitness
+        ).history["fitness"]
         for _ in range(2)
     ]
     assert (runs[0] == runs[1]).all()
@@ -305,7 +305,7 @@ def test_a_failed_member_leaves_the_moments_alone():
     run = gfopt.run(
         RANDOM_SEARCH, task.objective(), jnp.zeros(3), key=KEY, generations=1
     )
-    valid = int(run.history.num_valid[0])
+    valid = int(run.history["num_valid"][0])
     assert 0 < valid < 6
     assert run.context.num_observations == pytest.approx(4 * valid + 0.01)
     assert np.isfinite(run.context.mean).all()

@@ -200,9 +200,11 @@ def test_stacks_of_different_types_are_tuned_and_continued(tmp_path: Path) -> No
         key=jax.random.key(0),
         generations=20,
     )
-    losses = np.asarray(run.history.info.loss)
+    losses = np.asarray(run.history["loss"])
     assert losses[-5:].mean() < losses[:5].mean()
-    language.save_gguf(gfopt.merge(run.x, codes), tmp_path / "tuned.gguf", path)
+    language.save_gguf(
+        gfopt.merge(run.recommended, codes), tmp_path / "tuned.gguf", path
+    )
     tuned = language.load_gguf(tmp_path / "tuned.gguf", quantized=True)
     assert loss(materialise(tuned.weights)) < loss(materialise(found.weights))
 

@@ -54,7 +54,7 @@ def test_a_row_is_what_a_context_is_indexed_by() -> None:
             generations=1,
             evaluator=evaluator,
         )
-        assert result.history.best_fitness[0] == 0
+        assert result.history["fitness"][0] == 0
     found = gfopt.minimize(objective, jnp.ones(2), method="open_es", budget=64)
     assert found.fun == 0
     with pytest.raises(TypeError, match="objective must be a JAX function to take its"):

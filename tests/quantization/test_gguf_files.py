@@ -117,7 +117,7 @@ def test_trained_scales_are_written_and_read(file: Any, tmp_path: Any) -> None:
         generations=3,
         frozen=codes,
     )
-    trained = gfopt.merge(made.x, codes)
+    trained = gfopt.merge(made.recommended, codes)
     gguf_files.write_tensors(tmp_path / "trained", trained, reader)
     again = gguf_files.read_tensors(gguf_files.open_gguf(tmp_path / "trained"))
     for kind in LAYOUTS:

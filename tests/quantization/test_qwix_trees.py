@@ -63,7 +63,7 @@ def test_a_flax_model_of_theirs_is_tuned_through_its_scales():
         key=jax.random.key(3),
         generations=300,
     )
-    history = result.history.info.loss
+    history = result.history["loss"]
     assert history[-1] < 0.9 * history[0]
 
 

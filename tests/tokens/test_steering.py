@@ -60,8 +60,8 @@ def found():
             weights = method.weights(result.state)
             share = jnp.zeros(SIZE**LENGTH)
             share = share.at[place_of(result.state.beams.tokens)].add(weights)
-            info = result.history.info
-            return share, info.is_resampled, info.effective_sample_size
+            columns = ("is_resampled", "effective_sample_size")
+            return share, *(result.history[name] for name in columns)
 
         thresholds = jnp.repeat(jnp.array([0.0, 0.5, 1.1]), 8)
         keys = jax.random.split(jax.random.key(0), thresholds.size)
@@ -98,7 +98,7 @@ def test_without_a_scale_all_weigh_the_same():
         method, fitness, EMPTY, key=jax.random.key(0), generations=LENGTH
     )
     np.testing.assert_allclose(method.weights(result.state), 1 / 8, rtol=1e-6)
-    assert not result.history.info.is_resampled.any()
+    assert not result.history["is_resampled"].any()
     assert method.stop(result.state)["max_length"]
     # the product of the difference potentials telescopes
     method = gfopt.Steering(BIGRAMS, PROMPT, num_particles=8, scale=2.0, threshold=0)
@@ -107,7 +107,7 @@ def test_without_a_scale_all_weigh_the_same():
     )
     rewards = -jax.vmap(fitness)(result.state.beams.tokens)
     np.testing.assert_allclose(result.state.log_product, 2 * rewards, rtol=1e-4)
-    assert np.isclose(fitness(result.x), -rewards.max())
+    assert np.isclose(fitness(result.recommended), -rewards.max())
 
 
 def test_failures_are_never_ancestors():
@@ -124,7 +124,7 @@ def test_failures_are_never_ancestors():
     result = gfopt.run(
         method, lambda tokens: jnp.nan, EMPTY, key=jax.random.key(0), generations=3
     )
-    assert result.state.beams.length == 0 and np.array_equal(result.x, EMPTY)
+    assert result.state.beams.length == 0 and np.array_equal(result.recommended, EMPTY)
 
 
 def test_large_rewards_do_not_overflow():

@@ -118,6 +118,20 @@ class Space:
         """Whether some leaf may hold integers or choices."""
         return self.integer is not None or any(self.choices)
 
+    @property
+    def unit(self) -> jax.Array:
+        """The geometric mean of its scales: a step of 1 of the search, in units of x.
+
+        Leaves of choices have none; 1 where there is nothing else.
+        """
+        kinds = self.choices or (0,) * len(jax.tree.leaves(self.scale))
+        scales = [
+            jnp.log(jnp.ravel(jnp.asarray(leaf, jnp.result_type(float))))
+            for leaf, k in zip(jax.tree.leaves(self.scale), kinds, strict=True)
+            if not k
+        ]
+        return jnp.exp(jnp.mean(jnp.concatenate(scales or [jnp.zeros(1)])))
+
     def solution(self, search: PyTree) -> Solution:
         """Returns the solution of a point of the search."""
         return self.map(axis.solution, search)

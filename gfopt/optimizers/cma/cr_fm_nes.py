@@ -139,7 +139,7 @@ class CRFMNES(Method):
         >>> import gfopt
         >>> result = gfopt.run(gfopt.CRFMNES(sigma=0.5), lambda x: jnp.sum(x**2),
         ...                    jnp.ones(100), key=jax.random.key(0), generations=500)
-        >>> bool(jnp.sum(result.x**2) < 1e-6)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-6)
         True
     """
 

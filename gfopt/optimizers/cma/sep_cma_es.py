@@ -95,7 +95,7 @@ class SepCMAES(Method):
         >>> result = gfopt.run(gfopt.SepCMAES(sigma=0.5),
         ...                    lambda x: jnp.sum(scales * x**2), jnp.ones(4),
         ...                    key=jax.random.key(0), generations=150)
-        >>> bool(jnp.sum(result.x**2) < 1e-6)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-6)
         True
     """
 

@@ -113,7 +113,7 @@ class CBO(Method):
         >>> method = CBO(population_size=40, sigma=1.0)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=100)
-        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-4)
         True
     """
 

@@ -74,7 +74,7 @@ class ConsensusHopping(Method):
         >>> method = ConsensusHopping(sigma=lambda step: 0.5 * 0.95**step)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=150)
-        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-4)
         True
     """
 

@@ -79,7 +79,7 @@ class ARS(Seeded):
         >>> optimizer = gfopt.ARS(population_size=16, sigma=0.05, learning_rate=0.05)
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=100)
-        >>> bool(jnp.sum(result.x**2) < 0.1)
+        >>> bool(jnp.sum(result.recommended**2) < 0.1)
         True
     """
 

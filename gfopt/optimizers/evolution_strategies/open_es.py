@@ -76,7 +76,7 @@ class OpenES(Seeded):
         >>> optimizer = gfopt.OpenES(population_size=32, sigma=0.1, learning_rate=0.1)
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=60)
-        >>> bool(jnp.sum(result.x**2) < 0.1)
+        >>> bool(jnp.sum(result.recommended**2) < 0.1)
         True
     """
 

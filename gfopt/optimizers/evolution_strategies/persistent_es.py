@@ -96,7 +96,7 @@ class PersistentES(Seeded):
         ...     reuses_noise=True, sigma=0.1, learning_rate=0.02)
         >>> result = gfopt.run(optimizer, problem.objective(100, num_unrolls=10),
         ...                    jnp.float32(0.5), key=jax.random.key(0), generations=300)
-        >>> bool(problem.loss(result.x, num_unrolls=10) < 0.6)
+        >>> bool(problem.loss(result.recommended, num_unrolls=10) < 0.6)
         True
     """
 

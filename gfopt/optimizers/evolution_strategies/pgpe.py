@@ -85,7 +85,7 @@ class PGPE(Seeded):
         >>> optimizer = gfopt.PGPE(population_size=20, sigma=0.3)
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=100)
-        >>> bool(jnp.sum(result.x**2) < 0.1)
+        >>> bool(jnp.sum(result.recommended**2) < 0.1)
         True
     """
 

@@ -89,7 +89,7 @@ class SNES(Seeded):
         >>> import gfopt
         >>> result = gfopt.run(gfopt.SNES(sigma=0.5), lambda x: jnp.sum(x**2),
         ...                    jnp.ones(4), key=jax.random.key(0), generations=150)
-        >>> bool(jnp.sum(result.x**2) < 1e-6)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-6)
         True
     """
 

@@ -97,7 +97,7 @@ class AugmentedLagrangian(FeasibilityRule):
         ...                             constraints=(lambda x: 1 - x[0],))
         >>> result = gfopt.run(lagrangian, objective, jnp.full(2, 3.0),
         ...                    key=jax.random.key(0), generations=100)
-        >>> bool(result.x[0] >= 1), jnp.abs(result.x).round(2)
+        >>> bool(result.recommended[0] >= 1), jnp.abs(result.recommended).round(2)
         (True, Array([1., 0.], dtype=float32))
     """
 

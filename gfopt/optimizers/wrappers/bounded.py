@@ -8,7 +8,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.lazy import lazy
 from gfopt.core.spaces.spaces import Space
-from gfopt.protocol import Wrapper, as_method, innermost
+from gfopt.protocol import Wrapper, as_method, diagnostics, innermost
 from gfopt.pytree import pytree
 from gfopt.types import (
     Evaluation,
@@ -21,6 +21,8 @@ from gfopt.types import (
     Solution,
     State,
 )
+
+STEP_SIZES = ("sigma", "max_std", "min_std", "spread")  # diagnostics that are lengths
 
 
 @pytree
@@ -44,7 +46,7 @@ class Bounded(Wrapper):
         >>> bounded = gfopt.Bounded(gfopt.CMAES(sigma=0.2), space)
         >>> result = gfopt.run(bounded, lambda x: jnp.sum((x - 2) ** 2),
         ...                    jnp.full(2, 0.5), key=jax.random.key(0), generations=60)
-        >>> bool(jnp.allclose(result.x, 1, atol=1e-3))
+        >>> bool(jnp.allclose(result.recommended, 1, atol=1e-3))
         True
     """
 
@@ -88,8 +90,15 @@ class Bounded(Wrapper):
     def tell(
         self, state: State, population: Population, evaluation: Evaluation
     ) -> tuple[State, Info]:
-        """Tells the inner method."""
-        return self.inner.tell(state, population, evaluation)
+        """Tells the inner method, whose step sizes are reported in units of x.
+
+        Where coordinates have different scales, that is their geometric mean.
+        """
+        state, info = self.inner.tell(state, population, evaluation)
+        unit, named = self.space.unit, diagnostics(info)
+        sizes = {name: named[name] for name in STEP_SIZES if name in named}
+        in_x = {name: size * unit.astype(size.dtype) for name, size in sizes.items()}
+        return state, info._replace(**in_x) if in_x else info
 
     def recommend(self, state: State) -> Solution:
         """Returns the inner method's answer, folded."""

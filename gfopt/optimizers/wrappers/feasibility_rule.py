@@ -80,7 +80,7 @@ class FeasibilityRule(Wrapper):
         ...                             constraints=(lambda x: 1 - x[0],))
         >>> result = gfopt.run(rule, objective, jnp.full(2, 3.0),
         ...                    key=jax.random.key(0), generations=100)
-        >>> bool(result.x[0] >= 1), abs(result.x).round(1)
+        >>> bool(result.recommended[0] >= 1), abs(result.recommended).round(1)
         (True, Array([1., 0.], dtype=float32))
     """
 

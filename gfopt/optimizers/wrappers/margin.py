@@ -83,7 +83,7 @@ class Margin(Wrapper):
         >>> optimizer = gfopt.Bounded(gfopt.Margin(gfopt.CMAES(), space), space)
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum((x - 3.3) ** 2),
         ...                    jnp.ones(2), key=jax.random.key(0), generations=60)
-        >>> result.x.round(4)
+        >>> result.recommended.round(4)
         Array([3. , 3.3], dtype=float32)
     """
 

@@ -41,7 +41,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.protocol import Method, Wrapper, as_method
+from gfopt.protocol import Method, Wrapper, as_method, diagnostics
 from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
@@ -119,7 +119,7 @@ class Reevaluated(Wrapper):
         >>> objective = gfopt.Objective(noisy, takes_key=True)
         >>> result = gfopt.run(method, objective, jnp.ones(3), key=jax.random.key(0),
         ...                    generations=80)
-        >>> bool(jnp.sum(result.x**2) < 1e-4)
+        >>> bool(jnp.sum(result.recommended**2) < 1e-4)
         True
     """
 
@@ -296,6 +296,6 @@ def _info_type(name: str, fields: tuple[str, ...]) -> Any:
 
 def _info(info: Info, effort: jax.Array, agreement: jax.Array) -> Info:
     """Returns the inner method's diagnostics with two more."""
-    named = info._asdict() if hasattr(info, "_asdict") else {}
+    named = diagnostics(info)
     made = _info_type(f"Reevaluated{type(info).__name__}", tuple(named))
     return made(*named.values(), effort, agreement)

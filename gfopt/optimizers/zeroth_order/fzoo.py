@@ -78,7 +78,7 @@ class FZOO(Directions):
         >>> result = gfopt.run(gfopt.FZOO(learning_rate=0.02),
         ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=200)
-        >>> bool(jnp.sum(result.x**2) < 0.1)
+        >>> bool(jnp.sum(result.recommended**2) < 0.1)
         True
 
     Source: arXiv 2506.09034.

@@ -82,7 +82,7 @@ class HiZOO(Method):
         >>> result = gfopt.run(gfopt.HiZOO(learning_rate=0.05, hessian_rate=0.2),
         ...                    lambda x: jnp.sum(scales * x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=300)
-        >>> bool(jnp.sum(result.x**2) < 0.01)
+        >>> bool(jnp.sum(result.recommended**2) < 0.01)
         True
     """
 

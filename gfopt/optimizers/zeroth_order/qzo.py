@@ -132,7 +132,7 @@ class QZO(TwoSided):
         ...     return jnp.mean((x @ model["w"] - 1) ** 2)
         >>> result = gfopt.run(gfopt.QZO(1e-3), loss, scales, frozen=codes,
         ...                    key=jax.random.key(2), generations=300)
-        >>> history = result.history.info.loss
+        >>> history = result.history["loss"]
         >>> bool(history[-1] < 0.8 * history[0])
         True
     """

@@ -61,7 +61,7 @@ class SparseMeZO(TwoSided):
         >>> method = gfopt.SparseMeZO(learning_rate=0.02, moving=0.5)
         >>> result = gfopt.run(method, lambda w: jnp.sum((w - 1) ** 2), start,
         ...                    key=jax.random.key(0), generations=200)
-        >>> result.x != start
+        >>> result.recommended != start
         Array([[ True,  True],
                [False, False]], dtype=bool)
 

@@ -48,7 +48,7 @@ class SPSA(TwoSided):
         >>> result = gfopt.run(gfopt.SPSA(learning_rate=0.5, stability=20),
         ...                    lambda x: jnp.sum(x**2), jnp.ones(3),
         ...                    key=jax.random.key(0), generations=200)
-        >>> bool(jnp.sum(result.x**2) < 0.01)
+        >>> bool(jnp.sum(result.recommended**2) < 0.01)
         True
 
     Source: Spall (1998), section III; the exponents are those that it recommends.

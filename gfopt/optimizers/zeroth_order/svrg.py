@@ -115,7 +115,7 @@ class SVRG(TwoSided):
         >>> method = gfopt.SVRG(0.1, period=64, anchor_batches=16)
         >>> result = gfopt.run(method, loss, jnp.ones(3), key=jax.random.key(1),
         ...                    generations=2000, batches=batches)
-        >>> bool(jnp.abs(result.x - rows.mean(0)).max() < 1e-3)
+        >>> bool(jnp.abs(result.recommended - rows.mean(0)).max() < 1e-3)
         True
 
     Source: Gautam et al. (2024), arXiv 2404.08080, algorithm 2.
