@@ -28,7 +28,7 @@ def test_both_doors_keep_the_same_history(sense: int) -> None:
         if name == "nfev":  # minimize evaluates x0, too,
             np.testing.assert_array_equal(ours, column - 1)
         elif name == "best":  # which may be the best for a while
-            first = float(fun.value(X0)) * sense
+            first = sense * float(bowl(X0))
             better = np.fmin if sense > 0 else np.fmax
             np.testing.assert_array_equal(better(ours, np.float32(first)), column)
         else:
