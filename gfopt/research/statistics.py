@@ -165,9 +165,8 @@ def running_times(evaluations: Any, values: Any, targets: Any = TARGETS) -> np.n
     counts = np.append(np.asarray(evaluations, np.float64), np.inf)
     best = np.minimum.accumulate(np.asarray(values, np.float64))
     _equally_long(counts[:-1], best, "evaluations", "values")
-    reached = best[None, :] <= np.asarray(targets, np.float64)[:, None]
-    first = np.argmax(reached, axis=1) if best.size else 0
-    return counts[np.where(reached.any(axis=1), first, -1)]
+    # the first place whose best is the target or below: best only falls
+    return counts[np.searchsorted(-best, -np.asarray(targets, np.float64))]
 
 
 def expected_running_time(evaluations: Any, success: Any) -> float:

@@ -6,7 +6,9 @@ in suites of ours. Letters as in ``statistics``: `R` runs, `T` targets, `B` budg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +44,27 @@ _OURS = ("bbob", "digits", "atari")
 _POINTS = 80  # of a curve
 
 
-class Section(NamedTuple):
+class Measured(Run):
+    """A run whose columns and times are computed once, however often they are read."""
+
+    @functools.cached_property
+    def columns(self) -> tuple[np.ndarray, np.ndarray]:
+        """Evaluations and values of the trajectory."""
+        counts, values = np.asarray(self.trajectory, np.float64).reshape(-1, 2).T
+        return counts, values
+
+    @functools.cached_property
+    def times(self) -> np.ndarray:
+        """Evaluations to the targets, ``[T]``, in the unit of the suite."""
+        return running_times(*self.columns, targets_of(self)) / unit_of(self)
+
+
+def _measured(runs: Iterable[Run]) -> list[Measured]:
+    return [run if isinstance(run, Measured) else Measured(*run) for run in runs]
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
     """Runs that may be compared, and what they have in common.
 
     Attributes:
@@ -59,14 +81,14 @@ class Section(NamedTuple):
     evaluator: str
     runs: tuple[Run, ...]
 
-    @property
+    @functools.cached_property
     def methods(self) -> list[str]:
         """The methods that ran, in the order of the registry."""
         names = {run.key.method for run in self.runs}
         known = [name for name in registry.METHODS if name in names]
         return known + sorted(names.difference(known))
 
-    @property
+    @functools.cached_property
     def problems(self) -> list[str]:
         """The problems that were run; numbers in their order."""
         return sorted({run.key.problem for run in self.runs}, key=_by_number)
@@ -89,13 +111,18 @@ class Section(NamedTuple):
         self, method: str | None = None, problems: Iterable[str] | None = None
     ) -> list[Run]:
         """Returns the runs of a method, or on some problems, or both."""
-        chosen = None if problems is None else set(problems)
+        methods = self.methods if method is None else [method]
+        chosen = self.problems if problems is None else list(problems)
         return [
-            run
-            for run in self.runs
-            if method in (None, run.key.method)
-            and (chosen is None or run.key.problem in chosen)
+            run for m in methods for p in chosen for run in self._cells.get((m, p), ())
         ]
+
+    @functools.cached_property
+    def _cells(self) -> dict[tuple[str, str], list[Run]]:
+        found: dict[tuple[str, str], list[Run]] = {}
+        for run in self.runs:
+            found.setdefault((run.key.method, run.key.problem), []).append(run)
+        return found
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:
@@ -125,7 +152,7 @@ def _scaled(runs: Sequence[Run]) -> tuple[Run, ...]:
         for run in found:
             left = ((n, (value - best) / (way or 1.0)) for n, value in run.trajectory)
             relative[run.key] = run._replace(trajectory=tuple(left))
-    return tuple(relative.get(run.key, run) for run in runs)
+    return tuple(_measured(relative.get(run.key, run) for run in runs))
 
 
 def name_of(key: RunKey) -> str:
@@ -159,9 +186,7 @@ def unit_of(run: Run) -> int:
 
 def times_to_targets(runs: Sequence[Run]) -> np.ndarray:
     """Returns the evaluations to 51 targets, per dimension on BBOB: ``[R, T]``."""
-    rows = [
-        running_times(*_columns(run), targets_of(run)) / unit_of(run) for run in runs
-    ]
+    rows = [run.times for run in _measured(runs)]
     return np.reshape(rows, (len(runs), TARGETS.size))
 
 
@@ -172,16 +197,20 @@ def share_of_targets(runs: Sequence[Run]) -> Interval:
     instances, each with all its problems.
     """
     shares = np.isfinite(times_to_targets(runs)).mean(axis=1)
-    samples = sorted({(run.key.instance, run.key.seed) for run in runs})
-    problems = sorted({run.key.problem for run in runs})
-    table = np.full((len(samples), len(problems)), np.nan)
-    for run, share in zip(runs, shares, strict=True):
-        row = samples.index((run.key.instance, run.key.seed))
-        table[row, problems.index(run.key.problem)] = share
+    rows = _places([(run.key.instance, run.key.seed) for run in runs])
+    columns = _places([run.key.problem for run in runs])
+    table = np.full((max(rows) + 1, max(columns) + 1), np.nan)
+    table[rows, columns] = shares
     # a list of instances that differs from problem to problem leaves holes
     return bootstrap_interval(
         table, lambda sample, axis: np.nanmean(sample, axis=(axis, axis + 1))
     )
+
+
+def _places(names: Sequence[Hashable]) -> list[int]:
+    """Returns for each name the place of its first mention."""
+    known = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return [known[name] for name in names]
 
 
 def time_to_solve(
@@ -191,14 +220,13 @@ def time_to_solve(
 
     The unit is that of ``times_to_targets``.
     """
-    times = [
-        float(running_times(*_columns(run), [target or targets_of(run)[-1]])[0])
-        for run in runs
-    ]
+    times = times_to_targets(runs)[:, -1]
+    if target is not None:
+        found = [running_times(*run.columns, [target])[0] for run in _measured(runs)]
+        times = np.array(found) / [unit_of(run) for run in runs]
     hits = np.isfinite(times)
-    used = np.where(hits, times, [run.evaluations for run in runs])
-    size = np.array([unit_of(run) for run in runs])
-    return expected_running_time(used / size, hits), int(hits.sum())
+    spent = np.array([run.evaluations / unit_of(run) for run in runs])
+    return expected_running_time(np.where(hits, times, spent), hits), int(hits.sum())
 
 
 def accuracy(runs: Sequence[Run]) -> Interval:
@@ -251,18 +279,13 @@ def convergence(runs: Sequence[Run], *, is_best: bool = True) -> Curve | None:
     else:
         evaluations = np.unique([n for run in runs for n, _ in run.trajectory])
         evaluations = evaluations[evaluations >= first]
-    values = np.stack([_value_at(run, evaluations) for run in runs])
+    values = np.stack([_value_at(run, evaluations) for run in _measured(runs)])
     low, median, high = np.quantile(
         values, [0.25, 0.5, 0.75], axis=0, method="inverted_cdf"
     )
     return Curve(evaluations, low, median, high)
 
 
-def _value_at(run: Run, evaluations: np.ndarray) -> np.ndarray:
-    counts, values = _columns(run)
+def _value_at(run: Measured, evaluations: np.ndarray) -> np.ndarray:
+    counts, values = run.columns
     return values[np.searchsorted(counts, evaluations, side="right") - 1]
-
-
-def _columns(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    counts, values = np.asarray(run.trajectory, np.float64).reshape(-1, 2).T
-    return counts, values
