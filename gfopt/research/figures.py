@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
     Attributes:
         name: what a pointer on it shows.
-        colour: number of its colour.
+        colour: number of its colour, and of what it stands for.
         x: ``[B]``.
         y: ``[B]``.
         low: ``[B]``, lower edge of a band around it, or None.
@@ -52,6 +52,10 @@ class Axis(NamedTuple):
         if self.is_log:
             ends, clipped = np.log10(ends), np.log10(clipped)
         return (clipped - ends[0]) / (ends[1] - ends[0])
+
+    def pixels(self, first: int, last: int) -> str:
+        """Returns what a script reads values off by: pixels, ends, scale."""
+        return f"{first} {last} {self.low:g} {self.high:g} {self.is_log:d}"
 
     def ticks(self, most: int) -> list[float]:
         """Returns round values between the ends, at most about ``most``.
@@ -104,7 +108,7 @@ def chart(
     Returns:
         An ``<svg>`` element. Its classes are ``rule``, ``axis``, ``line``, ``band``,
         ``dashed`` and ``c0`` to ``c6`` for the colours, ``title``, ``middle``, ``end``
-        and ``power`` for text.
+        and ``power`` for text; ``data-m`` is the number of a line.
     """
     bottom, right = height - _BOTTOM, width - _RIGHT
     inner_width, inner_height = right - _LEFT, bottom - _TOP
@@ -132,18 +136,22 @@ def chart(
         if line.low is not None and line.high is not None:
             edge = _path(across(line.x), down(line.high))
             back = _path(across(line.x)[::-1], down(line.low)[::-1])
-            name = colour_class(line.colour)
-            parts.append(f'<path class="band {name}" d="M{edge}L{back}Z"/>')
+            parts.append(
+                f'<path class="band {colour_class(line.colour)}" '
+                f'data-m="{line.colour}" d="M{edge}L{back}Z"/>'
+            )
     for line in lines:
         path = _path(across(line.x), down(line.y))
         parts.append(
-            f'<path class="line {colour_class(line.colour)}" d="M{path}">'
+            f'<path class="line {colour_class(line.colour)}" data-m="{line.colour}" '
+            f'd="M{path}">'
             f"<title>{escape(line.name)}</title></path>"
         )
     return "\n".join(
         [
             f'<svg viewBox="0 0 {width} {height}" role="img" '
-            f'aria-label="{escape(title)}">',
+            f'aria-label="{escape(title)}" data-x="{x.pixels(_LEFT, right)}" '
+            f'data-y="{y.pixels(bottom, _TOP)}">',
             *parts,
             "</svg>",
         ]

@@ -1,4 +1,8 @@
-"""The report of a benchmark: one HTML file that needs nothing but a browser."""
+"""The report of a benchmark: one HTML file that needs nothing but a browser.
+
+Tables are sorted by a click, methods switched off by another, and a pointer reads the
+values of a chart; light and dark follow the system or a button.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +68,10 @@ def page(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
     everything = Section("", 0, 0, "", tuple(runs))
     colours = {method: number for number, method in enumerate(everything.methods)}
     body = "\n".join(_section(section, colours) for section in sections(runs))
-    style = resources.files("gfopt.research").joinpath("report.css").read_text("utf-8")
+    style, script = (
+        resources.files("gfopt.research").joinpath(f"report.{kind}").read_text("utf-8")
+        for kind in ("css", "js")
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -76,12 +83,16 @@ def page(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
 </head>
 <body>
 <main>
+<button type="button" id="theme">light or dark</button>
 <h1>gfopt benchmark</h1>
 <p class="lead">{_lead(runs, sessions_)}</p>
 {body}
 {_settings(runs)}
 {_sessions(sessions_)}
 </main>
+<div id="tip" hidden></div>
+<script>
+{script}</script>
 </body>
 </html>
 """
@@ -224,8 +235,10 @@ def _scores(section: Section, colours: Mapping[str, int], game: str) -> str:
 
 def _legend(section: Section, colours: Mapping[str, int]) -> str:
     keys = "\n".join(
-        f'<span><svg class="key" viewBox="0 0 24 8"><path class="line '
-        f'{colour_class(colours[method])}" d="M1 4H23"/></svg> {escape(method)}</span>'
+        f'<button type="button" data-m="{colours[method]}" aria-pressed="true">'
+        f'<svg class="key" viewBox="0 0 24 8"><path class="line '
+        f'{colour_class(colours[method])}" d="M1 4H23"/></svg> {escape(method)}'
+        "</button>"
         for method in section.methods
     )
     return f'<p class="legend">{keys}</p>'
@@ -244,11 +257,12 @@ def _table(table: Table, colours: Mapping[str, int]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
     rows = []
     for first, *cells in table.rows:
-        mark = ""
+        mark = row = ""
         if first in colours:
+            row = f' data-m="{colours[first]}"'
             mark = f'<i class="{colour_class(colours[first])}"></i> '
         filled = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{mark}{escape(first)}</th>{filled}</tr>')
+        rows.append(f'<tr{row}><th scope="row">{mark}{escape(first)}</th>{filled}</tr>')
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(rows)
