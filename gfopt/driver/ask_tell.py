@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import pickle
+import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -17,13 +20,14 @@ from gfopt.core import trees
 from gfopt.driver.arguments import as_solution, check_seed, values_told
 from gfopt.driver.endings import ending_of
 from gfopt.driver.history import History
+from gfopt.driver.late_trials import Generation, LateTrials
 from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
-from gfopt.driver.search import Search, fetched
+from gfopt.driver.search import Search
 from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.optimizers.wrappers.held import Held
 from gfopt.protocol import as_method, layers
-from gfopt.types import Optimizer, Population, Solution
+from gfopt.types import Optimizer, Solution
 
 START = -1  # in place of a row: the starting solution
 
@@ -47,11 +51,21 @@ class Trial(NamedTuple):
     solution: Solution
 
 
-class _Generation(NamedTuple):
-    """A closed generation to which a value may still come."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
-    population: Population
-    missing: dict[int, tuple[int, Solution]]  # trial id: (row, solution)
+
+def _locked(
+    method: Callable[Concatenate[AskTell, P], R],
+) -> Callable[Concatenate[AskTell, P], R]:
+    """Lets one thread at a time into a method."""
+
+    @functools.wraps(method)
+    def call(self: AskTell, *args: P.args, **words: P.kwargs) -> R:
+        with self._turn:
+            return method(self, *args, **words)
+
+    return call
 
 
 class AskTell:
@@ -61,7 +75,8 @@ class AskTell:
     order and in parts; the generation closes when all have been told, or by ``close``.
     The first trial is ``x0``, so that the result is never worse than that; sequences of
     tokens and trees of more than a million numbers are searched without it.
-    A session can be pickled at any moment and goes on exactly where it was.
+    A session can be pickled at any moment and goes on exactly where it was. Any number
+    of threads may use it at once: each call has it for itself.
 
     Args:
         method: a name from ``gfopt list``, ``"auto"``, or an optimizer.
@@ -110,7 +125,8 @@ class AskTell:
         self._search = Search(made.optimizer, made.x0, seed, made.x64)
         self._history = History(maximize, None)
         self._failures: Counter[str] = Counter()
-        self._late: list[_Generation] = []
+        self._late = LateTrials()
+        self._turn = threading.Condition()  # notified of every generation that opens
         plain: Any = made.optimizer
         while isinstance(plain, Held | Bounded):
             plain = plain.inner
@@ -123,7 +139,8 @@ class AskTell:
         self._first_id = 0
         wants_start = trees.num_parameters(made.x0) <= MOST_KEPT
         wants_start &= not registry.takes_tokens(made.optimizer)
-        self._open(wants_start and not self._search.begins_at(made.x0))
+        with self._turn:
+            self._open(wants_start and not self._search.begins_at(made.x0))
 
     def _open(self, with_start: bool = False) -> None:
         """Starts on the search's open generation."""
@@ -134,33 +151,54 @@ class AskTell:
         self._told = np.zeros(len(self._rows), bool)
         self._num_free = len(self._rows)  # that are not taken by injected solutions
         self._place()
+        self._turn.notify_all()
 
-    def ask(self, n: int | None = None) -> list[Trial]:
+    def ask(self, n: int | None = None, *, timeout: float = 0.0) -> list[Trial]:
         """Hands out the next members of the open generation.
 
         Args:
             n: how many; all that are left by default.
+            timeout: seconds to wait for a member where none is left, while other
+                threads tell: without it, threads that ask again and again keep those
+                from their work.
 
         Returns:
             At most ``n`` trials, fewer where fewer are left: an empty list says that
             values must be told, or the generation closed, first.
 
         Raises:
-            TypeError, ValueError: where ``n`` is no integer from 1 up.
+            TypeError, ValueError: where ``n`` is no integer from 1 up, or ``timeout``
+                no number from 0 up.
+
+        Example:
+            >>> import concurrent.futures, gfopt
+            >>> search = gfopt.AskTell("cma_es", [3.0, -2.0], sigma0=1.0, seed=1)
+            >>> def work(_):
+            ...     while search.result.nfev < 60:
+            ...         for trial in search.ask(1, timeout=1.0):
+            ...             search.tell(trial, np.sum(trial.solution**2))
+            >>> with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            ...     done = list(pool.map(work, range(4)))
+            >>> search.result.fun < 0.1
+            True
         """
         if n is not None:
             checks.integer("n", n, 1)
-        start = self._num_asked
-        stop = self._num_free if n is None else min(start + n, self._num_free)
-        self._num_asked = stop
-        first, rows = self._first_id + start, self._rows[start:stop]
-        return [Trial(first + i, self._solution(row)) for i, row in enumerate(rows)]
+        checks.non_negative("timeout", timeout)
+        with self._turn:
+            self._turn.wait_for(lambda: self._num_asked < self._num_free, timeout)
+            start = self._num_asked
+            stop = self._num_free if n is None else min(start + n, self._num_free)
+            self._num_asked = stop
+            first, rows = self._first_id + start, self._rows[start:stop]
+            return [Trial(first + i, self._solution(row)) for i, row in enumerate(rows)]
 
     def _solution(self, row: int) -> Solution:
         if row == START:
             return jax.tree.map(np.array, self._x0)
         return self._search.solution(row)
 
+    @_locked
     def tell(
         self,
         trials: Trial | int | Sequence[Trial] | Sequence[int],
@@ -196,7 +234,7 @@ class AskTell:
             warnings.warn(
                 f"{len(late)} value(s) came after their generation was closed: {name} "
                 "cannot use them; they count for the best solution only",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def _check(self, ids: np.ndarray, now: np.ndarray) -> None:
@@ -208,16 +246,16 @@ class AskTell:
                 f"trials must have been asked for; got id {ids[now.argmax()]}, "
                 f"asked so far: {self._first_id + self._num_asked}"
             )
-        waiting = {i for generation in self._late for i in generation.missing}
         is_open = now >= 0
         wrong = ids[is_open][self._told[now[is_open]]].tolist()
-        wrong += [i for i in ids[~is_open].tolist() if i not in waiting]
+        wrong += [i for i in ids[~is_open].tolist() if i not in self._late]
         if len(set(ids.tolist())) < ids.size:
             wrong += [i for i, n in Counter(ids.tolist()).items() if n > 1]
         if wrong:
             raise ValueError(
                 "trials must be waiting for their value, and be named once; got id "
-                f"{wrong[0]}, which is named twice, has a value, or was never asked for"
+                f"{wrong[0]}, which is named twice, has a value, was never asked for, "
+                "or is of a generation that was closed long ago"
             )
 
     def _note(self, indices: np.ndarray) -> None:
@@ -243,6 +281,7 @@ class AskTell:
             self._search.best_fitness = fitness
             self._search.best_x = jax.tree.map(np.array, solution)
 
+    @_locked
     def inject(
         self, solutions: Iterable[Solution], values: Iterable[float | None]
     ) -> None:
@@ -289,7 +328,7 @@ class AskTell:
             warnings.warn(
                 f"{name} cannot learn from injected solutions; they count for the best "
                 "solution only",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def _like_x0(self, solution: Any) -> Solution:
@@ -321,19 +360,23 @@ class AskTell:
             self._values[self._num_free] = value
             self._told[self._num_free] = True
 
+    @_locked
     def close(self) -> None:
         """Closes the open generation: what has no value yet counts as failed.
 
         The value of a trial that was handed out may still be told later. It counts for
         the best solution; a method that can use values of an earlier generation takes
-        it in, others can't, which a warning then says.
+        it in, others can't, which a warning then says. What is never told is forgotten
+        after some generations: 2^18 numbers are kept, and the last generation.
         """
         missing = {
             self._first_id + i: (self._rows[i], self._clean(self._rows[i]))
             for i in np.flatnonzero(~self._told[: self._num_asked]).tolist()
         }
         if missing:
-            self._late.append(_Generation(self._search.population, missing))
+            population = self._search.population if self._uses_late else None
+            rows = self._search.rows
+            self._late.add(Generation(population, rows, missing))
         self._advance()
 
     def _clean(self, row: int) -> Solution:
@@ -370,8 +413,8 @@ class AskTell:
         """Takes values of closed generations in: for the best, and where it can be."""
         values = dict(zip(late, numbers.tolist(), strict=True))
         for generation in self._late:
-            size = len(generation.population.active)
-            fitness, valid = np.full(size, np.inf), np.zeros(size, bool)
+            fitness = np.full(generation.num_rows, np.inf)
+            valid = np.zeros(generation.num_rows, bool)
             for i in [i for i in late if i in generation.missing]:
                 row, solution = generation.missing.pop(i)
                 value = self._sign * values[i]
@@ -385,16 +428,18 @@ class AskTell:
                     self._note_solution(value, solution)
                 else:
                     self._failures["told as failed"] += 1
-            if self._uses_late and valid.any():
+            if generation.population is not None and valid.any():
                 self._search.tell_late(generation.population, fitness, valid)
-        self._late = [generation for generation in self._late if generation.missing]
+        self._late.drop_complete()
 
+    @_locked
     def stop(self) -> dict[str, Any]:
         """Returns the method's reasons to stop with their tolerances, by name."""
         names = self._search.stop_reasons()
         return reasons_with_values(self._search.optimizer, names) if names else {}
 
     @property
+    @_locked
     def result(self) -> Result:
         """The outcome so far."""
         search, status, message = self._search, Status.RUNNING, "running"
@@ -424,14 +469,25 @@ class AskTell:
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled; a clock has no meaning in another process."""
-        return self.__dict__ | {
-            "_began": time.monotonic() - self._began,
-            "_late": fetched(self._late),
-        }
+        self._history.complete()  # joined, which takes a tenth
+        kept = {k: v for k, v in self.__dict__.items() if k != "_turn"}
+        return kept | {"_began": time.monotonic() - self._began}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._began = time.monotonic() - state["_began"]
+        self._turn = threading.Condition()
+
+    @_locked
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Returns what is pickled: as it is now, whatever other threads tell."""
+        return _session, (type(self), pickle.dumps(self.__getstate__()))
+
+
+def _session(kind: type[AskTell], state: bytes) -> AskTell:
+    session = kind.__new__(kind)
+    session.__setstate__(pickle.loads(state))
+    return session
 
 
 def _told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ import numpy as np
 
 Columns = dict[str, np.ndarray]
 
+MOST_PARTS = 1000  # small arrays take ten times the memory of one that joins them
+
 
 class History:
     """The records of a search so far.
@@ -51,6 +53,8 @@ class History:
         self.nfev += int(columns["num_evaluations"].sum())
         if is_complete:
             self._parts.append(columns)
+            if len(self._parts) >= MOST_PARTS:
+                self.complete()
             self.nit += len(columns["fitness"])
         else:
             self._open.append(columns)

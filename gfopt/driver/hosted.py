@@ -310,13 +310,14 @@ class HostedSearch:
         valid = [(fitness, aux) for fitness, reason, aux in done.values() if not reason]
         kept = [fitness for fitness, aux in valid if keeps(aux)]
         best = min(kept, default=np.nan)
-        own: dict[str, Any] = {
+        named: dict[str, Any] = {
             "fitness": -best if self._objective.maximize else best,
             "num_evaluations": len(done),
             "num_valid": len(valid),
+            **self._search.info,
         }
-        # a method's own count is of the generation before, while this one is open
-        named = own | self._search.info | own
+        if self.is_open:  # a method's own count is of the generation before
+            named["num_valid"] = len(valid)
         return {name: np.asarray([value]) for name, value in named.items()}
 
     def snapshot(self) -> PyTree:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -333,9 +334,83 @@ def test_large_arrays_keep_their_precision(monkeypatch):
     for _ in range(2):
         search = pickle.loads(pickle.dumps(search))
     same(
-        (search._search._opened, search._late),
-        (straight._search._opened, straight._late),
+        (search._search._opened, list(search._late)),
+        (straight._search._opened, list(straight._late)),
     )
     for one in (search, straight):
         one.tell(one.ask(), [2.0, 0.5, 3.0])
     same_result(search.result, straight.result)
+
+
+# ---- many threads, many trials
+
+
+def test_sixteen_threads_lose_and_double_nothing():
+    """With fewer members than threads, so that most of them wait most of the time."""
+    search, told = session(), []
+
+    def work(_: int) -> None:
+        while len(told) < 480:
+            for trial in search.ask(1, timeout=60):
+                search.tell(trial, host_plateau(trial.solution))
+                told.append(trial.id)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
+    found = search.result
+    assert sorted(told) == list(range(found.nfev)) and found.nfev >= 480
+    assert (found.nfev - 1) // 4 == found.nit
+    straight = told_one_by_one(found.nfev)
+    same_result(found, straight)
+
+
+def told_one_by_one(count: int) -> gfopt.Result:
+    search = session()
+    for _ in range(count):
+        (trial,) = search.ask(1)
+        search.tell(trial, host_plateau(trial.solution))
+    return search.result
+
+
+def test_ask_waits_until_a_generation_opens_or_its_time_is_up():
+    search = session()
+    trials = search.ask()
+    assert search.ask(1, timeout=0.01) == []
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(search.ask, 1, timeout=60)
+        search.tell(trials, [host_plateau(trial.solution) for trial in trials])
+        assert [trial.id for trial in waiting.result()] == [5]
+    with pytest.raises(ValueError, match="timeout"):
+        search.ask(1, timeout=-1.0)
+
+
+def test_a_session_is_pickled_whole_while_others_tell():
+    search = session()
+    with ThreadPoolExecutor(1) as pool:
+        telling = pool.submit(told, search, 60)
+        copies = [pickle.loads(pickle.dumps(search)) for _ in range(20)]
+        telling.result()
+    for copy in copies:
+        assert copy.result.nfev == len(copy.result.history["nfev"]) * 4 + (
+            copy.result.nfev > 0
+        )
+
+
+def test_trials_that_nobody_tells_are_forgotten(monkeypatch):
+    monkeypatch.setattr("gfopt.driver.late_trials.MOST_NUMBERS", 40)
+    search = session()
+    for _ in range(50):
+        trials = search.ask()
+        search.tell(trials[0], 1.0)
+        search.close()
+    size = len(pickle.dumps(search))
+    assert sum(len(one.missing) for one in search._late) <= 20
+    for _ in range(50):
+        search.ask()
+        search.close()
+    assert len(pickle.dumps(search)) < size + 50 * 8 * 12  # the history alone grows
+    with pytest.raises(ValueError, match="closed long ago"):
+        search.tell(trials[0].id - 40, 1.0)
+    with pytest.warns(UserWarning, match="closed"):
+        search.tell(search._first_id - 1, -7.0)
+    assert search.result.fun == -7.0
