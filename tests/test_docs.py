@@ -1,11 +1,13 @@
 """What the documentation says of the methods is what the registry holds."""
 
+import inspect
 import pathlib
 import re
 
 import pytest
 
-from gfopt import registry
+import gfopt
+from gfopt import problems, registry, tokens
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -27,6 +29,22 @@ def test_links_of_the_documentation_lead_somewhere():
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_every_public_name_stands_in_the_reference_once():
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    listed = [
+        name.rpartition(".")
+        for page in pages
+        for name in re.findall(r"^::: ([\w.]+)$", page.read_text(), re.M)
+    ]
+    assert len(listed) == len(set(listed))
+    found = {(module, name) for module, _, name in listed}
+    for room in (gfopt, problems, tokens):
+        for name in room.__all__:
+            value = getattr(room, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                assert (value.__module__, name) in found, name
 
 
 def test_set_up_is_two_commands_of_one_line():

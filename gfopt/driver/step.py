@@ -152,6 +152,7 @@ def generation(
 
 def population_size(optimizer: Optimizer, state: State) -> int:
     """Returns the number of rows that ``ask`` proposes, without asking."""
+
     def active(state: State) -> jax.Array:
         return optimizer.ask(jax.random.key(0), state).active
 
