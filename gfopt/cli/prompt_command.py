@@ -190,6 +190,7 @@ def _searched(
         line.write(f"{what}, {share}, best loss {low:.4f}", is_last)
 
     with Interrupt() as interrupt, line:
+        interrupt.let_pass()  # the second time at once
 
         def after_block(objective: Objective) -> None:
             note(objective.context, "pruning")
@@ -284,6 +285,7 @@ def _judged(
 
     line = ProgressLine(math.inf)
     with Interrupt() as interrupt, line:
+        interrupt.let_pass()  # the second time at once
         for prompt in prompts:
             line.write(said())
             shares.append(float(judge(held, prompt)))

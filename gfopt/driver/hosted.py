@@ -149,7 +149,7 @@ class HostedSearch:
         found: list[float] = []
 
         def paid(_: int, fitness: float, reason: str, aux: PyTree) -> None:
-            interrupt.passes = False  # what was paid for is not lost to Ctrl-C
+            interrupt.hold()  # what was paid for is not lost to Ctrl-C
             self._check(reason)
             if reason:
                 self.failures.add(reason)
@@ -164,9 +164,9 @@ class HostedSearch:
         try:
             self._call([x0], keys, batch, paid, interrupt)
         except KeyboardInterrupt:
-            interrupt.seen = True
+            interrupt.take()
         finally:
-            interrupt.passes = False
+            interrupt.hold()
         if not found:
             return None
         self._search.best_fitness = min(found[0], self._search.best_fitness)
@@ -212,7 +212,7 @@ class HostedSearch:
                 raise _Enough
 
         def paid(index: int, fitness: float, reason: str, aux: PyTree) -> None:
-            interrupt.passes = False  # what was paid for is not lost to Ctrl-C
+            interrupt.hold()  # what was paid for is not lost to Ctrl-C
             self._check(reason)
             value = (fitness, reason, aux)
             self._known[step, fresh[index]] = value
@@ -238,9 +238,9 @@ class HostedSearch:
         except _Enough:
             pass
         except KeyboardInterrupt:
-            interrupt.seen = True
+            interrupt.take()
         finally:
-            interrupt.passes = False
+            interrupt.hold()
         self.is_open = len(done) < rows.size
         if not self.is_open:
             self._tell(rows, done)

@@ -223,13 +223,13 @@ class Minimisation:
         with Interrupt() as interrupt, shown as line:
             try:
                 if self._saved is None or self._saved.snapshot is None:
-                    interrupt.let_pass()  # nothing is lost yet
+                    interrupt.let_pass(at=1)  # nothing is lost yet
                 self._prepare()
             except KeyboardInterrupt:
                 seconds = self._seconds
                 return unstarted(self._made, self._reason, seconds, self._history)
             finally:
-                interrupt.passes = False
+                interrupt.hold()
             return self._run(budget, max_seconds, target, callbacks, line, interrupt)
 
     def _run(

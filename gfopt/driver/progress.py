@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import threading
@@ -11,6 +13,8 @@ from typing import Any
 
 from gfopt.driver.compiling import CompileWatch
 
+ANYWHERE = 3  # presses of Ctrl-C after which it raises wherever it comes
+FIRST = b"\nCtrl-C: ends after this generation; once more stops now\n"
 TICK = 1.0  # seconds between two looks at what a line waits for
 
 
@@ -83,22 +87,28 @@ class ProgressLine:
 
 
 class Interrupt:
-    """Ctrl-C as a wish to end: seen between steps, or at once where it ``passes``.
+    """Ctrl-C as a wish to end, more urgent each time that it is pressed.
 
-    A step that Ctrl-C tore apart would leave a search with neither its old state nor
-    the new one (a compiled call takes its arguments over). A second Ctrl-C raises
+    Pressed once, it is seen when the generation is complete. Pressed twice, it raises
+    ``KeyboardInterrupt`` in the user's function, else as soon as that would be called:
+    a step that it tore apart would leave a search with neither its old state nor the
+    new one (a compiled call takes its arguments over). The third time it raises
     wherever it comes. Where Ctrl-C means something else than ``KeyboardInterrupt``, or
     outside of the main thread, nothing is changed.
 
     Attributes:
-        seen: whether Ctrl-C was pressed.
-        passes: whether it raises ``KeyboardInterrupt``: in code of the user's.
+        count: how often it was pressed.
     """
 
     def __init__(self) -> None:
-        self.seen = False
-        self.passes = False
+        self.count = 0
+        self._raises_at = ANYWHERE
         self._old: Any = None
+
+    @property
+    def seen(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self.count > 0
 
     def __enter__(self) -> Interrupt:
         is_main = threading.current_thread() is threading.main_thread()
@@ -107,16 +117,26 @@ class Interrupt:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.seen or self.passes:
-            self.seen = True
+        self.count += 1
+        if self.count >= self._raises_at:
             raise KeyboardInterrupt
-        self.seen = True
+        if self.count == 1:
+            with contextlib.suppress(OSError):  # no buffer: one may be in use just now
+                os.write(2, FIRST)
 
-    def let_pass(self) -> None:
-        """Raises what was held back, and from now on raises at once."""
-        self.passes = True
-        if self.seen:
+    def let_pass(self, at: int = 2) -> None:
+        """From now on raises at the ``at``-th time; also if that was held back."""
+        self._raises_at = at
+        if self.count >= at:
             raise KeyboardInterrupt
+
+    def hold(self) -> None:
+        """From now on raises at the third time only."""
+        self._raises_at = ANYWHERE
+
+    def take(self) -> None:
+        """Counts a ``KeyboardInterrupt`` that came from elsewhere."""
+        self.count = max(self.count, 2)
 
     def __exit__(
         self,
