@@ -213,7 +213,7 @@ class Search:
             turns = self._turns[self.tier]
             opened, self._told = turns.tell(self._opened, told, aux)
             self._see(opened)
-            info = jax.device_get(self._told.info)
+            info = map(np.asarray, self._told.info)
             self.info = dict(zip(self._told.info_names, info, strict=True))
             wanted = self._told.tier
             if wanted is not None and int(wanted) != self.tier:

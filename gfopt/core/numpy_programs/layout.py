@@ -34,7 +34,6 @@ from gfopt.core.numpy_programs.rule import (
 from gfopt.jaxprs import Equation, Program
 
 LARGEST = 1 << 17  # elements of a value from which compiled loops over it are faster
-FREED = 1 << 12  # elements of a result that is not held longer than it is needed
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -113,7 +112,6 @@ class _Layout:
         self.lines: list[_Line] = []
         self._count = 0
         self._scalars: dict[str, Any] = {}  # what some names are broadcasts of
-        self._large: set[_Name] = set()  # names of results that are worth freeing
 
     def name(self) -> _Name:
         """Returns a new name."""
@@ -151,8 +149,6 @@ class _Layout:
             results = function(*operands)
             return list(results) if eqn.is_listing else [results]
         names = [self.name() for _ in eqn.outputs]
-        sizes = [math.prod(shape_of(variable)) for variable in eqn.outputs]
-        self._large |= {n for n, size in zip(names, sizes, strict=True) if size > FREED}
         self.lines.append(_Line(names, function, operands, eqn.is_listing))
         if eqn.name == "broadcast_in_dim" and not shape_of(eqn.inputs[0]):
             self._scalars[names[0]] = operands[0]
@@ -175,27 +171,33 @@ class _Layout:
     def function(self, inputs: Sequence[str], results: Sequence[Any]) -> Any:
         """Returns the lines that the results need as one Python function."""
         needed = {name for name in results if _is_name(name)}
-        body: list[str] = []
+        kept: list[tuple[_Line, set[_Name]]] = []
+        for line in reversed(self.lines):
+            if not needed.isdisjoint(line.names):
+                kept.append((line, {*_named(line.operands)} - needed))
+                needed.update(_named(line.operands))
+        # What is not needed any more makes room: its name goes to the next result, and
+        # with it, most often, memory that is still in the cache.
+        spare: list[str] = []
+        names: dict[str, str] = {name: name for name in inputs}
         space: dict[str, Any] = {}
 
         def shown(value: Any) -> str:
             if _is_name(value):
-                return value
+                return names[value]
             space[f"k{len(space)}"] = value
             return f"k{len(space) - 1}"
 
-        for line in reversed(self.lines):
-            if needed.isdisjoint(line.names):
-                continue
-            last = {o for o in line.operands if _is_name(o)} - needed
-            needed |= last
-            if freed := sorted(last & self._large):
-                body.append(f"  del {', '.join(freed)}")
+        body: list[str] = []
+        for line, last in reversed(kept):
             called = f"{shown(line.function)}({', '.join(map(shown, line.operands))})"
-            comma = "," if line.is_listing else ""
-            body.append(f"  {', '.join(line.names)}{comma} = {called}")
+            spare += sorted(names[name] for name in last)
+            names.update({n: spare.pop() if spare else n for n in line.names})
+            targets = ", ".join(names[name] for name in line.names)
+            body.append(f"  {targets}{',' if line.is_listing else ''} = {called}")
+            spare += [names[name] for name in line.names if name not in needed]
         returned = f"  return [{', '.join(map(shown, results))}]"
-        text = "\n".join([f"def run({', '.join(inputs)}):", *reversed(body), returned])
+        text = "\n".join([f"def run({', '.join(inputs)}):", *body, returned])
         exec(compile(text, "<a program in NumPy>", "exec"), space)
         return space["run"]
 
