@@ -16,6 +16,7 @@ from gfopt.cli.list_command import list_methods
 from gfopt.cli.memory_command import memory
 from gfopt.cli.prompt_command import prompt
 from gfopt.cli.report_command import report
+from gfopt.cli.sweep_command import sweep_study
 
 __all__ = ["USAGE_ERROR", "command"]
 
@@ -32,6 +33,7 @@ def command() -> Any:
     app.command("bench")(bench)
     app.command("report")(report)
     app.command("export")(export)
+    app.command("sweep")(sweep_study)
     app.command("prompt")(prompt)
     app.command("memory")(memory)
     return get_command(app)

@@ -68,6 +68,19 @@ def page(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
     everything = Section("", 0, 0, "", tuple(runs))
     colours = {method: number for number, method in enumerate(everything.methods)}
     body = "\n".join(_section(section, colours) for section in sections(runs))
+    tail = f"{_settings(runs)}\n{_sessions(sessions_)}"
+    lead = _lead(runs, sessions_)
+    return document("gfopt benchmark", lead, f"{body}\n{tail}")
+
+
+def document(title: str, lead: str, body: str) -> str:
+    """Returns a whole page, with its style and its script.
+
+    Args:
+        title: in plain text.
+        lead: what stands below it, in plain text.
+        body: HTML.
+    """
     style, script = (
         resources.files("gfopt.research").joinpath(f"report.{kind}").read_text("utf-8")
         for kind in ("css", "js")
@@ -77,18 +90,16 @@ def page(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>gfopt benchmark</title>
+<title>{title}</title>
 <style>
 {style}</style>
 </head>
 <body>
 <main>
 <button type="button" id="theme">light or dark</button>
-<h1>gfopt benchmark</h1>
-<p class="lead">{_lead(runs, sessions_)}</p>
+<h1>{title}</h1>
+<p class="lead">{escape(lead)}</p>
 {body}
-{_settings(runs)}
-{_sessions(sessions_)}
 </main>
 <div id="tip" hidden></div>
 <script>
@@ -103,7 +114,7 @@ def _lead(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
     evaluations = sum(run.evaluations for run in runs)
     text = f"{len(runs):,} runs of {len(methods)} methods, {evaluations:,} evaluations"
     when = f", last added to {sessions_[-1]['started']} UTC" if sessions_ else ""
-    return escape(f"{text}{when}.")
+    return f"{text}{when}."
 
 
 def _section(section: Section, colours: Mapping[str, int]) -> str:
@@ -113,9 +124,9 @@ def _section(section: Section, colours: Mapping[str, int]) -> str:
     return "\n".join(
         [
             f"<section>\n<h2>{escape(title_of(section))}</h2>",
-            _table(first, colours),
+            table_of(first, colours),
             draw(section, colours),
-            *(f"<h3>Each problem</h3>\n{_table(other, {})}" for other in others),
+            *(f"<h3>Each problem</h3>\n{table_of(other, {})}" for other in others),
             "</section>",
         ]
     )
@@ -253,7 +264,8 @@ def _grid(charts: Sequence[str], name: str = "grid") -> str:
     return f'<div class="{name}">\n{figures}\n</div>'
 
 
-def _table(table: Table, colours: Mapping[str, int]) -> str:
+def table_of(table: Table, colours: Mapping[str, int]) -> str:
+    """Returns a table as HTML, with the colours of the methods that begin its rows."""
     head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
     rows = []
     for first, *cells in table.rows:

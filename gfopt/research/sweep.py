@@ -1,0 +1,372 @@
+"""Ablations: a grid or a random design over settings, with paired seeds.
+
+Settings that are numbers are an axis of one compiled program, as seeds are: all runs of
+a static configuration (a population size, say) are compiled once, however many values
+and seeds there are. Letters: `N` problems, `C` settings, `S` seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks, registry
+from gfopt.core.objective import Objective
+from gfopt.driver import setup as setups
+from gfopt.driver.run import run
+from gfopt.driver.step import population_size
+from gfopt.problems.problem import Problem, as_problems
+from gfopt.research.statistics import Interval, bootstrap_interval
+from gfopt.research.tables import Table
+from gfopt.types import Key, Optimizer
+
+_NOTE = (
+    "rank: mean over problems and seeds, 1 is best; won: share of the paired runs that "
+    "ended lower than the best setting's, ties count half; p: sign test, two-sided, "
+    "corrected by Holm; then the median of the best values. The best setting was "
+    "chosen by these runs: to confirm it, sweep again with another seed."
+)
+CHUNK = 256  # runs of a program at a time, which keeps them in the processor's cache
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A setting beside the reference, problem by problem and seed by seed.
+
+    Attributes:
+        won: share of the pairs in which it ended lower; ties count half. The effect
+            size: .5 is no difference.
+        p: of the sign test, two-sided.
+        p_corrected: the same, by Holm, for all comparisons of the sweep.
+    """
+
+    won: float
+    p: float
+    p_corrected: float
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """What ``sweep`` found; prints as a table, best setting first.
+
+    Attributes:
+        problems: their names, ``[N]``.
+        settings: what was varied, ``[C]`` dictionaries.
+        values: ``float64[N, C, S]``, the best value of each run.
+        evaluations: ``int[C]``, of each run.
+        compilations: programs that were compiled: one for each static configuration
+            and problem.
+
+    Example:
+        >>> result = SweepResult(["p"], [{"sigma": 0.5}, {"sigma": 1.0}],
+        ...     np.array([[[3.0, 4.0, 1.0], [2.0, 1.0, 1.0]]]), np.array([9, 9]), 1)
+        >>> result.best, result.ranks, result.compared()[0].won
+        (1, array([1.83333333, 1.16666667]), 0.166...)
+    """
+
+    problems: list[str]
+    settings: list[dict[str, Any]]
+    values: np.ndarray = field(repr=False)
+    evaluations: np.ndarray = field(repr=False)
+    compilations: int
+
+    @property
+    def _ordered(self) -> np.ndarray:
+        """The values, with a run without one behind all others."""
+        return np.where(np.isnan(self.values), np.inf, self.values)
+
+    @property
+    def _ranks(self) -> np.ndarray:
+        """The rank of each setting on a problem with a seed: ``[N, C, S]``."""
+        from scipy.stats import rankdata  # a second to import
+
+        return rankdata(self._ordered, axis=1)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """The mean rank of each setting over problems and seeds, ``[C]``."""
+        return self._ranks.mean(axis=(0, 2))
+
+    @property
+    def best(self) -> int:
+        """The place of the setting with the lowest mean rank."""
+        return int(np.argmin(self.ranks))
+
+    def rank_interval(self, place: int) -> Interval:
+        """Returns a setting's mean rank with its 95 % interval over seeds."""
+        return bootstrap_interval(self._ranks[:, place].mean(axis=0))
+
+    def compared(self, to: int | None = None) -> list[Comparison]:
+        """Compares every setting with one of them, pair by pair.
+
+        Args:
+            to: place of the reference; the best by mean rank if None, which the same
+                runs have chosen: to confirm it, sweep again with another seed.
+
+        Returns:
+            One comparison for each setting; that of the reference with itself is 0.5
+            with p = 1.
+        """
+        from scipy.stats import binomtest
+
+        chosen = self.best if to is None else to
+        values = self._ordered
+        reference = values[:, chosen]
+        found = []
+        for place in range(len(self.settings)):
+            lower = int(np.sum(values[:, place] < reference))
+            higher = int(np.sum(values[:, place] > reference))
+            ties = reference.size - lower - higher
+            p = 1.0
+            if lower + higher:
+                p = binomtest(lower, lower + higher).pvalue
+            found.append(((lower + ties / 2) / reference.size, float(p)))
+        others = [p for place, (_, p) in enumerate(found) if place != chosen]
+        corrected = holm(others)
+        corrected.insert(chosen, 1.0)
+        return [
+            Comparison(won, p, c) for (won, p), c in zip(found, corrected, strict=True)
+        ]
+
+    @property
+    def table(self) -> Table:
+        """The settings, best first, with paired comparisons and medians."""
+        compared, ranks = self.compared(), self.ranks
+        medians = np.median(self._ordered, axis=2)
+        rows = [
+            (
+                named(self.settings[place]),
+                f"{ranks[place]:.2f}",
+                f"{compared[place].won:.2f}",
+                f"{compared[place].p_corrected:.2g}",
+                f"{self.evaluations[place]:,}",
+                *(f"{value:.3g}" for value in medians[:, place]),
+            )
+            for place in np.argsort(ranks, kind="stable")
+        ]
+        columns = ("setting", "rank", "won", "p", "evaluations", *self.problems)
+        runs = f"{self.values.size:,} runs, {self.compilations} compilations"
+        return Table(f"Sweep of {runs}", columns, rows, _NOTE)
+
+    def __str__(self) -> str:
+        return str(self.table)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the page, one HTML file, and returns where it stands."""
+        from gfopt.research.sweep_page import sweep_page
+
+        place = Path(path)
+        place.write_text(sweep_page(self), encoding="utf-8")
+        return place
+
+
+def named(setting: Mapping[str, Any]) -> str:
+    """Returns a setting in words.
+
+    Example:
+        >>> named({"method": "cma_es", "sigma": 0.123456})
+        'method = cma_es, sigma = 0.1235'
+    """
+    return ", ".join(f"{name} = {brief(value)}" for name, value in setting.items())
+
+
+def brief(value: Any) -> str:
+    """Returns a value, a number with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def sweep(
+    methods: str | Iterable[str],
+    problems: Any,
+    grid: Mapping[str, Any],
+    *,
+    budget: int = 1000,
+    seeds: int = 20,
+    seed: int = 0,
+    random: int | None = None,
+) -> SweepResult:
+    """Runs a method with every setting of a design, on every problem, with every seed.
+
+    A run is ``gfopt.run`` for as many generations as the budget pays for, within the
+    bounds of the problem, in double precision. Runs of one seed share their start and
+    their key, whatever the settings: differences are paired.
+
+    Args:
+        methods: a registered name, or several: ``"method"`` is then a setting.
+        problems: JAX functions with a start or bounds; see ``gfopt.problems.Problem``.
+        grid: for each field of the method its values. For a random design, functions
+            of a NumPy generator may stand in place of lists.
+        budget: evaluations of a run.
+        seeds: of each setting, ``S``.
+        seed: of all of them, and of a random design.
+        random: so many settings, each field drawn by itself, instead of all
+            combinations.
+
+    Raises:
+        TypeError: for an argument of the wrong type, or a function that JAX cannot
+            trace.
+        ValueError: for an unknown field, or a budget below one generation.
+
+    Example:
+        >>> import gfopt
+        >>> problem = gfopt.problems.Problem(
+        ...     lambda x: jnp.sum((x - 1) ** 2), bounds=[(-5, 5)] * 3)
+        >>> grid = {"sigma": [0.1, 1.0], "population_size": [6, 12]}
+        >>> result = sweep("cma_es", problem, grid, budget=240, seeds=10)
+        >>> result.values.shape, result.compilations
+        ((1, 4, 10), 2)
+        >>> result.settings[result.best]
+        {'sigma': 1.0, 'population_size': 6}
+    """
+    for name, value in (("budget", budget), ("seeds", seeds)):
+        checks.integer(name, value, 1)
+    checks.integer("seed", seed, 0)
+    listed = [methods] if isinstance(methods, str) else list(methods)
+    for method in listed:
+        registry.known_method(method, argument="methods")
+    settings = [
+        ({"method": method} if len(listed) > 1 else {}) | chosen
+        for method in listed
+        for chosen in _design(grid, random, seed)
+    ]
+    tasks = as_problems(problems)
+    values = np.full((len(tasks), len(settings), seeds), np.nan)
+    evaluations = np.zeros(len(settings), int)
+    compilations = 0
+    with jax.enable_x64(True):
+        for row, problem in enumerate(tasks):
+            rngs = [np.random.default_rng((seed, s)) for s in range(seeds)]
+            starts = np.stack([problem.start(rng) for rng in rngs])
+            optimizers = [
+                _optimizer({"method": listed[0]} | setting, problem, starts[0])
+                for setting in settings
+            ]
+            for places in _groups(optimizers):
+                group = [optimizers[place] for place in places]
+                found, count = _runs(group, problem, starts, seed, budget)
+                values[row, places], evaluations[places] = found, count
+                compilations += 1
+    names = [problem.name for problem in tasks]
+    return SweepResult(names, settings, values, evaluations, compilations)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Returns p-values that are corrected for their number, by Holm (1979).
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    found, worst = [0.0] * len(p), 0.0
+    for rank, place in enumerate(np.argsort(p, kind="stable")):
+        worst = max(worst, min(1.0, (len(p) - rank) * p[place]))
+        found[place] = worst
+    return found
+
+
+def _design(grid: Mapping[str, Any], random: int | None, seed: int) -> list[dict]:
+    checks.instance("grid", grid, Mapping, "a dictionary of fields and their values")
+    for name, values in grid.items():
+        drawn = callable(values) and random is not None
+        if not drawn and (isinstance(values, str) or not isinstance(values, Sequence)):
+            raise TypeError(
+                f"grid[{name!r}] must be a list of values, or with random a function "
+                f"of a NumPy generator; got {checks.shown(values)}"
+            )
+        if not drawn and not len(values):
+            raise ValueError(f"grid[{name!r}] must have one value or more; got none")
+    if random is None:
+        rows = itertools.product(*grid.values())
+        return [dict(zip(grid, row, strict=True)) for row in rows]
+    checks.integer("random", random, 1)
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            name: values(rng) if callable(values) else values[rng.integers(len(values))]
+            for name, values in grid.items()
+        }
+        for _ in range(random)
+    ]
+
+
+def _optimizer(setting: dict[str, Any], problem: Problem, x0: np.ndarray) -> Optimizer:
+    method, options = setting["method"], dict(setting)
+    del options["method"]
+    return setups.setup(method, x0, None, problem.box, options).optimizer
+
+
+def _groups(optimizers: Sequence[Optimizer]) -> list[list[int]]:
+    """Returns the places of optimizers that share a program."""
+    found: dict[Any, list[int]] = {}
+    for place, optimizer in enumerate(optimizers):
+        leaves, structure = jax.tree.flatten(optimizer)
+        found.setdefault((structure, *map(np.shape, leaves)), []).append(place)
+    return list(found.values())
+
+
+def _runs(
+    group: Sequence[Optimizer],
+    problem: Problem,
+    starts: np.ndarray,
+    seed: int,
+    budget: int,
+) -> tuple[np.ndarray, int]:
+    """Returns the best value of every run, ``[C, S]``, and how many evaluations."""
+    first = jax.eval_shape(group[0].init, jax.random.key(0), starts[0])
+    size = population_size(group[0], first)
+    if budget < size:
+        raise ValueError(
+            f"budget must pay for one generation, {size} evaluations; got {budget}"
+        )
+    count, seeds = len(group), len(starts)
+    structure = jax.tree.structure(group[0])
+    columns = zip(*(jax.tree.leaves(one) for one in group), strict=True)
+    # every setting with every seed, setting by setting
+    leaves = [np.repeat(np.stack(column), seeds, axis=0) for column in columns]
+    numbers, x0 = np.tile(np.arange(seeds), count), np.tile(starts, (count, 1))
+    # chunks of one size, so that a run has the same bits however many there are
+    chunk = min(CHUNK, count * seeds)
+    filled = math.ceil(count * seeds / chunk) * chunk
+    rows = np.arange(filled) % (count * seeds)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers[rows])
+    best = _program(
+        tuple(leaf[rows].reshape(-1, chunk, *leaf.shape[1:]) for leaf in leaves),
+        keys.reshape(-1, chunk),
+        x0[rows].reshape(-1, chunk, x0.shape[1]),
+        Objective(problem.fun),
+        structure=structure,
+        generations=budget // size,
+    )
+    found = np.asarray(best).ravel()[: count * seeds]
+    return found.reshape(count, seeds), budget // size * size
+
+
+@partial(jax.jit, static_argnames=("structure", "generations"))
+def _program(
+    leaves: tuple[jax.Array, ...],
+    keys: Key,
+    x0: jax.Array,
+    objective: Objective,
+    *,
+    structure: jax.tree_util.PyTreeDef,
+    generations: int,
+) -> jax.Array:
+    """Returns the best value of each run, ``[chunks, chunk]``."""
+
+    def one(leaves: tuple[jax.Array, ...], key: Key, start: jax.Array) -> jax.Array:
+        optimizer: Any = jax.tree.unflatten(structure, leaves)
+        result = run(optimizer, objective, start, key=key, generations=generations)
+        return jnp.nanmin(result.history["fitness"])
+
+    many: Callable[..., Any] = jax.vmap(one)
+    return jax.lax.map(lambda chunk: many(*chunk), (leaves, keys, x0))
