@@ -9,7 +9,7 @@ longest pause between two evaluations. ``call_cpu`` are the processor seconds of
 call, which other work on the machine changes least; ``wait_cpu`` those of ``import
 gfopt``, too: one build loads its modules there and the other in the call. ``warm`` rows
 run twice in one cache folder; the second run counts. Each build has bytecode, as an
-installed package has, made first. pycma's ``fmin2`` on the same functions stands beside.
+installed package has, made first. Beside them stands pycma's ``fmin2``.
 """
 
 from __future__ import annotations
