@@ -3,8 +3,8 @@
     python benchmarks/first_answer.py --base 82cf517 --turns 9
 
 Each run is a new process without a compilation cache; JAX is imported before the clock
-starts. The two builds take turns; the table holds medians of the seconds of ``minimize``
-(``call``), of the whole process (``wall``) and of its processors (``cpu``), and of the
+starts. The two builds take turns; the table holds medians of the seconds of
+``minimize`` (``call``), of the whole process (``wall``) and of its processors (``cpu``), and of the
 longest pause between two evaluations. ``call_cpu`` are the processor seconds of the
 call, which other work on the machine changes least; ``wait_cpu`` those of ``import
 gfopt``, too: one build loads its modules there and the other in the call. ``warm`` rows
