@@ -4,12 +4,13 @@
 
 Each run is a new process without a compilation cache; JAX is imported before the clock
 starts. The two builds take turns; the table holds medians of the seconds of
-``minimize`` (``call``), of the whole process (``wall``) and of its processors (``cpu``), and of the
-longest pause between two evaluations. ``call_cpu`` are the processor seconds of the
-call, which other work on the machine changes least; ``wait_cpu`` those of ``import
-gfopt``, too: one build loads its modules there and the other in the call. ``warm`` rows
-run twice in one cache folder; the second run counts. Each build has bytecode, as an
-installed package has, made first. Beside them stands pycma's ``fmin2``.
+``minimize`` (``call``), of the whole process (``wall``) and of its processors
+(``cpu``), and of the longest pause between two evaluations. ``call_cpu`` are the
+processor seconds of the call, which other work on the machine changes least;
+``wait_cpu`` those of ``import gfopt``, too: one build loads its modules there and the
+other in the call. ``warm`` rows run twice in one cache folder; the second run counts.
+Each build has bytecode, as an installed package has, made first. Beside them stands
+pycma's ``fmin2``.
 """
 
 from __future__ import annotations
