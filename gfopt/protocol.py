@@ -69,6 +69,15 @@ class Method(Optimizer):
         resize: Any = replace  # a dataclass with this field
         return resize(self, population_size=population_size)
 
+    def sized(
+        self, population_size: int, num_active: jax.Array, sigma: jax.Array
+    ) -> Method:
+        """Returns the method as ``Restarts`` needs it, where it ``can_restart``."""
+        change: Any = replace
+        return change(
+            self, population_size=population_size, num_active=num_active, sigma=sigma
+        )
+
     @property
     def tier(self) -> int:
         """Which of several numbers of rows it has, see ``Restarts``."""
@@ -81,6 +90,10 @@ class Method(Optimizer):
     def at_tier(self, tier: int) -> Method:
         """Returns the method with the rows of a tier."""
         return self
+
+    def at_step(self, state: State, step: jax.Array) -> State:
+        """Returns the state as if it had been told so often: schedules go by that."""
+        return state._replace(step=step)
 
     # its distribution
 
@@ -230,6 +243,13 @@ class Wrapper(Method):
         """Resizes the method inside."""
         return _around(self, as_method(self.inner).resized(population_size))
 
+    def sized(
+        self, population_size: int, num_active: jax.Array, sigma: jax.Array
+    ) -> Method:
+        """Sizes the method inside."""
+        inner = as_method(self.inner).sized(population_size, num_active, sigma)
+        return _around(self, inner)
+
     @property
     def tier(self) -> int:
         """That of the method inside."""
@@ -242,6 +262,11 @@ class Wrapper(Method):
     def at_tier(self, tier: int) -> Method:
         """Moves the method inside to a tier."""
         return _around(self, as_method(self.inner).at_tier(tier))
+
+    def at_step(self, state: State, step: jax.Array) -> State:
+        """Sets it for the method inside, too."""
+        inner = self.within(state).at_step(self.inner_state(state), step)
+        return self.with_inner_state(super().at_step(state, step), inner)
 
     def standard_deviations(self, state: State) -> Solution | None:
         """Returns those of the method inside."""

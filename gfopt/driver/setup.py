@@ -186,7 +186,6 @@ def _search(
     dimension, with_model = trees.num_parameters(x0), False
     if method == "auto":
         name = auto_method(dimension)
-        steady &= space is None or not space.is_discrete
         with_model = steady and not given and dimension <= MOST_SURROGATE
     registry.known_method(name, "auto")
     row = registry.METHODS[name]
@@ -202,10 +201,12 @@ def _search(
         if not with_model:
             return Setup(optimizer, x0, x64)
         # a start that is far away, or sigma0 much too small, is no reason to stop
-        model: Any = registry.method("lq_cma_es", {"tol_up": 1e20} | sigma)
+        is_discrete = space is not None and space.is_discrete  # a model has no margin
+        kind = "cma_es" if is_discrete else "lq_cma_es"
+        model: Any = registry.method(kind, {"tol_up": 1e20} | sigma)
         if restarts:
             most = MOST_GROWTH * default_population_size(dimension)
-            model = Restarts(model, largest_size=most)
+            model = Restarts(model, largest_size=most, reach=_reach(space))
         return Setup(optimizer, x0, x64, _within(model, space))
 
     if sigma0 is not None and row.sigma is None:
@@ -315,6 +316,15 @@ def _fifths(space: Space, fallback: float) -> PyTree:
     return jax.tree.map(leaf, space.widths())
 
 
+def _reach(space: Space | None) -> float:
+    """Returns how many sigma from x0 a restart may start: anywhere in finite bounds."""
+    if space is None:
+        return 2.0
+    units = jax.tree.map(lambda w, s: np.max(w / s), space.widths(), space.scale)
+    widest = max(map(float, jax.tree.leaves(units)))
+    return max(2.0, widest) if math.isfinite(widest) else 2.0
+
+
 def _spread_sigma(name: str, sigma0: Any, x0: Solution) -> PyTree:
     """Returns ``sigma0``, a number or a tree like ``x0``, as a tree like ``x0``."""
     expected = "a finite number above 0, or such numbers in the form of x0"
@@ -360,6 +370,7 @@ def _within(optimizer: Optimizer, space: Space | None) -> Optimizer:
         return optimizer
     if space.is_discrete:
         refuse_slopes(optimizer, "bounds with integers or choices", "method")
-    if space.is_discrete and as_method(optimizer).has_margin:
-        optimizer = Margin(optimizer, space)
+    method = innermost(optimizer)
+    if space.is_discrete and as_method(method).has_margin:
+        optimizer = with_innermost(optimizer, Margin(method, space))
     return Bounded(optimizer, space)

@@ -12,7 +12,7 @@ import pytest
 
 import gfopt
 from gfopt.driver import compiled, turns
-from gfopt.optimizers.wrappers.restarts import REACH, Restarts
+from gfopt.optimizers.wrappers.restarts import Restarts
 from gfopt.types import Evaluation
 
 
@@ -49,7 +49,8 @@ def test_schedule_as_its_oracle(bipop: bool) -> None:
             sizes.append(int(state.num_active))
             assert int(state.inner.age) == 0
             assert float(state.inner.sigma) == float(state.sigma)
-            assert np.all(np.abs(np.asarray(state.inner.mean) - X0) <= REACH * 2.0)
+            away = np.abs(np.asarray(state.inner.mean) - X0)
+            assert np.all(away <= SEARCH.reach * 2.0)
     assert len(sizes) == 9
     if not bipop:
         assert sizes == [8 * 2**k for k in range(1, 10)]
@@ -118,6 +119,46 @@ def test_bounds_hold_around_it() -> None:
     result = gfopt.minimize(rastrigin, X0 + 4, method=method, budget=3000, target=2.1)
     assert result.status is gfopt.Status.TARGET
     assert int(result.state.num_restarts) >= 0 and np.all(result.x >= 1)
+
+
+MIXED = {"count": gfopt.integer(0, 20), "rate": gfopt.real(-5, 5)}
+
+
+def two_valleys(x: dict[str, float]) -> float:
+    """A wide one at the count of 4, and the better one at 17."""
+    wide, better = 0.05 * (x["count"] - 4) ** 2 + 0.5, 0.5 * (x["count"] - 17) ** 2
+    return float(min(wide, better) + (x["rate"] - 1.5) ** 2)
+
+
+@pytest.mark.parametrize("method", ["auto", Restarts(gfopt.CMAES(sigma=1.0))])
+def test_restarts_find_another_integer(method: object) -> None:
+    found = gfopt.minimize(
+        two_valleys,
+        {"count": 1, "rate": -4.0},
+        bounds=MIXED,
+        method=method,
+        budget=3000,
+        target=1e-6,
+        seed=3,
+    )
+    restarts, margin = found.optimizer.inner, found.optimizer.inner.inner
+    assert isinstance(restarts, Restarts) and isinstance(margin, gfopt.Margin)
+    assert found.status is gfopt.Status.TARGET and found.x["count"] == 17
+    assert found.state.num_restarts > 0
+    steps = found.state.step, found.state.inner.step, found.state.inner.inner.step
+    assert len(set(map(int, steps))) == 1
+
+
+def test_restarts_start_anywhere_within_finite_bounds() -> None:
+    bounds = [(0, 1), (-100, 100)]
+    found = gfopt.minimize(
+        lambda x: float(x @ x), [0.9, 90], bounds=bounds, budget=5, seed=0
+    )
+    assert found.optimizer.inner.reach == pytest.approx(5)  # fifths, either way
+    open_end = gfopt.minimize(
+        lambda x: float(x @ x), [1, 2], bounds=[(0, None), (0, 9)], budget=5, seed=0
+    )
+    assert open_end.optimizer.inner.reach == 2
 
 
 @pytest.mark.parametrize("fun", [rastrigin, rastrigin_in_numpy])

@@ -99,6 +99,11 @@ class Margin(Wrapper):
             )
         checks.instance("space", self.space, Space, "a gfopt.Space")
 
+    @property
+    def can_restart(self) -> bool:
+        """Whether the method inside can."""
+        return as_method(self.inner).can_restart
+
     def init(self, key: Key, solution: Solution) -> MarginState:
         """Starts the inner method."""
         inner = self.inner.init(key, solution)
@@ -146,8 +151,7 @@ class Margin(Wrapper):
             state.inner.mean,
             state.stretch,
         )
-        dimension = trees.num_parameters(moved)
-        alpha = 1 / (dimension * population.active.shape[0])
+        alpha = 1 / (trees.num_parameters(moved) * jnp.sum(population.active))
 
         def leaf(y: jax.Array, a: jax.Array, std: jax.Array, *kind: Any) -> Any:
             s = a * std
@@ -165,7 +169,7 @@ class Margin(Wrapper):
 
 
 def _with_margin(
-    m: jax.Array, s: jax.Array, below: jax.Array, above: jax.Array, alpha: float
+    m: jax.Array, s: jax.Array, below: jax.Array, above: jax.Array, alpha: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the mean with the margin, and the factor of the standard deviation.
 
@@ -193,12 +197,12 @@ def _with_margin(
     return mean, std / s
 
 
-def _quantile(alpha: float, like: jax.Array) -> jax.Array:
+def _quantile(alpha: jax.Array, like: jax.Array) -> jax.Array:
     """Returns q with ``P(z > q) = alpha`` for a standard normal z."""
     return -ndtri(jnp.asarray(alpha, like.dtype))
 
 
-def _near_choices(m: jax.Array, s: jax.Array, alpha: float) -> jax.Array:
+def _near_choices(m: jax.Array, s: jax.Array, alpha: jax.Array) -> jax.Array:
     """Returns the means ``[..., k]`` so near to the largest that all have a chance."""
     best = jnp.argmax(m, axis=-1, keepdims=True)
     most, its = (jnp.take_along_axis(v, best, axis=-1) for v in (m, s))

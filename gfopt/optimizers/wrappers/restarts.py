@@ -16,8 +16,8 @@ programs, and the cost is that of the rows in use.
 Sources: Auger and Hansen, "A restart CMA evolution strategy with increasing population
 size" (CEC 2005); Hansen, "Benchmarking a BI-population CMA-ES on the BBOB-2009
 function testbed" (GECCO workshop 2009), section 2. Deviations: a run starts at a point
-drawn uniformly from ``x0 +- 2 sigma`` in each coordinate, since there may be no bounds
-to draw between; small runs never have fewer than ``P_0`` rows.
+drawn uniformly from ``x0 +- reach sigma`` in each coordinate, since there may be no
+bounds to draw between; small runs never have fewer than ``P_0`` rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from jax.flatten_util import ravel_pytree
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.optimizers.evolution_strategies.snes import default_population_size
-from gfopt.protocol import Wrapper, as_method
+from gfopt.protocol import Wrapper, as_method, innermost
 from gfopt.pytree import pytree, static
 from gfopt.types import (
     Evaluation,
@@ -44,8 +44,6 @@ from gfopt.types import (
     Solution,
     State,
 )
-
-REACH = 2.0  # standard deviations around x0 in which a run may start
 
 
 class RestartsState(NamedTuple):
@@ -100,6 +98,8 @@ class Restarts(Wrapper):
             more; in ``gfopt.run`` populations are never larger.
         patience: stop after so many runs in a row that found nothing better, by the
             inner method's ``tol_fun``; None for never.
+        reach: standard deviations around x0 in which a run may start. Within bounds,
+            which fold, it may reach from one end to the other and back.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -122,6 +122,7 @@ class Restarts(Wrapper):
     largest_size: int = static(default=2**14)
     tier: int = static(default=0)
     patience: int | jax.Array | None = None
+    reach: float | jax.Array = 2.0
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
@@ -137,11 +138,12 @@ class Restarts(Wrapper):
         checks.integer("tier", self.tier, 0)
         if self.patience is not None:
             checks.positive("patience", self.patience)
+        checks.positive("reach", self.reach)
 
     @property
     def sigma(self) -> Any:
-        """The inner method's first step size."""
-        return self.inner.sigma
+        """The first step size of the method that is restarted."""
+        return innermost(self.inner).sigma  # type: ignore[attr-defined]
 
     def _first_size(self, dimension: int) -> int:
         return self.first_size or default_population_size(dimension)
@@ -150,7 +152,7 @@ class Restarts(Wrapper):
         """Returns the inner method with its population and step size set."""
         size = self._first_size(dimension) * 2**self.tier
         active = jnp.minimum(num_active, size)
-        return replace(self.inner, population_size=size, num_active=active, sigma=sigma)
+        return as_method(self.inner).sized(size, active, sigma)
 
     def init(self, key: Key, solution: Solution) -> RestartsState:
         """Starts the first run at the solution, with ``P_0`` candidates."""
@@ -159,7 +161,7 @@ class Restarts(Wrapper):
         dimension = trees.num_parameters(origin)
         first = jnp.int32(self._first_size(dimension))
         dtype = trees.wide_dtype(origin)
-        sigma = jnp.asarray(self.inner.sigma, dtype)
+        sigma = jnp.asarray(self.sigma, dtype)
         infinite = jnp.full((), jnp.inf, dtype)
         return RestartsState(
             step=jnp.int32(0),
@@ -204,7 +206,7 @@ class Restarts(Wrapper):
             ended |= holds
         # one step counter for a batch of runs: the inner method's schedules go by it
         new = lax.cond(ended, self._restarted, lambda state: state, state)
-        return new._replace(inner=new.inner._replace(step=state.step)), info
+        return new._replace(inner=current.at_step(new.inner, state.step)), info
 
     def _restarted(self, state: RestartsState) -> RestartsState:
         """Chooses regime, population, step size and start of the next run."""
@@ -220,14 +222,16 @@ class Restarts(Wrapper):
         uniform = jax.random.uniform(when, (2,), dtype)
         small = first * (large / (2 * first)) ** (uniform[0] ** 2)
         size = jnp.where(is_small, jnp.floor(small), large)
-        sigma = jnp.asarray(self.inner.sigma, dtype)
-        reach = jax.random.uniform(where, (dimension,), dtype, -REACH, REACH) * sigma
-        start = unravel((flat + reach).astype(flat.dtype))
+        sigma = jnp.asarray(self.sigma, dtype)
+        reach = jnp.asarray(self.reach, dtype)
+        away = jax.random.uniform(where, (dimension,), dtype, -reach, reach) * sigma
+        start = unravel((flat + away).astype(flat.dtype))
         sigma = jnp.where(is_small, sigma * 10 ** (-2 * uniform[1]), sigma)
         num_active = jnp.clip(size, 2, self.largest_size).astype(jnp.int32)
         better = state.run_fitness < state.fitness
         rounding = 4 * jnp.finfo(dtype).eps * jnp.abs(state.fitness)
-        gained = state.run_fitness < state.fitness - self.inner.tol_fun - rounding
+        tolerance = as_method(self.inner).tolerance("tol_fun") + rounding
+        gained = state.run_fitness < state.fitness - tolerance
         gained |= jnp.isinf(state.fitness)
         found = self.within(state).recommend(state.inner)
         return state._replace(
