@@ -130,7 +130,9 @@ def two_valleys(x: dict[str, float]) -> float:
     return float(min(wide, better) + (x["rate"] - 1.5) ** 2)
 
 
-@pytest.mark.parametrize("method", ["auto", Restarts(gfopt.CMAES(sigma=1.0))])
+@pytest.mark.parametrize(
+    "method", ["auto", Restarts(gfopt.CMAES(sigma=1.0), reach=5.0)]
+)
 def test_restarts_find_another_integer(method: object) -> None:
     found = gfopt.minimize(
         two_valleys,
