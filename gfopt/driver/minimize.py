@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
@@ -46,7 +45,7 @@ def minimize(
     seed: int = 0,
     maximize: bool = False,
     noisy: bool = False,
-    workers: int | Executor | None = None,
+    workers: Any = None,
     evaluator: Evaluator | HostEvaluator | None = None,
     options: Mapping[str, Any] | None = None,
     args: tuple[Any, ...] = (),
@@ -93,7 +92,8 @@ def minimize(
         noisy: values differ from call to call: measure the noise and spend as many
             evaluations on a step as it asks for (see ``Reevaluated``); the answer is
             then ``recommended``.
-        workers: number of processes, or an executor, that call ``fun``.
+        workers: number of processes that call ``fun``; or an executor, a Dask
+            ``Client``, a pool of processes, or the like.
         evaluator: how a population is evaluated: ``vmapped()``, ``chunked(b)``,
             ``sharded()`` or ``host(...)``; by default chosen by size.
         options: fields of the method, such as ``{"population_size": 20}``.
@@ -218,7 +218,7 @@ def minimize(
 
 
 def _evaluator(
-    evaluator: Any, workers: int | Executor | None, stack: ExitStack
+    evaluator: Any, workers: Any, stack: ExitStack
 ) -> Evaluator | HostEvaluator | None:
     """Returns the evaluator that was asked for; one that is made here is closed."""
     if evaluator is not None:
@@ -231,7 +231,7 @@ def _evaluator(
         return evaluator
     if workers is None:
         return None
-    if isinstance(workers, Executor):
+    if hasattr(workers, "submit") or hasattr(workers, "apply_async"):
         return stack.enter_context(closing(host(workers)))
     checks.integer("workers", workers, 1)
     return stack.enter_context(closing(host(workers=workers)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +57,7 @@ class HostEvaluator:
 
     def __init__(
         self,
-        executor: Executor | None = None,
+        executor: Any = None,
         workers: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
@@ -150,7 +149,7 @@ class HostEvaluator:
 
 
 def host(
-    executor: Executor | None = None,
+    executor: Any = None,
     *,
     workers: int | None = None,
     timeout: float | None = None,
@@ -159,7 +158,8 @@ def host(
     """Returns the evaluator for Python functions that JAX cannot trace.
 
     Args:
-        executor: any ``concurrent.futures.Executor`` (threads, loky, Dask, MPI).
+        executor: any ``concurrent.futures.Executor`` (threads, loky, MPI), or another
+            engine: a Dask ``Client``, a pool of processes, ``submitit``.
         workers: number of processes of our own; None or 1 calls here, one by one.
         timeout: seconds that one call may take.
         retries: how often a failed call is made again.

@@ -165,7 +165,9 @@ class _Flight:
         elif error is not None:
             tally.settle(call, Outcome(None, "raised", reason_of(error)))
         else:
-            tally.settle(call, Outcome(future.result(), "ok", ""))
+            found = future.result()
+            is_known = isinstance(found, Outcome)  # of one of our ``engines``
+            tally.settle(call, found if is_known else Outcome(found, "ok", ""))
 
     def _look_at_clock(self, timeout: float, tally: Tally) -> None:
         now = self._looked = time.monotonic()

@@ -8,11 +8,11 @@ out, and a worker process imports JAX only if the function does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 from gfopt import checks
 from gfopt.core.host.calls import InlineCalls, Outcome, Tally
+from gfopt.core.host.engines import as_executor
 from gfopt.core.host.executor import ExecutorCalls
 from gfopt.core.host.processes import WorkerProcesses
 
@@ -30,16 +30,18 @@ class HostPool:
     therefore do its work under ``if __name__ == "__main__":``) and ignore Ctrl-C,
     which ends them through the parent.
 
-    An executor (of threads, loky, Dask, mpi4py) makes the calls in its own way. It
-    can't end a call that is running: one that runs out of time is given up, and goes
-    on in its place until it ends. When a process of it dies, it breaks as a whole.
-    Pass the function that makes it (``loky.get_reusable_executor``) and it is made
-    anew, with every call that was in flight made again by itself to find the culprit;
-    otherwise those calls and those behind them died, and the next ``map`` raises.
+    An executor (of threads, loky, mpi4py) or another engine (a Dask ``Client``, a pool,
+    ``submitit``; see ``engines``) makes the calls in its own way. Most can't end a call
+    that is running: one that runs out of time is given up, and goes on in its place
+    until it ends (a job of ``submitit`` is ended). When a process of an executor dies,
+    it breaks as a whole. Pass the function that makes it
+    (``loky.get_reusable_executor``) and it is made anew, with every call that was in
+    flight made again by itself to find the culprit; otherwise those calls and those
+    behind them died, and the next ``map`` raises.
 
     Args:
-        executor: an executor, or a function without arguments that makes one; such an
-            executor is shut down by ``close``.
+        executor: an executor or another engine, or a function without arguments that
+            makes an executor; such a one is shut down by ``close``.
         workers: how many worker processes; with an executor, how many calls are in
             flight at a time (all if None).
         timeout: seconds that a call may take from its start, which is neither its
@@ -58,14 +60,13 @@ class HostPool:
 
     def __init__(
         self,
-        executor: Executor | Callable[[], Executor] | None = None,
+        executor: Any = None,
         workers: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
     ):
-        if executor is not None and not callable(executor):
-            what = "a concurrent.futures.Executor or a function that makes one"
-            checks.instance("executor", executor, Executor, what)
+        if executor is not None:
+            executor = as_executor(executor)
         if workers is not None:
             checks.integer("workers", workers, minimum=1)
         if timeout is not None:
