@@ -43,7 +43,7 @@ def as_executor(engine: Any) -> Executor | Callable[[], Executor]:
         ...     as_executor(pool).submit(abs, -3).result()
         Outcome(value=3, status='ok', reason='')
     """
-    if isinstance(engine, Executor):
+    if isinstance(engine, Executor | type):  # a class makes one
         return engine
     if hasattr(engine, "apply_async"):
         return _Pool(engine)
