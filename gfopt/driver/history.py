@@ -82,7 +82,10 @@ def _joined(parts: list[Columns]) -> Columns:
     names = dict.fromkeys(name for part in parts for name in part)
     return {
         name: np.concatenate(
-            [part.get(name, np.full(len(part["fitness"]), math.nan)) for part in parts]
+            [
+                part[name] if name in part else np.full(len(part["fitness"]), math.nan)
+                for part in parts
+            ]
         )
         for name in names
     }
