@@ -12,7 +12,7 @@ from gfopt.cli import program_cache
 from gfopt.cli.arguments import USAGE_ERROR
 from gfopt.cli.bench_command import bench
 from gfopt.cli.export_command import export
-from gfopt.cli.list_command import list_methods
+from gfopt.cli.list_command import list_methods, list_suites
 from gfopt.cli.memory_command import memory
 from gfopt.cli.prompt_command import prompt
 from gfopt.cli.report_command import report
@@ -30,6 +30,7 @@ def command() -> Any:
     )
     app.callback(invoke_without_command=True)(_start)
     app.command("list")(list_methods)
+    app.command("suites")(list_suites)
     app.command("bench")(bench)
     app.command("report")(report)
     app.command("export")(export)

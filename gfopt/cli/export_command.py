@@ -26,9 +26,9 @@ def export(
         ),
     ] = "csv",
 ) -> None:
-    """Write the runs, and where each got better, as two tables into DIR."""
+    """Write the runs, and where each got better, into DIR: tables, or COCO's files."""
     with refusals(ValueError, OSError, ImportError, context=context):
         checks.one_of("--format", form, exports.FORMATS)
         with ResultStore(directory) as store:
             paths = exports.export(store.runs(), Path(directory), form)
-    terminal.note("\n".join(map(str, paths)))
+    terminal.note("\n".join(map(str, paths)) or "no run is of this kind")

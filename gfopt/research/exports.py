@@ -1,4 +1,4 @@
-"""Results for other programs: a table of runs and a table of what they found.
+"""Results for other programs: a table of runs, one of what they found, COCO's files.
 
 ``runs`` has a row for each run, ``trajectories`` one for each improvement; both begin
 with the columns of the run's key, by which they are joined.
@@ -12,24 +12,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfopt.research.coco_files import write_coco
 from gfopt.research.finished_runs import Run, RunKey
 
-FORMATS = ("csv", "parquet")
+FORMATS = ("csv", "parquet", "coco")
 _NUMBERS = ("evaluation", "value")
 
 
 def export(runs: Sequence[Run], directory: Path, form: str) -> list[Path]:
-    """Writes the two tables and returns where they stand.
+    """Writes the two tables, or the folders for cocopp, and returns where they are.
 
     Args:
         runs: of a store.
         directory: that is there.
-        form: ``"csv"`` or ``"parquet"``.
+        form: ``"csv"``, ``"parquet"`` or ``"coco"``.
 
     Raises:
         ImportError: for Parquet without pyarrow, with the line that installs it.
         OSError: where they cannot be written.
     """
+    if form == "coco":
+        return write_coco(runs, directory)
     write = _csv if form == "csv" else _parquet
     rest = [name for name in Run._fields[1:] if name != "trajectory"]
     tables = {

@@ -76,7 +76,7 @@ class Run(NamedTuple):
 def improvements(
     evaluations: np.ndarray, values: np.ndarray
 ) -> tuple[tuple[int, float], ...]:
-    """Returns where the best so far got better, with six digits.
+    """Returns where the best so far got better, with ten digits.
 
     Args:
         evaluations: ``[n]``, ascending.
@@ -89,4 +89,4 @@ def improvements(
     best = np.fmin.accumulate(np.where(np.isnan(values), np.inf, values))
     before = np.concatenate([[np.inf], best[:-1]])
     rows = np.flatnonzero(best < before)
-    return tuple((int(evaluations[i]), float(f"{best[i]:.6g}")) for i in rows)
+    return tuple((int(evaluations[i]), float(f"{best[i]:.10g}")) for i in rows)

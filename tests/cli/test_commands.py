@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from gfopt import __version__, registry
+from gfopt.cli import list_command
 from gfopt.cli.main import main
 from gfopt.methods_table import FLAGS
 from gfopt.research import benchmark, results, settings
+from gfopt.research.baselines import BASELINES, Baseline
 from gfopt.research.results import ResultStore
 
 TINY = "--methods random_search --functions 1,5 --dimensions 2 --instances 1-3".split()
@@ -72,6 +74,18 @@ def test_list_shows_every_method_with_domain_and_flags(capsys) -> None:
     assert registry.METHODS["open_es"].domain in text
     for flag, meaning in FLAGS.items():
         assert f"{flag} {meaning}" in text
+
+
+def test_suites_shows_what_each_costs_and_what_is_missing(capsys, monkeypatch) -> None:
+    known = {**BASELINES, "elsewhere": Baseline("else", "no_such.part", print)}
+    monkeypatch.setattr(list_command, "BASELINES", known)
+    ended = Ended(capsys, "suites")
+    assert ended.code == 0
+    text = " ".join(ended.out.split())
+    # 10 functions, 3 methods and 15 instances with 1,000 evaluations for each of 5
+    assert "any dimension 450 2,250,000" in text and "frames 15 min" in text
+    assert "elsewhere else no_such, which is missing" in text
+    assert "scipy_de scipy scipy" in text
 
 
 @pytest.mark.parametrize(

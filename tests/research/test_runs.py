@@ -14,6 +14,7 @@ from gfopt.research.benchmark import pending, run_batch, runs_of
 from gfopt.research.coco_runs import discard_unfinished, run_coco
 from gfopt.research.competitors import competitors
 from gfopt.research.digits_runs import NUM_TESTS, run_digits
+from gfopt.research.exports import export
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import atari_batches, bbob_batches, digits_batches
 from gfopt.research.results import ResultStore
@@ -114,6 +115,36 @@ def _same(data, runs: list[Run]) -> None:
         expected = [running_times(*pair, [target])[0] for pair in columns]
         (found,) = data.detEvals([target])
         np.testing.assert_array_equal(np.nan_to_num(found, nan=np.inf), expected)
+
+
+def test_cocopp_reads_the_same_from_our_export(coco, tmp_path: Path) -> None:
+    """Of the same runs: every running time, and the values as far as COCO writes."""
+    directory, runs = coco
+    folders = export([*runs.values()], tmp_path, "coco")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cocopp's own
+        from cocopp.pproc import DataSetList
+
+        assert sorted(f.name for f in folders) == [
+            f"{m}_100D_seed7_coco" for m in METHODS
+        ]
+        for folder in folders:
+            name = folder.name.removesuffix("_coco")
+            theirs = DataSetList([str(directory / "exdata" / name)])
+            ours = DataSetList([str(folder)])
+            assert len(ours) == len(theirs) == 2
+            for one, other in zip(ours, theirs, strict=True):
+                assert (one.funcId, one.dim) == (other.funcId, other.dim)
+                assert list(one.instancenumbers) == list(other.instancenumbers)
+                np.testing.assert_array_equal(one.maxevals, other.maxevals)
+                np.testing.assert_array_equal(
+                    one.detEvals(TARGETS), other.detEvals(TARGETS)
+                )
+                np.testing.assert_array_equal(
+                    one.detERT(TARGETS), other.detERT(TARGETS)
+                )
+                values = one.finalfunvals, other.finalfunvals
+                np.testing.assert_allclose(*values, rtol=1e-8)
 
 
 def test_an_interrupted_coco_batch_leaves_nothing(
