@@ -6,6 +6,7 @@ name is added here, and nowhere else.
 
 from gfopt import problems as problems
 from gfopt import tokens as tokens
+from gfopt.core import shaping as shaping
 from gfopt.core.constraints import ConstraintValues as ConstraintValues
 from gfopt.core.evaluate import chunked as chunked
 from gfopt.core.evaluate import vmapped as vmapped

@@ -17,6 +17,7 @@ import numpy as np
 
 from gfopt import jaxprs
 
+MOST_LISTED_FIRST = 9  # names; more of them are listed after the suggestion
 _NO_NUMBERS = (bool, np.bool_, str, bytes, complex, dict, set)
 
 
@@ -114,27 +115,43 @@ def real(name: str, value: Any, minimum: float = -math.inf) -> None:
 
 
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
-    """Refuses anything that is not of ``kinds``, described by ``what``.
+    """Rejects anything that is not of ``kinds``, described by ``what``.
 
-    A class is no instance, although it has all methods of a protocol.
+    A class is not an instance, although it has all methods of a protocol.
     """
-    if isinstance(value, type) or not isinstance(value, kinds):
+    if isinstance(value, type) and issubclass(value, kinds):
+        call = f"{value.__name__}(...)"
+        raise TypeError(f"{name} must be {what}; got the class: call it, {call}")
+    if not isinstance(value, kinds):
         raise TypeError(f"{name} must be {what}; got {shown(value)}")
 
 
-def is_callable(name: str, value: Any) -> None:
-    """Refuses anything that cannot be called."""
+def is_callable(name: str, value: Any, what: str = "callable") -> None:
+    """Rejects anything that cannot be called, described by ``what``."""
     if not callable(value):
-        raise TypeError(f"{name} must be callable; got {shown(value)}")
+        raise TypeError(f"{name} must be {what}; got {shown(value)}")
 
 
 def one_of(name: str, value: Any, known: Iterable[Any]) -> None:
-    """Refuses a value that is not in ``known``, and suggests the nearest name."""
+    """Rejects a value that is not in ``known``, and suggests the nearest name.
+
+    Example:
+        >>> one_of("kind", "dashed", ["dashes", "dots"])
+        Traceback (most recent call last):
+        ...
+        ValueError: kind must be one of 'dashes', 'dots'; got 'dashed' (str); did you
+        mean 'dashes'?
+    """
     options = list(known)
     if value in options:
         return
     listed, hint = ", ".join(repr(k) for k in options), nearest(value, options)
-    raise ValueError(f"{name} must be one of {listed}; got {shown(value)}{hint}")
+    came = f"got {shown(value)}{hint}"
+    if hint and len(options) > MOST_LISTED_FIRST:
+        raise ValueError(
+            f"{name} must be one of {len(options)} names; {came} All are {listed}"
+        )
+    raise ValueError(f"{name} must be one of {listed}; {came}")
 
 
 def nearest(value: Any, known: Iterable[Any]) -> str:

@@ -23,6 +23,9 @@ COMPARED = 128
 Shaping: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+KIND = "a function (fitness, valid) -> weights, such as gfopt.shaping.centered_rank"
+
+
 def by_rank(
     fitness: jax.Array,
     valid: jax.Array,

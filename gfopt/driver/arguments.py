@@ -28,16 +28,18 @@ def check_seed(seed: Any) -> None:
 
 
 def check_evaluator(evaluator: Any) -> None:
-    """Refuses what is no evaluator, also the function that makes one."""
+    """Rejects anything that is not an evaluator, including an uncalled factory."""
     is_one = callable(evaluator) and not isinstance(evaluator, type)
     try:
         inspect.signature(evaluator).bind(*range(6))
     except TypeError:
         is_one = False
     if not is_one:
+        is_factory = inspect.isfunction(evaluator)
+        call = f"; call it: {evaluator.__name__}()" if is_factory else ""
         raise TypeError(
             "evaluator must be an evaluator such as gfopt.vmapped(); "
-            f"got {checks.shown(evaluator)}"
+            f"got {checks.shown(evaluator)}{call}"
         )
 
 

@@ -138,10 +138,11 @@ def run(
         )
     check_halved(x0)
     check_frozen(x0, frozen)
-    # what init refuses, it refuses here, where it sees numbers
-    wanted = jax.eval_shape(optimizer.init, key, x0)
     if state is None:
         checks.finite_tree("x0", x0)
+    # x0 is closed over: init sees its numbers, and rejects what it must
+    wanted = jax.eval_shape(lambda key: optimizer.init(key, x0), key)
+    if state is None:
         check_reach(optimizer, x0)
         run_key, state = _started(trees.node_types(optimizer), optimizer, key, x0)
     else:

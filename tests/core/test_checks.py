@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gfopt
 from gfopt import checks
 
 NUMBERS = [checks.positive, checks.non_negative, checks.finite, checks.share]
@@ -128,3 +129,22 @@ def test_keys():
 def test_long_values_are_shown_short():
     text = checks.shown(np.arange(1000))
     assert len(text) < 100 and text.endswith("... (ndarray)") and "\n" not in text
+
+
+def test_a_class_in_place_of_an_object_is_told_to_be_called() -> None:
+    with pytest.raises(TypeError, match=r"got the class: call it, CMAES\(\.\.\.\)"):
+        gfopt.minimize(sum, [1.0], method=gfopt.CMAES)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"call it: vmapped\(\)"):
+        gfopt.minimize(sum, [1.0], evaluator=gfopt.vmapped)  # type: ignore[arg-type]
+
+
+def test_of_many_names_the_nearest_comes_first() -> None:
+    with pytest.raises(ValueError, match="got 'cmaes'.*mean 'cma_es'.*All are 'auto'"):
+        gfopt.minimize(sum, [1.0], method="cmaes")
+
+
+def test_a_function_of_fitness_is_named_where_one_is_wanted() -> None:
+    with pytest.raises(TypeError, match="such as gfopt.shaping.centered_rank; got"):
+        gfopt.OpenES(shaping="centered_rank")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="noise must be 'anisotropic' or.*directions"):
+        gfopt.CBO(noise=gfopt.rademacher())  # type: ignore[arg-type]

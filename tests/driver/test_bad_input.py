@@ -40,7 +40,7 @@ SEARCHES = [
     ("method", "beast", ValueError, "gfopt.Beast(model, prompt)"),
     ("method", None, TypeError, "a method's name or a gfopt optimizer"),
     ("method", 3, TypeError, "got 3 (int)"),
-    ("method", gfopt.CMAES, TypeError, "a gfopt optimizer; got <class"),
+    ("method", gfopt.CMAES, TypeError, "a gfopt optimizer; got the class"),
     ("sigma0", 0, ValueError, "above 0"),
     ("sigma0", -1.0, ValueError, "above 0"),
     ("sigma0", np.nan, ValueError, "finite number above 0"),

@@ -173,7 +173,10 @@ class CBO(Method):
             ("update", ("all", "batch")),
         ):
             value = getattr(self, name)
-            checks.instance(name, value, (str, type(None)), "a name")
+            names = " or ".join(map(repr, known))
+            if name == "noise":  # elsewhere a family, which is called directions here
+                names += ", with the family of the draws in directions"
+            checks.instance(name, value, (str, type(None)), names)
             checks.one_of(name, value, known)
         for name in ("is_sampling", "is_forced"):
             checks.instance(name, getattr(self, name), bool, "True or False")

@@ -46,11 +46,11 @@ def refuse_explosive(method: Any, dimension: int) -> None:
     drift, diffusion = (float(number) for number in numbers)
     strength = dimension * (CONVENTIONS[method.convention] * diffusion) ** 2
     if 2 * drift <= strength:
+        limit = math.sqrt(2 * drift / dimension) / CONVENTIONS[method.convention]
         raise ValueError(
-            "diffusion must be such that 2 drift > D diffusion^2, or the particles "
-            f"fly apart: isotropic noise in D = {dimension} has 2 lambda = "
-            f"{2 * drift:g} <= d sigma^2 = {strength:g}; take anisotropic noise "
-            f"or is_forced=True; got {checks.shown(method.diffusion)}"
+            f"diffusion must be below {limit:.3g} for isotropic noise in {dimension} "
+            f"dimensions and a drift of {drift:g}, or the particles fly apart; "
+            f"got {diffusion:g}. Take noise='anisotropic', or is_forced=True"
         )
 
 

@@ -94,7 +94,7 @@ class OpenES(Seeded):
         checks.integer("population_size", self.population_size, 2, even=self.antithetic)
         families = (noise.Noise, LowRankNoise)
         checks.instance("noise", self.noise, families, "a gfopt noise family")
-        checks.is_callable("shaping", self.shaping)
+        checks.is_callable("shaping", self.shaping, shaping.KIND)
         descent.set_fields(self)
         decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
         sigma = schedules.field("sigma", self.sigma)

@@ -115,7 +115,7 @@ class PersistentES(Seeded):
         checks.integer("num_unrolls", self.num_unrolls, 1)
         checks.instance("reuses_noise", self.reuses_noise, bool, "True or False")
         checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
-        checks.is_callable("shaping", self.shaping)
+        checks.is_callable("shaping", self.shaping, shaping.KIND)
         descent.set_fields(self)
         decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
         sigma = schedules.field("sigma", self.sigma)

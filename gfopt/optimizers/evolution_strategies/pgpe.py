@@ -102,7 +102,7 @@ class PGPE(Seeded):
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)
-        checks.is_callable("shaping", self.shaping)
+        checks.is_callable("shaping", self.shaping, shaping.KIND)
         check_deviations(self)
         descent.set_fields(self)
         rate, change = self.std_learning_rate, self.max_std_change

@@ -110,7 +110,7 @@ class SNES(Seeded):
         if self.population_size is not None:
             size = self.population_size
             checks.integer("population_size", size, 2, even=self.antithetic)
-        checks.is_callable("shaping", self.shaping)
+        checks.is_callable("shaping", self.shaping, shaping.KIND)
         check_deviations(self)
         rate = learning_rate_field
         schedules.set_fields(
