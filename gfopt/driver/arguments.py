@@ -74,12 +74,14 @@ def check_halved(x0: Any) -> None:
 
 
 def check_reach(optimizer: Optimizer, x0: Solution) -> None:
-    """Refuses a start so far out that a method would cut its numbers off.
+    """Rejects a start outside the bounds, or so far out that numbers are cut off.
 
     What counts is how the method sees it: in units of the scale of its space.
     """
     spaces = [as_method(layer).search_space for layer in layers(optimizer)]
     space = next((space for space in spaces if space is not None), None)
+    if space is not None:
+        space.check(x0)
     if space is not None and (space.log is not None or any(space.choices)):
         return  # exp(700) is the largest number
     scale = jax.tree.map(lambda _: 1.0, x0) if space is None else space.scale
