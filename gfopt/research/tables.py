@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from gfopt.research.finished_runs import Run
-from gfopt.research.statistics import Interval
+from gfopt.research.statistics import Interval, critical_difference
 from gfopt.research.summary import (
     Section,
     accuracy,
+    mean_ranks,
     name_of,
     score,
     sections,
@@ -78,7 +79,7 @@ def _budget(section: Section) -> str:
 
 
 def _methods(section: Section) -> Table:
-    rows = []
+    rows, ranks = [], mean_ranks(section)
     for method in section.methods:
         runs = section.of(method)
         share = share_of_targets(runs)
@@ -89,18 +90,31 @@ def _methods(section: Section) -> Table:
                 f"{share.estimate:.3f}",
                 _ends(share, len({run.key.instance for run in runs})),
                 f"{solved} of {len(runs)}",
+                f"{ranks[method]:.2f}",
+                f"{sum(run.failures for run in runs):,}",
                 *_costs(runs),
             )
         )
     note = (
         f"targets: {_targets(section)}; interval: 95 %, bootstrap over instances; "
-        "solved: runs that reached the last of them; run s, compile s: seconds for all "
-        "runs together."
+        "solved: runs that reached the last of them; rank: mean over problems by the "
+        f"median value{_apart(section)}; failures: evaluations without a value; run s, "
+        "compile s: seconds for all runs together."
     )
     if not section.is_balanced:
         note += " The methods did not run on the same problems."
-    columns = ("method", "targets", "interval", "solved", "evaluations")
-    return Table(title_of(section), (*columns, "run s", "compile s"), rows, note)
+    columns = ("method", "targets", "interval", "solved", "rank", "failures")
+    costs = ("evaluations", "run s", "compile s")
+    return Table(title_of(section), (*columns, *costs), rows, note)
+
+
+def _apart(section: Section) -> str:
+    """Says by how much mean ranks must differ, where there is more than one."""
+    count, number = len(section.methods), len(section.problems)
+    if count < 2:
+        return ""
+    apart = critical_difference(count, number)
+    return f", told apart by {apart:.2f} (Nemenyi, 5 %, {number} problems)"
 
 
 def _targets(section: Section) -> str:

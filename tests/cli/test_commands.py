@@ -141,7 +141,7 @@ def test_what_is_finished_is_not_run_again(capsys, finished: Path) -> None:
     ended = Ended(capsys, "bench", *TINY, "--budget", "40", "--out", str(finished))
     assert ended.code == 0 and "all runs are there already" in ended.err
     assert "BBOB in 2-D, 40 evaluations per dimension" in ended.out
-    assert re.search(r"random_search +0\.\d{3} .* 0 of 6 +480 ", ended.out)
+    assert re.search(r"random_search +0\.\d{3} .* 0 of 6 +1.00 +0 +480 ", ended.out)
     assert re.search(r"f5 linear slope +", ended.out)
     assert (finished / "results.sqlite").read_bytes() == before
 

@@ -146,6 +146,9 @@ def test_tables_say_what_the_numbers_are() -> None:
     row = dict(zip(bbob.columns, bbob.rows[names.index("cma_es")], strict=True))
     assert row["targets"] == "1.000" and row["solved"] == "4 of 4"
     assert row["evaluations"] == "160" and row["run s"] == "2.0"
+    # cma_es is first on both functions; open_es ran on f1 only, and is last
+    assert row["rank"] == "1.00" and row["failures"] == "0"
+    assert "told apart by 1.39 (Nemenyi, 5 %, 2 problems)" in bbob.note
     assert "not run on the same problems" in bbob.note
     assert "not run on the same problems" not in small.note
     assert [row[0] for row in functions.rows] == ["f1 sphere", "f20 Schwefel"]

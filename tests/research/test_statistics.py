@@ -151,6 +151,16 @@ def test_ecdf_agrees_with_scipy() -> None:
     assert ecdf(times, [1e9]) == [0.5]
 
 
+def test_critical_differences_are_those_of_the_table_in_the_source() -> None:
+    # Demsar (2006), table 5 (a): q at 0.05 for 2 to 6 methods
+    for methods, q in zip(
+        range(2, 7), (1.960, 2.343, 2.569, 2.728, 2.850), strict=True
+    ):
+        expected = q * np.sqrt(methods * (methods + 1) / (6 * 30))
+        found = statistics.critical_difference(methods, 30)
+        np.testing.assert_allclose(found, expected, rtol=4e-4)
+
+
 def test_targets_are_those_of_coco() -> None:
     assert len(TARGETS) == 51 and TARGETS[0] == 100
     np.testing.assert_allclose(np.log10(TARGETS[:-1] / TARGETS[1:]), 0.2)
