@@ -97,6 +97,7 @@ from gfopt.optimizers.wrappers.novelty import Novelty as Novelty
 from gfopt.optimizers.wrappers.novelty_agents import NoveltyAgents as NoveltyAgents
 from gfopt.optimizers.wrappers.reevaluated import Reevaluated as Reevaluated
 from gfopt.optimizers.wrappers.restarts import Restarts as Restarts
+from gfopt.optimizers.wrappers.subspace import Subspace as Subspace
 from gfopt.optimizers.zeroth_order.fzoo import FZOO as FZOO
 from gfopt.optimizers.zeroth_order.hizoo import HiZOO as HiZOO
 from gfopt.optimizers.zeroth_order.mezo import MeZO as MeZO

@@ -79,6 +79,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "lagrangian": lambda method: gfopt.AugmentedLagrangian(method, 1),
     "novelty": lambda method: gfopt.Novelty(method, 2, weight=1.0),
     "restarts": lambda method: gfopt.Restarts(method, first_size=6),
+    "subspace": lambda method: gfopt.Subspace(method, dimension=3),
 }
 
 
@@ -160,7 +161,7 @@ def said(optimizer: Any) -> dict[str, Any]:
 def test_every_hook_is_looked_at():
     """Beside those of ``said``: what a wrapper answers itself, tested below."""
     own = {"at_tier", "tier", "decode_group", "wrapped", "search_space", "tolerance"}
-    own |= {"encode", "log_header", "can_restart", "has_margin"}
+    own |= {"encode", "log_header", "can_restart", "has_margin", "sized", "at_step"}
     hooks = {name for name in vars(Method) if not name.startswith("_")}
     assert hooks == said(METHODS["cma_es"]).keys() | own
 
@@ -219,7 +220,11 @@ def answer_after(optimizer: Any) -> Any:
 
 @pytest.mark.parametrize(
     "names",
-    combinations(1, ["cma_es", "open_es", "a user's own"])
+    [
+        names
+        for names in combinations(1, ["cma_es", "open_es", "a user's own"])
+        if "subspace" not in names  # its inner method searches other numbers
+    ]
     + [(name, "reevaluated") for name in ("lq_cma_es", "nelder_mead", "cbo")]
     + [
         ("cma_es", "restarts", "lagrangian"),
@@ -249,11 +254,12 @@ def test_restarts_have_their_rows_within_every_wrapper(name):
 
 
 @pytest.mark.parametrize("names", combinations(1), ids="/".join)
-def test_a_wrapper_is_logged_by_nobody_and_restarted_by_nobody(names):
+def test_a_wrapper_is_not_logged_and_a_margin_alone_is_restarted(names):
     """What it changes is not in a log of seeds; fields of ``inner`` are not its own."""
-    hooks = as_method(made(names))
+    hooks, inside = as_method(made(names)), as_method(METHODS[names[0]])
     assert hooks.log_header() is None
-    assert not hooks.can_restart and not hooks.has_margin
+    assert hooks.can_restart == ("margin" in names and inside.can_restart)
+    assert not hooks.has_margin
 
 
 def test_the_space_is_seen_from_outside():
