@@ -1,4 +1,4 @@
-"""Results for other programs: a table of runs, one of what they found, COCO's files.
+"""Results for other programs: two tables, COCO's files, or IOHprofiler's.
 
 ``runs`` has a row for each run, ``trajectories`` one for each improvement; both begin
 with the columns of the run's key, by which they are joined.
@@ -14,25 +14,26 @@ from typing import Any
 
 from gfopt.research.coco_files import write_coco
 from gfopt.research.finished_runs import Run, RunKey
+from gfopt.research.ioh_files import write_ioh
 
-FORMATS = ("csv", "parquet", "coco")
+FORMATS = ("csv", "parquet", "coco", "ioh")
 _NUMBERS = ("evaluation", "value")
 
 
 def export(runs: Sequence[Run], directory: Path, form: str) -> list[Path]:
-    """Writes the two tables, or the folders for cocopp, and returns where they are.
+    """Writes the two tables, or folders for other tools, and returns where they are.
 
     Args:
         runs: of a store.
         directory: that is there.
-        form: ``"csv"``, ``"parquet"`` or ``"coco"``.
+        form: ``"csv"``, ``"parquet"``, ``"coco"`` or ``"ioh"``.
 
     Raises:
         ImportError: for Parquet without pyarrow, with the line that installs it.
         OSError: where they cannot be written.
     """
-    if form == "coco":
-        return write_coco(runs, directory)
+    if form in ("coco", "ioh"):
+        return (write_coco if form == "coco" else write_ioh)(runs, directory)
     write = _csv if form == "csv" else _parquet
     rest = [name for name in Run._fields[1:] if name != "trajectory"]
     tables = {

@@ -40,7 +40,7 @@ BBOB_GROUPS = {
 #: to the best value of all runs, as in data profiles (More and Wild, 2009).
 SHARES: np.ndarray = 10.0 ** np.linspace(0, -5, 51)
 SHARES.setflags(write=False)
-_OURS = ("bbob", "digits", "atari")
+OURS = ("bbob", "digits", "atari")
 _POINTS = 80  # of a curve
 
 
@@ -134,7 +134,7 @@ def sections(runs: Iterable[Run]) -> list[Section]:
     found: dict[tuple[str, int, int, str], list[Run]] = {}
     for run in runs:
         key = run.key
-        size = key.dimension if key.suite in _OURS else 0
+        size = key.dimension if key.suite in OURS else 0
         place = (key.suite, size, key.budget, key.evaluator)
         found.setdefault(place, []).append(run)
     return [Section(*place, _scaled(found[place])) for place in sorted(found)]
@@ -143,7 +143,7 @@ def sections(runs: Iterable[Run]) -> list[Section]:
 def _scaled(runs: Sequence[Run]) -> tuple[Run, ...]:
     ways: dict[str, list[Run]] = {}
     for run in runs:
-        if run.optimum is None and run.key.suite not in _OURS and run.trajectory:
+        if run.optimum is None and run.key.suite not in OURS and run.trajectory:
             ways.setdefault(run.key.problem, []).append(run)
     relative: dict[RunKey, Run] = {}
     for found in ways.values():

@@ -48,3 +48,35 @@ def test_parquet_says_what_it_needs(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match="pip install pyarrow"):
         export(RUNS, tmp_path, "parquet")
+
+
+def test_iohprofiler_finds_every_run_and_improvement(tmp_path: Path) -> None:
+    bbob = RunKey("bbob", "f8", 2, 3, "open_es", 20, 0, "jax")
+    runs = [*RUNS, RUN._replace(key=bbob, evaluations=64, optimum=1.0)]
+    folders = export(runs, tmp_path, "ioh")
+    assert [folder.name for folder in folders] == ["cma_es", "open_es"]
+    (own,) = folders[0].glob("*.json")
+    (ours,) = folders[1].glob("*.json")
+    assert ours.name == "IOHprofiler_f8_original_Rosenbrock.json"
+    for path in (own, ours):
+        described = json.loads(path.read_text())
+        (scenario,) = described["scenarios"]
+        (run,) = scenario["runs"]  # a run without a value has nothing to show
+        lines = (path.parent / scenario["path"]).read_text().splitlines()
+        # the first value came at 8; a run begins at 1
+        assert lines[:4] == ["evaluations raw_y", "1 inf", "8 31.5", "64 0.001"]
+        assert run["best"]["evals"] == 64 and run["best"]["y"] == 1e-3
+        # the end of a run is a line, too
+        assert lines[-1].split()[0] == str(run["evals"])
+        assert not described["maximization"]
+
+
+def test_iohinspector_reads_it(tmp_path: Path) -> None:
+    inspector = pytest.importorskip("iohinspector", reason="pip install iohinspector")
+    (folder, *_) = export(RUNS, tmp_path, "ioh")
+    manager = inspector.DataManager()
+    manager.add_folder(str(folder))
+    data = manager.load(monotonic=True, include_meta_data=True)
+    assert data["raw_y"].to_list()[:3] == [float("inf"), 31.5, 1e-3]
+    assert data["evaluations"].to_list()[:3] == [1, 8, 64]
+    assert set(data["algorithm_name"].to_list()) == {"cma_es"}
