@@ -177,7 +177,7 @@ def key(name: str, value: Any) -> None:
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         raise TypeError(f"{name} must be a key from jax.random.key; got {shown(value)}")
-    is_new = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    is_new = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
     shape = tuple(value.shape) if is_new else tuple(value.shape[:-1])
     if not is_new and (dtype != np.uint32 or not value.shape):
         raise TypeError(f"{name} must be a key from jax.random.key; got {shown(value)}")
@@ -200,7 +200,7 @@ def finite_tree(name: str, tree: Any) -> None:
             total += leaf.size
             continue
         array = np.asarray(leaf)
-        is_real = array.dtype.kind in "iuf" or jax.dtypes.issubdtype(
+        is_real = array.dtype.kind in "iuf" or jax.numpy.issubdtype(
             array.dtype, np.floating
         )
         if not is_real:

@@ -133,7 +133,7 @@ class UnknownOperation(RuntimeError):
         )
 
 
-def is_tracer(value: Any) -> TypeGuard[jax.core.Tracer]:
+def is_tracer(value: Any) -> TypeGuard[jax.core.Tracer[Any]]:
     """Tells whether a value is an abstract one, whose numbers are not known yet."""
     return isinstance(value, jax.core.Tracer)
 

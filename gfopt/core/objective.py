@@ -216,7 +216,7 @@ def check_number(found: Any, expected: tuple[int, ...]) -> None:
             dtype = np.asarray(found).dtype
         except (TypeError, ValueError):
             dtype = np.dtype(object)
-    is_real = dtype.kind in "biuf" or jax.dtypes.issubdtype(dtype, np.floating)
+    is_real = dtype.kind in "biuf" or jax.numpy.issubdtype(dtype, np.floating)
     if is_real:
         shape = np.shape(found)
         if shape[: len(expected)] == expected and math.prod(shape) == math.prod(

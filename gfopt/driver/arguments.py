@@ -158,7 +158,7 @@ def in_precision(x0: Solution) -> tuple[Solution, bool]:
 def values_told(values: Any, count: int, what: str) -> np.ndarray:
     """Reads the values of ``count`` trials or solutions, NaN for failures."""
     expected = "values must be a number or None for each trial"
-    unordered = str | bytes | Mapping | Set
+    unordered: tuple[type, ...] = (str, bytes, Mapping, Set)
     if isinstance(values, unordered) or not isinstance(values, Iterable):
         raise TypeError(f"{expected}; got {checks.shown(values)}")
     listed = values if isinstance(values, np.ndarray) else list(values)

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import jax
 import numpy as np
@@ -18,10 +18,10 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.driver.arguments import as_solution, check_seed, values_told
-from gfopt.driver.endings import ending_of
+from gfopt.driver.endings import Status, ending_of
 from gfopt.driver.history import History
 from gfopt.driver.late_trials import Generation, LateTrials
-from gfopt.driver.result import MOST_KEPT, Result, Status, reasons_with_values
+from gfopt.driver.result import MOST_KEPT, Result, reasons_with_values
 from gfopt.driver.search import Search
 from gfopt.driver.setup import against_noise, setup
 from gfopt.optimizers.wrappers.bounded import Bounded
@@ -65,7 +65,7 @@ def _locked(
         with self._turn:
             return method(self, *args, **words)
 
-    return call
+    return cast("Callable[Concatenate[AskTell, P], R]", call)
 
 
 class AskTell:

@@ -202,7 +202,7 @@ def described(value: Any, _within: tuple[Any, ...] = ()) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray | jax.Array | np.generic):
-        is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+        is_key = jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
         if is_key and isinstance(value, jax.Array):
             value = jax.random.key_data(value)
         array = np.asarray(value)

@@ -21,14 +21,14 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled import ROWS, CompiledSearch
-from gfopt.driver.endings import ending_of
+from gfopt.driver.endings import Status, ending_of
 from gfopt.driver.failures import Failures
 from gfopt.driver.finished import OPEN, Ends, from_record, to_record
 from gfopt.driver.history import History
 from gfopt.driver.hosted import HostedSearch
 from gfopt.driver.probe import Probe, probe, value_of
 from gfopt.driver.progress import Interrupt, ProgressLine
-from gfopt.driver.result import MOST_KEPT, Result, Status
+from gfopt.driver.result import MOST_KEPT, Result
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import keys_of_step
 from gfopt.types import PyTree

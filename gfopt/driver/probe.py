@@ -146,7 +146,7 @@ def _same_program(first: Program, second: Program) -> bool:
 
 
 def _number_bytes(constant: Any) -> bytes:
-    if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(constant.dtype, jax.dtypes.prng_key):
         constant = jax.random.key_data(constant)
     return np.asarray(constant).tobytes()
 

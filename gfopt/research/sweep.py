@@ -274,7 +274,9 @@ def holm(p: Sequence[float]) -> list[float]:
     return found
 
 
-def _design(grid: Mapping[str, Any], random: int | None, seed: int) -> list[dict]:
+def _design(
+    grid: Mapping[str, Any], random: int | None, seed: int
+) -> list[dict[str, Any]]:
     checks.instance("grid", grid, Mapping, "a dictionary of fields and their values")
     for name, values in grid.items():
         drawn = callable(values) and random is not None

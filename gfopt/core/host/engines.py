@@ -58,13 +58,15 @@ def as_executor(engine: Any) -> Executor | Callable[[], Executor]:
     )
 
 
-def _sent(fun: Callable[..., Any], args: tuple, words: dict[str, Any]) -> tuple:
+def _sent(
+    fun: Callable[..., Any], args: tuple[Any, ...], words: dict[str, Any]
+) -> tuple[Any, ...]:
     """Returns the call that an engine makes: whatever is raised comes back as data."""
     fun = functools.partial(fun, **words) if words else fun
     return worker.call, fun, pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
 
 
-def _came(future: Future, found: Any) -> None:
+def _came(future: Future[Any], found: Any) -> None:
     """Takes what came back."""
     with suppress(Exception):  # a call that was given up has its outcome already
         if isinstance(found, BaseException):
@@ -79,8 +81,10 @@ class _Pool(Executor):
     def __init__(self, pool: Any):
         self._apply = pool.apply_async
 
-    def submit(self, fun: Callable[..., Any], /, *args: Any, **words: Any) -> Future:
-        future: Future = Future()
+    def submit(
+        self, fun: Callable[..., Any], /, *args: Any, **words: Any
+    ) -> Future[Any]:
+        future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         call, *arguments = _sent(fun, args, words)
         take = functools.partial(_came, future)
@@ -88,7 +92,7 @@ class _Pool(Executor):
         return future
 
 
-class _Job(Future):
+class _Job(Future[Any]):
     """A call that an engine makes; to give it up is the engine's business."""
 
     def __init__(self, job: Any):
@@ -124,7 +128,9 @@ class _Jobs(Executor):
         self._jobs: set[_Job] = set()
         self._lock = threading.Lock()
 
-    def submit(self, fun: Callable[..., Any], /, *args: Any, **words: Any) -> Future:
+    def submit(
+        self, fun: Callable[..., Any], /, *args: Any, **words: Any
+    ) -> Future[Any]:
         job = _Job(self._submit(*_sent(fun, args, words)))
         with self._lock:
             if not self._jobs:

@@ -33,10 +33,10 @@ class ExecutorCalls:
         self._executor = executor if isinstance(executor, Executor) else None
         self._in_flight = in_flight
         self._timeout = timeout
-        self._overdue: set[Future] = set()  # timed out, and perhaps still running
+        self._overdue: set[Future[Any]] = set()  # timed out, and perhaps still running
 
     def map(
-        self, fun: Callable[..., Any], calls: Sequence[tuple], tally: Tally
+        self, fun: Callable[..., Any], calls: Sequence[tuple[Any, ...]], tally: Tally
     ) -> None:
         """Settles every call; on an error, Ctrl-C included, cancels what waits."""
         self._run(fun, calls, tally, self._in_flight or len(calls))
@@ -50,7 +50,11 @@ class ExecutorCalls:
             self._executor = None
 
     def _run(
-        self, fun: Callable[..., Any], calls: Sequence[tuple], tally: Tally, most: int
+        self,
+        fun: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        tally: Tally,
+        most: int,
     ) -> None:
         flight = _Flight(self._timeout, self._overdue)
         try:
@@ -72,8 +76,8 @@ class ExecutorCalls:
                 future.cancel()
 
     def _submit(
-        self, fun: Callable[..., Any], arguments: tuple, flight: _Flight
-    ) -> Future | None:
+        self, fun: Callable[..., Any], arguments: tuple[Any, ...], flight: _Flight
+    ) -> Future[Any] | None:
         """Returns None where the executor turns out to be broken."""
         is_new = self._executor is None
         if self._executor is None and self._make is not None:
@@ -94,7 +98,7 @@ class ExecutorCalls:
     def _blame(
         self,
         fun: Callable[..., Any],
-        calls: Sequence[tuple],
+        calls: Sequence[tuple[Any, ...]],
         tally: Tally,
         flight: _Flight,
     ) -> None:
@@ -120,18 +124,18 @@ class ExecutorCalls:
 class _Flight:
     """The calls that an executor holds, and the time that each has had."""
 
-    def __init__(self, timeout: float | None, overdue: set[Future]):
-        self.calls: dict[Future, int] = {}
+    def __init__(self, timeout: float | None, overdue: set[Future[Any]]):
+        self.calls: dict[Future[Any], int] = {}
         self.suspects: list[int] = []
         self.broken = ""  # why the executor broke
         self.num_seen = 0  # calls that came back, in whatever state
         self._timeout = timeout
         self._overdue = overdue
-        self._began: dict[Future, float] = {}
+        self._began: dict[Future[Any], float] = {}
         self._news = self._looked = time.monotonic()
-        self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
 
-    def add(self, future: Future, call: int) -> None:
+    def add(self, future: Future[Any], call: int) -> None:
         self.calls[future] = call
         future.add_done_callback(self._done.put)
 
@@ -152,7 +156,7 @@ class _Flight:
         if self._timeout and time.monotonic() >= self._looked + _TICK:
             self._look_at_clock(self._timeout, tally)
 
-    def _settle(self, future: Future, call: int, tally: Tally) -> None:
+    def _settle(self, future: Future[Any], call: int, tally: Tally) -> None:
         self.num_seen += 1
         try:
             error = future.exception()
@@ -184,7 +188,7 @@ class _Flight:
                 reason = "did not start: calls that timed out hold the executor"
                 self._expire(future, reason, tally)
 
-    def _expire(self, future: Future, reason: str, tally: Tally) -> None:
+    def _expire(self, future: Future[Any], reason: str, tally: Tally) -> None:
         call = self.calls.pop(future)
         if not future.cancel():
             self._overdue.add(future)

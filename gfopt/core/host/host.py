@@ -86,7 +86,7 @@ class HostPool:
     def map(
         self,
         fun: Callable[..., Any],
-        calls: Sequence[tuple],
+        calls: Sequence[tuple[Any, ...]],
         note: Callable[[int, Outcome], None] | None = None,
     ) -> list[Outcome]:
         """Makes every call ``fun(*call)``.

@@ -99,7 +99,7 @@ class WorkerProcesses:
         _open.add(self)
 
     def map(
-        self, fun: Callable[..., Any], calls: Sequence[tuple], tally: Tally
+        self, fun: Callable[..., Any], calls: Sequence[tuple[Any, ...]], tally: Tally
     ) -> None:
         """Settles every call; on an error, Ctrl-C included, ends all workers."""
         with self._lock:
@@ -119,7 +119,7 @@ class WorkerProcesses:
         self._closed = True
         self._end_all(grace=_GRACE)
 
-    def _assign(self, calls: Sequence[tuple], tally: Tally) -> None:
+    def _assign(self, calls: Sequence[tuple[Any, ...]], tally: Tally) -> None:
         """Gives every idle worker a call, and starts workers if there are too few."""
         if self._closed:
             raise RuntimeError("the HostPool was closed while it was in use")

@@ -61,7 +61,7 @@ def value_of(array: Any) -> Any:
     if type(array) is np.ndarray:  # JAX has a subclass, for numbers in programs
         return array if array.ndim else array[()]
     dtype = getattr(array, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     return np.asarray(array)[()]
 

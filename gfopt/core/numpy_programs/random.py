@@ -80,7 +80,7 @@ def _counters(shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 def _wrap(eqn: Equation) -> Callable[..., Any]:
     kinds = [variable.aval.dtype for variable in (*eqn.inputs, *eqn.outputs)]
-    keys = [k for k in kinds if jax.dtypes.issubdtype(k, jax.dtypes.prng_key)]
+    keys = [k for k in kinds if jax.numpy.issubdtype(k, jax.dtypes.prng_key)]
     if any("fry" not in str(kind) for kind in keys):
         raise UnknownEquation("a random key that is not a threefry key")
     is_counted = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]

@@ -21,14 +21,14 @@ class UnknownEquation(Exception):
 def dtype_of(variable: Any) -> np.dtype:
     """Returns the dtype of a variable's value; a key's value is its words."""
     dtype = variable.aval.dtype
-    is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    is_key = jax.numpy.issubdtype(dtype, jax.dtypes.prng_key)
     return np.dtype(np.uint32 if is_key else dtype)
 
 
 def shape_of(variable: Any) -> tuple[int, ...]:
     """Returns the shape of a variable's value; a key's value is its two words."""
     aval = variable.aval
-    is_key = jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
+    is_key = jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key)
     return (*aval.shape, 2) if is_key else tuple(aval.shape)
 
 

@@ -200,7 +200,9 @@ def _is_like(bounds: Any, x0: Solution) -> bool:
 
 
 def _is_number(side: Any) -> bool:
-    return side is None or (isinstance(side, numbers.Real) and type(side) is not bool)
+    return side is None or (
+        not isinstance(side, bool) and isinstance(side, numbers.Real)
+    )
 
 
 def _side(value: Any, infinite: float) -> float:

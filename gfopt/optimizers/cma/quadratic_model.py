@@ -142,7 +142,7 @@ def minimum(
 
     share = jnp.linspace(0, 1, PARTS + 1, dtype=slope.dtype)
 
-    def cut(_: int, sides: tuple[jax.Array, jax.Array]) -> tuple:
+    def cut(_: int, sides: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = sides
         dampings = low + share * (high - low)
         is_far = jnp.linalg.norm(step(dampings), axis=1) > reach

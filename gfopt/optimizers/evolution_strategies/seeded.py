@@ -13,6 +13,7 @@ The noise family says which, ``gaussian(cached=True)``; by default the size does
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -98,8 +99,8 @@ class Seeded(Method):
         sigma = jnp.broadcast_to(threefry.round_significant(sigma), size)
         z: PyTree = ()
         if self._is_cached(state.mean):
-            draw = jax.vmap(lambda seed: self.noise.sample(state.mean, seed, kept=True))
-            z = draw(seeds)
+            draw = partial(self.noise.sample, state.mean, kept=True)
+            z = jax.vmap(draw)(seeds)
             z = jax.tree.map(lambda leaf: jnp.repeat(leaf, group, axis=0), z)
         members = SignedSeed(jnp.repeat(seeds, group), signs, sigma, z)
         return Population(members, jnp.ones(size, bool))
