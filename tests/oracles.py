@@ -779,12 +779,18 @@ class CRFMNES:
         )
 
     def tell(self, z: Array, fitness: Array) -> None:
-        """Updates; NaN is a failure, and values that are all equal say nothing."""
+        """Updates; NaN is a failure, and values that are all equal say nothing.
+
+        Up to a third that failed are left out, more of them rank last.
+        """
+        failed = np.isnan(fitness)
+        if 3 * failed.sum() <= self.size:
+            z, fitness = z[~failed], fitness[~failed]
         if np.all(fitness == fitness[0]):
             return
         n, lam, mu = len(self.mean), self.size, self.mu_eff
         utilities = nes_utilities(fitness)
-        count = lam
+        count = len(fitness)
         c_s = (mu + 2) / (n + mu + 5)
         c_c = (4 + mu / n) / (n + 4 + 2 * mu / n)
         chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))

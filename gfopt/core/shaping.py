@@ -164,18 +164,19 @@ def softmin(temperature: float = 1.0) -> Shaping:
 
 
 def failures_last(
-    fitness: jax.Array, valid: jax.Array, active: jax.Array
+    fitness: jax.Array, valid: jax.Array, active: jax.Array, at_random: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
     """Puts failed rows behind all valid ones, where there are any.
 
     At the edge of a region that fails, a method that leaves failures out is drawn into
     it: what it sees of its candidates is only the better half. Ranked last, they push
-    it back.
+    it back. Failures that come at random push it anywhere: left out, they cost less.
 
     Args:
         fitness: ``float[P]``, lower is better.
         valid: ``bool[P]``.
         active: ``bool[P]``, rows that were evaluated.
+        at_random: share of failures up to which they are left out.
 
     Returns:
         Fitness and rows that count, ``(float[P], bool[P])``.
@@ -189,7 +190,9 @@ def failures_last(
     worst = jnp.max(jnp.where(valid, fitness, -jnp.inf))
     behind = jnp.nextafter(worst, jnp.full_like(worst, jnp.inf))
     behind = jnp.where(jnp.isfinite(behind), behind, worst)
-    return jnp.where(valid, fitness, behind), active & jnp.any(valid)
+    is_edge = jnp.sum(active & ~valid) > at_random * jnp.sum(active)
+    counts = active & jnp.any(valid) & (valid | is_edge)
+    return jnp.where(valid, fitness, behind), counts
 
 
 def pairs_valid(valid: jax.Array) -> jax.Array:

@@ -22,8 +22,9 @@ high-dimensional problems", CEC, arXiv 2201.11422; Akimoto, Auger, Hansen (2014)
 "Comparison-based natural gradient optimization in high dimension" (VD-CMA), GECCO, for
 the natural gradient. Deviations: the learning rate of ``p_c`` is 0 and not negative
 below five dimensions; a step is shortened where it would change an element of ``d``, or
-``v``, by more than 0.7 of its length, as VD-CMA does; ties share their utility, a
-failed half spoils its pair, and a step that ranks nothing moves nothing.
+``v``, by more than 0.7 of its length, as VD-CMA does; ties share their utility,
+up to a third of failures are left out and more rank last, and a step that ranks nothing
+moves nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from gfopt.optimizers.evolution_strategies import snes
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
+
+AT_RANDOM = 1 / 3  # share of failures up to which they show no edge
 
 
 class CRFMNESState(NamedTuple):
@@ -203,7 +206,10 @@ class CRFMNES(Method):
         c = constants(dimension, size)
         history, ranked = stopping.extended(state.history, evaluation, state.step)
         fitness, valid = shaping.failures_last(
-            evaluation.fitness.astype(dtype), evaluation.valid, population.active
+            evaluation.fitness.astype(dtype),
+            evaluation.valid,
+            population.active,
+            AT_RANDOM,
         )
         ranked |= jnp.any(valid & ~evaluation.valid)
         count = jnp.sum(valid)

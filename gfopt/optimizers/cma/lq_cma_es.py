@@ -234,9 +234,9 @@ class LQCMAES(CMAES):
 
         number = jnp.sum(members.is_evaluated)
         agrees = self._agreement(model, points, found, number, used) >= self.threshold
-        # the model knows no edge, and would lead over it
-        has_failed = members.is_evaluated & ~jnp.isfinite(members.fitness)
-        agrees &= ~jnp.any(has_failed & in_use)
+        # the model knows no edge, and would lead over it: more than a third that fails
+        failed = jnp.sum(members.is_evaluated & ~jnp.isfinite(members.fitness) & in_use)
+        agrees &= 3 * failed <= number
         is_done = number >= used
         closes = agrees | is_done
         guess = quadratic_model.values(model, mean + cma.sigma * members.y)

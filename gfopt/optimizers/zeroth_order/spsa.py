@@ -14,20 +14,24 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from gfopt import checks
 from gfopt.core import schedules
 from gfopt.core.noise import noise
 from gfopt.core.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided, ZerothOrderState
 from gfopt.pytree import pytree, static
+from gfopt.types import Key, Solution
 
 
 @pytree
 class SPSA(TwoSided):
     """Simultaneous perturbation stochastic approximation with Spall's gains.
 
-    At step ``k = 0, 1, ...`` the learning rate is ``learning_rate / (stability + k +
-    1)**learning_rate_decay`` and the radius ``eps / (k + 1)**eps_decay``.
+    After ``k = 0, 1, ...`` moves the learning rate is ``learning_rate / (stability + k
+    + 1)**learning_rate_decay`` and the radius ``eps / (k + 1)**eps_decay``.
 
     Args:
         learning_rate: ``a``.
@@ -76,16 +80,33 @@ class SPSA(TwoSided):
             eps_decay=number("eps_decay", self.eps_decay),
         )
 
+    def init(self, key: Key, solution: Solution) -> ZerothOrderState:
+        """Starts with ``theta`` at ``solution``; in the transform's place stands ``k``.
+
+        A step that failed is none: the gains don't fall while nothing moves.
+        """
+        return super().init(key, solution)._replace(transform=jnp.int32(0))
+
+    def _moved(
+        self,
+        state: ZerothOrderState,
+        seeds: jax.Array,
+        slopes: jax.Array,
+        counts: jax.Array,
+    ) -> ZerothOrderState:
+        moved = super()._moved(state, seeds, slopes, counts)
+        return moved._replace(transform=state.transform + counts)
+
     def _rate(self, state: ZerothOrderState) -> Any:
         # a_k = a / (A + k + 1)^alpha
-        delay = self._number("stability", state) + state.step + 1
+        delay = self._number("stability", state) + state.transform + 1
         power = delay ** self._number("learning_rate_decay", state)
         return self._number("learning_rate", state) / power
 
     def _eps(self, state: ZerothOrderState) -> Any:
         # c_k = c / (k + 1)^gamma
-        power = (state.step + 1) ** self._number("eps_decay", state)
+        power = (state.transform + 1) ** self._number("eps_decay", state)
         return self._number("eps", state) / power
 
     def _number(self, name: str, state: ZerothOrderState) -> Any:
-        return schedules.at(name, getattr(self, name), state.step)
+        return schedules.at(name, getattr(self, name), state.transform)
