@@ -112,8 +112,8 @@ from gfopt.registry import METHODS as METHODS
 from gfopt.registry import method as method
 from gfopt.research.bench import BenchResult as BenchResult
 from gfopt.research.bench import bench as bench
-from gfopt.research.sweep import SweepResult as SweepResult
 from gfopt.research.sweep import sweep as sweep
+from gfopt.research.sweep_result import SweepResult as SweepResult
 from gfopt.tokens.beam import Beast as Beast
 from gfopt.tokens.combined_scores import Total as Total
 from gfopt.tokens.combined_scores import Universal as Universal

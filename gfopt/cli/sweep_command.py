@@ -14,7 +14,8 @@ from gfopt import checks
 from gfopt.cli import terminal
 from gfopt.cli.arguments import refusals
 from gfopt.cli.named import loaded
-from gfopt.research.sweep import SweepResult, sweep
+from gfopt.research.sweep import sweep
+from gfopt.research.sweep_result import SweepResult
 
 _KEYS = ("methods", "problems", "budget", "seeds", "seed", "random", "grid", "ranges")
 
@@ -35,8 +36,9 @@ def sweep_study(
         with place.open("rb") as file:
             found = swept(tomllib.load(file))
         page = found.report(out or place.with_suffix(".html"))
+        runs = found.save(page.with_suffix(".csv"))
     terminal.show_all([found.table])
-    terminal.note(f"page: {page}")
+    terminal.note(f"page: {page}\nruns: {runs}")
 
 
 def swept(study: Mapping[str, Any]) -> SweepResult:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gfopt.research.report import document, table_of
-from gfopt.research.sweep import SweepResult, brief, named
+from gfopt.research.sweep_result import SweepResult, brief, named
 
 _MOST = 40  # rows of the plot of intervals
 _ROW, _LEFT, _WIDTH = 22, 260, 640

@@ -15,7 +15,7 @@ from gfopt.cli.sweep_command import swept
 from gfopt.driver.setup import setup
 from gfopt.problems import Problem
 from gfopt.research import sweep as sweeps
-from gfopt.research.sweep import SweepResult, holm
+from gfopt.research.sweep_result import SweepResult, holm
 
 BOX = [(-5.0, 5.0)] * 3
 
@@ -116,6 +116,9 @@ def test_the_page_has_table_intervals_heat_map_and_parallel_axes(tmp_path) -> No
     values = np.arange(2 * 4 * 3.0).reshape(2, 4, 3)
     settings = [{"sigma": s, "population_size": p} for s in (0.5, 1.0) for p in (6, 8)]
     result = SweepResult(["a<b", "c"], settings, values, np.full(4, 9), 2)
+    lines = result.save(tmp_path / "study.csv").read_text().splitlines()
+    assert lines[0] == "problem,seed,sigma,population_size,value"
+    assert lines[1] == "a<b,0,0.5,6,0.0" and len(lines) == 25
     text = result.report(tmp_path / "study.html").read_text()
     assert "a&lt;b" in text and "nan" not in text.split("<script>")[0]
     assert text.count("<circle") == 4 and 'class="heat"' in text
