@@ -166,6 +166,18 @@ def nearest(value: Any, known: Iterable[Any]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def distinct(name: str, names: list[str], what: str) -> None:
+    """Rejects a list of names that is empty, or that has one of them twice."""
+    if not names:
+        raise ValueError(f"{name} must hold one {what} or more; got none")
+    for one in names:
+        if names.count(one) > 1:
+            raise ValueError(
+                f"{name} must have names of their own; got {one!r} twice: name them in "
+                "a dictionary"
+            )
+
+
 def known_options(name: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuses option names that nobody reads (a silent typo costs a study)."""
     for key in given:

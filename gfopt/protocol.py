@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from gfopt.types import (
+    Evaluation,
     Info,
     Key,
     Member,
@@ -304,6 +305,28 @@ class Wrapper(Method):
     def search_space(self) -> Any:
         """That of the method inside."""
         return as_method(self.inner).search_space
+
+
+class StatelessWrapper(Wrapper):
+    """A wrapper without a state of its own: its state is that of the method inside."""
+
+    def inner_state(self, state: State) -> State:
+        """Returns the state itself."""
+        return state
+
+    def with_inner_state(self, state: State, inner: State) -> State:
+        """Returns the state of the method inside."""
+        return inner
+
+    def at_step(self, state: State, step: jax.Array) -> State:
+        """Sets it for the method inside."""
+        return as_method(self.inner).at_step(state, step)
+
+    def tell(
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, Info]:
+        """Tells the method inside."""
+        return self.inner.tell(state, population, evaluation)
 
 
 class _Guest(Method):

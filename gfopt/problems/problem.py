@@ -120,15 +120,7 @@ def as_problems(given: Any, argument: str = "problems") -> tuple[Problem, ...]:
         found = [_as_problem(value, argument) for value in given]
     else:
         found = [_as_problem(given, argument)]
-    names = [problem.name for problem in found]
-    if not names:
-        raise ValueError(f"{argument} must hold one problem or more; got none")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"{argument} must have names of their own; got {name!r} twice: name "
-                "them in a dictionary"
-            )
+    checks.distinct(argument, [problem.name for problem in found], "problem")
     return tuple(found)
 
 

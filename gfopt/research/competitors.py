@@ -85,15 +85,7 @@ def competitors(given: Any, argument: str = "methods") -> tuple[Competitor, ...]
     else:
         checks.instance(argument, given, Iterable, "names, optimizers or functions")
         found = [_competitor(value, argument) for value in given]
-    names = [competitor.name for competitor in found]
-    if not names:
-        raise ValueError(f"{argument} must hold one method or more; got none")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"{argument} must have names of their own; got {name!r} twice: name "
-                "them in a dictionary"
-            )
+    checks.distinct(argument, [one.name for one in found], "method")
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.lazy import lazy
 from gfopt.core.spaces.spaces import Space
-from gfopt.protocol import Wrapper, as_method, diagnostics, innermost
+from gfopt.protocol import StatelessWrapper, as_method, diagnostics, innermost
 from gfopt.pytree import pytree
 from gfopt.types import (
     Evaluation,
@@ -26,7 +26,7 @@ STEP_SIZES = ("sigma", "max_std", "min_std", "spread")  # diagnostics that are l
 
 
 @pytree
-class Bounded(Wrapper):
+class Bounded(StatelessWrapper):
     """Runs ``inner`` on ``y`` and shows the objective ``x = fold(scale * y)``.
 
     Every candidate and the recommended point lie inside the bounds. Lazy leaves are
@@ -64,14 +64,6 @@ class Bounded(Wrapper):
         """Where ``y`` is mapped to."""
         return self.space
 
-    def inner_state(self, state: State) -> State:
-        """Returns the state, which is the inner method's."""
-        return state
-
-    def with_inner_state(self, state: State, inner: State) -> State:
-        """Returns the inner method's state."""
-        return inner
-
     def init(self, key: Key, solution: Solution) -> State:
         """Starts the inner method at ``x0 / scale``.
 
@@ -94,7 +86,7 @@ class Bounded(Wrapper):
 
         Where coordinates have different scales, that is their geometric mean.
         """
-        state, info = self.inner.tell(state, population, evaluation)
+        state, info = super().tell(state, population, evaluation)
         unit, named = self.space.unit, diagnostics(info)
         sizes = {name: named[name] for name in STEP_SIZES if name in named}
         in_x = {name: size * unit.astype(size.dtype) for name, size in sizes.items()}

@@ -11,15 +11,12 @@ import numpy as np
 
 from gfopt.core import trees
 from gfopt.core.spaces.spaces import Space
-from gfopt.protocol import Wrapper
+from gfopt.protocol import StatelessWrapper
 from gfopt.pytree import pytree, static
 from gfopt.types import (
-    Evaluation,
-    Info,
     Key,
     Member,
     Optimizer,
-    Population,
     PyTree,
     Solution,
     State,
@@ -93,7 +90,7 @@ def reduced_space(space: Space, free: Free) -> Space:
 
 
 @pytree
-class Held(Wrapper):
+class Held(StatelessWrapper):
     """Runs ``inner`` on the free numbers and holds the others.
 
     Where no number is free, ``inner`` searches one that nobody sees, and stops at once.
@@ -115,14 +112,6 @@ class Held(Wrapper):
         """That of the whole solution."""
         return self.space
 
-    def inner_state(self, state: State) -> State:
-        """Returns the state, which is the inner method's."""
-        return state
-
-    def with_inner_state(self, state: State, inner: State) -> State:
-        """Returns the inner method's state."""
-        return inner
-
     def init(self, key: Key, solution: Solution) -> State:
         """Starts the inner method at the free numbers."""
         return self.inner.init(key, self._reduced(trees.starting_point(solution)))
@@ -130,12 +119,6 @@ class Held(Wrapper):
     def decode(self, state: State, member: Member) -> Solution:
         """Decodes, and puts the held numbers in."""
         return self._filled(super().decode(state, member))
-
-    def tell(
-        self, state: State, population: Population, evaluation: Evaluation
-    ) -> tuple[State, Info]:
-        """Tells the inner method."""
-        return self.inner.tell(state, population, evaluation)
 
     def recommend(self, state: State) -> Solution:
         """Returns the inner method's answer with the held numbers."""
