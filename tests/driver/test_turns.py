@@ -62,7 +62,7 @@ def test_auto_with_bounds_and_restarts_compiles_nothing(compilations):
         return float(np.sum(x**2 - 10 * np.cos(2 * np.pi * x) + 10))
 
     result = gfopt.minimize(
-        many_minima, [2.2, -1.7], bounds=[(-5, 5)] * 2, budget=500, seed=1
+        many_minima, [2.2, -1.7], bounds=[(-5, 5)] * 2, budget=900, seed=1
     )
     assert result.state.num_restarts > 0 and result.optimizer.tier > 0
     assert compilations == []
