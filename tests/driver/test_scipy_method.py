@@ -76,7 +76,9 @@ def test_tolerances_end_a_search():
 
 
 def test_an_unknown_option_is_refused_with_all_that_are_known():
-    with pytest.raises(ValueError, match=r"one of .*'disp'.*'maxfev'.*'maxiter'.*'seed'"):
+    with pytest.raises(
+        ValueError, match=r"one of .*'disp'.*'maxfev'.*'maxiter'.*'seed'"
+    ):
         minimize(options={"maxitre": 3})
     with pytest.raises(ValueError, match="did you mean 'maxiter'"):
         minimize(options={"maxitre": 3})
