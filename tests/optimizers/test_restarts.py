@@ -116,7 +116,9 @@ def test_patience_ends_it() -> None:
 
 def test_bounds_hold_around_it() -> None:
     method = gfopt.Bounded(SEARCH, gfopt.Space(*np.full((3, 2), [[1.0], [4.0], [1.0]])))
-    result = gfopt.minimize(rastrigin, X0 + 4, method=method, budget=3000, target=2.1)
+    result = gfopt.minimize(
+        rastrigin, [3.5, 2.0], method=method, budget=3000, target=2.1
+    )
     assert result.status is gfopt.Status.TARGET
     assert int(result.state.num_restarts) >= 0 and np.all(result.x >= 1)
 
