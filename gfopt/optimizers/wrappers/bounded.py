@@ -87,10 +87,13 @@ class Bounded(StatelessWrapper):
         Where coordinates have different scales, that is their geometric mean.
         """
         state, info = super().tell(state, population, evaluation)
-        unit, named = self.space.unit, diagnostics(info)
+        named = diagnostics(info)
         sizes = {name: named[name] for name in STEP_SIZES if name in named}
+        if not sizes:
+            return state, info
+        unit = self.space.unit
         in_x = {name: size * unit.astype(size.dtype) for name, size in sizes.items()}
-        return state, info._replace(**in_x) if in_x else info
+        return state, info._replace(**in_x)
 
     def recommend(self, state: State) -> Solution:
         """Returns the inner method's answer, folded."""
