@@ -252,7 +252,7 @@ def _segment(
             state=state._replace(step=step),  # one counter for all: schedules branch
             stop=stop,
         )
-        return result.state, result.context, result.status != 0
+        return result.state, result.context, result.stopped != 0
 
     return jax.vmap(one)(problems, keys, states, seen)
 

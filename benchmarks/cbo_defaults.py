@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from typing import Any
 
 import numpy as np
 from cbo_problems import expected, hits_of, problems
@@ -37,7 +38,7 @@ GRIDS = {
 }
 
 
-def method(noise: str, sigma: float, numbers: dict[str, object]) -> gfopt.CBO:
+def method(noise: str, sigma: float, numbers: dict[str, Any]) -> gfopt.CBO:
     """Makes the method of one row."""
     options = dict(numbers)
     alpha = gfopt.EffectiveSampleSize(options.pop("eta"))
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rows = []
+    grid: dict[str, Any]
     for noise, grid in GRIDS.items():
         # what is static varies slowest: numbers share a compiled program
         for values in itertools.product(*grid.values()):

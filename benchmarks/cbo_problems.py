@@ -150,9 +150,9 @@ def _turns(
         )
 
     def turn(carry: Any, _: None) -> tuple[Any, None]:
-        axes = type(carry[0])(None, *[0] * (len(carry[0]) - 1))
-        new = jax.vmap(step, (axes, 0, 0), (axes, 0))(*carry, keys)
-        return new, None
+        states, counts = carry
+        axes = type(states)(None, *[0] * (len(states) - 1))
+        return jax.vmap(step, (axes, 0, 0), (axes, 0))(states, counts, keys), None
 
     return jax.lax.scan(turn, (states, counts), None, length=CHUNK)[0]
 

@@ -42,7 +42,10 @@ MEAN = (0.9, 1.05)  # where the geometric mean of the cells has to lie
 def ours(batch: Batch) -> tuple[list[float], Counter[str]]:
     """Runs gfopt's CMA-ES; returns evaluations until the target and why runs ended."""
     runs = list(run_bbob(batch))
-    hits = [running_times(*np.array(r.trajectory).T, [TARGET])[0] for r in runs]
+    hits = []
+    for run in runs:
+        evaluations, values = np.array(run.trajectory).T
+        hits.append(running_times(evaluations, values, [TARGET])[0])
     return hits, Counter(run.status for run in runs)
 
 

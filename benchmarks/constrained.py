@@ -22,30 +22,26 @@ from common import save, show
 from optimum import HEADER, Enough, comparisons, solved, table
 
 import gfopt
-from gfopt.driver.search import Search
 
 
 def ours(problem: Any, seed: int, budget: int) -> float:
     """Runs the method that ``gfopt.minimize`` runs."""
     best, count = np.inf, 0
+    fun = gfopt.Objective(problem, traceable=False)
     start = np.array(problem.initial_solution, float)
-    num_constraints = problem.number_of_constraints
-    method = gfopt.AugmentedLagrangian(gfopt.CMAES(sigma=2.0), num_constraints)
     for run in range(10**6):
-        search = Search(method, start, 50 * seed + run, x64=True)
-        while not search.stop_reasons():
-            fitness = np.full(search.size, np.inf)
-            values = np.zeros((search.size, num_constraints))
-            for row in search.active_rows:
-                if count == budget:
-                    return best
-                x = search.solution(int(row))
-                fitness[row], values[row] = problem(x), problem.constraint(x)
-                count += 1
-                if np.all(values[row] <= 0):
-                    best = min(best, fitness[row])
-            aux = gfopt.ConstraintValues(values)
-            search.advance(fitness, np.isfinite(fitness), aux)
+        result = gfopt.minimize(
+            fun,
+            start,
+            constraints=problem.constraint,
+            method="cma_es",
+            sigma0=2.0,
+            budget=budget - count,
+            seed=50 * seed + run,
+        )
+        best, count = min(best, result.fun), count + result.nfev
+        if count >= budget:
+            break
     return best
 
 

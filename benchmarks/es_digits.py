@@ -29,6 +29,7 @@ from evosax.core.optimizer import clipup
 
 import gfopt
 from gfopt.problems import digits, mlp
+from gfopt.protocol import as_method
 from gfopt.research.statistics import paired_difference_interval
 
 METHODS = ("open_es", "pgpe", "snes")
@@ -161,8 +162,10 @@ def compare(method: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "gfopt": mine,
                 "evosax": theirs,
                 "difference": list(map(float, interval)),
-                "form": gfopt.method(
-                    method, {"population_size": plan[0], "noise": NOISE[noise]}
+                "form": as_method(
+                    gfopt.method(
+                        method, {"population_size": plan[0], "noise": NOISE[noise]}
+                    )
                 ).noise_form(start(1)[1]),
             }
         )

@@ -27,6 +27,7 @@ import optax
 from common import peak, save, show
 
 import gfopt
+from gfopt.protocol import as_method
 
 METHODS = ("open_es", "pgpe", "snes")
 FORMS = {
@@ -63,6 +64,11 @@ def our_program(method: str, form: str, size: int, generations: int) -> Program:
         return result.state, result.history["fitness"]
 
     return program
+
+
+def form(optimizer: gfopt.Optimizer, x0: jax.Array) -> str | None:
+    """Returns how the method makes its noise."""
+    return as_method(optimizer).noise_form(x0)
 
 
 def peer(method: str, size: int, x0: jax.Array) -> tuple[Any, Any]:
@@ -146,8 +152,8 @@ def cell(method: str, size: int, dimension: int, repeats: int) -> dict[str, Any]
         "population_size": size,
         "dimension": dimension,
         "generations": generations,
-        "default form": gfopt.method(method, {"population_size": size}).noise_form(x0),
-        "forms": {f: ours(method, f, size).noise_form(x0) for f in FORMS},
+        "default form": form(gfopt.method(method, {"population_size": size}), x0),
+        "forms": {f: form(ours(method, f, size), x0) for f in FORMS},
         "milliseconds": {side: 1e3 * time for side, time in medians.items()},
         "ratio": {form: medians["evosax"] / medians[form] for form in FORMS},
         "seconds": taken,

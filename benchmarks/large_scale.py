@@ -104,7 +104,7 @@ class LMMAES:
         return state.mean
 
 
-def functions(dimension: int, xp: Any, dct: Function) -> dict[str, Function]:
+def functions(dimension: int, xp: Any, dct: Any) -> dict[str, Function]:
     """Returns the functions, written with NumPy or JAX."""
     scales = 1e6 ** xp.linspace(0, 1, dimension)
     signs = xp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], dimension))

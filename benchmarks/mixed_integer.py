@@ -26,8 +26,6 @@ from common import save, show
 from optimum import HEADER, comparisons, solved, table
 
 import gfopt
-from gfopt.driver.search import Search
-from gfopt.driver.setup import setup
 
 
 def starts(problem: Any, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
@@ -48,18 +46,19 @@ def ours(problem: Any, seed: int, budget: int) -> float:
     domains = [
         gfopt.integer(*side) if i < integers else side for i, side in enumerate(sides)
     ]
+    fun = gfopt.Objective(problem, traceable=False)
     for x0, _, run in starts(problem, seed):
-        made = setup("cma_es", x0, bounds=domains)
-        search = Search(made.optimizer, made.x0, 100 * seed + run, x64=True)
-        while not search.stop_reasons():
-            fitness = np.full(search.size, np.inf)
-            for row in search.active_rows:
-                if count == budget:
-                    return best
-                fitness[row] = problem(search.solution(int(row)))
-                count += 1
-                best = min(best, fitness[row])
-            search.advance(fitness, np.isfinite(fitness))
+        result = gfopt.minimize(
+            fun,
+            x0,
+            bounds=domains,
+            method="cma_es",
+            budget=budget - count,
+            seed=100 * seed + run,
+        )
+        best, count = min(best, result.fun), count + result.nfev
+        if count >= budget:
+            break
     return best
 
 
