@@ -25,7 +25,7 @@ import optax
 from common import IMAGES, peak, save, show
 
 import gfopt
-from gfopt.driver import genome
+from gfopt import genome
 
 SIGMA = 0.02
 Program = Callable[..., Any]

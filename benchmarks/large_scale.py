@@ -30,7 +30,7 @@ import scipy.fft
 from common import save, show
 
 import gfopt
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.optimizers.cma import cma_es
 from gfopt.optimizers.evolution_strategies import snes as nes
 

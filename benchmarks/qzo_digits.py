@@ -26,7 +26,7 @@ from jax import lax
 from scipy import ndimage
 
 import gfopt
-from gfopt.core.lazy.lazy import materialise
+from gfopt.lazy.lazy import materialise
 from gfopt.problems import mlp
 from gfopt.problems.networks import network_outputs
 

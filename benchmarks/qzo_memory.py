@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 import gfopt
-from gfopt.core.lazy.interpret import interpret
+from gfopt.lazy.interpreter import interpret
 from gfopt.problems.llama import Llama
 from gfopt.quantization.memory_plan import Decoder, memory_plan
 

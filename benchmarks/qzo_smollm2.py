@@ -36,8 +36,8 @@ from language_model import PROMPT, WORDS, task
 from scipy.stats import binomtest
 
 import gfopt
-from gfopt.core.lazy.interpret import interpret
-from gfopt.core.lazy.lazy import is_lazy
+from gfopt.lazy.interpreter import interpret
+from gfopt.lazy.lazy import is_lazy
 from gfopt.problems import smollm2
 from gfopt.problems.llama import KeyValues
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gfopt import checks
-from gfopt.core import schedules, shaping, trees
-from gfopt.core.noise import noise, threefry
+from gfopt import checks, shaping
+from gfopt.core import schedules, trees
+from gfopt.noise import noise, threefry
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution

@@ -4,33 +4,18 @@ Type checkers read this file as a stub, and ``__init__.py`` reads it as its tabl
 name is added here, and nowhere else.
 """
 
+from gfopt import genome as genome
 from gfopt import problems as problems
+from gfopt import shaping as shaping
 from gfopt import tokens as tokens
-from gfopt.core import shaping as shaping
 from gfopt.core.constraints import ConstraintValues as ConstraintValues
 from gfopt.core.evaluate import chunked as chunked
 from gfopt.core.evaluate import vmapped as vmapped
 from gfopt.core.host.evaluator import host as host
-from gfopt.core.lazy.low_rank import LowRank as LowRank
-from gfopt.core.lazy.materialisations import (
-    count_materialisations as count_materialisations,
-)
-from gfopt.core.noise.noise import Noise as Noise
-from gfopt.core.noise.noise import gaussian as gaussian
-from gfopt.core.noise.noise import rademacher as rademacher
-from gfopt.core.noise.table import NoiseTable as NoiseTable
 from gfopt.core.objective import Objective as Objective
-from gfopt.core.perturbation.low_rank_noise import LowRankNoise as LowRankNoise
-from gfopt.core.perturbation.low_rank_noise import low_rank as low_rank
-from gfopt.core.perturbation.perturbed import Perturbed as Perturbed
 from gfopt.core.sharded import sharded as sharded
-from gfopt.core.spaces.domains import categorical as categorical
-from gfopt.core.spaces.domains import integer as integer
-from gfopt.core.spaces.domains import real as real
-from gfopt.core.spaces.spaces import Space as Space
 from gfopt.core.trees import merge as merge
 from gfopt.core.trees import partition as partition
-from gfopt.driver import genome as genome
 from gfopt.driver.ask_tell import AskTell as AskTell
 from gfopt.driver.ask_tell import Trial as Trial
 from gfopt.driver.claps import ClapsResult as ClapsResult
@@ -52,15 +37,26 @@ from gfopt.gradients.estimates import gradient_estimator as gradient_estimator
 from gfopt.gradients.sketches import (
     per_sample_directional_derivatives as per_sample_directional_derivatives,
 )
+from gfopt.lazy.low_rank import LowRank as LowRank
+from gfopt.lazy.materialisations import (
+    count_materialisations as count_materialisations,
+)
+from gfopt.mirror_maps import Ball as Ball
+from gfopt.mirror_maps import Box as Box
+from gfopt.mirror_maps import Simplex as Simplex
+from gfopt.noise.noise import Noise as Noise
+from gfopt.noise.noise import gaussian as gaussian
+from gfopt.noise.noise import rademacher as rademacher
+from gfopt.noise.perturbation.low_rank_noise import LowRankNoise as LowRankNoise
+from gfopt.noise.perturbation.low_rank_noise import low_rank as low_rank
+from gfopt.noise.perturbation.perturbed import Perturbed as Perturbed
+from gfopt.noise.table import NoiseTable as NoiseTable
 from gfopt.optimizers.cma.cma_es import CMAES as CMAES
 from gfopt.optimizers.cma.cr_fm_nes import CRFMNES as CRFMNES
 from gfopt.optimizers.cma.lq_cma_es import LQCMAES as LQCMAES
 from gfopt.optimizers.cma.sep_cma_es import SepCMAES as SepCMAES
 from gfopt.optimizers.consensus.cbo import CBO as CBO
 from gfopt.optimizers.consensus.hopping import ConsensusHopping as ConsensusHopping
-from gfopt.optimizers.consensus.mirror_maps import Ball as Ball
-from gfopt.optimizers.consensus.mirror_maps import Box as Box
-from gfopt.optimizers.consensus.mirror_maps import Simplex as Simplex
 from gfopt.optimizers.consensus.variants import consensus_variant as consensus_variant
 from gfopt.optimizers.consensus.weights import (
     EffectiveSampleSize as EffectiveSampleSize,
@@ -114,6 +110,10 @@ from gfopt.research.bench import BenchResult as BenchResult
 from gfopt.research.bench import bench as bench
 from gfopt.research.sweep import sweep as sweep
 from gfopt.research.sweep_result import SweepResult as SweepResult
+from gfopt.spaces.domains import categorical as categorical
+from gfopt.spaces.domains import integer as integer
+from gfopt.spaces.domains import real as real
+from gfopt.spaces.spaces import Space as Space
 from gfopt.tokens.beam import Beast as Beast
 from gfopt.tokens.combined_scores import Total as Total
 from gfopt.tokens.combined_scores import Universal as Universal

@@ -17,8 +17,8 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.constraints import is_feasible
-from gfopt.core.lazy.lazy import is_lazy, materialise
 from gfopt.core.objective import Inputs, Objective
+from gfopt.lazy.lazy import is_lazy, materialise
 from gfopt.protocol import as_method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State

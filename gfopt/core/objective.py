@@ -17,7 +17,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core import constraints as constrained
 from gfopt.core import trees
-from gfopt.core.lazy import interpret
+from gfopt.lazy import interpreter
 from gfopt.types import Key, PyTree, Solution
 
 
@@ -188,7 +188,7 @@ class Objective:
         """
         if inputs.frozen is not None:
             solution = trees.merge(solution, inputs.frozen)
-        found, aux = interpret.interpret(self.call)(solution, key, inputs)
+        found, aux = interpreter.interpret(self.call)(solution, key, inputs)
         expected = jax.tree.leaves(solution)[0].shape[:1] if self.batched else ()
         check_number(found, expected)
         fitness = jnp.asarray(found).reshape(expected)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 from gfopt.types import PyTree
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks, jaxprs
-from gfopt.core.lazy import lazy
 from gfopt.core.objective import as_number, described
+from gfopt.lazy import lazy
 from gfopt.optimizers import vectors
 from gfopt.protocol import as_method, layers
 from gfopt.types import Optimizer, PyTree, Solution

@@ -18,13 +18,13 @@ from gfopt.core.evaluate import (
     default_evaluator,
     member_size,
 )
-from gfopt.core.lazy import lazy
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.failures import Failures
 from gfopt.driver.search import recommend
 from gfopt.driver.setup import Setup
 from gfopt.driver.tiers import at_tier
+from gfopt.lazy import lazy
 from gfopt.protocol import as_method, diagnostics
 from gfopt.types import Optimizer, PyTree, Solution, State
 

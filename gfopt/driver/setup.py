@@ -13,8 +13,6 @@ import numpy as np
 
 from gfopt import checks, registry
 from gfopt.core import trees
-from gfopt.core.spaces.bounds import middle_of, space_of
-from gfopt.core.spaces.spaces import Space
 from gfopt.driver.arguments import (
     as_solution,
     as_tokens,
@@ -37,6 +35,8 @@ from gfopt.optimizers.wrappers.margin import Margin
 from gfopt.optimizers.wrappers.reevaluated import Reevaluated
 from gfopt.optimizers.wrappers.restarts import Restarts
 from gfopt.protocol import as_method, innermost, layers, with_innermost
+from gfopt.spaces.bounds import middle_of, space_of
+from gfopt.spaces.spaces import Space
 from gfopt.types import Optimizer, PyTree, Solution
 
 # numbers up to which "auto" takes

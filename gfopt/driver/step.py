@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt.core.evaluate import Evaluator, best_row
-from gfopt.core.noise import threefry
 from gfopt.core.numpy_programs.random import encrypt
 from gfopt.core.objective import Inputs, Objective
+from gfopt.noise import threefry
 from gfopt.types import Evaluation, Info, Key, Optimizer, Population, State
 
 

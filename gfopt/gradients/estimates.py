@@ -28,7 +28,7 @@ from jax.flatten_util import ravel_pytree
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.noise import noise, threefry
+from gfopt.noise import noise, threefry
 from gfopt.types import Key, PyTree, Solution
 
 KINDS = ("two_sided", "one_sided", "one_point", "coordinates")

@@ -14,7 +14,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.noise import law, noise, threefry
+from gfopt.noise import law, noise, threefry
 from gfopt.types import Key, Solution
 
 

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gfopt import checks
-from gfopt.core import schedules, shaping, trees
+from gfopt import checks, shaping
+from gfopt.core import schedules, trees
 from gfopt.core.evaluate import best_row
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.optimizers import vectors
 from gfopt.optimizers.cma.parameters import shortened
 from gfopt.protocol import Method

@@ -29,8 +29,8 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import noise, threefry
-from gfopt.core.noise.table import NoiseTable
+from gfopt.noise import noise, threefry
+from gfopt.noise.table import NoiseTable
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution

@@ -23,7 +23,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.fusion import zero_after
+from gfopt.fusion import zero_after
 from gfopt.types import PyTree, Solution, State
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.optimizers import vectors
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static

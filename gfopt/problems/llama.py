@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from gfopt import checks
-from gfopt.core.lazy.interpret import interpret
+from gfopt.lazy.interpreter import interpret
 from gfopt.problems.decoder_layer import (
     ACTIVATIONS,
     KeyValues,

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.core.lazy.lazy import Lazy
+from gfopt.lazy.lazy import Lazy
 from gfopt.quantization.gguf_blocks import LAYOUTS, Parts, blocks_of, parts_of
 from gfopt.quantization.quantized import Quantized
 

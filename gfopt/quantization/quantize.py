@@ -22,7 +22,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.lazy.lazy import is_lazy
+from gfopt.lazy.lazy import is_lazy
 from gfopt.quantization.quantized import BITS, Quantized, packed, whole_bytes
 from gfopt.types import PyTree
 

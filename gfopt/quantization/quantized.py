@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.core.lazy.lazy import RowBlocks, is_lazy, materialise
-from gfopt.core.lazy.views import Index, View, rows_view, slice_axis
+from gfopt.lazy.lazy import RowBlocks, is_lazy, materialise
+from gfopt.lazy.views import Index, View, rows_view, slice_axis
 from gfopt.pytree import pytree, static
 
 BITS = (2, 4, 5, 6, 8)

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import registry
-from gfopt.core.noise import noise
+from gfopt.noise import noise
 from gfopt.types import Optimizer
 
 

@@ -33,7 +33,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules
 from gfopt.core.evaluate import best_row
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet

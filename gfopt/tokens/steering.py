@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet
 from gfopt.tokens import beams as texts

@@ -15,7 +15,7 @@ from conformance.cases import KEY, Case
 
 import gfopt
 from gfopt import registry
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 from gfopt.methods_table import FLAGS
 from gfopt.protocol import Method
 

@@ -11,7 +11,7 @@ from conformance import cases
 from conformance.cases import KEY, Case
 
 from gfopt.core import evaluate
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 from gfopt.protocol import as_method
 from gfopt.types import Evaluation, Optimizer, Population
 

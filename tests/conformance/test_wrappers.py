@@ -17,7 +17,6 @@ from programs import cheap_jit
 import gfopt
 from gfopt.core import evaluate
 from gfopt.core.objective import Inputs, Objective
-from gfopt.core.spaces.spaces import Space
 from gfopt.driver.tiers import at_tier
 from gfopt.protocol import (
     Method,
@@ -27,6 +26,7 @@ from gfopt.protocol import (
     layers,
     with_innermost,
 )
+from gfopt.spaces.spaces import Space
 from gfopt.types import Evaluation, Optimizer, Population
 
 KEY = jax.random.key(3)

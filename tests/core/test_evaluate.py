@@ -16,8 +16,8 @@ from gfopt.core.evaluate import (
     judged,
     member_size,
 )
-from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs, Objective
+from gfopt.lazy.lazy import materialise
 from gfopt.types import Population
 
 KEY = jax.random.key(3)

@@ -12,8 +12,8 @@ from jax.extend import core
 
 import gfopt
 from gfopt import jaxprs
-from gfopt.core.lazy import interpret as lazily
-from gfopt.core.lazy.interpret import interpret
+from gfopt.lazy import interpreter as lazily
+from gfopt.lazy.interpreter import interpret
 
 X, W = jnp.arange(3.0), jnp.arange(36.0).reshape(4, 3, 3) / 10
 INLINED = ("jit", "remat2", "custom_jvp_call", "custom_vjp_call")

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from jax import lax
 
 from gfopt import jaxprs
-from gfopt.core.noise import threefry
 from gfopt.core.numpy_programs import layout
 from gfopt.core.numpy_programs.program import HostFunction, NumpyProgram
 from gfopt.core.numpy_programs.rule import UnknownEquation
+from gfopt.noise import threefry
 
 X = np.array([[0.5, -1.25, 3.0, 0.0], [2.0, 2.0, -0.75, 1.5], [-4.0, 0.1, 9.0, -2.5]])
 POSITIVE = np.abs(X) + 0.25

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import gfopt
 from gfopt.core import trees
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 
 leaves = st.integers(0, 99).map(float)
 nested = st.recursive(

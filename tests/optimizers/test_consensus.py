@@ -13,8 +13,8 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
-from gfopt.core.noise import law as noise_law
-from gfopt.core.noise import threefry
+from gfopt.noise import law as noise_law
+from gfopt.noise import threefry
 from gfopt.optimizers.consensus import variants
 from gfopt.optimizers.consensus import weights as consensus_weights
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.noise import law, threefry
+from gfopt.noise import law, threefry
 from gfopt.optimizers.consensus.cbo import CBO
 
 cbx = pytest.importorskip(

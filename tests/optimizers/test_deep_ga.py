@@ -16,8 +16,8 @@ import pytest
 import gfopt
 from gfopt import genome
 from gfopt.core.evaluate import judged
-from gfopt.core.noise import noise
-from gfopt.core.noise import table as noise_table
+from gfopt.noise import noise
+from gfopt.noise import table as noise_table
 from gfopt.optimizers.deep_ga import DeepGAState, mutated
 
 X0 = {"w": jnp.ones((3, 4)), "b": jnp.array([0.5, -0.0])}

@@ -10,7 +10,7 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.optimizers import differential_evolution
 
 SIZE, DIMENSION = 7, len(X0)

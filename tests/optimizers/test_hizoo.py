@@ -12,7 +12,7 @@ import pytest
 
 import gfopt
 from gfopt.core.evaluate import judged
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 
 SCALES = np.array([1.0, 5.0, 25.0])
 

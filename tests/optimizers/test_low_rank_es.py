@@ -14,10 +14,10 @@ import pytest
 from core.models import MODELS, B, T, V
 
 import gfopt
-from gfopt.core import shaping
+from gfopt import shaping
 from gfopt.core.evaluate import decode_rows, judged
-from gfopt.core.lazy.interpret import interpret
 from gfopt.core.objective import Inputs, Objective
+from gfopt.lazy.interpreter import interpret
 
 FOUR = jax.make_mesh((4,), ("p",), axis_types=(jax.sharding.AxisType.Auto,))
 EVALUATORS = {

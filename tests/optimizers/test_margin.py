@@ -12,9 +12,9 @@ import pytest
 from scipy.stats import norm
 
 import gfopt
-from gfopt.core.spaces.bounds import space_of
 from gfopt.driver.setup import setup
 from gfopt.optimizers.wrappers.margin import _near_choices, _with_margin
+from gfopt.spaces.bounds import space_of
 
 ALPHA = 0.02
 corrected = jax.jit(_with_margin, static_argnums=4)

@@ -12,9 +12,9 @@ import pytest
 from optimizers.peers import X0, turns, uneven
 
 import gfopt
-from gfopt.core import shaping
+from gfopt import shaping
 from gfopt.core.evaluate import decode_rows, judged
-from gfopt.core.noise import noise
+from gfopt.noise import noise
 
 
 @pytest.fixture

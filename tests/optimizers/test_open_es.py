@@ -13,7 +13,7 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.core import shaping
+from gfopt import shaping
 from gfopt.core.evaluate import decode_rows, judged
 
 X0 = np.array([1.0, -2.0, 0.5, 0.25])

@@ -10,7 +10,7 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 
 SIZE, DIMENSION = 5, len(X0)
 FACTORS = (0.7298, 1.49618, 1.49618)

@@ -13,7 +13,7 @@ import pytest
 from programs import cheap_jit
 
 import gfopt
-from gfopt.core import shaping
+from gfopt import shaping
 from gfopt.core.evaluate import judged
 
 PARTS, POPULATION, THETA = 8, 50, 0.5

@@ -13,7 +13,7 @@ import pytest
 from optimizers.peers import X0, turns, uneven
 
 import gfopt
-from gfopt.core import shaping
+from gfopt import shaping
 
 
 def drawn(optimizer: Any, population: Any) -> np.ndarray:

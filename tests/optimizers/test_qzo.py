@@ -18,8 +18,8 @@ from jax.scipy.special import erf
 
 import gfopt
 from gfopt.core.evaluate import judged, vmapped
-from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs, Objective
+from gfopt.lazy.lazy import materialise
 
 GROUP = 8
 

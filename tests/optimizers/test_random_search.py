@@ -23,7 +23,7 @@ def test_keeps_the_best_sample() -> None:
             # x0 + sigma z, from the noise of the member's seed
             z = optimizer.noise.sample(X0, population.members.seed[row])
             x = np.asarray(
-                X0 + gfopt.core.noise.threefry.round_significant(1 / (1 + step)) * z
+                X0 + gfopt.noise.threefry.round_significant(1 / (1 + step)) * z
             )
             fitness[row] = np.sum((x - 0.5) ** 2)
             if row == 3:

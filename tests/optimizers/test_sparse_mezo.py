@@ -14,7 +14,7 @@ from programs import cheap_jit
 
 import gfopt
 from gfopt.core.evaluate import judged
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 
 
 def weights() -> dict[str, jax.Array]:

@@ -12,7 +12,7 @@ import pytest
 
 import gfopt
 from gfopt.core.evaluate import judged
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 
 ROWS, SIZE, BATCH = 64, 6, 4
 KEYS = jax.random.split(jax.random.key(0), 3)

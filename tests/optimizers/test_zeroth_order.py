@@ -13,7 +13,7 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.core import shaping
+from gfopt import shaping
 from gfopt.core.evaluate import judged, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.optimizers.zeroth_order.fzoo import FZOO

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs
+from gfopt.lazy.lazy import materialise
 from gfopt.problems import gguf_fields, language
 from gfopt.problems.gguf_tokenizer import INSTALL
 from gfopt.problems.hugging_face.tensor_files import read_tensors

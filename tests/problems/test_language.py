@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.lazy.lazy import materialise
 from gfopt.core.objective import Inputs
+from gfopt.lazy.lazy import materialise
 from gfopt.problems import language, prompted, word_tokens
 from gfopt.problems.language import INSTALL
 from gfopt.problems.llama import Llama

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.lazy.interpret import interpret
-from gfopt.core.lazy.lazy import materialise
+from gfopt.lazy.interpreter import interpret
+from gfopt.lazy.lazy import materialise
 from gfopt.problems import language
 from gfopt.quantization import gguf_files
 from gfopt.quantization.gguf_blocks import LAYOUTS

@@ -11,7 +11,7 @@ import pytest
 
 import gfopt
 from gfopt.cli.main import main
-from gfopt.core.lazy.interpret import interpret
+from gfopt.lazy.interpreter import interpret
 from gfopt.problems.llama import Llama
 from gfopt.quantization.memory_plan import Decoder, decoder, memory_plan
 

@@ -11,7 +11,7 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.core.lazy.lazy import is_lazy, materialise
+from gfopt.lazy.lazy import is_lazy, materialise
 from gfopt.quantization.quantized import packed, unpacked
 
 W = np.random.default_rng(1).normal(size=(5, 26)).astype(np.float32)

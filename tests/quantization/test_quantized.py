@@ -15,8 +15,8 @@ from core.models import MODELS, B, T, V
 from flax import nnx
 
 import gfopt
-from gfopt.core.lazy.interpret import interpret
-from gfopt.core.lazy.lazy import has_lazy, is_lazy, materialise
+from gfopt.lazy.interpreter import interpret
+from gfopt.lazy.lazy import has_lazy, is_lazy, materialise
 
 SMALL = {"group_size": 4, "min_size": 0}
 KINDS: dict[str, dict[str, Any]] = {

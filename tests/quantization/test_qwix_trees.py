@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.core.lazy.interpret import interpret
+from gfopt.lazy.interpreter import interpret
 
 qwix = pytest.importorskip("qwix", reason="pip install 'gfopt[qwix]'")
 

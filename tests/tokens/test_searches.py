@@ -12,7 +12,7 @@ import pytest
 
 import gfopt
 from gfopt.core.evaluate import judged
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.tokens import alphabet
 
 KEY = jax.random.key(3)

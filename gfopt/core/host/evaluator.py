@@ -15,7 +15,6 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.evaluate import decode_rows, judged
 from gfopt.core.host.host import HostPool, Outcome
-from gfopt.core.lazy import lazy
 from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.core.objective import (
     Inputs,
@@ -24,6 +23,7 @@ from gfopt.core.objective import (
     check_number,
     described,
 )
+from gfopt.lazy import lazy
 from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, Solution, State
 
 # How a reason begins that says what a function should have returned, and what stands

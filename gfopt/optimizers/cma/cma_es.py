@@ -29,7 +29,7 @@ from jax.scipy.linalg import solve_triangular
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.optimizers import stopping
 from gfopt.optimizers.cma.parameters import (
     constants,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.core import shaping
+from gfopt import shaping
 from gfopt.types import Evaluation
 
 

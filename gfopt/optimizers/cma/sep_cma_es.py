@@ -24,7 +24,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import threefry
+from gfopt.noise import threefry
 from gfopt.optimizers import stopping, vectors
 from gfopt.optimizers.cma.parameters import (
     constants,

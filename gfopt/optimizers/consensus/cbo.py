@@ -22,12 +22,12 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import law, threefry
+from gfopt.mirror_maps import MirrorMap
+from gfopt.noise import law, threefry
 from gfopt.optimizers import vectors
 from gfopt.optimizers.consensus import particles as crowd
 from gfopt.optimizers.consensus import steps
 from gfopt.optimizers.consensus import weights as weighing
-from gfopt.optimizers.consensus.mirror_maps import MirrorMap
 from gfopt.optimizers.consensus.particles import CBOState, Particles
 from gfopt.optimizers.consensus.weights import EffectiveSampleSize
 from gfopt.protocol import Method

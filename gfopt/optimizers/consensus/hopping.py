@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import threefry
-from gfopt.core.noise.noise import Noise
+from gfopt.noise import threefry
+from gfopt.noise.noise import Noise
 from gfopt.optimizers.consensus import weights as weighing
 from gfopt.optimizers.consensus.weights import EffectiveSampleSize
 from gfopt.protocol import Method

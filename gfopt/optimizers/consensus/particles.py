@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt.core import schedules
-from gfopt.core.noise import law
+from gfopt.noise import law
 from gfopt.types import Solution
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gfopt import checks
-from gfopt.core import schedules, shaping, trees
-from gfopt.core.noise import noise
+from gfopt import checks, shaping
+from gfopt.core import schedules, trees
+from gfopt.noise import noise
 from gfopt.optimizers import descent
 from gfopt.optimizers.evolution_strategies.seeded import Seeded
 from gfopt.pytree import pytree, static

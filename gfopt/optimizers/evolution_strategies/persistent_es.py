@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gfopt import checks
-from gfopt.core import schedules, shaping, trees
-from gfopt.core.noise import noise, threefry
+from gfopt import checks, shaping
+from gfopt.core import schedules, trees
+from gfopt.noise import noise, threefry
 from gfopt.optimizers import descent
 from gfopt.optimizers.evolution_strategies.seeded import Seeded
 from gfopt.pytree import pytree, static

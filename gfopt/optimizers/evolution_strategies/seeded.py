@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import noise, threefry
+from gfopt.noise import noise, threefry
 from gfopt.protocol import Method
 from gfopt.types import Key, Member, Population, PyTree, Solution, State
 

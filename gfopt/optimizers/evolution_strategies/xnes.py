@@ -29,9 +29,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gfopt import checks
-from gfopt.core import schedules, shaping, trees
-from gfopt.core.noise import threefry
+from gfopt import checks, shaping
+from gfopt.core import schedules, trees
+from gfopt.noise import threefry
 from gfopt.optimizers import stopping, vectors
 from gfopt.optimizers.evolution_strategies import snes as nes
 from gfopt.protocol import Method

@@ -6,10 +6,10 @@ import jax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.lazy import lazy
-from gfopt.core.spaces.spaces import Space
+from gfopt.lazy import lazy
 from gfopt.protocol import StatelessWrapper, as_method, diagnostics, innermost
 from gfopt.pytree import pytree
+from gfopt.spaces.spaces import Space
 from gfopt.types import (
     Evaluation,
     Info,

@@ -25,7 +25,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.constraints import ConstraintValues, is_feasible
 from gfopt.core.evaluate import best_row
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 from gfopt.optimizers.wrappers.bounded import refuse_slopes
 from gfopt.protocol import Wrapper
 from gfopt.pytree import pytree

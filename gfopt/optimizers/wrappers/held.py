@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt.core import trees
-from gfopt.core.spaces.spaces import Space
 from gfopt.protocol import StatelessWrapper
 from gfopt.pytree import pytree, static
+from gfopt.spaces.spaces import Space
 from gfopt.types import (
     Key,
     Member,

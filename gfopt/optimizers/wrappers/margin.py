@@ -30,11 +30,11 @@ from jax.scipy.special import ndtri
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.lazy import lazy
-from gfopt.core.spaces import axis as coordinates
-from gfopt.core.spaces.spaces import Space
+from gfopt.lazy import lazy
 from gfopt.protocol import Wrapper, as_method
 from gfopt.pytree import pytree
+from gfopt.spaces import axis as coordinates
+from gfopt.spaces.spaces import Space
 from gfopt.types import (
     Evaluation,
     Info,

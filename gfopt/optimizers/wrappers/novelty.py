@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gfopt import checks
-from gfopt.core import schedules, shaping, trees
+from gfopt import checks, shaping
+from gfopt.core import schedules, trees
 from gfopt.core.evaluate import best_row
-from gfopt.core.lazy.lazy import materialise
-from gfopt.core.noise import threefry
+from gfopt.lazy.lazy import materialise
+from gfopt.noise import threefry
 from gfopt.optimizers.wrappers import archive as archives
 from gfopt.protocol import Wrapper, as_method
 from gfopt.pytree import pytree, static

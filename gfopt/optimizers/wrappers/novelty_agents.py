@@ -28,8 +28,8 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.lazy.lazy import materialise
-from gfopt.core.noise import noise, threefry
+from gfopt.lazy.lazy import materialise
+from gfopt.noise import noise, threefry
 from gfopt.optimizers.deep_ga import mutated
 from gfopt.optimizers.wrappers import archive as archives
 from gfopt.optimizers.wrappers.novelty import best_seen, described, mixed_loss, whole

@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.lazy import lazy
+from gfopt.lazy import lazy
 from gfopt.protocol import Wrapper
 from gfopt.pytree import pytree, static
 from gfopt.types import (

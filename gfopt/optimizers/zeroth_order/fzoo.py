@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules
-from gfopt.core.noise import noise, threefry
-from gfopt.core.perturbation.low_rank_noise import LowRankNoise
+from gfopt.noise import noise, threefry
+from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order.zeroth_order import (
     Directions,
     ZerothOrderState,

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import noise, threefry
-from gfopt.core.perturbation.perturbed import perturbed
+from gfopt.noise import noise, threefry
+from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers.evolution_strategies.seeded import SignedSeed
 from gfopt.protocol import Method
 from gfopt.pytree import pytree

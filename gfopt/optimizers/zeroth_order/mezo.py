@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from gfopt import checks
 from gfopt.core import schedules
-from gfopt.core.noise import noise
-from gfopt.core.perturbation.low_rank_noise import LowRankNoise
+from gfopt.noise import noise
+from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided
 from gfopt.pytree import pytree, static
 

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.lazy import lazy
-from gfopt.core.noise import noise, sums
-from gfopt.core.perturbation.perturbed import perturbed
+from gfopt.lazy import lazy
+from gfopt.noise import noise, sums
+from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided, stepped
 from gfopt.pytree import pytree, static

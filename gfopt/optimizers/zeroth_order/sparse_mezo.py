@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import leaves as noise_trees
-from gfopt.core.noise import noise, sums
-from gfopt.core.perturbation.perturbed import perturbed
+from gfopt.noise import leaves as noise_trees
+from gfopt.noise import noise, sums
+from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided
 from gfopt.pytree import pytree, static
 from gfopt.types import Key, Member, PyTree, Solution

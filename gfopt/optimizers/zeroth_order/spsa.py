@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules
-from gfopt.core.noise import noise
-from gfopt.core.perturbation.low_rank_noise import LowRankNoise
+from gfopt.noise import noise
+from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided, ZerothOrderState
 from gfopt.pytree import pytree, static
 from gfopt.types import Key, Solution

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.fusion import zero_after
-from gfopt.core.noise import noise, threefry
-from gfopt.core.perturbation.low_rank_noise import LowRankNoise
+from gfopt.fusion import zero_after
+from gfopt.noise import noise, threefry
+from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order.zeroth_order import (
     TwoSided,
     TwoSidedInfo,

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.core.noise import noise, rounding, threefry
-from gfopt.core.perturbation.low_rank_noise import LowRankNoise
-from gfopt.core.perturbation.perturbed import perturbed
+from gfopt.noise import noise, rounding, threefry
+from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
+from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.evolution_strategies.seeded import SignedSeed
 from gfopt.protocol import Method

@@ -1,1 +1,0 @@
-"""Lazy leaves: matrices that an unmodified model takes in place of its weights."""

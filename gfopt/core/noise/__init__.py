@@ -1,1 +1,0 @@
-"""Noise on parameter trees: families, the law of their draws, sums."""

@@ -1,1 +1,0 @@
-"""Spaces: bounds, scales, integers and choices, and the numbers that are searched."""

@@ -1,0 +1,201 @@
+"""Spaces: bounds, scales and kinds of numbers, and the fold that keeps inside.
+
+A method searches without bounds among real numbers ``y``; the solution is
+
+    x = fold(scale * y)                 a real number
+    x = exp(fold(scale * y))            log-scaled
+    x = round(fold(scale * y))          an integer; round(exp(...)) if log-scaled
+    x = argmax(y_1 .. y_k)              one of k choices
+
+where ``fold`` reflects at the bounds and is the identity inside. A point is never
+outside, whatever the method proposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gfopt import checks, jaxprs
+from gfopt.pytree import pytree, static
+from gfopt.spaces import axis
+from gfopt.types import PyTree, Solution
+
+MASKS = ("log", "integer")
+
+
+@pytree
+class Space:
+    """Bounds, scales and kinds of a solution's numbers, leaf by leaf.
+
+    A solution is in the floating-point type of its leaf throughout: integers and
+    choices come as whole numbers.
+
+    Args:
+        lower: tree like the solution; each leaf broadcasts to its leaf; may be -inf.
+            Where it is equal to ``upper`` the number is fixed.
+        upper: the same, may be inf. Both bounds belong to the space.
+        scale: length of one unit of the search in each coordinate, in units of
+            ``log x`` where that is searched.
+        log: where to search in ``log x``, True or False; a tree like ``lower``, one
+            value for all, or None for nowhere.
+        integer: where x is a whole number; the same.
+        choices: for each leaf the number ``k`` of choices, coded 0 to k - 1, whose
+            order means nothing; 0 for a leaf of numbers. Empty for numbers only.
+
+    Raises:
+        TypeError: for leaves that are not numbers.
+        ValueError: for a lower bound above its upper one, a scale not above 0,
+            bounds that do not fit the kind of number, or trees of different structures.
+
+    Example:
+        >>> space = Space(jnp.array([0.0, 1.0]), jnp.array([jnp.inf, 9.0]),
+        ...               jnp.ones(2), integer=jnp.array([False, True]))
+        >>> space.solution(jnp.array([-0.25, 3.4]))
+        Array([0.25, 3.  ], dtype=float32)
+    """
+
+    lower: PyTree
+    upper: PyTree
+    scale: PyTree
+    log: PyTree = None
+    integer: PyTree = None
+    choices: tuple[int, ...] = static(default=())
+
+    def __post_init__(self) -> None:
+        structure: Any = jax.tree.structure(self.lower)
+        for name in MASKS:
+            if isinstance(getattr(self, name), bool | np.bool_):
+                spread = [np.asarray(getattr(self, name))] * structure.num_leaves
+                object.__setattr__(self, name, jax.tree.unflatten(structure, spread))
+        for name in ("upper", "scale", *MASKS):
+            came: Any = jax.tree.structure(getattr(self, name))
+            if came != structure and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} must have the structure of lower, {structure}; got {came}"
+                )
+        checks.instance("choices", self.choices, tuple, "a tuple of integers")
+        if len(self.choices) not in (0, structure.num_leaves):
+            raise ValueError(
+                f"choices must hold one number for each of {structure.num_leaves} "
+                f"leaves; got {checks.shown(self.choices)}"
+            )
+        for k in self.choices:
+            if k != 0:
+                checks.integer("choices", k, 1)
+        for low, high, scale, log, integer, k in self._leaves():
+            checks.below("lower", low, "upper", high, or_equal=True)
+            checks.positive("scale", scale)
+            axis.check_kind(low, high, log, integer, k)
+
+    def _leaves(self) -> list[tuple[Any, ...]]:
+        """Returns ``(lower, upper, scale, log, integer, choices)`` of each leaf."""
+        lower = jax.tree.leaves(self.lower)
+        masks = [
+            [None] * len(lower) if mask is None else jax.tree.leaves(mask)
+            for mask in (self.log, self.integer)
+        ]
+        choices = self.choices or (0,) * len(lower)
+        upper, scale = jax.tree.leaves(self.upper), jax.tree.leaves(self.scale)
+        return list(zip(lower, upper, scale, *masks, choices, strict=True))
+
+    def map(self, fun: Callable[..., Any], *trees: PyTree) -> PyTree:
+        """Maps ``fun(leaf, .., lower, upper, scale, log, integer, choices)``."""
+        structure = jax.tree.structure(trees[0])
+        columns = zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
+        found = [
+            fun(*leaves, *own)
+            for leaves, own in zip(columns, self._leaves(), strict=True)
+        ]
+        return jax.tree.unflatten(structure, found)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether some leaf may hold integers or choices."""
+        return self.integer is not None or any(self.choices)
+
+    @property
+    def unit(self) -> jax.Array:
+        """The geometric mean of its scales: a step of 1 of the search, in units of x.
+
+        Leaves of choices have none; 1 where there is nothing else.
+        """
+        kinds = self.choices or (0,) * len(jax.tree.leaves(self.scale))
+        scales = [
+            jnp.log(jnp.ravel(jnp.asarray(leaf, jnp.result_type(float))))
+            for leaf, k in zip(jax.tree.leaves(self.scale), kinds, strict=True)
+            if not k
+        ]
+        return jnp.exp(jnp.mean(jnp.concatenate(scales or [jnp.zeros(1)])))
+
+    def solution(self, search: PyTree) -> Solution:
+        """Returns the solution of a point of the search."""
+        return self.map(axis.solution, search)
+
+    def search(self, solution: Solution) -> PyTree:
+        """Returns a point of the search whose solution is this one, if it lies inside.
+
+        A leaf with k choices becomes ``[..., k]`` numbers: 1 for the one that is
+        chosen, 0 for the others.
+        """
+        return self.map(axis.search, solution)
+
+    def widths(self) -> PyTree:
+        """Returns how wide the search is in each coordinate, for a scale of 1."""
+        with jax.enable_x64(True):
+            return self.map(axis.width, self.lower)
+
+    def check(self, solution: Solution) -> None:
+        """Refuses a solution that does not fit, or that is known to lie outside.
+
+        Raises:
+            ValueError: names what does not fit.
+        """
+        structure: Any = jax.tree.structure(solution)
+        if jax.tree.structure(self.lower) != structure:
+            raise ValueError(
+                f"space must have the structure of the solution, {structure}; "
+                f"got {jax.tree.structure(self.lower)}"
+            )
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(solution)]
+        for name in ("lower", "upper", "scale", *MASKS):
+            if getattr(self, name) is None:
+                continue
+            came = [jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(self, name))]
+            for shape, expected in zip(came, shapes, strict=True):
+                if not _broadcasts(shape, expected):
+                    raise ValueError(
+                        f"space.{name} must broadcast to a leaf of shape {expected}; "
+                        f"got shape {shape}"
+                    )
+        known = not any(map(jaxprs.is_tracer, jax.tree.leaves((solution, self))))
+        if known and not self.contains(solution):
+            raise ValueError(
+                "solution must lie within the bounds of its space, with whole numbers "
+                f"for integers and choices; got {checks.shown(solution)}"
+            )
+
+    def contains(self, solution: Solution) -> bool:
+        """Tells whether a concrete solution lies inside, in its own precision."""
+
+        def inside(
+            x: Any, low: Any, high: Any, _: Any, __: Any, integer: Any, k: int
+        ) -> bool:
+            x = np.asarray(x)
+            low, high = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
+            is_whole = np.asarray(k > 0 if integer is None else integer) | (k > 0)
+            fits = (x == np.round(x)) | ~is_whole
+            return bool(np.all((x >= low) & (x <= high) & fits))
+
+        return all(jax.tree.leaves(self.map(inside, solution)))
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
