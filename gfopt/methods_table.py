@@ -1,6 +1,6 @@
-"""The table of the methods: class, domain, capabilities and how the tests run them.
+"""The table of methods: one row each, with its class, its domain and what it can do.
 
-To add a method: its family's file, one row here, its test.
+To add a method, write its family's file, its row here, and its test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-FLAGS = MappingProxyType(
+FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "rank_based": "only the order of the fitness matters",
         "seeds": "a member is a seed: no large population is ever held",
@@ -31,451 +31,243 @@ FLAGS = MappingProxyType(
     }
 )
 
+# what the rows of a family share
+RANKED = frozenset({"rank_based", "population_size"})
+SEEDED = frozenset({"seeds", "population_size"})
+IN_PLACE = SEEDED | {"lazy"}
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """One method.
 
     Attributes:
-        name: its name in lower_snake.
-        home: where its class is; only a method that is used is imported.
+        name: in lower_snake.
+        home: the full name of its class, which is imported when it is used.
         domain: what it is for, in a few words.
-        flags: capabilities, keys of ``FLAGS``.
-        sigma: name of the field that ``sigma0`` sets, or None.
-        schedules: fields that may be a function of the step.
-        test: options for the conformance suite.
-        generations: steps the suite gives it on the shifted quadratic.
-        bound: fitness it must reach there, from 5.
-        smallest: population size that it takes, where it can be chosen.
-        tokens: whether its solutions are token sequences, ``int32[L]``; numbers else.
-        most: numbers up to which its defaults search anything, or None.
-        beyond: what to set, or to take in its place, for more of them.
+        flags: its capabilities, keys of ``FLAGS``.
+        sigma: the field that ``sigma0`` sets, or None.
+        tokens: whether its solutions are token sequences ``int32[L]`` and not numbers.
+        most: the largest number of parameters that its defaults suit; None for any.
+        beyond: what to set, or which method to take, for more of them.
     """
 
     name: str
     home: str
     domain: str
     flags: frozenset[str]
-    sigma: str | None
-    schedules: tuple[str, ...]
-    test: Mapping[str, Any]
-    generations: int
-    bound: float
-    smallest: int = 2
+    sigma: str | None = "sigma"
     tokens: bool = False
     most: int | None = None
     beyond: str = ""
 
     @property
-    def cls(self) -> type:
-        """Its class."""
+    def cls(self) -> type[Any]:
+        """The class of the method."""
         module, _, name = self.home.rpartition(".")
-        return getattr(importlib.import_module(module), name)
+        cls: type[Any] = getattr(importlib.import_module(module), name)
+        return cls
 
 
 ROWS = (
     Row(
-        "random_search",
-        "gfopt.optimizers.random_search.RandomSearch",
-        "baseline, any size",
-        frozenset({"rank_based", "seeds", "population_size", "tolerates_stale"}),
-        "sigma",
-        ("sigma",),
-        {"population_size": 16, "sigma": 0.5},
-        60,
-        3.0,
+        name="random_search",
+        home="gfopt.optimizers.random_search.RandomSearch",
+        domain="baseline, any size",
+        flags=SEEDED | RANKED | {"tolerates_stale"},
     ),
     Row(
-        "open_es",
-        "gfopt.optimizers.evolution_strategies.open_es.OpenES",
-        "networks, any size",
-        frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
-        "sigma",
-        ("sigma", "learning_rate", "weight_decay"),
-        {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
-        150,
-        1e-2,
+        name="open_es",
+        home="gfopt.optimizers.evolution_strategies.open_es.OpenES",
+        domain="networks, any size",
+        flags=SEEDED | RANKED | {"pairs", "resizable"},
     ),
     Row(
-        "deep_ga",
-        "gfopt.optimizers.deep_ga.DeepGA",
-        "networks, deceptive rewards",
-        frozenset({"rank_based", "seeds", "population_size", "stops"}),
-        "sigma",
-        ("sigma",),
-        {"population_size": 16, "num_parents": 4, "sigma": 0.2, "max_generations": 300},
-        150,
-        0.5,
-        1,
+        name="deep_ga",
+        home="gfopt.optimizers.deep_ga.DeepGA",
+        domain="networks, deceptive rewards",
+        flags=SEEDED | RANKED | {"stops"},
     ),
     Row(
-        "pgpe",
-        "gfopt.optimizers.evolution_strategies.pgpe.PGPE",
-        "networks and control, any size",
-        frozenset({"rank_based", "seeds", "population_size", "pairs", "resizable"}),
-        "sigma",
-        ("learning_rate", "std_learning_rate"),
-        {
-            "population_size": 16,
-            "sigma": 0.2,
-            "learning_rate": 0.02,
-            "std_learning_rate": 0.1,
-        },
-        150,
-        1e-2,
+        name="pgpe",
+        home="gfopt.optimizers.evolution_strategies.pgpe.PGPE",
+        domain="networks and control, any size",
+        flags=SEEDED | RANKED | {"pairs", "resizable"},
     ),
     Row(
-        "ars",
-        "gfopt.optimizers.evolution_strategies.ars.ARS",
-        "networks and control, any size",
-        frozenset({"seeds", "population_size", "pairs", "resizable"}),
-        "sigma",
-        ("sigma", "learning_rate", "weight_decay"),
-        {"population_size": 16, "sigma": 0.05, "learning_rate": 0.05},
-        150,
-        5e-2,
+        name="ars",
+        home="gfopt.optimizers.evolution_strategies.ars.ARS",
+        domain="networks and control, any size",
+        flags=SEEDED | {"pairs", "resizable"},
     ),
     Row(
-        "persistent_es",
-        "gfopt.optimizers.evolution_strategies.persistent_es.PersistentES",
-        "unrolled problems, any size",
-        frozenset({"seeds", "population_size", "pairs"}),
-        "sigma",
-        ("sigma", "learning_rate", "weight_decay"),
-        {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05},
-        150,
-        5e-2,
+        name="persistent_es",
+        home="gfopt.optimizers.evolution_strategies.persistent_es.PersistentES",
+        domain="unrolled problems, any size",
+        flags=SEEDED | {"pairs"},
     ),
     Row(
-        "cma_es",
-        "gfopt.optimizers.cma.cma_es.CMAES",
-        "black box, 1 to 1,000 numbers",
-        frozenset(
-            {
-                "rank_based",
-                "population_size",
-                "injects",
-                "resizable",
-                "rotation_invariant",
-                "stops",
-                "dense",
-            }
+        name="cma_es",
+        home="gfopt.optimizers.cma.cma_es.CMAES",
+        domain="black box, 1 to 1,000 numbers",
+        flags=RANKED | {"rotation_invariant", "stops", "dense", "injects", "resizable"},
+    ),
+    Row(
+        name="sep_cma_es",
+        home="gfopt.optimizers.cma.sep_cma_es.SepCMAES",
+        domain="black box, any number of separable ones",
+        flags=RANKED | {"stops"},
+    ),
+    Row(
+        name="lq_cma_es",
+        home="gfopt.optimizers.cma.lq_cma_es.LQCMAES",
+        domain="costly black box, 1 to 40 numbers",
+        flags=frozenset(
+            {"population_size", "rotation_invariant", "stops", "dense", "surrogate"}
         ),
-        "sigma",
-        (),
-        {"sigma": 0.5},
-        120,
-        1e-6,
     ),
     Row(
-        "sep_cma_es",
-        "gfopt.optimizers.cma.sep_cma_es.SepCMAES",
-        "black box, any number of separable ones",
-        frozenset({"rank_based", "population_size", "stops"}),
-        "sigma",
-        (),
-        {"sigma": 0.5},
-        120,
-        1e-6,
+        name="snes",
+        home="gfopt.optimizers.evolution_strategies.snes.SNES",
+        domain="black box and networks, any size",
+        flags=SEEDED | RANKED | {"stops", "resizable"},
     ),
     Row(
-        "lq_cma_es",
-        "gfopt.optimizers.cma.lq_cma_es.LQCMAES",
-        "costly black box, 1 to 40 numbers",
-        frozenset(
-            {
-                "population_size",
-                "rotation_invariant",
-                "stops",
-                "dense",
-                "surrogate",
-            }
-        ),
-        "sigma",
-        (),
-        {"sigma": 0.5},
-        150,
-        1e-6,
+        name="xnes",
+        home="gfopt.optimizers.evolution_strategies.xnes.XNES",
+        domain="black box, 2 to some 100 numbers",
+        flags=RANKED | {"rotation_invariant", "stops", "dense"},
     ),
     Row(
-        "snes",
-        "gfopt.optimizers.evolution_strategies.snes.SNES",
-        "black box and networks, any size",
-        frozenset({"rank_based", "seeds", "population_size", "resizable", "stops"}),
-        "sigma",
-        ("learning_rate", "std_learning_rate"),
-        {"sigma": 0.5, "learning_rate": 1.0, "std_learning_rate": 0.4},
-        120,
-        1e-6,
+        name="cr_fm_nes",
+        home="gfopt.optimizers.cma.cr_fm_nes.CRFMNES",
+        domain="black box, 100 to some 10,000 numbers",
+        flags=RANKED | {"pairs", "stops"},
     ),
     Row(
-        "xnes",
-        "gfopt.optimizers.evolution_strategies.xnes.XNES",
-        "black box, 2 to some 100 numbers",
-        frozenset(
-            {"rank_based", "population_size", "rotation_invariant", "stops", "dense"}
-        ),
-        "sigma",
-        ("learning_rate", "sigma_learning_rate", "shape_learning_rate"),
-        {
-            "sigma": 0.5,
-            "learning_rate": 1.0,
-            "sigma_learning_rate": 0.4,
-            "shape_learning_rate": 0.2,
-        },
-        160,
-        1e-6,
+        name="mezo",
+        home="gfopt.optimizers.zeroth_order.mezo.MeZO",
+        domain="fine-tuning at the memory of inference",
+        flags=IN_PLACE | {"pairs", "resizable"},
+        sigma=None,
     ),
     Row(
-        "cr_fm_nes",
-        "gfopt.optimizers.cma.cr_fm_nes.CRFMNES",
-        "black box, 100 to some 10,000 numbers",
-        frozenset({"rank_based", "population_size", "pairs", "stops"}),
-        "sigma",
-        (),
-        {"sigma": 0.5},
-        160,
-        1e-6,
+        name="qzo",
+        home="gfopt.optimizers.zeroth_order.qzo.QZO",
+        domain="fine-tuning a quantized model through its scales",
+        flags=IN_PLACE | {"pairs"},
+        sigma=None,
     ),
     Row(
-        "mezo",
-        "gfopt.optimizers.zeroth_order.mezo.MeZO",
-        "fine-tuning at the memory of inference",
-        frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
-        None,
-        ("learning_rate", "eps"),
-        {"learning_rate": 0.03, "eps": 1e-3},
-        300,
-        1e-2,
+        name="spsa",
+        home="gfopt.optimizers.zeroth_order.spsa.SPSA",
+        domain="noisy measurements, any size",
+        flags=IN_PLACE | {"signs", "pairs", "resizable"},
+        sigma=None,
     ),
     Row(
-        "qzo",
-        "gfopt.optimizers.zeroth_order.qzo.QZO",
-        "fine-tuning a quantized model through its scales",
-        frozenset({"seeds", "lazy", "population_size", "pairs"}),
-        None,
-        ("learning_rate", "eps", "clip"),
-        {"learning_rate": 0.03, "eps": 1e-3},
-        300,
-        1e-2,
+        name="fzoo",
+        home="gfopt.optimizers.zeroth_order.fzoo.FZOO",
+        domain="fine-tuning in batches of forward passes",
+        flags=IN_PLACE | {"centered", "signs", "resizable"},
+        sigma=None,
     ),
     Row(
-        "spsa",
-        "gfopt.optimizers.zeroth_order.spsa.SPSA",
-        "noisy measurements, any size",
-        frozenset({"seeds", "lazy", "signs", "population_size", "pairs", "resizable"}),
-        None,
-        (),
-        {"learning_rate": 0.5, "eps": 1e-2, "stability": 20.0},
-        300,
-        1e-2,
+        name="sparse_mezo",
+        home="gfopt.optimizers.zeroth_order.sparse_mezo.SparseMeZO",
+        domain="fine-tuning of the small weights of each matrix",
+        flags=IN_PLACE | {"pairs", "resizable"},
+        sigma=None,
     ),
     Row(
-        "fzoo",
-        "gfopt.optimizers.zeroth_order.fzoo.FZOO",
-        "fine-tuning in batches of forward passes",
-        frozenset(
-            {"seeds", "lazy", "signs", "population_size", "resizable", "centered"}
-        ),
-        None,
-        ("learning_rate", "eps"),
-        {"learning_rate": 0.02, "eps": 1e-3, "population_size": 9},
-        400,
-        5e-2,
-        smallest=3,
+        name="svrg",
+        home="gfopt.optimizers.zeroth_order.svrg.SVRG",
+        domain="fine-tuning on small batches of finite data, to the end",
+        flags=frozenset({"seeds", "signs", "lazy", "pairs"}),
+        sigma=None,
     ),
     Row(
-        "sparse_mezo",
-        "gfopt.optimizers.zeroth_order.sparse_mezo.SparseMeZO",
-        "fine-tuning of the small weights of each matrix",
-        frozenset({"seeds", "lazy", "population_size", "pairs", "resizable"}),
-        None,
-        ("learning_rate", "eps"),
-        {"learning_rate": 0.03, "eps": 1e-3},
-        300,
-        1e-2,
+        name="hizoo",
+        home="gfopt.optimizers.zeroth_order.hizoo.HiZOO",
+        domain="fine-tuning of numbers on different scales",
+        flags=frozenset({"seeds", "centered", "lazy"}),
+        sigma=None,
     ),
     Row(
-        "svrg",
-        "gfopt.optimizers.zeroth_order.svrg.SVRG",
-        "fine-tuning on small batches of finite data, to the end",
-        frozenset({"seeds", "lazy", "signs", "pairs"}),
-        None,
-        ("learning_rate", "eps"),
-        {
-            "learning_rate": 0.05,
-            "eps": 1e-3,
-            "num_directions": 3,
-            "period": 16,
-            "anchor_batches": 1,
-        },
-        300,
-        1e-2,
+        name="differential_evolution",
+        home="gfopt.optimizers.differential_evolution.DifferentialEvolution",
+        domain="black box, 1 to 100 numbers, many minima",
+        flags=RANKED | {"stops", "tolerates_stale"},
     ),
     Row(
-        "hizoo",
-        "gfopt.optimizers.zeroth_order.hizoo.HiZOO",
-        "fine-tuning of numbers on different scales",
-        frozenset({"seeds", "lazy", "centered"}),
-        None,
-        ("learning_rate", "eps", "hessian_rate"),
-        {"learning_rate": 0.1, "eps": 0.25, "hessian_rate": 0.05},
-        300,
-        1e-2,
+        name="particle_swarm",
+        home="gfopt.optimizers.particle_swarm.ParticleSwarm",
+        domain="black box, 1 to 100 numbers, many minima",
+        flags=RANKED | {"stops"},
     ),
     Row(
-        "differential_evolution",
-        "gfopt.optimizers.differential_evolution.DifferentialEvolution",
-        "black box, 1 to 100 numbers, many minima",
-        frozenset({"rank_based", "population_size", "stops", "tolerates_stale"}),
-        "sigma",
-        ("mutation", "dither", "crossover_rate"),
-        {"population_size": 16, "sigma": 0.5, "crossover_rate": 0.5},
-        120,
-        1e-2,
-        smallest=4,
+        name="cross_entropy",
+        home="gfopt.optimizers.cross_entropy.CrossEntropy",
+        domain="black box, 1 to some 1,000 numbers, many candidates a step",
+        flags=RANKED | {"stops", "injects", "resizable"},
     ),
     Row(
-        "particle_swarm",
-        "gfopt.optimizers.particle_swarm.ParticleSwarm",
-        "black box, 1 to 100 numbers, many minima",
-        frozenset({"rank_based", "population_size", "stops"}),
-        "sigma",
-        ("inertia", "cognitive", "social"),
-        {"population_size": 16, "sigma": 0.5, "inertia": 0.7},
-        120,
-        1e-3,
-    ),
-    Row(
-        "cross_entropy",
-        "gfopt.optimizers.cross_entropy.CrossEntropy",
-        "black box, 1 to some 1,000 numbers, many candidates a step",
-        frozenset({"rank_based", "population_size", "injects", "resizable", "stops"}),
-        "sigma",
-        ("elite_fraction", "learning_rate", "std_learning_rate", "min_std"),
-        {"population_size": 16, "sigma": 0.5, "std_learning_rate": 0.2},
-        120,
-        1e-4,
-    ),
-    Row(
-        "cbo",
-        "gfopt.optimizers.consensus.cbo.CBO",
-        "black box, 1 to 100 numbers, many minima",
-        frozenset({"population_size", "stops"}),
-        "sigma",
-        ("alpha", "drift", "diffusion", "dt", "floor"),
-        {
-            "population_size": 24,
-            "sigma": 0.5,
-            "alpha": 30.0,
-            "diffusion": 1.2,
-            "dt": 0.5,
-            "floor": 0.02,
-            "longest": 20.0,
-            "memory_diffusion": 0.1,
-            "kick": 0.05,
-            "reduction": 0.1,
-        },
-        150,
-        0.3,
+        name="cbo",
+        home="gfopt.optimizers.consensus.cbo.CBO",
+        domain="black box, 1 to 100 numbers, many minima",
+        flags=frozenset({"population_size", "stops"}),
         most=1000,
         beyond="consensus_hopping, or a noise that stays, such as sigma0=0.05 and "
         "options={'diffusion': 0.0, 'floor': 0.05, 'dt': 0.5}",
     ),
     Row(
-        "consensus_hopping",
-        "gfopt.optimizers.consensus.hopping.ConsensusHopping",
-        "networks, any size",
-        frozenset({"seeds", "population_size", "resizable"}),
-        "sigma",
-        ("sigma", "alpha"),
-        {"population_size": 32, "sigma": 0.1, "alpha": 30.0},
-        150,
-        0.1,
+        name="consensus_hopping",
+        home="gfopt.optimizers.consensus.hopping.ConsensusHopping",
+        domain="networks, any size",
+        flags=SEEDED | {"resizable"},
     ),
     Row(
-        "one_plus_one",
-        "gfopt.optimizers.evolution_strategies.one_plus_one.OnePlusOneES",
-        "baseline, any size",
-        frozenset({"rank_based", "seeds", "rotation_invariant", "stops"}),
-        "sigma",
-        (),
-        {"sigma": 0.5, "damping": 2.0},
-        400,
-        1e-4,
+        name="one_plus_one",
+        home="gfopt.optimizers.evolution_strategies.one_plus_one.OnePlusOneES",
+        domain="baseline, any size",
+        flags=frozenset({"rank_based", "seeds", "rotation_invariant", "stops"}),
     ),
     Row(
-        "nelder_mead",
-        "gfopt.optimizers.nelder_mead.NelderMead",
-        "smooth black box, 1 to 10 numbers, few evaluations",
-        frozenset({"rank_based", "stops", "dense", "deterministic"}),
-        "sigma",
-        (),
-        {"sigma": 0.3},
-        250,
-        1e-4,
+        name="nelder_mead",
+        home="gfopt.optimizers.nelder_mead.NelderMead",
+        domain="smooth black box, 1 to 10 numbers, few evaluations",
+        flags=frozenset({"rank_based", "stops", "dense", "deterministic"}),
     ),
     Row(
-        "random_tokens",
-        "gfopt.tokens.random_tokens.RandomTokens",
-        "token sequences and subsets: the baseline",
-        frozenset({"rank_based", "population_size", "tolerates_stale"}),
-        None,
-        ("change_rate",),
-        {"vocabulary": 12, "population_size": 16, "change_rate": 0.5},
-        200,
-        4.0,
-        1,
+        name="random_tokens",
+        home="gfopt.tokens.random_tokens.RandomTokens",
+        domain="token sequences and subsets: the baseline",
+        flags=RANKED | {"tolerates_stale"},
+        sigma=None,
         tokens=True,
     ),
     Row(
-        "greedy_tokens",
-        "gfopt.tokens.greedy_tokens.GreedyTokens",
-        "token sequences, position by position",
-        frozenset({"rank_based", "population_size", "stops"}),
-        None,
-        (),
-        {"vocabulary": 12, "population_size": 8},
-        60,
-        0.0,
-        1,
+        name="greedy_tokens",
+        home="gfopt.tokens.greedy_tokens.GreedyTokens",
+        domain="token sequences, position by position",
+        flags=RANKED | {"stops"},
+        sigma=None,
         tokens=True,
     ),
     Row(
-        "genetic_tokens",
-        "gfopt.tokens.genetic_tokens.GeneticTokens",
-        "token sequences and subsets",
-        frozenset({"rank_based", "population_size", "tolerates_stale"}),
-        None,
-        ("mutation_rate", "crossover_share", "immigrant_share"),
-        {
-            "vocabulary": 12,
-            "population_size": 16,
-            "mutation_rate": 0.2,
-            "crossover_share": 0.4,
-            "immigrant_share": 0.1,
-        },
-        120,
-        0.0,
-        1,
+        name="genetic_tokens",
+        home="gfopt.tokens.genetic_tokens.GeneticTokens",
+        domain="token sequences and subsets",
+        flags=RANKED | {"tolerates_stale"},
+        sigma=None,
         tokens=True,
     ),
     Row(
-        "particle_tokens",
-        "gfopt.tokens.particle_tokens.ParticleTokens",
-        "token sequences, small vocabularies",
-        frozenset({"rank_based", "population_size"}),
-        None,
-        ("mutation_rate",),
-        {
-            "vocabulary": 12,
-            "population_size": 16,
-            "first_weight": 0.4,
-            "mutation_rate": 0.4,
-        },
-        200,
-        1.0,
-        1,
+        name="particle_tokens",
+        home="gfopt.tokens.particle_tokens.ParticleTokens",
+        domain="token sequences, small vocabularies",
+        flags=RANKED,
+        sigma=None,
         tokens=True,
     ),
 )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conformance.configurations import Configuration, configuration
 from programs import cheap_jit
 
 import gfopt
@@ -43,6 +44,17 @@ class Case:
     bounded: bool
 
     @property
+    def configuration(self) -> Configuration:
+        """How the suite runs the method."""
+        return configuration(self.row)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers among its options: hyperparameters."""
+        options = self.configuration.options
+        return {k: v for k, v in options.items() if isinstance(v, float)}
+
+    @property
     def x0(self) -> jax.Array:
         """The starting solution: five numbers or tokens."""
         return TOKENS if self.row.tokens else X0
@@ -58,7 +70,8 @@ class Case:
 
     def make(self, like: Any = None, **options: Any) -> Optimizer:
         """Makes the optimizer, for solutions ``like`` this one (a vector of 5)."""
-        inner = registry.method(self.row.name, {**self.row.test, **options})
+        fields = {**self.configuration.options, **options}
+        inner = registry.method(self.row.name, fields)
         if not self.bounded:
             return inner
         like = jnp.zeros(5) if like is None else like
@@ -73,7 +86,7 @@ class Case:
         if not self.has("population_size"):
             return [{}]
         even = self.has("pairs")
-        possible = [max(size, self.row.smallest) for size in wanted]
+        possible = [max(size, self.configuration.smallest) for size in wanted]
         return [
             {"population_size": size}
             for size in dict.fromkeys(n + n % 2 if even else n for n in possible)

@@ -45,7 +45,8 @@ def test_a_row_is_consistent(case: Case) -> None:
     fields = {field.name for field in dataclasses.fields(row.cls)}
     assert registry.METHODS[row.name] is row
     assert row.flags <= set(FLAGS)
-    assert set(row.test) <= fields and set(row.schedules) <= fields
+    named = {*case.configuration.options, *case.configuration.schedules}
+    assert named <= fields
     assert row.sigma is None or row.sigma in fields
     assert case.has("population_size") == ("population_size" in fields)
     assert case.has("stops") == (row.cls.stop is not Method.stop)
@@ -97,14 +98,14 @@ def test_pairs_lie_on_both_sides(case: Case) -> None:
 def test_an_optimizer_is_a_value(case: Case) -> None:
     optimizer = case.make()
     inner = optimizer.inner if case.bounded else optimizer
-    assert inner == case.row.cls(**case.row.test)
+    assert inner == case.row.cls(**case.configuration.options)
     assert type(inner).__name__ in repr(optimizer)
     copy = pickle.loads(pickle.dumps(optimizer))
     assert jax.tree.structure(copy) == jax.tree.structure(optimizer)
     cases.same_bits(copy, optimizer)
     if not case.bounded:  # hashes where its fields do: bounds are arrays
         assert copy == optimizer and hash(copy) == hash(optimizer)
-    for name, value in case.row.test.items():
+    for name, value in case.configuration.options.items():
         other = 2 * value
         changed = dataclasses.replace(inner, **{name: other})
         assert getattr(changed, name) == other
@@ -128,7 +129,7 @@ def test_a_wrong_hyperparameter_is_named(case: Case) -> None:
 
 @cases.each_method
 def test_an_array_of_a_hyperparameter_is_for_vmap(case: Case) -> None:
-    for name in names_of(case.make()) & set(case.row.test):
+    for name in names_of(case.make()) & set(case.configuration.options):
         several = case.make(**{name: jnp.full(3, 0.1)})
 
         def step(optimizer: Any) -> Any:

@@ -73,8 +73,8 @@ def test_run_compiles_once(case: Case, caplog: pytest.LogCaptureFixture) -> None
     first, other = traces, jax.random.key(8)  # to make a key may be a program
     with jax.log_compiles(), caplog.at_level("WARNING"):
         go(case.make(), other)
-        numbers = {k: v for k, v in case.row.test.items() if isinstance(v, float)}
-        go(case.make(**{name: 0.7 * v for name, v in numbers.items()}), KEY)
+        others = {name: 0.7 * value for name, value in case.numbers.items()}
+        go(case.make(**others), KEY)
     assert traces == first
     assert not [line for line in caplog.messages if "Compiling" in line]
 
@@ -129,11 +129,11 @@ def test_hyperparameters_come_in_any_form(case: Case) -> None:
         return first, cases.tell(optimizer, first, population, evaluation)
 
     expected = step(case.make())
-    numbers = {k: v for k, v in case.row.test.items() if isinstance(v, float)}
-    for name, value in numbers.items():
+    for name, value in case.numbers.items():
         for form in (np.float32, np.float64, jnp.float32):
             cases.close(step(case.make(**{name: form(value)})), expected, 1e-5)
-        if name in case.row.schedules:  # part of the structure: a program of its own
+        if name in case.configuration.schedules:
+            # part of the structure: a program of its own
             scheduled = case.make(**{name: lambda step, value=value: value})
             cases.close(cheap_jit(step)(scheduled), expected, 1e-5)
         assert case.make(**{name: np.int64(1)}) == case.make(**{name: 1.0})

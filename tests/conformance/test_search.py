@@ -32,12 +32,12 @@ def test_reaches_its_bound_on_a_shifted_quadratic(case: Case) -> None:
             case.distance,
             zeros,
             key=key,
-            generations=case.row.generations,
+            generations=case.configuration.generations,
         )
         return case.distance(result.recommended)
 
     found = final(jax.random.split(jax.random.key(0), SEEDS))
-    assert np.all(found <= case.row.bound), found
+    assert np.all(found <= case.configuration.bound), found
 
 
 @cases.each_method_of_numbers

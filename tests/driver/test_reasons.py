@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conformance.configurations import configuration
 from driver.shared import X0, minimize
 
 import gfopt
@@ -32,7 +33,7 @@ def reasons_of(method: Any, x0: Any) -> set[str]:
 def test_every_reason_of_every_method_stands_in_the_table(name):
     row = registry.METHODS[name]
     x0 = jnp.zeros(3, jnp.int32) if row.tokens else jnp.zeros(3)
-    found = reasons_of(registry.method(name, row.test), x0)
+    found = reasons_of(registry.method(name, configuration(row).options), x0)
     assert found <= set(REASONS)
     assert bool(found) == ("stops" in row.flags) or found == {"max_generations"}
 

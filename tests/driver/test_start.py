@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conformance.configurations import configuration
 from driver.shared import X0, Recorded, host_plateau, minimize, plateau
 
 import gfopt
@@ -29,7 +30,11 @@ def away(x: Any) -> float:
 @pytest.mark.parametrize("name", registry.names(tokens=False))
 def test_every_search_evaluates_its_start_first_and_keeps_it(name):
     row = registry.METHODS[name]
-    options = {k: v for k, v in row.test.items() if k != row.sigma}
+    options = {
+        name: value
+        for name, value in configuration(row).options.items()
+        if name != row.sigma
+    }
     fun = Recorded(away)
     found = gfopt.minimize(fun, X0, method=name, options=options, budget=3)
     assert fun.seen[0].tolist() == X0 and len(fun.seen) == found.nfev == 3
