@@ -31,13 +31,13 @@ READ, TAIL, TARGET = 80, 15, 10
 BATCH = 50  # rows of the reference's evaluation
 
 
-def loaded(is_small: bool) -> gfopt.CachedModel:
+def loaded(is_small: bool) -> gfopt.tokens.CachedModel:
     """Returns SmolLM2, or a small model that trains in a moment."""
     if is_small:
         found = small_language_model("to be or not to be " * 99, steps=20)
     else:
         found = smollm2()
-    return gfopt.CachedModel(found.model, found.weights)
+    return gfopt.tokens.CachedModel(found.model, found.weights)
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -64,17 +64,17 @@ def main() -> None:
 
     room = 4  # the step that is measured begins with one token in a suffix of four
     prompt, tail, target = ids(READ - 2), ids(TAIL), ids(TARGET)
-    beast = gfopt.Beast(model, prompt, beam_width=k1, num_candidates=k2)
-    score = gfopt.Targeted(model, prompt, target, tail)
-    objective = gfopt.token_counting(score)
+    beast = gfopt.tokens.Beast(model, prompt, beam_width=k1, num_candidates=k2)
+    score = gfopt.tokens.Targeted(model, prompt, target, tail)
+    objective = gfopt.tokens.token_counting(score)
     state = jax.jit(lambda beast, key: beast.init(key, jnp.full(room, -1)))(
         beast, jax.random.key(0)
     )
 
-    def step(beast: gfopt.Beast, objective: Any, state: Any) -> tuple[Any, Any]:
+    def step(beast: gfopt.tokens.Beast, objective: Any, state: Any) -> tuple[Any, Any]:
         key = jax.random.key(1)
         population = beast.ask(key, state)
-        evaluation = gfopt.shared_prefix()(
+        evaluation = gfopt.tokens.shared_prefix()(
             key, objective, beast, state, population, Inputs()
         )
         return beast.tell(state, population, evaluation)
@@ -95,7 +95,7 @@ def main() -> None:
     print({name: round(value / 2**20, 2) for name, value in plan.items()}, "MB")
     one = jax.tree.map(lambda leaf: leaf[0], state.beams.cache)
 
-    def group(score: gfopt.Targeted, cache: Any, tokens: jax.Array) -> jax.Array:
+    def group(score: gfopt.tokens.Targeted, cache: Any, tokens: jax.Array) -> jax.Array:
         def loss(token: jax.Array) -> jax.Array:
             text = Continuation(cache, token[None], jnp.int32(1))
             return score.continued(text)
@@ -124,12 +124,12 @@ def main() -> None:
     print(f"{anew / counted:.2f} times fewer, {whole / (1 + TAIL + TARGET):.2f} a row")
 
     @jax.jit
-    def proposals(model: gfopt.CachedModel, rows: jax.Array) -> jax.Array:
+    def proposals(model: gfopt.tokens.CachedModel, rows: jax.Array) -> jax.Array:
         lengths = jnp.full(rows.shape[0], rows.shape[1])
         return model.model.last_logits(model.weights, rows, lengths)
 
     @jax.jit
-    def losses(model: gfopt.CachedModel, rows: jax.Array) -> jax.Array:
+    def losses(model: gfopt.tokens.CachedModel, rows: jax.Array) -> jax.Array:
         hidden = model.model.hidden(model.weights, rows)[:, -TARGET - 1 : -1]
         log_p = jax.nn.log_softmax(model.model.head(model.weights, hidden))
         each = jnp.take_along_axis(log_p, rows[:, -TARGET:, None], axis=-1)
@@ -149,7 +149,7 @@ def main() -> None:
         return [*found, proposals(model, rows[:k1, :READ])]
 
     values = jnp.concatenate(reencoded()[:-1])[: k1 * k2]
-    evaluation = gfopt.shared_prefix()(
+    evaluation = gfopt.tokens.shared_prefix()(
         jax.random.key(1),
         objective,
         beast,

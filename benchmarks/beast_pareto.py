@@ -38,11 +38,13 @@ def help_text() -> str:
     return " ".join(re.findall("[a-z]+", text.lower()))
 
 
-def trained(text: str, steps: int) -> tuple[gfopt.CachedModel, np.ndarray, float]:
+def trained(
+    text: str, steps: int
+) -> tuple[gfopt.tokens.CachedModel, np.ndarray, float]:
     """Returns the model, the held-out text in tokens, and its loss on it."""
     cut = int(0.9 * len(text))
     found = small_language_model(text[:cut], steps=steps, context=32)
-    model = gfopt.CachedModel(found.model, found.weights)
+    model = gfopt.tokens.CachedModel(found.model, found.weights)
     held = np.array(found.tokenizer.encode(text[cut:]).ids, np.int32)
     windows = jnp.asarray(held[: len(held) // 25 * 25].reshape(-1, 25)[:200])
     log_p = jax.nn.log_softmax(found.model.logits(found.weights, windows[:, :-1]))
@@ -65,7 +67,7 @@ def pairs(held: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return windows(PROMPT), windows(TARGET)
 
 
-def searches(model: gfopt.CachedModel, length: int) -> dict[str, Method]:
+def searches(model: gfopt.tokens.CachedModel, length: int) -> dict[str, Method]:
     """Returns the methods: ``(key, prompt, target) -> suffix``."""
     size = model.embeddings.shape[0]
     steps = length - 1
@@ -76,17 +78,19 @@ def searches(model: gfopt.CachedModel, length: int) -> dict[str, Method]:
         key: jax.Array,
         prompt: jax.Array,
         target: jax.Array,
-        proposal: gfopt.LanguageModel = model,
+        proposal: gfopt.tokens.LanguageModel = model,
         **options: int,
     ) -> jax.Array:
-        method = gfopt.Beast(proposal, prompt, forbidden=jnp.array([0]), **options)
-        score = gfopt.Targeted(model, prompt, target)
+        method = gfopt.tokens.Beast(
+            proposal, prompt, forbidden=jnp.array([0]), **options
+        )
+        score = gfopt.tokens.Targeted(model, prompt, target)
         result = gfopt.run(method, score, empty, key=key, generations=steps)
         # of full length, as all others; the method's own answer may be shorter
         return result.state.beams.tokens[jnp.argmin(result.state.fitness)]
 
     def best(prompt: jax.Array, target: jax.Array, rows: jax.Array) -> jax.Array:
-        values = jax.vmap(gfopt.Targeted(model, prompt, target))(rows)
+        values = jax.vmap(gfopt.tokens.Targeted(model, prompt, target))(rows)
         return rows[jnp.argmin(values)]
 
     def likely(key: jax.Array, prompt: jax.Array, target: jax.Array) -> jax.Array:
@@ -105,14 +109,16 @@ def searches(model: gfopt.CachedModel, length: int) -> dict[str, Method]:
 
     def genetic(key: jax.Array, prompt: jax.Array, target: jax.Array) -> jax.Array:
         words = jnp.arange(1, size)
-        method = gfopt.GeneticTokens(words, population_size=width, mutation_rate=0.15)
-        score = gfopt.Targeted(model, prompt, target)
+        method = gfopt.tokens.GeneticTokens(
+            words, population_size=width, mutation_rate=0.15
+        )
+        score = gfopt.tokens.Targeted(model, prompt, target)
         start = jnp.ones(length, jnp.int32)
         return gfopt.run(method, score, start, key=key, generations=steps).recommended
 
     def gradient(key: jax.Array, prompt: jax.Array, target: jax.Array) -> jax.Array:
         """Swaps that the gradient by the words finds promising, ``width`` a step."""
-        score = gfopt.Targeted(model, prompt, target)
+        score = gfopt.tokens.Targeted(model, prompt, target)
         embedding = model.weights["embedding"]
 
         def loss(rows: jax.Array) -> jax.Array:
@@ -145,7 +151,7 @@ def searches(model: gfopt.CachedModel, length: int) -> dict[str, Method]:
         (text, _), _ = jax.lax.scan(step, (start, score(start)), keys)
         return text
 
-    flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, size)))
+    flat = gfopt.tokens.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, size)))
     both = {"beam_width": 8, "num_candidates": 8}
 
     def split(k1: int, k2: int) -> Method:
@@ -189,8 +195,8 @@ def main() -> None:
             def outcome(model, key, prompt, target, search=search):
                 def one(key):
                     text = search(key, prompt, target)
-                    score = gfopt.Targeted(model, prompt, target)
-                    return score(text), gfopt.Fluency(model, prompt)(text)
+                    score = gfopt.tokens.Targeted(model, prompt, target)
+                    return score(text), gfopt.tokens.Fluency(model, prompt)(text)
 
                 return jax.vmap(one)(jax.random.split(key, settings.seeds))
 

@@ -164,10 +164,12 @@ def searched(
     score: FewShots, space: str, search: str, clusters: np.ndarray, seed: int
 ) -> tuple[np.ndarray, int]:
     """Runs one cell: the prompt found, and its queries."""
-    objective = gfopt.counted(score, LENGTH, budget=BUDGET, chunk=20, capacity=512)
+    objective = gfopt.prompts.counted(
+        score, LENGTH, budget=BUDGET, chunk=20, capacity=512
+    )
     options = dict(SEARCHES[search])
     if space == "claps":
-        found = gfopt.claps(
+        found = gfopt.prompts.claps(
             objective, NOTHING, ids=clusters,
             num_kept=min(NUM_KEPT, len(clusters)), method=search,
             options=options, seed=seed,
@@ -180,7 +182,8 @@ def searched(
     }[space]
     result = gfopt.minimize(
         objective, NOTHING, method=search, seed=seed, budget=50 * BUDGET,
-        options={**options, "vocabulary": vocabulary}, callbacks=gfopt.budget_is_used,
+        options={**options, "vocabulary": vocabulary},
+        callbacks=gfopt.prompts.budget_is_used,
     )  # fmt: skip
     return result.x, int(result.context.queries)
 
@@ -239,7 +242,7 @@ def main() -> None:
     for tasks in trials(settings.seeds, settings.steps):
         table = tasks[0].weights["tokens"]
         clusters = {
-            count: gfopt.cluster_vocabulary(table, count, seed=tasks[0].seed)
+            count: gfopt.prompts.cluster_vocabulary(table, count, seed=tasks[0].seed)
             for count in (*FEWER_CLUSTERS, NUM_CLUSTERS)
         }
         for place, trial in enumerate(tasks):

@@ -45,7 +45,7 @@ def cell(
     """Searches one space: the prompt, its loss, the ledger, the queries of pruning."""
     start, options = np.full(LENGTH, -1, np.int32), dict(SEARCHES[search])
     if space == "claps":
-        found = gfopt.claps(
+        found = gfopt.prompts.claps(
             objective, start, ids=clusters, num_kept=settings.kept, method=search,
             options=options, block=8, checkpoint=path, progress=True,
         )  # fmt: skip
@@ -57,8 +57,8 @@ def cell(
         options["population_size"] = min(share, len(vocabulary))
     result = gfopt.minimize(
         objective, start, method=search, options={**options, "vocabulary": vocabulary},
-        budget=50 * settings.budget, callbacks=gfopt.budget_is_used, checkpoint=path,
-        progress=True,
+        budget=50 * settings.budget, callbacks=gfopt.prompts.budget_is_used,
+        checkpoint=path, progress=True,
     )  # fmt: skip
     return result.x, result.fun, result.context, 0
 
@@ -88,7 +88,9 @@ def main() -> None:
     each = task.num_tokens(np.zeros(LENGTH))
     embeddings = np.asarray(found.weights["embedding"])
     words = word_tokens(found.tokenizer, len(embeddings))
-    clusters = gfopt.cluster_vocabulary(embeddings, settings.clusters, ids=words)
+    clusters = gfopt.prompts.cluster_vocabulary(
+        embeddings, settings.clusters, ids=words
+    )
     accuracy = jax.jit(lambda held, prompt: held.accuracy(prompt))
     print(
         f"{len(words)} words, {len(clusters)} clusters, {each} tokens a query, "
@@ -101,7 +103,7 @@ def main() -> None:
     rows = []
     for search in settings.searches:
         for space in settings.spaces:
-            objective = gfopt.counted(
+            objective = gfopt.prompts.counted(
                 task, LENGTH, budget=settings.budget, num_tokens=int(each), chunk=1,
                 capacity=settings.budget,
             )  # fmt: skip

@@ -77,7 +77,9 @@ def features(way: str, network: Any, images: Any, labels: Any, key: Any) -> Any:
         rows = jax.jacrev(last_losses)(last)
         return jnp.concatenate([rows["w"].reshape(len(labels), -1), rows["b"]], axis=1)
     count = SLOPES if way == "m slopes" else 1
-    return gfopt.per_sample_directional_derivatives(last_losses, last, key, count)
+    return gfopt.gradients.per_sample_directional_derivatives(
+        last_losses, last, key, count
+    )
 
 
 def medoids(rows: Any, count: int) -> tuple[Any, Any]:

@@ -129,7 +129,7 @@ def programs(options: argparse.Namespace) -> dict[str, tuple[Any, tuple[Any, ...
 def compiled(function: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
     """Compiles a program; returns a call, its temporaries and the time it took."""
     began = time.perf_counter()
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         program = function.lower(*arguments).compile()
     seconds = time.perf_counter() - began
 

@@ -139,15 +139,17 @@ def queries(
         return result.fun <= goal
 
     found = {}
-    objective = gfopt.counted(score, LENGTH, budget=limit, chunk=20, capacity=limit)
+    objective = gfopt.prompts.counted(
+        score, LENGTH, budget=limit, chunk=20, capacity=limit
+    )
     result = gfopt.minimize(
         objective, NOTHING, method="genetic_tokens", seed=seed, budget=50 * limit,
         options={**GENETIC, "vocabulary": V},
-        callbacks=(is_there, gfopt.budget_is_used),
+        callbacks=(is_there, gfopt.prompts.budget_is_used),
     )  # fmt: skip
     found["genetic, all tokens"] = _number(result.fun, result.context, goal)
     for name, (method, options) in CLAPS.items():
-        made = gfopt.claps(
+        made = gfopt.prompts.claps(
             objective, NOTHING, ids=clusters, num_kept=20, method=method,
             options=options, seed=seed, callbacks=is_there, predict=predict,
         )  # fmt: skip
@@ -155,7 +157,7 @@ def queries(
     return found
 
 
-def _number(fun: float, ledger: gfopt.Ledger, goal: float) -> int:
+def _number(fun: float, ledger: gfopt.prompts.Ledger, goal: float) -> int:
     return int(ledger.queries) if fun <= goal else int(ledger.budget)
 
 
@@ -170,7 +172,7 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(len(data.target))
     images, digits = (data.data[order] / 16).astype(np.float32), data.target[order]
     w, meant, _ = trained(0, images[:1200], digits[:1200], settings.steps)
-    clusters = gfopt.cluster_vocabulary(w["tokens"], NUM_CLUSTERS)
+    clusters = gfopt.prompts.cluster_vocabulary(w["tokens"], NUM_CLUSTERS)
     draw = np.random.default_rng(1)
     seen = jnp.asarray(images[1200 : 1200 + IMAGES])
     rows = []

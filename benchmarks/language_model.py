@@ -25,8 +25,7 @@ import numpy as np
 import optax
 
 import gfopt
-from gfopt.problems import smollm2
-from gfopt.problems.language import Pretrained
+from gfopt.problems import Pretrained, smollm2
 
 PROMPT = "Review: {}\nSentiment:"
 WORDS = (" Negative", " Positive")

@@ -44,7 +44,8 @@ def ours(problem: Any, seed: int, budget: int) -> float:
     sides = list(zip(problem.lower_bounds, problem.upper_bounds, strict=True))
     integers = problem.number_of_integer_variables
     domains = [
-        gfopt.integer(*side) if i < integers else side for i, side in enumerate(sides)
+        gfopt.spaces.integer(*side) if i < integers else side
+        for i, side in enumerate(sides)
     ]
     fun = gfopt.Objective(problem, traceable=False)
     for x0, _, run in starts(problem, seed):

@@ -89,7 +89,7 @@ trained(lambda w: jnp.sum(jax.vmap(eqx.combine(w, rest))(x) ** 2), weights)
 import qwix
 w = jax.random.normal(key, (64, 48))
 theirs = qwix.quantize(w, jnp.int4, channelwise_axes=[1], tiled_axes={0: 16})
-ours = gfopt.from_qwix({"w": theirs})["w"]
+ours = gfopt.quantization.from_qwix({"w": theirs})["w"]
 assert jnp.array_equal(ours.materialise(), qwix.dequantize(theirs))
 """,
     ),
@@ -109,7 +109,7 @@ writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
 writer.close()
 found = gguf_files.read_tensors(gguf_files.open_gguf(folder / "a.gguf"))["a.weight"]
-assert isinstance(found, gfopt.Quantized) and found.shape == w.shape
+assert isinstance(found, gfopt.quantization.Quantized) and found.shape == w.shape
 """,
     ),
     "safetensors, tokenizers": Part(

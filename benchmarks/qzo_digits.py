@@ -80,7 +80,7 @@ def trained(key: Any) -> Any:
 
 
 def quantized(network: Any, bits: int = 4) -> Any:
-    return gfopt.quantize(
+    return gfopt.quantization.quantize(
         network,
         bits=bits,
         group_size=GROUP,

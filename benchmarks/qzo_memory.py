@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import gfopt
 from gfopt.lazy.interpreter import interpret
 from gfopt.problems.llama import Llama
-from gfopt.quantization.memory_plan import Decoder, memory_plan
+from gfopt.quantization.memory import Decoder, memory_plan
 
 LAYERS, WIDTH, INNER, VOCABULARY, HEADS = 32, 4096, 11008, 32000, 32
 
@@ -66,7 +66,7 @@ def main() -> None:
         scores = jax.nn.log_softmax(model.logits(weights, tokens[:, :-1]))
         return -jnp.mean(jnp.take_along_axis(scores, tokens[:, 1:, None], -1))
 
-    quantize = functools.partial(gfopt.quantize, bits=4, group_size=128)
+    quantize = functools.partial(gfopt.quantization.quantize, bits=4, group_size=128)
     weights = jax.eval_shape(quantize, shapes(given.layers, jnp.float32))
     scales, codes = gfopt.partition(weights)
 
@@ -85,7 +85,7 @@ def main() -> None:
         return found.state, found.history
 
     began = time.monotonic()
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         qzo = common.peak(step.lower(scales, codes, key, tokens).compile())
     inference = common.peak(jax.jit(interpret(loss)).lower(weights, tokens).compile())
     seconds = time.monotonic() - began

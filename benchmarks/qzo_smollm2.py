@@ -62,7 +62,7 @@ def adapted(weights: Any, factors: Any) -> Any:
     """Returns the weights with their adapters, as lazy leaves over lazy leaves."""
 
     def with_factors(leaf: Any, both: Any) -> Any:
-        return leaf if both is None else gfopt.LowRank(leaf, both["a"], both["b"])
+        return leaf if both is None else gfopt.lazy.LowRank(leaf, both["a"], both["b"])
 
     layers = {
         name: with_factors(leaf, factors[name])

@@ -89,15 +89,15 @@ def main() -> None:
         "largest_logit_difference": error,
     }
     models = {
-        "torch": gfopt.torch_model(theirs, ours.shape[-1]),
-        "jax": gfopt.CachedModel(found.model, found.weights),
+        "torch": gfopt.tokens.torch_model(theirs, ours.shape[-1]),
+        "jax": gfopt.tokens.CachedModel(found.model, found.weights),
     }
     for name, model in models.items():
         began = time.perf_counter()
         result = gfopt.minimize(
-            gfopt.Targeted(model, prompt, target),
+            gfopt.tokens.Targeted(model, prompt, target),
             np.full(given.length, -1),
-            method=gfopt.Beast(model, prompt, beam_width=4, num_candidates=4),
+            method=gfopt.tokens.Beast(model, prompt, beam_width=4, num_candidates=4),
             seed=0,
         )
         taken = time.perf_counter() - began

@@ -6,7 +6,8 @@ Ask/tell optimizers, jit- and vmap-compiled, on one population-evaluation core.
 import ast
 import importlib
 import pkgutil
-import sys
+
+from gfopt import deprecations
 
 __version__ = "0.1.0"
 
@@ -29,11 +30,7 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> object:
     """Imports a public name when it is first asked for."""
     if name not in _HOMES:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}",
-            name=name,
-            obj=sys.modules[__name__],
-        )
+        return deprecations.moved(__name__, name)
     home = importlib.import_module(_HOMES[name])
     known = vars(home)
     if name not in known:  # a module of its package

@@ -5,8 +5,17 @@ name is added here, and nowhere else.
 """
 
 from gfopt import genome as genome
+from gfopt import gradients as gradients
+from gfopt import lazy as lazy
+from gfopt import mirror_maps as mirror_maps
+from gfopt import noise as noise
 from gfopt import problems as problems
+from gfopt import prompts as prompts
+from gfopt import protocol as protocol
+from gfopt import pytree as pytree
+from gfopt import quantization as quantization
 from gfopt import shaping as shaping
+from gfopt import spaces as spaces
 from gfopt import tokens as tokens
 from gfopt.core.constraints import ConstraintValues as ConstraintValues
 from gfopt.core.evaluate import chunked as chunked
@@ -18,9 +27,6 @@ from gfopt.core.trees import merge as merge
 from gfopt.core.trees import partition as partition
 from gfopt.driver.ask_tell import AskTell as AskTell
 from gfopt.driver.ask_tell import Trial as Trial
-from gfopt.driver.claps import ClapsResult as ClapsResult
-from gfopt.driver.claps import budget_is_used as budget_is_used
-from gfopt.driver.claps import claps as claps
 from gfopt.driver.endings import Status as Status
 from gfopt.driver.minimize import minimize as minimize
 from gfopt.driver.replay_log import ReplayLog as ReplayLog
@@ -31,26 +37,9 @@ from gfopt.driver.run import run as run
 from gfopt.driver.scipy_method import scipy_method as scipy_method
 from gfopt.driver.tracker import Tracker as Tracker
 from gfopt.driver.warm_start import warm_start as warm_start
-from gfopt.gradients.black_box import black_box as black_box
-from gfopt.gradients.estimates import GradientEstimator as GradientEstimator
-from gfopt.gradients.estimates import gradient_estimator as gradient_estimator
-from gfopt.gradients.sketches import (
-    per_sample_directional_derivatives as per_sample_directional_derivatives,
-)
-from gfopt.lazy.low_rank import LowRank as LowRank
-from gfopt.lazy.materialisations import (
-    count_materialisations as count_materialisations,
-)
-from gfopt.mirror_maps import Ball as Ball
-from gfopt.mirror_maps import Box as Box
-from gfopt.mirror_maps import Simplex as Simplex
-from gfopt.noise.noise import Noise as Noise
 from gfopt.noise.noise import gaussian as gaussian
 from gfopt.noise.noise import rademacher as rademacher
-from gfopt.noise.perturbation.low_rank_noise import LowRankNoise as LowRankNoise
 from gfopt.noise.perturbation.low_rank_noise import low_rank as low_rank
-from gfopt.noise.perturbation.perturbed import Perturbed as Perturbed
-from gfopt.noise.table import NoiseTable as NoiseTable
 from gfopt.optimizers.cma.cma_es import CMAES as CMAES
 from gfopt.optimizers.cma.cr_fm_nes import CRFMNES as CRFMNES
 from gfopt.optimizers.cma.lq_cma_es import LQCMAES as LQCMAES
@@ -101,51 +90,12 @@ from gfopt.optimizers.zeroth_order.qzo import QZO as QZO
 from gfopt.optimizers.zeroth_order.sparse_mezo import SparseMeZO as SparseMeZO
 from gfopt.optimizers.zeroth_order.spsa import SPSA as SPSA
 from gfopt.optimizers.zeroth_order.svrg import SVRG as SVRG
-from gfopt.quantization.quantize import quantize as quantize
-from gfopt.quantization.quantized import Quantized as Quantized
-from gfopt.quantization.qwix_trees import from_qwix as from_qwix
 from gfopt.registry import METHODS as METHODS
 from gfopt.registry import method as method
 from gfopt.research.bench import BenchResult as BenchResult
 from gfopt.research.bench import bench as bench
 from gfopt.research.sweep import sweep as sweep
 from gfopt.research.sweep_result import SweepResult as SweepResult
-from gfopt.spaces.domains import categorical as categorical
-from gfopt.spaces.domains import integer as integer
-from gfopt.spaces.domains import real as real
-from gfopt.spaces.spaces import Space as Space
-from gfopt.tokens.beam import Beast as Beast
-from gfopt.tokens.combined_scores import Total as Total
-from gfopt.tokens.combined_scores import Universal as Universal
-from gfopt.tokens.counting import answers as answers
-from gfopt.tokens.counting import counted as counted
-from gfopt.tokens.genetic_tokens import GeneticTokens as GeneticTokens
-from gfopt.tokens.greedy_tokens import GreedyTokens as GreedyTokens
-from gfopt.tokens.language_model import CachedModel as CachedModel
-from gfopt.tokens.language_model import FunctionModel as FunctionModel
-from gfopt.tokens.language_model import LanguageModel as LanguageModel
-from gfopt.tokens.language_model import SeveralModels as SeveralModels
-from gfopt.tokens.language_model import SeveralPrompts as SeveralPrompts
-from gfopt.tokens.ledger import Ledger as Ledger
-from gfopt.tokens.particle_tokens import ParticleTokens as ParticleTokens
-from gfopt.tokens.prefix import shared_prefix as shared_prefix
-from gfopt.tokens.random_tokens import RandomTokens as RandomTokens
-from gfopt.tokens.ranking import PromptRanking as PromptRanking
-from gfopt.tokens.ranking import calibrate as calibrate
-from gfopt.tokens.ranking import rank_prompts as rank_prompts
-from gfopt.tokens.remote import EndpointModel as EndpointModel
-from gfopt.tokens.remote import HostModel as HostModel
-from gfopt.tokens.remote import continuation_score as continuation_score
-from gfopt.tokens.remote import torch_model as torch_model
-from gfopt.tokens.scores import Fluency as Fluency
-from gfopt.tokens.scores import Targeted as Targeted
-from gfopt.tokens.scores import Untargeted as Untargeted
-from gfopt.tokens.steering import Steering as Steering
-from gfopt.tokens.token_counts import token_counting as token_counting
-from gfopt.tokens.vocabulary import Influence as Influence
-from gfopt.tokens.vocabulary import cluster_vocabulary as cluster_vocabulary
-from gfopt.tokens.vocabulary import influence as influence
-from gfopt.tokens.vocabulary import prune as prune
 from gfopt.types import Evaluation as Evaluation
 from gfopt.types import Optimizer as Optimizer
 from gfopt.types import Population as Population

@@ -45,6 +45,13 @@ class Genome(NamedTuple):
             is the first draw of a network's matrices (see ``DeepGA``).
         noise: what the seeds mean: ``{"kind": "gaussian"}``, or ``"table"`` with
             ``size`` and ``seed``.
+
+    Example:
+        >>> import gfopt
+        >>> noise = {"kind": "gaussian"}
+        >>> genome = Genome(np.array([7, 9], np.uint32), np.float32([0.1, 0.2]), noise)
+        >>> genome.nbytes, decode(genome, jnp.zeros(1000)).shape
+        (16, (1000,))
     """
 
     seeds: np.ndarray
@@ -107,6 +114,12 @@ def decode(genome: Genome, template: Solution) -> Solution:
 
     Raises:
         TypeError, ValueError: for a template that is no solution.
+
+    Example:
+        >>> noise = {"kind": "gaussian"}
+        >>> genome = Genome(np.array([7], np.uint32), np.float32(0.1), noise)
+        >>> decode(genome, {"w": jnp.zeros((2, 3))})["w"].shape
+        (2, 3)
     """
     with trees.precision(template):
         start = trees.starting_point(template)
@@ -139,6 +152,16 @@ def save(
     Raises:
         TypeError: for another method.
         ValueError: where there is no such parent.
+
+    Example:
+        >>> import gfopt
+        >>> path = getfixture("tmp_path") / "elite"
+        >>> optimizer = gfopt.DeepGA(population_size=8, num_parents=2)
+        >>> result = gfopt.run(optimizer, lambda x: jnp.sum(x**2), jnp.ones(3),
+        ...                    key=jax.random.key(0), generations=3)
+        >>> save(path, optimizer, result.state)
+        >>> bool((load(path, jnp.ones(3)) == result.recommended).all())
+        True
     """
     optimizer, state = _deep_ga(optimizer, state)
     seeds, sigmas, noise = lineage(optimizer, state, slot)
@@ -159,6 +182,15 @@ def load(path: str | os.PathLike[str], template: Solution) -> Solution:
     Raises:
         ValueError: for another kind of file, a damaged one, or a template of another
             structure.
+
+    Example:
+        >>> import gfopt
+        >>> path = getfixture("tmp_path") / "elite"
+        >>> optimizer = gfopt.DeepGA(population_size=8, num_parents=2)
+        >>> state = optimizer.init(jax.random.key(0), jnp.ones(3))
+        >>> save(path, optimizer, state)
+        >>> load(path, jnp.ones(3))  # before the first generation: no mutation
+        Array([1., 1., 1.], dtype=float32)
     """
     contents = read_records(path)
     if contents.lost:

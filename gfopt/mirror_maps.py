@@ -23,7 +23,12 @@ __all__ = ["Ball", "Box", "MirrorMap", "Simplex"]
 
 @runtime_checkable
 class MirrorMap(Protocol):
-    """A pair of maps on vectors ``[D]``; an object that hashes, such as a dataclass."""
+    """A pair of maps on vectors ``[D]``; an object that hashes, such as a dataclass.
+
+    Example:
+        >>> isinstance(Ball(2.0), MirrorMap)
+        True
+    """
 
     @property
     def to_primal(self) -> Callable[[jax.Array], jax.Array]:

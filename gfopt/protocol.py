@@ -27,6 +27,8 @@ from gfopt.types import (
     State,
 )
 
+__all__ = ["Method", "StatelessWrapper", "Wrapper", "as_method"]
+
 
 class Method(Optimizer):
     """A search method: the five functions of ``Optimizer``, and hooks with defaults.

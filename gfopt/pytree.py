@@ -12,6 +12,8 @@ from typing import Any, TypeVar, dataclass_transform, overload
 
 import jax
 
+__all__ = ["pytree", "static"]
+
 C = TypeVar("C", bound=type)
 
 
@@ -20,6 +22,14 @@ def static(**options: Any) -> Any:
 
     Args:
         **options: those of ``dataclasses.field``, such as ``default``.
+
+    Example:
+        >>> @pytree
+        ... class Walk:
+        ...     length: float  # may be traced
+        ...     num_steps: int = static(default=10)  # the length of a loop
+        >>> jax.tree.leaves(Walk(0.5))
+        [0.5]
     """
     return dataclasses.field(metadata={"static": True}, **options)
 

@@ -17,8 +17,8 @@ METHODS: Mapping[str, Row] = MappingProxyType({row.name: row for row in ROWS})
 # What holds a model or another method is made by hand, and passed as an object.
 _OBJECTS: Mapping[str, str] = MappingProxyType(
     {
-        "beast": "gfopt.Beast(model, prompt)",
-        "steering": "gfopt.Steering(model, prompt)",
+        "beast": "gfopt.tokens.Beast(model, prompt)",
+        "steering": "gfopt.tokens.Steering(model, prompt)",
         "novelty": "gfopt.Novelty(method, num_descriptors)",
         "restarts": "gfopt.Restarts(method)",
     }

@@ -104,6 +104,11 @@ def nes_utilities(fitness: jax.Array, valid: jax.Array) -> jax.Array:
     ``u_k = max(0, ln(n/2 + 1) - ln k) / sum_j(...) - 1/n``, best first from k = 1.
 
     Source: Wierstra et al. (2014), JMLR 15, section 3.1.
+
+    Example:
+        >>> weights = nes_utilities(jnp.array([3.0, 1.0, 2.0]), jnp.ones(3, bool))
+        >>> [round(float(weight), 2) for weight in weights]
+        [-0.33, 0.47, -0.14]
     """
 
     def table(rank: jax.Array, count: jax.Array) -> jax.Array:
@@ -115,7 +120,12 @@ def nes_utilities(fitness: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def standardised(fitness: jax.Array, valid: jax.Array) -> jax.Array:
-    """``(mean - f) / std`` over the valid rows; 0 where all are equal."""
+    """``(mean - f) / std`` over the valid rows; 0 where all are equal.
+
+    Example:
+        >>> standardised(jnp.array([3.0, 1.0]), jnp.ones(2, bool))
+        Array([-1.,  1.], dtype=float32)
+    """
     count = jnp.maximum(jnp.sum(valid), 1)
     safe = jnp.where(valid, fitness, 0)
     centered = jnp.where(valid, jnp.sum(safe) / count - fitness, 0)
@@ -125,7 +135,12 @@ def standardised(fitness: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def raw(fitness: jax.Array, valid: jax.Array) -> jax.Array:
-    """``-f``: no shaping, only failures at 0."""
+    """``-f``: no shaping, only failures at 0.
+
+    Example:
+        >>> raw(jnp.array([3.0, jnp.nan]), jnp.array([True, False]))
+        Array([-3.,  0.], dtype=float32)
+    """
     return jnp.where(valid, -fitness, 0)
 
 
@@ -138,6 +153,10 @@ def truncation(fraction: float = 0.5) -> Shaping:
 
     Raises:
         ValueError: where it is not from 0 to 1.
+
+    Example:
+        >>> truncation(0.5)(jnp.array([3.0, 1.0, 2.0, 4.0]), jnp.ones(4, bool))
+        Array([0. , 0.5, 0.5, 0. ], dtype=float32)
     """
     checks.share("fraction", fraction)
     return lambda fitness, valid: truncated(fitness, valid, fraction)
@@ -161,6 +180,10 @@ def softmin(temperature: float = 1.0) -> Shaping:
 
     Raises:
         ValueError: where the temperature is not a finite number above 0.
+
+    Example:
+        >>> softmin(1.0)(jnp.array([0.0, 0.0, jnp.nan]), jnp.array([True, True, False]))
+        Array([0.5, 0.5, 0. ], dtype=float32)
     """
     checks.positive("temperature", temperature)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 import gfopt
+from gfopt import deprecations
 
 ROOT = Path(gfopt.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # each part may import from itself and from the parts in the lines above its own
 LAYERS = [
-    {"jaxprs", "fusion"},
+    {"jaxprs", "fusion", "deprecations"},
     {"types", "checks", "pytree"},
     {"protocol", "shaping", "spaces", "mirror_maps", "lazy"},
     {"core"},
@@ -32,7 +33,7 @@ LAYERS = [
     {"methods_table"},
     {"registry"},
     {"driver"},
-    {"genome"},
+    {"genome", "prompts"},
     {"research"},
     {"cli"},
     {"__main__"},
@@ -188,15 +189,46 @@ def test_the_front_door_shows_every_name() -> None:
         exec("from gfopt import minimise")
 
 
+ROOMS = [name for name in gfopt.__all__ if inspect.ismodule(getattr(gfopt, name))]
+
+
+def test_rooms_are_modules_that_list_their_names() -> None:
+    """``from gfopt.spaces import integer`` works as ``gfopt.spaces.integer`` does."""
+    for name in ROOMS:
+        room = importlib.import_module(f"gfopt.{name}")
+        assert room is getattr(gfopt, name)
+        assert room.__all__ == sorted(set(room.__all__)), name
+        for public in room.__all__:
+            value = getattr(room, public)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                assert value.__module__.startswith(f"gfopt.{name}"), public
+
+
 def test_public_names_have_an_example() -> None:
     without = []
-    for name in gfopt.__all__:
-        value = getattr(gfopt, name)
-        # what is neither is a constant: its module's comment describes it
-        if inspect.isclass(value) or callable(value):
-            if ">>>" not in (inspect.getdoc(value) or ""):
-                without.append(name)
+    # those of problems and protocol are in the pages on them
+    rooms = [getattr(gfopt, name) for name in ROOMS if name[:3] != "pro"]
+    for room in (gfopt, *rooms):
+        for name in room.__all__:
+            value = getattr(room, name)
+            # what is neither is a constant: its module's comment describes it
+            if inspect.isclass(value) or inspect.isfunction(value):
+                if ">>>" not in (inspect.getdoc(value) or ""):
+                    without.append(f"{room.__name__}.{name}")
     assert not without, "the docstrings of these have no example"
+
+
+def test_a_name_that_moved_works_with_a_warning() -> None:
+    for old, new in deprecations.MOVED.items():
+        home, _, name = new.rpartition(".")
+        with pytest.warns(DeprecationWarning, match=f"^{old} is now {new}$") as caught:
+            value = getattr(gfopt, old.removeprefix("gfopt."))
+        assert value is getattr(importlib.import_module(home), name)
+        assert caught[0].filename == __file__, "the warning is about the caller's line"
+        assert old.removeprefix("gfopt.") not in dir(gfopt)
+        assert name in importlib.import_module(home).__all__
+    with pytest.warns(DeprecationWarning, match="gfopt.tokens.Beast"):
+        exec("from gfopt import Beast")
 
 
 def new_process(code: str) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from gfopt.cli import terminal
 from gfopt.cli.arguments import refusals
-from gfopt.quantization.memory_plan import METHODS, decoder, memory_plan
+from gfopt.quantization.memory import METHODS, decoder, memory_plan
 
 
 def memory(

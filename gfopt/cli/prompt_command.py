@@ -15,14 +15,14 @@ from gfopt.cli import terminal
 from gfopt.cli.arguments import number, refusals
 from gfopt.cli.labelled_texts import label_words, read_sentences, split
 from gfopt.core.objective import Objective
-from gfopt.driver.claps import claps
 from gfopt.driver.progress import Interrupt, ProgressLine
 from gfopt.driver.result import Result
 from gfopt.problems.language import Pretrained, load_gguf, smollm2
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
-from gfopt.tokens.counting import counted
-from gfopt.tokens.ledger import Ledger
-from gfopt.tokens.vocabulary import cluster_vocabulary
+from gfopt.prompts.claps_search import claps
+from gfopt.prompts.counted_objectives import counted
+from gfopt.prompts.ledger import Ledger
+from gfopt.prompts.vocabulary import cluster_vocabulary
 
 _MOST = 10**6
 _BLOCK = 8  # prompts between two looks at Ctrl-C

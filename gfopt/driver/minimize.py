@@ -80,9 +80,9 @@ def minimize(
             method for networks). It replaces the step size of an optimizer; one that
             is set there, or in ``options``, counts in fifths of finite bounds.
         bounds: ``(low, high)`` for each number, equal for one that is fixed; one such
-            pair for all, domains such as ``gfopt.integer(0, 9)`` in the form of
-            ``x0``, a ``scipy.optimize.Bounds`` or a ``gfopt.Space``; None for an open
-            side.
+            pair for all, domains such as ``gfopt.spaces.integer(0, 9)`` in the form of
+            ``x0``, a ``scipy.optimize.Bounds`` or a ``gfopt.spaces.Space``; None for an
+            open side.
         budget: evaluations at most; 1000 for each number, 100,000 at most, where
             neither ``budget`` nor ``max_seconds`` is given.
         max_seconds: wall time after which no more is begun.

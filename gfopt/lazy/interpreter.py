@@ -45,7 +45,7 @@ def interpret(fun: Callable[..., Result]) -> Callable[..., Result]:
         ``lax.map``, ``scan`` and ``shard_map``.
 
     Example:
-        >>> from gfopt import LowRank
+        >>> from gfopt.lazy import LowRank
         >>> leaf = LowRank(jnp.ones((3, 2)), jnp.ones((3, 1)), jnp.ones((2, 1)))
         >>> interpret(lambda w, x: x @ w)(leaf, jnp.ones(3))
         Array([6., 6.], dtype=float32)

@@ -275,7 +275,15 @@ class RowBlocks(Lazy):
 
 
 def is_lazy(x: Any) -> bool:
-    """Says whether ``x`` is a lazy leaf; half of one is a small tree of arrays."""
+    """Says whether ``x`` is a lazy leaf; half of one is a small tree of arrays.
+
+    Example:
+        >>> import gfopt
+        >>> a, b = jnp.ones((2, 1)), jnp.ones((3, 1))
+        >>> w = gfopt.lazy.LowRank(jnp.zeros((2, 3)), a, b)
+        >>> is_lazy(w), is_lazy(w.materialise())
+        (True, False)
+    """
     return isinstance(x, Lazy) and x.is_whole
 
 
@@ -285,7 +293,15 @@ def has_lazy(tree: PyTree) -> bool:
 
 
 def materialise(tree: PyTree) -> PyTree:
-    """Returns the tree with every lazy leaf made dense."""
+    """Returns the tree with every lazy leaf made dense.
+
+    Example:
+        >>> import gfopt
+        >>> a, b = jnp.ones((2, 1)), jnp.ones((3, 1))
+        >>> w = gfopt.lazy.LowRank(jnp.zeros((2, 3)), a, b)
+        >>> materialise({"w": w})["w"].shape
+        (2, 3)
+    """
     return jax.tree.map(
         lambda leaf: leaf.materialise() if is_lazy(leaf) else leaf,
         tree,

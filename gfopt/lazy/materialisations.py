@@ -46,7 +46,7 @@ def count_materialisations() -> Iterator[Materialisations]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from gfopt import LowRank
+        >>> from gfopt.lazy import LowRank
         >>> from gfopt.lazy.interpreter import interpret
         >>> leaf = LowRank(jnp.ones((3, 2)), jnp.ones((3, 1)), jnp.ones((2, 1)))
         >>> with count_materialisations() as made:

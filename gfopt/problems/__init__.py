@@ -5,7 +5,7 @@ from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits
 from gfopt.problems.control import CartPole, Pendulum
 from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
-from gfopt.problems.language import smollm2
+from gfopt.problems.language import Pretrained, load_gguf, save_gguf, smollm2
 from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.networks import mlp
 from gfopt.problems.pixels import ConvolutionalPolicy
@@ -27,6 +27,7 @@ __all__ = [
     "InfluenceBalancing",
     "Maze",
     "Pendulum",
+    "Pretrained",
     "Problem",
     "PromptedClassification",
     "Rollout",
@@ -39,10 +40,12 @@ __all__ = [
     "digits",
     "discrete_action",
     "gymnax",
+    "load_gguf",
     "load_safetensors",
     "mlp",
     "prompted",
     "random_maze",
+    "save_gguf",
     "small_language_model",
     "smollm2",
     "unrolled",

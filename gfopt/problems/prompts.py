@@ -31,7 +31,8 @@ class PromptedClassification:
     """Labelled texts, and the loss of a prompt on them; make it with ``prompted``.
 
     It is called with one prompt ``int32[L]`` and returns the mean cross-entropy of the
-    labels, so that it is a score for ``gfopt.counted``. Ids of -1 are empty places.
+    labels, so that it is a score for ``gfopt.prompts.counted``. Ids of -1 are empty
+    places.
 
     Attributes:
         model: the forward pass.

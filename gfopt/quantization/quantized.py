@@ -36,8 +36,8 @@ def _static(**options: Any) -> Any:
 class Quantized(RowBlocks):
     """Weights as packed integer codes and a scale for each group, for any JAX model.
 
-    ``gfopt.quantize`` makes it. As constructed, one axis is cut into groups and stored
-    last, all others are its rows ``R``.
+    ``gfopt.quantization.quantize`` makes it. As constructed, one axis is cut into
+    groups and stored last, all others are its rows ``R``.
 
     Args:
         codes: ``uint8[R..., G * group_size * bits / 8]``. A byte holds ``8 / bits``

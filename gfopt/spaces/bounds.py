@@ -47,8 +47,9 @@ def space_of(bounds: Any, x0: Solution) -> Space:
             return _made(x0, **_columns(bounds, x0))
     elif not _is_tree(bounds):
         raise TypeError(
-            "bounds must be (low, high) pairs, domains such as gfopt.integer(0, 9), a "
-            f"scipy.optimize.Bounds or a gfopt.Space; got {checks.shown(bounds)}"
+            "bounds must be (low, high) pairs, domains such as "
+            "gfopt.spaces.integer(0, 9), a "
+            f"scipy.optimize.Bounds or a gfopt.spaces.Space; got {checks.shown(bounds)}"
         )
     domains, structure = jax.tree.flatten(bounds)
     choices = tuple(domain.choices for domain in domains)

@@ -23,6 +23,10 @@ class Domain:
         log: whether its logarithm is searched.
         integer: whether it is a whole number.
         choices: how many values without an order, coded from 0; 0 for numbers.
+
+    Example:
+        >>> integer(0, 9).middle
+        4.0
     """
 
     lower: float = -math.inf
@@ -73,7 +77,7 @@ def real(
     Example:
         >>> import gfopt
         >>> result = gfopt.minimize(lambda x: (x - 0.02) ** 2 / x, None,
-        ...                         bounds=gfopt.real(1e-6, 1, log=True), seed=1)
+        ...                         bounds=gfopt.spaces.real(1e-6, 1, log=True), seed=1)
         >>> round(float(result.x), 6)
         0.02
     """
@@ -97,8 +101,9 @@ def integer(
 
     Example:
         >>> import gfopt
+        >>> bounds = [gfopt.spaces.integer(0, 9), (-2, 2)]
         >>> result = gfopt.minimize(lambda x: (x[0] - 3.3) ** 2 + x[1] ** 2, [8, 1],
-        ...                         bounds=[gfopt.integer(0, 9), (-2, 2)], seed=1)
+        ...                         bounds=bounds, seed=1)
         >>> int(result.x[0])
         3
     """
@@ -124,7 +129,7 @@ def categorical(choices: int | Sequence[Any]) -> Domain:
         >>> cost = [3.0, 1.0, 2.0]
         >>> result = gfopt.minimize(lambda x: cost[int(x["which"])] + x["a"] ** 2,
         ...                         {"which": 0, "a": 1.0}, seed=1, bounds={
-        ...     "which": gfopt.categorical(3), "a": gfopt.real(-2, 2)})
+        ...     "which": gfopt.spaces.categorical(3), "a": gfopt.spaces.real(-2, 2)})
         >>> int(result.x["which"])
         1
     """

@@ -108,15 +108,16 @@ class Beast(BeamSearch):
 
     Example:
         >>> import gfopt
+        >>> from gfopt.tokens import Beast, FunctionModel, Targeted, length_of
         >>> bigrams = 3.0 * jnp.eye(9, k=1)
-        >>> model = gfopt.FunctionModel(lambda table, tokens: table[tokens], bigrams)
-        >>> score = gfopt.Targeted(model, prompt=jnp.array([2]), target=jnp.array([8]))
-        >>> beast = gfopt.Beast(model, jnp.array([2]), beam_width=4, num_candidates=4)
+        >>> model = FunctionModel(lambda table, tokens: table[tokens], bigrams)
+        >>> score = Targeted(model, prompt=jnp.array([2]), target=jnp.array([8]))
+        >>> beast = Beast(model, jnp.array([2]), beam_width=4, num_candidates=4)
         >>> empty = jnp.full(5, -1)
         >>> result = gfopt.run(beast, score, empty, key=jax.random.key(0),
         ...                    generations=4)
         >>> text = result.recommended
-        >>> text[gfopt.tokens.length_of(text) - 1]  # what 8 is likely after
+        >>> text[length_of(text) - 1]  # what 8 is likely after
         Array(7, dtype=int32)
     """
 

@@ -26,10 +26,10 @@ class Universal:
         ValueError: where prompts and targets are not as many.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
+        >>> from gfopt.tokens import FunctionModel, Targeted, Universal
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
         >>> prompts, targets = jnp.array([[0, 1], [2, -1]]), jnp.array([[3], [1]])
-        >>> gfopt.Universal(gfopt.Targeted(flat, prompts, targets))(jnp.array([1]))
+        >>> Universal(Targeted(flat, prompts, targets))(jnp.array([1]))
         Array(1.3862944, dtype=float32)
 
     Source: Sadasivan et al. (2024), arXiv 2402.15570, section 4.1.
@@ -101,10 +101,10 @@ class Total:
         ValueError: where there are not as many weights.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
-        >>> likely = gfopt.Fluency(flat, jnp.array([0]))
-        >>> gfopt.Total((likely, likely), weights=(1.0, 0.5))(jnp.array([1]))
+        >>> from gfopt.tokens import Fluency, FunctionModel, Total
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
+        >>> likely = Fluency(flat, jnp.array([0]))
+        >>> Total((likely, likely), weights=(1.0, 0.5))(jnp.array([1]))
         Array(2.0794415, dtype=float32)
     """
 

@@ -72,8 +72,9 @@ class GeneticTokens(Method):
 
     Example:
         >>> import gfopt
+        >>> from gfopt.tokens import GeneticTokens
         >>> hidden = jnp.array([3, 1, 4, 1, 5, 9, 2, 6])
-        >>> method = gfopt.GeneticTokens(vocabulary=10)
+        >>> method = GeneticTokens(vocabulary=10)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(8, int), key=jax.random.key(0), generations=60)
         >>> result.recommended

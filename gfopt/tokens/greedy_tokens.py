@@ -72,8 +72,9 @@ class GreedyTokens(Method):
 
     Example:
         >>> import gfopt
+        >>> from gfopt.tokens import GreedyTokens
         >>> hidden = jnp.array([3, 1, 4])
-        >>> method = gfopt.GreedyTokens(vocabulary=6)
+        >>> method = GreedyTokens(vocabulary=6)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(3, int), key=jax.random.key(0), generations=3)
         >>> result.recommended, int(result.history["nfev"][-1])

@@ -32,8 +32,8 @@ class LanguageModel(Protocol):
     """What a search needs of a causal language model.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
+        >>> from gfopt.tokens import FunctionModel
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
         >>> isinstance(flat, LanguageModel)
         True
     """
@@ -80,9 +80,9 @@ class FunctionModel:
         TypeError: where ``fun`` cannot be called.
 
     Example:
-        >>> import gfopt
+        >>> from gfopt.tokens import FunctionModel
         >>> bigrams = jnp.array([[0.0, 2.0], [1.0, 0.0]])
-        >>> model = gfopt.FunctionModel(lambda table, tokens: table[tokens], bigrams)
+        >>> model = FunctionModel(lambda table, tokens: table[tokens], bigrams)
         >>> logits, cache = model.start(jnp.array([0, 1]), 3)
         >>> logits, cache.length
         (Array([1., 0.], dtype=float32), Array(2, dtype=int32))
@@ -126,8 +126,9 @@ class CachedModel:
 
     Example:
         >>> import gfopt
+        >>> from gfopt.tokens import CachedModel
         >>> found = gfopt.problems.small_language_model("to be or not to be " * 9)
-        >>> model = gfopt.CachedModel(found.model, found.weights)
+        >>> model = CachedModel(found.model, found.weights)
         >>> prompt = jnp.array(found.tokenizer.encode("or not to").ids)
         >>> logits, cache = model.start(prompt, room=8)
         >>> found.tokenizer.decode([int(logits.argmax())])
@@ -171,11 +172,11 @@ class SeveralPrompts:
         model: a language model; ``start`` then takes prompts ``i32[m, n]``.
 
     Example:
-        >>> import gfopt
+        >>> from gfopt.tokens import FunctionModel, SeveralPrompts
         >>> bigrams = jnp.array([[0.0, 2.0], [1.0, 0.0]])
-        >>> one = gfopt.FunctionModel(lambda table, tokens: table[tokens], bigrams)
+        >>> one = FunctionModel(lambda table, tokens: table[tokens], bigrams)
         >>> prompts = jnp.array([[0, 1], [0, -1]])
-        >>> gfopt.SeveralPrompts(one).start(prompts, 1)[0]
+        >>> SeveralPrompts(one).start(prompts, 1)[0]
         Array([1., 2.], dtype=float32)
     """
 
@@ -214,9 +215,9 @@ class SeveralModels:
         TypeError: where ``models`` is not a tuple.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
-        >>> gfopt.SeveralModels((flat, flat)).start(jnp.array([0]), 1)[0]
+        >>> from gfopt.tokens import FunctionModel, SeveralModels
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
+        >>> SeveralModels((flat, flat)).start(jnp.array([0]), 1)[0]
         Array([-0.6931472, -0.6931472], dtype=float32)
     """
 
@@ -253,8 +254,8 @@ def text_logits(model: LanguageModel, tokens: jax.Array) -> jax.Array:
         tokens: ``i32[L]``, one or more.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
+        >>> from gfopt.tokens import FunctionModel
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
         >>> text_logits(flat, jnp.array([0, 1, 1])).shape
         (3, 2)
     """

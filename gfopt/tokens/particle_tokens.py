@@ -82,8 +82,9 @@ class ParticleTokens(Method):
 
     Example:
         >>> import gfopt
+        >>> from gfopt.tokens import ParticleTokens
         >>> hidden = jnp.array([3, 1, 4, 1, 5])
-        >>> method = gfopt.ParticleTokens(vocabulary=10, mutation_rate=0.5)
+        >>> method = ParticleTokens(vocabulary=10, mutation_rate=0.5)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(5, int), key=jax.random.key(0), generations=60)
         >>> result.recommended

@@ -41,8 +41,9 @@ class SharedPrefix:
         if not is_search or not hasattr(objective.fun, "continued"):
             raise TypeError(
                 "shared_prefix needs a score that goes on from a cache, such as "
-                "gfopt.Targeted, and a method with beams, such as gfopt.Beast; got "
-                f"{checks.shown(objective.fun)} and {type(optimizer).__name__}"
+                "gfopt.tokens.Targeted, and a method with beams, such as "
+                f"gfopt.tokens.Beast; got {checks.shown(objective.fun)} and "
+                f"{type(optimizer).__name__}"
             )
         shared = dataclasses.replace(objective, fun=objective.fun.continued)
         members, active = population.members, population.active
@@ -105,11 +106,12 @@ def shared_prefix() -> SharedPrefix:
 
     Example:
         >>> import gfopt
+        >>> from gfopt.tokens import Beast, FunctionModel, Targeted
         >>> bigrams = jnp.arange(16.0).reshape(4, 4) % 5
-        >>> model = gfopt.FunctionModel(lambda table, tokens: table[tokens], bigrams)
+        >>> model = FunctionModel(lambda table, tokens: table[tokens], bigrams)
         >>> prompt, empty = jnp.array([0]), jnp.full(4, -1)
-        >>> score = gfopt.Targeted(model, prompt, target=jnp.array([3, 3]))
-        >>> beast = gfopt.Beast(model, prompt, beam_width=3, num_candidates=2)
+        >>> score = Targeted(model, prompt, target=jnp.array([3, 3]))
+        >>> beast = Beast(model, prompt, beam_width=3, num_candidates=2)
         >>> runs = [gfopt.run(beast, score, empty, key=jax.random.key(0),
         ...                   generations=3, evaluator=evaluator).recommended
         ...         for evaluator in (shared_prefix(), gfopt.vmapped())]

@@ -56,8 +56,9 @@ class RandomTokens(Method):
 
     Example:
         >>> import gfopt
+        >>> from gfopt.tokens import RandomTokens
         >>> hidden = jnp.array([3, 1, 4])
-        >>> method = gfopt.RandomTokens(vocabulary=6, population_size=64)
+        >>> method = RandomTokens(vocabulary=6, population_size=64)
         >>> result = gfopt.run(method, lambda x: jnp.sum(x != hidden),
         ...                    jnp.zeros(3, int), key=jax.random.key(0), generations=30)
         >>> result.recommended

@@ -38,11 +38,11 @@ class HostModel:
         ValueError: for a vocabulary without tokens.
 
     Example:
-        >>> import gfopt
+        >>> from gfopt.tokens import HostModel
         >>> def bigrams(tokens, at):
         ...     last = np.take_along_axis(tokens, at, axis=1)
         ...     return np.eye(4, k=1)[last]
-        >>> model = gfopt.HostModel(bigrams, 4)
+        >>> model = HostModel(bigrams, 4)
         >>> model.start(jnp.array([0, 2]), 1)[0]
         Array([0., 0., 0., 1.], dtype=float32)
     """
@@ -102,8 +102,8 @@ def torch_model(model: Any, vocabulary_size: int, *, batch_size: int = 32) -> Ho
         TypeError, ValueError: for a wrong argument.
 
     Example:
-        >>> import gfopt
-        >>> model = gfopt.torch_model(AutoModelForCausalLM.from_pretrained("gpt2"),
+        >>> from gfopt.tokens import torch_model
+        >>> model = torch_model(AutoModelForCausalLM.from_pretrained("gpt2"),
         ...                           50257)  # doctest: +SKIP
     """
     checks.is_callable("model", model)
@@ -226,10 +226,10 @@ def continuation_score(
         TypeError, ValueError: for a wrong argument.
 
     Example:
-        >>> import gfopt
+        >>> from gfopt.tokens import continuation_score
         >>> def equally_likely(tokens):
         ...     return np.log(np.full(len(tokens), 0.25))
-        >>> loss = gfopt.continuation_score(equally_likely, prompt=[0], target=[1, 2])
+        >>> loss = continuation_score(equally_likely, prompt=[0], target=[1, 2])
         >>> round(loss(np.array([3, 3, -1])), 4)
         1.3863
     """

@@ -2,8 +2,8 @@
 
 A score is called with a solution, ``i32[L]`` with ``-1`` behind its end. It can also go
 on from a cache, ``continued(Continuation(cache, tokens, length))``, where prompt and
-text were read before: ``gfopt.shared_prefix()`` evaluates a beam's candidates so. Its
-model is a leaf, so that the weights are arguments of the compiled program.
+text were read before: so does ``gfopt.tokens.shared_prefix()`` for a beam's candidates.
+Its model is a leaf, so that the weights are arguments of the compiled program.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Targeted(_BehindAPrompt):
         TypeError: for what is no array of token ids.
 
     Example:
-        >>> import gfopt
+        >>> from gfopt.tokens import FunctionModel, Targeted
         >>> bigrams = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
-        >>> model = gfopt.FunctionModel(lambda table, tokens: table[tokens], bigrams)
-        >>> score = gfopt.Targeted(model, jnp.array([0]), target=jnp.array([1]))
+        >>> model = FunctionModel(lambda table, tokens: table[tokens], bigrams)
+        >>> score = Targeted(model, jnp.array([0]), target=jnp.array([1]))
         >>> score(jnp.array([0, -1])), score(jnp.array([0, 1]))  # -log .5, -log .75
         (Array(0.693..., dtype=float32), Array(0.287..., dtype=float32))
 
@@ -153,9 +153,9 @@ class Untargeted(_BehindAPrompt):
         TypeError, ValueError: for a wrong argument.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
-        >>> score = gfopt.Untargeted(flat, jnp.array([0]), num_sampled=3)
+        >>> from gfopt.tokens import FunctionModel, Untargeted
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
+        >>> score = Untargeted(flat, jnp.array([0]), num_sampled=3)
         >>> score(jax.random.key(0), jnp.array([1, 2]))  # -log 4
         Array(-1.3862944, dtype=float32)
 
@@ -225,9 +225,9 @@ class Fluency(_BehindAPrompt):
         TypeError: for a wrong argument.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
-        >>> gfopt.Fluency(flat, jnp.array([0]))(jnp.array([1, 2, -1]))  # log 4
+        >>> from gfopt.tokens import Fluency, FunctionModel
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
+        >>> Fluency(flat, jnp.array([0]))(jnp.array([1, 2, -1]))  # log 4
         Array(1.3862944, dtype=float32)
     """
 

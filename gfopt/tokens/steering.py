@@ -105,10 +105,11 @@ class Steering(BeamSearch):
 
     Example:
         >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 3)))
+        >>> from gfopt.tokens import FunctionModel, Steering
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 3)))
         >>> def fitness(tokens):  # wants twos
         ...     return -1.0 * jnp.sum(tokens == 2)
-        >>> method = gfopt.Steering(flat, jnp.array([0]), num_particles=256, scale=2.0)
+        >>> method = Steering(flat, jnp.array([0]), num_particles=256, scale=2.0)
         >>> result = gfopt.run(method, fitness, jnp.full(4, -1),
         ...                    key=jax.random.key(0), generations=4)
         >>> share = jnp.mean(result.state.beams.tokens == 2, axis=1)

@@ -60,10 +60,10 @@ def token_counting(score: Any, *, takes_key: bool = False) -> Objective:
         takes_key: whether it is random, such as ``Untargeted``.
 
     Example:
-        >>> import gfopt
-        >>> flat = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
-        >>> score = gfopt.Targeted(flat, jnp.array([0, 1]), jnp.array([3, 2]))
-        >>> value, count = gfopt.token_counting(score).fun(jnp.array([1, 2, 3, -1]))
+        >>> from gfopt.tokens import FunctionModel, Targeted, token_counting
+        >>> flat = FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 4)))
+        >>> score = Targeted(flat, jnp.array([0, 1]), jnp.array([3, 2]))
+        >>> value, count = token_counting(score).fun(jnp.array([1, 2, 3, -1]))
         >>> count.num_tokens  # 2 + 3 + 2
         Array(7, dtype=int32)
     """

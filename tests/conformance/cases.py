@@ -79,7 +79,7 @@ class Case:
             jax.tree.map(lambda leaf, side=side: np.full(np.shape(leaf), side), like)
             for side in (LOW, HIGH, SCALE)
         )
-        return gfopt.Bounded(inner, gfopt.Space(*sides))
+        return gfopt.Bounded(inner, gfopt.spaces.Space(*sides))
 
     def sizes(self, *wanted: int) -> list[dict[str, int]]:
         """Returns options for population sizes, as near to ``wanted`` as it takes."""

@@ -203,7 +203,7 @@ def test_a_wrong_starting_point_is_named(case: Case) -> None:
 
 def test_a_start_that_does_not_fit_its_space_is_named() -> None:
     sides = -np.ones(3), np.ones(3), np.ones(3)
-    optimizer = gfopt.Bounded(gfopt.RandomSearch(), gfopt.Space(*sides))
+    optimizer = gfopt.Bounded(gfopt.RandomSearch(), gfopt.spaces.Space(*sides))
     optimizer.init(KEY, jnp.ones(3))  # a corner is inside
     with pytest.raises(ValueError, match="^solution must lie within the bounds.*1.5"):
         optimizer.init(KEY, jnp.array([0.0, 0.0, 1.5]))
@@ -218,16 +218,16 @@ def test_a_start_that_does_not_fit_its_space_is_named() -> None:
 def test_a_wrong_space_is_named() -> None:
     zero, one = np.zeros(2), np.ones(2)
     with pytest.raises(ValueError, match="^lower must be below or equal to upper"):
-        gfopt.Space(one, zero, one)
+        gfopt.spaces.Space(one, zero, one)
     with pytest.raises(ValueError, match="^upper must be numbers that are not NaN"):
-        gfopt.Space(zero, np.array([1.0, np.nan]), one)
+        gfopt.spaces.Space(zero, np.array([1.0, np.nan]), one)
     with pytest.raises(ValueError, match="^scale must be a finite number above 0"):
-        gfopt.Space(zero, one, zero)
+        gfopt.spaces.Space(zero, one, zero)
     with pytest.raises(ValueError, match="^scale must have the structure of lower"):
-        gfopt.Space(zero, one, {"a": one})
+        gfopt.spaces.Space(zero, one, {"a": one})
     with pytest.raises(TypeError, match="^inner must be a gfopt optimizer"):
-        gfopt.Bounded("cma_es", gfopt.Space(zero, one, one))
-    with pytest.raises(TypeError, match="^space must be a gfopt.Space"):
+        gfopt.Bounded("cma_es", gfopt.spaces.Space(zero, one, one))
+    with pytest.raises(TypeError, match="^space must be a gfopt.spaces.Space"):
         gfopt.Bounded(gfopt.CMAES(), (0, 1))
 
 

@@ -44,7 +44,7 @@ def test_reaches_its_bound_on_a_shifted_quadratic(case: Case) -> None:
 def test_bounds_are_respected(case: Case) -> None:
     """The minimum is far outside, the start in a corner, and sigma wider than both."""
     low, high = jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, jnp.inf, 2.5])
-    space = gfopt.Space(low, high, jnp.full(3, 2.0))
+    space = gfopt.spaces.Space(low, high, jnp.full(3, 2.0))
     optimizer = gfopt.Bounded(case.make(), space)
     x0 = jnp.array([-1.0, 3.0, 2.5])
 

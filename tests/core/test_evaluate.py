@@ -313,7 +313,7 @@ def test_frozen_leaves_of_a_lazy_solution_stay_as_they_are():
         return jnp.sum((jnp.tanh(points @ x["w"] + x["b"]) @ x["head"] - 1) ** 2)
 
     points = jnp.linspace(-1, 1, 2 * D).reshape(2, D)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         result = gfopt.run(
             gfopt.MeZO(learning_rate=0.01),
             loss,

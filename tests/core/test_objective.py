@@ -160,12 +160,14 @@ def test_any_callable_is_an_objective():
 
 
 def test_lazy_leaves_are_interpreted_in_solution_and_arguments():
-    leaf = gfopt.Perturbed(jnp.ones((2, 3)), jnp.uint32(1), 0.5, kind="rademacher")
+    leaf = gfopt.noise.Perturbed(
+        jnp.ones((2, 3)), jnp.uint32(1), 0.5, kind="rademacher"
+    )
 
     def fun(w, v):
         return jnp.sum(X @ w) + jnp.sum(X @ v), w
 
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         value, aux = Objective(fun, has_aux=True).value(
             leaf, None, Inputs(args=(leaf,))
         )

@@ -54,7 +54,7 @@ def test_the_halves_make_the_whole(tree, wanted):
 
 
 def test_a_lazy_leaf_is_merged_whole():
-    leaf = gfopt.Perturbed(jnp.ones((2, 3)), jnp.uint32(1), 0.5)
+    leaf = gfopt.noise.Perturbed(jnp.ones((2, 3)), jnp.uint32(1), 0.5)
     tree = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3), "none": None}
     chosen, frozen = gfopt.partition(tree, lambda path, _: path == "w")
     merged = gfopt.merge({**chosen, "w": leaf}, frozen)

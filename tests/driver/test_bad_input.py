@@ -14,7 +14,7 @@ from driver.shared import host_plateau
 import gfopt
 
 KEY = jax.random.key(0)
-SPACE = gfopt.Space(np.zeros(2), np.ones(2), np.ones(2))
+SPACE = gfopt.spaces.Space(np.zeros(2), np.ones(2), np.ones(2))
 
 # (argument, wrong value, error, what the message must say beside the name)
 STARTS = [
@@ -37,7 +37,7 @@ SEARCHES = [
     *STARTS,
     ("method", "cma", ValueError, "'cma_es', "),
     ("method", "cmaes", ValueError, "did you mean 'cma_es'?"),
-    ("method", "beast", ValueError, "gfopt.Beast(model, prompt)"),
+    ("method", "beast", ValueError, "gfopt.tokens.Beast(model, prompt)"),
     ("method", None, TypeError, "a method's name or a gfopt optimizer"),
     ("method", 3, TypeError, "got 3 (int)"),
     ("method", gfopt.CMAES, TypeError, "a gfopt optimizer; got the class"),
@@ -64,8 +64,18 @@ SEARCHES = [
     ("bounds", [(0, 1), (np.nan, 2)], ValueError, "no NaN"),
     ("bounds", {"low": 0, "high": 1}, TypeError, "scipy.optimize.Bounds"),
     ("bounds", scipy.optimize.Bounds([0, 0, 0], 1), ValueError, "shape (2,)"),
-    ("bounds", gfopt.Space(np.zeros(3), np.ones(3), np.ones(3)), ValueError, "(2,)"),
-    ("bounds", gfopt.Space({"a": 0.0}, {"a": 1.0}, {"a": 1.0}), TypeError, "of x0"),
+    (
+        "bounds",
+        gfopt.spaces.Space(np.zeros(3), np.ones(3), np.ones(3)),
+        ValueError,
+        "(2,)",
+    ),
+    (
+        "bounds",
+        gfopt.spaces.Space({"a": 0.0}, {"a": 1.0}, {"a": 1.0}),
+        TypeError,
+        "of x0",
+    ),
     ("seed", -1, ValueError, "0 or above; got -1 (int)"),
     ("seed", 2**64, ValueError, "below 2**64"),
     ("seed", 1.5, TypeError, "an integer"),

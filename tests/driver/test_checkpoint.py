@@ -463,7 +463,7 @@ def test_a_finished_run_within_wrappers_returns_at_once(path, fun):
     """A tree with a fixed leaf, restarts at a larger size, constraints."""
     x0 = {"a": np.array(X0), "b": 2.0}
     words: dict[str, Any] = {
-        "bounds": {"a": gfopt.real(-3, 3), "b": gfopt.real(2, 2)},
+        "bounds": {"a": gfopt.spaces.real(-3, 3), "b": gfopt.spaces.real(2, 2)},
         "method": gfopt.Restarts(gfopt.CMAES(population_size=4, tol_x=0.1)),
         "options": None,
         "constraints": [lambda x: x["a"][0] - 2],

@@ -77,7 +77,7 @@ def test_tokens():
     def ones(tokens):
         return jnp.sum(tokens != 1).astype(jnp.float32)
 
-    method, start = gfopt.GeneticTokens(4), jnp.zeros(6, jnp.int32)
+    method, start = gfopt.tokens.GeneticTokens(4), jnp.zeros(6, jnp.int32)
     by_run = gfopt.run(method, ones, start, key=jax.random.key(0), generations=20)
     assert by_run.history["fitness"][-1] < 6
     assert gfopt.minimize(ones, start, method=method, budget=BUDGET, seed=0).fun < 6

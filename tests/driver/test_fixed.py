@@ -32,9 +32,9 @@ def seen_by(bounds: Any, x0: Any, **words: Any) -> tuple[gfopt.Result, list[Any]
     "bounds",
     [
         BOUNDS,
-        [(0, 1), gfopt.integer(2, 2), gfopt.real(-1, 1)],
+        [(0, 1), gfopt.spaces.integer(2, 2), gfopt.spaces.real(-1, 1)],
         scipy.optimize.Bounds([0, 2, -1], [1, 2, 1]),
-        gfopt.Space(np.array([0.0, 2, -1]), np.array([1.0, 2, 1]), np.ones(3)),
+        gfopt.spaces.Space(np.array([0.0, 2, -1]), np.array([1.0, 2, 1]), np.ones(3)),
     ],
     ids=["pairs", "domains", "scipy", "space"],
 )
@@ -48,10 +48,10 @@ def test_a_fixed_number_is_in_every_solution(bounds):
 
 def test_trees_keep_their_form():
     bounds = {
-        "a": gfopt.integer(3, 3),
-        "b": gfopt.real(-1, 1),
-        "c": gfopt.categorical(["only"]),
-        "d": gfopt.categorical(["x", "y", "z"]),
+        "a": gfopt.spaces.integer(3, 3),
+        "b": gfopt.spaces.real(-1, 1),
+        "c": gfopt.spaces.categorical(["only"]),
+        "d": gfopt.spaces.categorical(["x", "y", "z"]),
     }
     words = {"method": "cma_es", "sigma0": 0.3}
     found, seen = seen_by(bounds, {"a": 3, "b": np.zeros(2), "c": 0, "d": 1}, **words)
@@ -166,5 +166,5 @@ def test_lower_and_upper_bounds_in_two_rows_are_told_how_to_write_them():
 )
 def test_choices_are_a_number_or_a_sequence(choices, error):
     with pytest.raises(error, match="choices must be an integer, 1 or above"):
-        gfopt.categorical(choices)
-    assert gfopt.categorical(["a", "b"]) == gfopt.categorical(2)
+        gfopt.spaces.categorical(choices)
+    assert gfopt.spaces.categorical(["a", "b"]) == gfopt.spaces.categorical(2)

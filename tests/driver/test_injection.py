@@ -36,7 +36,9 @@ def step(search: gfopt.AskTell) -> None:
 def test_a_near_solution_is_met_exactly_and_a_far_one_shortened(name, bounds):
     method = registry.method(name, {"sigma": 0.5})
     if bounds:
-        space = gfopt.Space(*(np.full(3, side) for side in bounds), np.full(3, 2.0))
+        space = gfopt.spaces.Space(
+            *(np.full(3, side) for side in bounds), np.full(3, 2.0)
+        )
         method = gfopt.Bounded(method, space)
     state = method.init(jax.random.key(0), jnp.array(X0))
     near, far = jnp.array([0.75, -0.25, 0.5]), jnp.array([2.9, 1.9, 2.9])

@@ -192,7 +192,7 @@ LOW, HIGH = [1.0, -1.0], [1.75, 0.0]
         ((-0.5, 1.5), [-0.5] * 2, [1.5] * 2),  # x0 lies on both
         (scipy.optimize.Bounds(LOW, HIGH), LOW, HIGH),
         (scipy.optimize.Bounds(-0.5), [-0.5] * 2, [np.inf] * 2),
-        (gfopt.Space(np.array(LOW), np.array(HIGH), np.ones(2)), LOW, HIGH),
+        (gfopt.spaces.Space(np.array(LOW), np.array(HIGH), np.ones(2)), LOW, HIGH),
     ],
     ids=["pairs", "array", "open", "inf", "one", "scipy", "scipy half", "space"],
 )

@@ -221,6 +221,6 @@ def test_a_state_of_another_search_is_refused(straight):
 
 
 def test_a_start_outside_the_bounds_is_refused():
-    space = gfopt.Space(jnp.zeros(2), jnp.ones(2), jnp.ones(2))
+    space = gfopt.spaces.Space(jnp.zeros(2), jnp.ones(2), jnp.ones(2))
     with pytest.raises(ValueError, match="must lie within the bounds"):
         run(gfopt.Bounded(gfopt.CMAES(), space), x0=jnp.full(2, 2.0))

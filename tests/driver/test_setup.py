@@ -134,7 +134,7 @@ def test_a_step_size_for_every_leaf():
 
 
 def test_a_space_brings_its_scale():
-    space = gfopt.Space(np.zeros(2), np.ones(2), np.array([0.1, 0.4]))
+    space = gfopt.spaces.Space(np.zeros(2), np.ones(2), np.array([0.1, 0.4]))
     assert sigmas(setup("cma_es", np.full(2, 0.5), bounds=space)).tolist() == [0.1, 0.4]
     made = setup("cma_es", np.full(2, 0.5), 0.3, space)
     assert sigmas(made).tolist() == [0.3, 0.3]

@@ -218,7 +218,10 @@ def test_what_is_no_number_in_a_model_is_told_what_to_do():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"bounds": gfopt.integer(-9, 9), "x0": [1.0, 2.0]}, "bounds with integers"),
+        (
+            {"bounds": gfopt.spaces.integer(-9, 9), "x0": [1.0, 2.0]},
+            "bounds with integers",
+        ),
         ({"constraints": [lambda x: x[0]]}, "constraints"),
     ],
     ids=["integers", "constraints"],

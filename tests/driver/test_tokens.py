@@ -76,7 +76,11 @@ def test_a_run_goes_on_from_its_checkpoint(fun: Any, tmp_path: Path) -> None:
         (TypeError, {"options": {}}, "^vocabulary must be the number of tokens"),
         (
             TypeError,
-            {"x0": [0.5], "method": gfopt.RandomTokens(vocabulary=3), "options": None},
+            {
+                "x0": [0.5],
+                "method": gfopt.tokens.RandomTokens(vocabulary=3),
+                "options": None,
+            },
             "^x0 must be a vector of token ids",
         ),
     ],

@@ -43,7 +43,9 @@ def drawn(estimate: Any, count: int, x: Any = X) -> np.ndarray:
 def test_unbiased_and_as_noisy_as_known(directions: str, factor: float) -> None:
     # Z1, Z2
     count = 20_000
-    estimate = gfopt.gradient_estimator(sphere, eps=2.0**-4, directions=directions)
+    estimate = gfopt.gradients.gradient_estimator(
+        sphere, eps=2.0**-4, directions=directions
+    )
     g, true = drawn(estimate, count), np.asarray(2 * X, np.float64)
     error = np.linalg.norm(g.mean(axis=0) - true) / np.linalg.norm(true)
     assert error < 4 * np.sqrt((D + 2) / count)
@@ -56,7 +58,7 @@ def test_unbiased_and_as_noisy_as_known(directions: str, factor: float) -> None:
 def test_two_sides_of_a_quadratic_do_not_see_eps(x64: None, directions: str) -> None:
     # Z3
     found = [
-        gfopt.gradient_estimator(sphere, eps=eps, directions=directions)(
+        gfopt.gradients.gradient_estimator(sphere, eps=eps, directions=directions)(
             jax.random.key(0), jnp.asarray(np.asarray(X, float))
         ).gradient
         for eps in (2.0**-1, 2.0**-6, 2.0**-10)
@@ -76,10 +78,10 @@ def test_one_side_is_biased_by_eps(x64: None) -> None:
 
     errors = []
     for eps in (0.01, 0.1, 1.0):
-        estimate = gfopt.gradient_estimator(
+        estimate = gfopt.gradients.gradient_estimator(
             cubic, "one_sided", eps=eps, directions="rademacher", num_queries=4000
         )
-        exact = gfopt.gradient_estimator(
+        exact = gfopt.gradients.gradient_estimator(
             cubic, eps=1e-4, directions="rademacher", num_queries=4000
         )
         key = jax.random.key(0)
@@ -97,14 +99,16 @@ def test_coordinates_are_exact_on_quadratics(x64: None) -> None:
         flat = jnp.concatenate([x["a"].reshape(-1), x["b"]])
         return flat @ (matrix @ flat)
 
-    estimate = gfopt.gradient_estimator(f, "coordinates", eps=0.5)
+    estimate = gfopt.gradients.gradient_estimator(f, "coordinates", eps=0.5)
     value, gradient = estimate(jax.random.key(0), x)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10),
         gradient,
         jax.grad(f)(x),
     )
-    chunked = gfopt.gradient_estimator(f, "coordinates", eps=0.5, batch_size=5)
+    chunked = gfopt.gradients.gradient_estimator(
+        f, "coordinates", eps=0.5, batch_size=5
+    )
     np.testing.assert_allclose(chunked(jax.random.key(0), x).value, value, rtol=1e-12)
 
 
@@ -115,7 +119,7 @@ def test_a_linear_function_gives_a_multiple_of_the_direction(
     # Z4: p = c'z exactly, and the gradient is p z
     c, x = np.arange(1.0, 6), jnp.ones(5)
     key = jax.random.key(2)
-    estimate = gfopt.gradient_estimator(lambda x: c @ x, kind, eps=2.0**-6)
+    estimate = gfopt.gradients.gradient_estimator(lambda x: c @ x, kind, eps=2.0**-6)
     gradient = np.asarray(estimate(key, x).gradient)
     z = np.asarray(gfopt.gaussian().sample(x, threefry.seeds(key, 1)[0]), float)
     np.testing.assert_allclose(gradient, (c @ z) * z, rtol=1e-6)
@@ -126,7 +130,9 @@ def test_the_solution_is_untouched() -> None:
     x = jnp.linspace(-3, 3, 1001)
     before = np.array(x)
     for kind in ("two_sided", "one_sided", "one_point"):
-        gfopt.gradient_estimator(sphere, kind, num_queries=3)(jax.random.key(0), x)
+        gfopt.gradients.gradient_estimator(sphere, kind, num_queries=3)(
+            jax.random.key(0), x
+        )
     np.testing.assert_array_equal(x, before)
 
 
@@ -139,7 +145,7 @@ def test_queries_have_directions_of_their_own() -> None:
     cosines = np.abs(z @ z.T - np.eye(queries))
     assert cosines.max() < 5 / np.sqrt(d)
     c = jnp.ones(d)
-    estimate = gfopt.gradient_estimator(lambda x: c @ x, num_queries=queries)
+    estimate = gfopt.gradients.gradient_estimator(lambda x: c @ x, num_queries=queries)
     g = np.asarray(estimate(jax.random.key(0), jnp.zeros(d)).gradient)
     left = g - z.T @ np.linalg.lstsq(z.T, g, rcond=None)[0]
     assert np.linalg.norm(left) < 1e-3 * np.linalg.norm(g)  # in their span
@@ -150,7 +156,7 @@ def test_q_queries_have_a_qth_of_the_variance() -> None:
     c, count = jnp.linspace(1, 2, 6), 40_000
     variance = {}
     for queries in (1, 8):
-        estimate = gfopt.gradient_estimator(
+        estimate = gfopt.gradients.gradient_estimator(
             lambda x: c @ x, num_queries=queries, directions="rademacher", eps=0.5
         )
         g = drawn(estimate, count, jnp.zeros(6))
@@ -159,7 +165,7 @@ def test_q_queries_have_a_qth_of_the_variance() -> None:
 
 
 def test_one_point_learns_with_the_value_before() -> None:
-    estimate = gfopt.gradient_estimator(
+    estimate = gfopt.gradients.gradient_estimator(
         sphere, "one_point", eps=0.05, directions="rademacher"
     )
     start = jnp.ones(4)
@@ -175,11 +181,15 @@ def test_one_point_learns_with_the_value_before() -> None:
     (x, _), _ = jax.jit(lambda c, k: jax.lax.scan(step, c, k))((start, first), keys)
     assert sphere(x) < 0.05 * sphere(start)
     # without a value before: unbiased, but with a variance of f^2 / eps^2
-    alone = drawn(gfopt.gradient_estimator(sphere, "one_point", eps=0.5), 20_000, start)
+    alone = drawn(
+        gfopt.gradients.gradient_estimator(sphere, "one_point", eps=0.5), 20_000, start
+    )
     error = np.abs(alone.mean(axis=0) - 2)
     assert np.all(error < 4 * alone.std(axis=0) / np.sqrt(20_000))
     with pytest.raises(ValueError, match="^previous must be None for two_sided"):
-        gfopt.gradient_estimator(sphere)(jax.random.key(0), start, previous=1.0)
+        gfopt.gradients.gradient_estimator(sphere)(
+            jax.random.key(0), start, previous=1.0
+        )
 
 
 def test_what_is_not_finite_weighs_nothing() -> None:
@@ -188,10 +198,10 @@ def test_what_is_not_finite_weighs_nothing() -> None:
 
     for kind in ("two_sided", "one_sided", "one_point", "coordinates"):
         queries = 1 if kind == "coordinates" else 8
-        estimate = gfopt.gradient_estimator(fun, kind, num_queries=queries)
+        estimate = gfopt.gradients.gradient_estimator(fun, kind, num_queries=queries)
         value, gradient = estimate(jax.random.key(0), jnp.zeros(3))
         assert np.all(np.isfinite(gradient)) and np.isfinite(value), kind
-    some = gfopt.gradient_estimator(fun, "one_sided", num_queries=8)
+    some = gfopt.gradients.gradient_estimator(fun, "one_sided", num_queries=8)
     assert np.any(some(jax.random.key(0), jnp.zeros(3)).gradient != 0)
 
 
@@ -201,7 +211,7 @@ def test_any_tree_and_any_optax_chain() -> None:
         return jnp.sum((wide - target) ** 2) + (x["b"] - 1) ** 2
 
     # eps is above the spacing of bfloat16 at 1
-    estimate = gfopt.gradient_estimator(
+    estimate = gfopt.gradients.gradient_estimator(
         loss, num_queries=8, directions="rademacher", eps=0.125
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.lion(0.02))
@@ -249,7 +259,7 @@ def test_gradients_flow_into_a_black_box(through_host: bool) -> None:
             vmap_method="sequential",
         )
 
-    boxed = gfopt.black_box(asked, "coordinates", eps=1e-2)
+    boxed = gfopt.gradients.black_box(asked, "coordinates", eps=1e-2)
     w = jax.random.normal(jax.random.key(0), (8, 3)) / 3
     x = jax.random.normal(jax.random.key(1), (4, 8))
 
@@ -273,8 +283,8 @@ def test_the_bridge_multiplies_with_the_jacobian_of_the_white_part() -> None:
         return scale * black(z)[0]
 
     options = {"num_queries": 5, "directions": "sphere", "eps": 0.01}
-    boxed = gfopt.black_box(score, "one_sided", **options)
-    estimate = gfopt.gradient_estimator(score, "one_sided", **options)
+    boxed = gfopt.gradients.black_box(score, "one_sided", **options)
+    estimate = gfopt.gradients.gradient_estimator(score, "one_sided", **options)
     found = jax.grad(lambda w: boxed(key, white(w, x), jnp.float32(2)))(w)
     z, pull = jax.vjp(lambda w: white(w, x), w)
     (expected,) = pull(estimate(key, z, jnp.float32(2)).gradient)
@@ -285,7 +295,7 @@ def test_outputs_that_are_integers_have_no_part_in_a_gradient() -> None:
     def classified(z: jax.Array) -> dict[str, jax.Array]:
         return {"class": jnp.argmax(z), "score": jnp.sum(z**2)}
 
-    boxed = gfopt.black_box(classified, "coordinates")
+    boxed = gfopt.gradients.black_box(classified, "coordinates")
     z = jnp.array([1.0, -2.0])
     found = jax.grad(lambda z: boxed(jax.random.key(0), z)["score"])(z)
     np.testing.assert_allclose(found, 2 * z, rtol=1e-3)
@@ -300,7 +310,7 @@ def test_a_sketch_tells_the_gradients_of_samples_apart() -> None:
         return (x @ w - y) ** 2
 
     w, count = jnp.ones(4), 4000
-    sketch = gfopt.per_sample_directional_derivatives(
+    sketch = gfopt.gradients.per_sample_directional_derivatives(
         losses, w, jax.random.key(1), count, directions="rademacher"
     )
     rows = jax.jacobian(losses)(w)
@@ -323,13 +333,13 @@ def test_a_sketch_tells_the_gradients_of_samples_apart() -> None:
     ids=str,
 )
 def test_a_wrong_argument_is_named(error: Any, options: Any, message: str) -> None:
-    for make in (gfopt.gradient_estimator, gfopt.black_box):
+    for make in (gfopt.gradients.gradient_estimator, gfopt.gradients.black_box):
         with pytest.raises(error, match=message):
             make(sphere, **options)
     with pytest.raises(TypeError, match="^fun must be callable"):
-        gfopt.gradient_estimator(3)
+        gfopt.gradients.gradient_estimator(3)
     with pytest.raises(ValueError, match="^kind must not be 'one_point'"):
-        gfopt.black_box(sphere, "one_point")
+        gfopt.gradients.black_box(sphere, "one_point")
 
 
 # -- noise of narrow trees
@@ -341,7 +351,7 @@ def test_noise_of_narrow_trees_is_that_of_float32(kind: str) -> None:
     # bfloat16 has a mean of -12.4 here at D = 1e6
     d = 20_000
     like = jnp.zeros(d, jnp.bfloat16)
-    family = gfopt.Noise(kind)
+    family = gfopt.noise.Noise(kind)
 
     @jax.jit
     def moments(seed: jax.Array) -> Any:

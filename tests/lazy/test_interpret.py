@@ -31,7 +31,7 @@ def low_rank(name, shape, axes, member):
         return w
     a = normal(f"{name} a {member}", (*shape[:rows], 2)) / 4
     b = normal(f"{name} b {member}", (*shape[:stacked], *shape[rows:], 2))
-    return gfopt.LowRank(w, a, b)
+    return gfopt.lazy.LowRank(w, a, b)
 
 
 def perturbed(kind):
@@ -39,7 +39,7 @@ def perturbed(kind):
         seed = jnp.uint32(7) + jnp.asarray(member, jnp.uint32)
         path = zlib.crc32(name.encode())
         scale = jnp.float32(0.25)
-        return gfopt.Perturbed(normal(name, shape), seed, scale, path, kind)
+        return gfopt.noise.Perturbed(normal(name, shape), seed, scale, path, kind)
 
     return make
 
@@ -83,7 +83,7 @@ def test_stays_lazy(name, kind):
     model, x = MODELS[name], inputs(MODELS[name])
     p = weights(model, KINDS[kind])
     assert has_lazy(p)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(interpret(model.fun))(p, x)
     assert made.list == []
     close(found, dense(model)(p, x), model.tolerance)
@@ -104,7 +104,7 @@ def test_stays_lazy_for_a_whole_population(name, kind):
         p = weights(model, members_of(KINDS[kind]), index)
         return interpret(model.fun)(p, x)
 
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(jax.vmap(member))(jnp.arange(NUM_MEMBERS))
     assert made.list == []
     expected = dense(model)
@@ -123,7 +123,7 @@ def members_of(make):
         leaf = low_rank(name, shape, axes, 0)
         if not has_lazy(leaf):
             return leaf
-        return gfopt.LowRank(leaf.w, leaf.a * (1 + member), leaf.b)
+        return gfopt.lazy.LowRank(leaf.w, leaf.a * (1 + member), leaf.b)
 
     return scaled
 
@@ -172,7 +172,9 @@ def test_convolution_by_a_low_rank_kernel(case):
     del rows[outputs]
     # the columns are the output features; stored last, seen where the kernel has them
     w = normal("w", (*rows, shape[outputs]))
-    kernel = gfopt.LowRank(w, normal("a", (*rows, 2)), normal("b", (shape[outputs], 2)))
+    kernel = gfopt.lazy.LowRank(
+        w, normal("a", (*rows, 2)), normal("b", (shape[outputs], 2))
+    )
     order = [*range(len(rows))]
     order.insert(outputs, len(rows))
 
@@ -181,7 +183,7 @@ def test_convolution_by_a_low_rank_kernel(case):
         return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **options)
 
     x = normal("x", x_shape)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(interpret(convolve))(kernel, x)
     assert made.list == []
     close(found, jax.jit(convolve)(materialise(kernel), x))
@@ -233,7 +235,7 @@ def test_what_is_made_dense_is_counted(case, kind):
     fun, primitive, which = DENSE[case]
     w = KINDS[kind]("w", (D, D), None, 0)
     x = normal("x", (B, D))
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(interpret(fun))(w, x)
     is_lazy = which == "perturbed" and kind == "low_rank"
     assert {name for name, _ in made.list} == (set() if is_lazy else {primitive})
@@ -247,7 +249,9 @@ def test_other_kernels_are_made_dense(kind):
     shape = (3, 4 // groups, 6)
     w, x = normal("w", shape), normal("x", (2, 9, 4))
     if kind == "grouped":
-        kernel = gfopt.LowRank(w, normal("a", (*shape[:2], 2)), normal("b", (6, 2)))
+        kernel = gfopt.lazy.LowRank(
+            w, normal("a", (*shape[:2], 2)), normal("b", (6, 2))
+        )
     else:
         kernel = KINDS[kind]("w", shape, None, 0)
 
@@ -261,7 +265,7 @@ def test_other_kernels_are_made_dense(kind):
             feature_group_count=groups,
         )
 
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(interpret(convolve))(kernel, x)
     assert made.list == [("conv_general_dilated", shape)]
     close(found, jax.jit(convolve)(materialise(kernel), x))
@@ -303,7 +307,7 @@ def test_flax_nnx():
         return nnx.merge(graph, state)(tokens)
 
     lazy = perturbed_tree(state)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(interpret(apply))(lazy, tokens)
     # biases that have an axis of heads, and nothing else
     assert {name for name, _ in made.list} == {"add"}
@@ -327,7 +331,7 @@ def test_equinox():
     tokens = inputs(MODELS["embedding"])[0]
     lazy = perturbed_tree(model)
     arrays, rest = eqx.partition(lazy, eqx.is_array)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(
             lambda arrays, tokens: interpret(apply)(eqx.combine(arrays, rest), tokens)
         )(arrays, tokens)
@@ -364,9 +368,9 @@ def test_arguments_that_are_no_arrays_pass_as_they_are():
 
 def test_counts_nest_and_end():
     w = KINDS["gaussian"]("w", (D, F), None, 0)
-    with gfopt.count_materialisations() as outer:
+    with gfopt.lazy.count_materialisations() as outer:
         interpret(jnp.sin)(w)
-        with gfopt.count_materialisations() as inner:
+        with gfopt.lazy.count_materialisations() as inner:
             interpret(jnp.cos)(w)
     interpret(jnp.tan)(w)
     assert [name for name, _ in outer.list] == ["sin", "cos"]
@@ -375,8 +379,8 @@ def test_counts_nest_and_end():
 
 def test_vectors_and_empty_leaves_are_dense_and_not_counted():
     b = KINDS["gaussian"]("b", (F,), None, 0)
-    empty = gfopt.Perturbed(jnp.zeros((0, F)), jnp.uint32(1), 0.1)
-    with gfopt.count_materialisations() as made:
+    empty = gfopt.noise.Perturbed(jnp.zeros((0, F)), jnp.uint32(1), 0.1)
+    with gfopt.lazy.count_materialisations() as made:
         found = interpret(lambda b, e, x: x * jnp.exp(b) + e.sum())(b, empty, 2.0)
     assert made.count == 0
     close(found, 2.0 * jnp.exp(b.materialise()))

@@ -52,7 +52,7 @@ def stored(shape):
 def low_rank(shape, stacked=0, rows=1):
     rows += stacked
     a, b = (*shape[:rows], 2), (*shape[:stacked], *shape[rows:], 2)
-    return gfopt.LowRank(integers(shape), integers(a, 1), integers(b, 2))
+    return gfopt.lazy.LowRank(integers(shape), integers(a, 1), integers(b, 2))
 
 
 def same(leaf, expected):
@@ -152,7 +152,7 @@ def test_products_are_exact_for_blocks_of_any_size(case, block, monkeypatch):
     def product(w, x):
         return jnp.einsum(subscripts, x, w)
 
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = interpret(product)(leaf, x)
     assert made.list == []
     np.testing.assert_array_equal(found, product(leaf.w, x))
@@ -167,14 +167,14 @@ def test_products_of_low_rank_leaves_are_exact(case):
     def product(w, x):
         return jnp.einsum(subscripts, x, w)
 
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = interpret(product)(leaf, x)
     assert made.list == []
     np.testing.assert_array_equal(found, product(leaf.materialise(), x))
 
 
 def test_a_product_in_low_precision_sums_in_high():
-    w = gfopt.Perturbed(jnp.ones((512, 2), jnp.bfloat16), SEED, 0.0)
+    w = gfopt.noise.Perturbed(jnp.ones((512, 2), jnp.bfloat16), SEED, 0.0)
     x = jnp.concatenate([jnp.full((1, 256), 1.0), jnp.full((1, 256), 0.0078125)], 1)
 
     def product(w, x):
@@ -194,7 +194,7 @@ def perturbed(shape, kind="gaussian", dtype=jnp.float32, scale=0.3):
     """A leaf, and what ``noise.add_scaled`` makes of the same seed."""
     w = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
     z = law.noise_leaf(kind, SEED, PATH, shape)
-    leaf = gfopt.Perturbed(w, SEED, jnp.float32(scale), path_hash=PATH, kind=kind)
+    leaf = gfopt.noise.Perturbed(w, SEED, jnp.float32(scale), path_hash=PATH, kind=kind)
     return leaf, np.asarray(noise.add_scaled(w, z, scale))
 
 
@@ -239,7 +239,7 @@ def test_members_of_a_population_have_their_own_noise():
     w = jnp.ones((5, 8))
 
     def member(seed, sign):
-        leaf = gfopt.Perturbed(w, seed, sign * 0.5, path_hash=PATH)
+        leaf = gfopt.noise.Perturbed(w, seed, sign * 0.5, path_hash=PATH)
         return interpret(lambda w: w[1:3])(leaf)
 
     signs = jnp.array([1.0, -1.0, 1.0, -1.0])
@@ -253,7 +253,7 @@ def test_members_of_a_population_have_their_own_noise():
 def test_units_for_every_element():
     w = jnp.ones((4, 6))
     units = jnp.linspace(0, 1, 24).reshape(4, 6)
-    leaf = gfopt.Perturbed(w, SEED, 0.5, path_hash=PATH, units=units)
+    leaf = gfopt.noise.Perturbed(w, SEED, 0.5, path_hash=PATH, units=units)
     z = law.noise_leaf("gaussian", SEED, PATH, w.shape)
     scale = 0.5 * units
     same(leaf, np.asarray(noise.add_scaled({"w": w}, {"w": z}, {"w": scale})["w"]))
@@ -263,7 +263,7 @@ def test_units_for_every_element():
 def test_low_precision_weights_are_perturbed_in_high():
     """A step of 1e-4 is lost in bfloat16 weights near 1, and kept in the product."""
     w, x = jnp.ones((64, 8), jnp.bfloat16), jnp.ones((1, 64))
-    leaf = gfopt.Perturbed(w, SEED, jnp.float32(1e-4), path_hash=PATH)
+    leaf = gfopt.noise.Perturbed(w, SEED, jnp.float32(1e-4), path_hash=PATH)
     z = np.float64(law.noise_leaf("gaussian", SEED, PATH, (64, 8)))
     scale = np.float64(threefry.round_significant(jnp.float32(1e-4)))
     found = interpret(lambda w, x: x @ w)(leaf, x)
@@ -275,12 +275,12 @@ def test_low_precision_weights_are_perturbed_in_high():
 def test_double_precision_is_kept():
     with jax.enable_x64(True):
         w = jnp.linspace(0, 1, 12, dtype=jnp.float64).reshape(3, 4)
-        leaf = gfopt.Perturbed(w, SEED, jnp.float64(1e-9), path_hash=PATH)
+        leaf = gfopt.noise.Perturbed(w, SEED, jnp.float64(1e-9), path_hash=PATH)
         z = np.float64(law.noise_leaf("gaussian", SEED, PATH, (3, 4)))
         step = np.float64(threefry.round_significant(jnp.float64(1e-9))) * z
         assert leaf.materialise().dtype == jnp.float64
         np.testing.assert_array_equal(leaf.materialise(), np.float64(w) + step)
-        low = gfopt.LowRank(w, jnp.ones((3, 1)) / 3, jnp.ones((4, 1)))
+        low = gfopt.lazy.LowRank(w, jnp.ones((3, 1)) / 3, jnp.ones((4, 1)))
         np.testing.assert_allclose(low.materialise(), w + 1 / 3, rtol=1e-15)
 
 
@@ -306,20 +306,22 @@ def test_names_itself():
 
 def test_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="kind must be one of.*'gaussian'"):
-        gfopt.Perturbed(jnp.ones(3), SEED, 1.0, kind="cauchy")
+        gfopt.noise.Perturbed(jnp.ones(3), SEED, 1.0, kind="cauchy")
     with pytest.raises(ValueError, match=r"scale must be one number.*shape \(3,\)"):
-        gfopt.Perturbed(jnp.ones((2, 3)), SEED, jnp.ones(3)).materialise()
+        gfopt.noise.Perturbed(jnp.ones((2, 3)), SEED, jnp.ones(3)).materialise()
     with pytest.raises(
         ValueError, match=r"units must be of the shape of w, .*got shape \(3,\)"
     ):
-        gfopt.Perturbed(jnp.ones((2, 3)), SEED, 1.0, units=jnp.ones(3)).materialise()
+        gfopt.noise.Perturbed(
+            jnp.ones((2, 3)), SEED, 1.0, units=jnp.ones(3)
+        ).materialise()
 
 
 @pytest.mark.parametrize(
     ("a", "b"), [((4, 2), (3, 2)), ((3, 2), (4, 1)), ((4,), (3,)), ((2, 2, 2), (4, 2))]
 )
 def test_refuses_factors_of_another_matrix(a, b):
-    leaf = gfopt.LowRank(jnp.ones((3, 4)), jnp.ones(a), jnp.ones(b))
+    leaf = gfopt.lazy.LowRank(jnp.ones((3, 4)), jnp.ones(a), jnp.ones(b))
     message = r"a and b must be the factors of w: .*got shapes w \(3, 4\), a"
     with pytest.raises(ValueError, match=message):
         leaf.materialise()

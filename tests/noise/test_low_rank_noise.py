@@ -296,7 +296,7 @@ def quantized(w):
 
 
 def perturbed(w):
-    return gfopt.Perturbed(w, jnp.uint32(5), jnp.float32(0.1))
+    return gfopt.noise.Perturbed(w, jnp.uint32(5), jnp.float32(0.1))
 
 
 COMPOSED = ["transposed", "scanned_stack", "split", "mixed_precision", "decoder"]
@@ -326,7 +326,7 @@ def test_composes_with_a_lazy_base(name, base):
     def densely(fun, p):
         return fun(materialise(p), x)
 
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(jax.vmap(partial(member, lazily)))(seeds)
     assert made.list == []
     expected = jax.jit(jax.vmap(partial(member, densely)))(seeds)

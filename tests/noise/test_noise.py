@@ -427,7 +427,7 @@ def test_sums_of_no_members_change_nothing():
 
 def test_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match="kind must be one of.*did you mean 'gaussian"):
-        gfopt.Noise("gausian")
+        gfopt.noise.Noise("gausian")
     assert gfopt.gaussian() == noise.Noise() and gfopt.rademacher().kind == "rademacher"
 
 

@@ -20,7 +20,7 @@ def value(step: int, row: int, x: np.ndarray) -> float:
 
 @pytest.mark.parametrize("noise", [gfopt.gaussian(), gfopt.rademacher()], ids=str)
 @pytest.mark.parametrize("elites", [None, 1, 4, 5])
-def test_steps_as_its_oracle(noise: gfopt.Noise, elites: int | None) -> None:
+def test_steps_as_its_oracle(noise: gfopt.noise.Noise, elites: int | None) -> None:
     optimizer = gfopt.ARS(
         population_size=10,
         sigma=0.25,

@@ -16,7 +16,7 @@ def test_scales_are_a_change_of_units() -> None:
     """Steps in units of the scale are the plain steps, coordinate by coordinate."""
     scale = jnp.array([0.5, 1.0, 4.0])  # powers of two: exact
     free = jnp.full(3, jnp.inf)
-    bounded = gfopt.Bounded(gfopt.OpenES(), gfopt.Space(-free, free, scale))
+    bounded = gfopt.Bounded(gfopt.OpenES(), gfopt.spaces.Space(-free, free, scale))
     x0 = jnp.array([1.0, -2.0, 3.0])
     seen = solutions(bounded, x0)
     np.testing.assert_array_equal(seen, solutions(bounded.inner, x0 / scale) * scale)
@@ -35,7 +35,7 @@ def solutions(optimizer: Any, x0: jax.Array) -> np.ndarray:
 
 def test_candidates_are_folded() -> None:
     """Outside lies the mirror image of inside: no candidate sticks to a bound."""
-    space = gfopt.Space(jnp.zeros(4), jnp.ones(4), jnp.ones(4))
+    space = gfopt.spaces.Space(jnp.zeros(4), jnp.ones(4), jnp.ones(4))
     optimizer = gfopt.Bounded(gfopt.OpenES(population_size=64, sigma=3.0), space)
     x0 = jnp.full(4, 0.5)
     x, raw = solutions(optimizer, x0), solutions(optimizer.inner, x0)
@@ -49,7 +49,7 @@ def test_candidates_are_folded() -> None:
 
 def test_a_wide_step_fills_the_box_evenly() -> None:
     """Folding a wide normal distribution gives the uniform one, by quartiles."""
-    space = gfopt.Space(jnp.zeros(500), jnp.ones(500), jnp.ones(500))
+    space = gfopt.spaces.Space(jnp.zeros(500), jnp.ones(500), jnp.ones(500))
     optimizer = gfopt.Bounded(gfopt.RandomSearch(population_size=8, sigma=50.0), space)
     x = solutions(optimizer, jnp.full(500, 0.1))
     counts, _ = np.histogram(x, bins=4, range=(0, 1))
@@ -58,7 +58,7 @@ def test_a_wide_step_fills_the_box_evenly() -> None:
 
 
 def test_reasons_to_stop_pass_through() -> None:
-    space = gfopt.Space(-jnp.ones(2), jnp.ones(2), jnp.ones(2))
+    space = gfopt.spaces.Space(-jnp.ones(2), jnp.ones(2), jnp.ones(2))
     for inner, names in (
         (gfopt.SNES(), {"tol_x", "tol_fun", "diverged"}),
         (gfopt.OpenES(), set()),

@@ -321,13 +321,19 @@ def test_particles_go_as_their_variance_does() -> None:
 @pytest.mark.parametrize(
     ("mirror", "holds"),
     [
-        (gfopt.Ball(1.5), lambda x: np.linalg.norm(x, axis=-1) <= 1.5 + 1e-6),
         (
-            gfopt.Ball(2.0, surface=True),
+            gfopt.mirror_maps.Ball(1.5),
+            lambda x: np.linalg.norm(x, axis=-1) <= 1.5 + 1e-6,
+        ),
+        (
+            gfopt.mirror_maps.Ball(2.0, surface=True),
             lambda x: np.abs(np.linalg.norm(x, axis=-1) - 2) < 1e-6,
         ),
-        (gfopt.Box(-0.5, 1.0), lambda x: np.all((x >= -0.5) & (x <= 1), axis=-1)),
-        (gfopt.Simplex(), lambda x: np.abs(x.sum(axis=-1) - 1) < 1e-6),
+        (
+            gfopt.mirror_maps.Box(-0.5, 1.0),
+            lambda x: np.all((x >= -0.5) & (x <= 1), axis=-1),
+        ),
+        (gfopt.mirror_maps.Simplex(), lambda x: np.abs(x.sum(axis=-1) - 1) < 1e-6),
     ],
     ids=["ball", "sphere", "box", "simplex"],
 )
@@ -345,7 +351,7 @@ def test_constraints_hold(mirror: Any, holds: Any) -> None:
         found = np.asarray(method.recommend(jax.tree.map(jnp.asarray, turn.after)))
     assert holds(found)
     nearest = np.asarray(mirror.to_primal(jnp.asarray(target)))
-    if isinstance(mirror, gfopt.Simplex):
+    if isinstance(mirror, gfopt.mirror_maps.Simplex):
         nearest = np.array([1.0, 0, 0, 0])
     assert value(0, 0, found) < value(0, 0, nearest) + (1 if nearest[0] == 1 else 0.05)
 

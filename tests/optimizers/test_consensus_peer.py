@@ -146,8 +146,11 @@ def test_adam() -> None:
 @pytest.mark.parametrize(
     ("mirror", "name"),
     [
-        (gfopt.Ball(0.9), {"name": "ProjectionBall", "radius": 0.9}),
-        (gfopt.Ball(1.1, surface=True), {"name": "ProjectionSphere", "r": 1.1}),
+        (gfopt.mirror_maps.Ball(0.9), {"name": "ProjectionBall", "radius": 0.9}),
+        (
+            gfopt.mirror_maps.Ball(1.1, surface=True),
+            {"name": "ProjectionSphere", "r": 1.1},
+        ),
     ],
     ids=["ball", "sphere"],
 )

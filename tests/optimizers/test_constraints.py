@@ -95,7 +95,9 @@ def test_bad_constraints_are_named(constraints: Any, error: Any, words: str) -> 
 def test_a_method_of_finite_differences_is_refused() -> None:
     for refused in (
         lambda: constrained(gfopt.MeZO(), 1),
-        lambda: gfopt.Bounded(gfopt.MeZO(), gfopt.Space(0.0, 9.0, 1.0, integer=True)),
+        lambda: gfopt.Bounded(
+            gfopt.MeZO(), gfopt.spaces.Space(0.0, 9.0, 1.0, integer=True)
+        ),
         lambda: gfopt.minimize(sphere, [0.0], method="mezo", constraints=half),
     ):
         with pytest.raises(TypeError, match="not one of finite differences"):
@@ -128,7 +130,7 @@ def test_constraints_come_with_aux_keys_bounds_and_integers() -> None:
     result = gfopt.minimize(
         objective,
         [0.0, 0.0],
-        bounds=[gfopt.integer(0, 9), (0, 9)],
+        bounds=[gfopt.spaces.integer(0, 9), (0, 9)],
         constraints=lambda x: x.sum() - 5.5,
         budget=800,
         seed=3,

@@ -276,7 +276,7 @@ def test_a_full_lineage_stops_and_stays_whole() -> None:
 
 def test_the_noise_table_is_slices() -> None:
     """G9: bit-equal to slices of the table in NumPy."""
-    table = gfopt.NoiseTable(size=5000, seed=3)
+    table = gfopt.noise.NoiseTable(size=5000, seed=3)
     numbers, theta = np.asarray(table.table), np.zeros(14, np.float32)
     seeds = np.array([0, 4986, 4987, 2**32 - 1], np.uint32)
     tree = {"a": jnp.zeros(2), "b": jnp.zeros((3, 4))}
@@ -292,7 +292,9 @@ def test_the_noise_table_is_slices() -> None:
 
 def test_a_genome_on_the_noise_table(tmp_path: Path) -> None:
     optimizer = gfopt.DeepGA(
-        population_size=8, num_parents=2, noise=gfopt.NoiseTable(size=3000, seed=1)
+        population_size=8,
+        num_parents=2,
+        noise=gfopt.noise.NoiseTable(size=3000, seed=1),
     )
     result = gfopt.run(optimizer, distance, X0, key=jax.random.key(0), generations=8)
     genome.save(tmp_path / "g", optimizer, result.state)

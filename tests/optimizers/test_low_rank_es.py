@@ -185,7 +185,7 @@ def generation():
 def test_evaluators_agree_and_make_nothing_dense(generation, name):
     optimizer, state, population, expected = generation
     evaluate = evaluation_of(EVALUATORS[name], optimizer)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = evaluate(state, population, TOKENS)
     assert made.list == []
     np.testing.assert_allclose(found.fitness, expected, rtol=1e-5)
@@ -235,7 +235,7 @@ def test_learns_in_bfloat16():
     optimizer = gfopt.OpenES(
         population_size=64, sigma=0.1, learning_rate=0.1, noise=gfopt.low_rank()
     )
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         key = jax.random.key(0)
         result = gfopt.run(optimizer, loss, weights, key=key, generations=100)
     assert made.list == []
@@ -254,7 +254,7 @@ def check_model(apply, weights, noise, *inputs):
         state = optimizer.init(key, weights)
         members = optimizer.ask(key, state).members
         rows = decode_rows(optimizer, state, members)
-        with gfopt.count_materialisations() as made:
+        with gfopt.lazy.count_materialisations() as made:
             found = jax.vmap(
                 lambda m: interpret(apply)(optimizer.decode(state, m), *inputs)
             )(members)

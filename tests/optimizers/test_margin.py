@@ -66,7 +66,7 @@ def test_every_choice_has_its_chance() -> None:
 @pytest.mark.parametrize("method", ["cma_es", "snes", "cross_entropy"])
 def test_integers_go_on_changing(method: str) -> None:
     """On a function of the other coordinates alone, which makes sigma tiny."""
-    bounds = [gfopt.integer(0, 9), gfopt.integer(0, 1), (-1, 1), (-1, 1)]
+    bounds = [gfopt.spaces.integer(0, 9), gfopt.spaces.integer(0, 1), (-1, 1), (-1, 1)]
     made = setup(method, np.array([4.0, 0.0, 0.5, 0.5]), bounds=bounds)
     assert isinstance(made.optimizer.inner, gfopt.Margin)
 
@@ -93,19 +93,19 @@ def test_integers_go_on_changing(method: str) -> None:
 
 
 def test_a_method_without_a_distribution_rounds() -> None:
-    bounds = gfopt.integer(0, 9)
+    bounds = gfopt.spaces.integer(0, 9)
     made = setup("differential_evolution", np.array([1.0, 2.0]), bounds=bounds)
     assert isinstance(made.optimizer.inner, gfopt.DifferentialEvolution)
     space = space_of(bounds, made.x0)
     with pytest.raises(TypeError, match="inner must be a method with a normal"):
         gfopt.Margin(gfopt.DifferentialEvolution(), space)
-    with pytest.raises(TypeError, match="space must be a gfopt.Space"):
+    with pytest.raises(TypeError, match="space must be a gfopt.spaces.Space"):
         gfopt.Margin(gfopt.CMAES(), (0, 9))
 
 
 def test_reasons_to_stop_and_their_tolerances_come_through() -> None:
     result = gfopt.minimize(
-        lambda x: jnp.sum((x - 2.2) ** 2), [1.0, 1.0], bounds=gfopt.integer(0, 9)
+        lambda x: jnp.sum((x - 2.2) ** 2), [1.0, 1.0], bounds=gfopt.spaces.integer(0, 9)
     )
     # all candidates round to the same point
     assert result.message == "converged: flat = True" and result.success
@@ -117,7 +117,7 @@ def test_a_method_with_a_model_rounds() -> None:
         lambda x: float((x[0] - 3.3) ** 2 + (x[1] - 1.5) ** 2),
         [5.0, 3.0],
         method="lq_cma_es",
-        bounds=[gfopt.integer(0, 9), (0, 5)],
+        bounds=[gfopt.spaces.integer(0, 9), (0, 5)],
         budget=80,
     )
     assert found.x[0] == 3.0 and abs(found.x[1] - 1.5) < 0.1

@@ -43,7 +43,7 @@ def x64() -> Any:
 @pytest.mark.parametrize("descent", ["adam", "sgd"])
 @pytest.mark.parametrize("noise", [gfopt.gaussian(), gfopt.rademacher()], ids=str)
 def test_steps_as_its_oracle(
-    x64: None, antithetic: bool, descent: str, noise: gfopt.Noise
+    x64: None, antithetic: bool, descent: str, noise: gfopt.noise.Noise
 ) -> None:
     own = {"adam": oracles.Adam(0.1), "sgd": oracles.SGD(0.1)}[descent]
     oracle = oracles.OpenES(X0, 0.25, own, weight_decay=0.01)

@@ -39,7 +39,9 @@ def network(bits: int = 4, **options: Any) -> Any:
         "out": jax.random.normal(k[1], (3, 24)) / 5,
         "bias": 0.1 * jax.random.normal(k[2], (24,)),
     }
-    return gfopt.quantize(dense, bits=bits, group_size=GROUP, min_size=0, **options)
+    return gfopt.quantization.quantize(
+        dense, bits=bits, group_size=GROUP, min_size=0, **options
+    )
 
 
 def output(p: Any, x: jax.Array) -> jax.Array:
@@ -130,7 +132,7 @@ def moved(mean: Any, z: Any, by: float) -> Any:
 def test_r1_scales_of_published_models(shapes: Any, count: int) -> None:
     """Counted from the shapes of 32 layers; nothing is allocated."""
     stacks = [jax.ShapeDtypeStruct((32, *shape), jnp.bfloat16) for shape in shapes]
-    made = jax.eval_shape(partial(gfopt.quantize, group_size=128), stacks)
+    made = jax.eval_shape(partial(gfopt.quantization.quantize, group_size=128), stacks)
     scales, codes = gfopt.partition(made)
     assert sum(leaf.size for leaf in jax.tree.leaves(scales)) == count
     num_bytes = sum(leaf.size for leaf in jax.tree.leaves(codes))
@@ -260,7 +262,7 @@ def test_r7_nothing_is_added_and_taken_away() -> None:
 def test_r8_groups_of_one_are_mezo_in_other_units(x64: None) -> None:
     """With a scale for each weight, z becomes code * z: that of MeZO, stretched."""
     w = jax.random.normal(jax.random.key(0), (3, 4))
-    leaf = gfopt.quantize(
+    leaf = gfopt.quantization.quantize(
         {"w": w}, bits=8, group_size=1, min_size=0, scale_dtype=jnp.float64
     )
     scales, codes = gfopt.partition(leaf)
@@ -308,7 +310,7 @@ def test_relative_noise_is_in_units_of_the_scale() -> None:
 
 def test_scales_below_zero_stay_below() -> None:
     """Q4_0 files have such scales."""
-    leaf = gfopt.Quantized(
+    leaf = gfopt.quantization.Quantized(
         jnp.zeros((1, 8), jnp.uint8),
         jnp.array([[-0.01, 0.01, -1.0, 1.0]]),
         columns=16,

@@ -173,7 +173,7 @@ def test_a_failed_value_is_left_out_of_the_mean():
     assert float(info.agreement) > 0.3
 
 
-MIXED = gfopt.Space(
+MIXED = gfopt.spaces.Space(
     np.full(5, -5.0), np.full(5, 5.0), np.ones(5), integer=np.arange(5) == 0
 )
 

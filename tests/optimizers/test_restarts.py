@@ -115,7 +115,9 @@ def test_patience_ends_it() -> None:
 
 
 def test_bounds_hold_around_it() -> None:
-    method = gfopt.Bounded(SEARCH, gfopt.Space(*np.full((3, 2), [[1.0], [4.0], [1.0]])))
+    method = gfopt.Bounded(
+        SEARCH, gfopt.spaces.Space(*np.full((3, 2), [[1.0], [4.0], [1.0]]))
+    )
     result = gfopt.minimize(
         rastrigin, [3.5, 2.0], method=method, budget=3000, target=2.1
     )
@@ -123,7 +125,7 @@ def test_bounds_hold_around_it() -> None:
     assert int(result.state.num_restarts) >= 0 and np.all(result.x >= 1)
 
 
-MIXED = {"count": gfopt.integer(0, 20), "rate": gfopt.real(-5, 5)}
+MIXED = {"count": gfopt.spaces.integer(0, 20), "rate": gfopt.spaces.real(-5, 5)}
 
 
 def two_valleys(x: dict[str, float]) -> float:

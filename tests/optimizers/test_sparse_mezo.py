@@ -35,7 +35,7 @@ def loss(w: Any) -> Any:
 @pytest.mark.parametrize(
     ("noise", "size"), [(gfopt.gaussian(), 2), (gfopt.rademacher(), 4)]
 )
-def test_steps_as_its_oracle(noise: gfopt.Noise, size: int) -> None:
+def test_steps_as_its_oracle(noise: gfopt.noise.Noise, size: int) -> None:
     rate, eps = 0.01, 2.0**-6
     method = gfopt.SparseMeZO(
         rate, eps=eps, moving=0.5, noise=noise, population_size=size
@@ -113,7 +113,7 @@ def test_refuses_what_it_cannot_do(tmp_path: Any) -> None:
     for wrong in (0, -1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=f"moving must be .*got {wrong}"):
             gfopt.SparseMeZO(moving=wrong)
-    with pytest.raises(TypeError, match="noise must be a gfopt.Noise"):
+    with pytest.raises(TypeError, match="noise must be a gfopt.noise.Noise"):
         gfopt.SparseMeZO(noise=gfopt.low_rank())
     with pytest.raises(ValueError, match="method must move all weights to be logged"):
         gfopt.minimize(

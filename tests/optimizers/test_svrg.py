@@ -34,7 +34,7 @@ def batches(step: Any, key: Any) -> Any:
 
 
 @pytest.mark.parametrize("noise", [gfopt.gaussian(), gfopt.rademacher()])
-def test_periods_are_those_of_its_oracle(noise: gfopt.Noise) -> None:
+def test_periods_are_those_of_its_oracle(noise: gfopt.noise.Noise) -> None:
     rate, eps, period, num_anchor, num = 0.02, 2.0**-6, 7, 3, 2
     method = gfopt.SVRG(
         rate,

@@ -51,7 +51,7 @@ def quadratic(x: jax.Array) -> jax.Array:
 
 
 @pytest.mark.parametrize("noise", [GAUSSIAN, SIGNS], ids=["gaussian", "rademacher"])
-def test_steps_as_its_oracle(x64: None, noise: gfopt.Noise) -> None:
+def test_steps_as_its_oracle(x64: None, noise: gfopt.noise.Noise) -> None:
     rate, eps = 0.01, 2.0**-10
     optimizer = MeZO(learning_rate=rate, eps=eps, noise=noise)
     state, theta = optimizer.init(jax.random.key(0), jnp.asarray(X0)), X0
@@ -158,7 +158,7 @@ def test_is_one_antithetic_pair_of_an_evolution_strategy(x64: None) -> None:
     ("noise", "factor"), [(GAUSSIAN, 22), (SIGNS, 20)], ids=["gaussian", "rademacher"]
 )
 def test_the_estimate_is_unbiased_and_as_noisy_as_known(
-    noise: gfopt.Noise, factor: float
+    noise: gfopt.noise.Noise, factor: float
 ) -> None:
     # Z1, Z2: on a quadratic E[p z] is the gradient; E|p z|^2 / |gradient|^2 is d + 2
     # for normal noise and d for signs

@@ -163,7 +163,7 @@ def test_layers_of_different_types_are_computed(name: str, tmp_path: Path) -> No
     dense = language.load_gguf(path)
     assert isinstance(dense.weights["layers"], dict)
     found = language.load_gguf(path, quantized=True)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         ours = logits_of(found)
     assert made.list == []
     expected = logits_of(dense)
@@ -178,7 +178,7 @@ def test_layers_of_different_types_are_computed(name: str, tmp_path: Path) -> No
 def test_stacks_of_different_types_are_tuned_and_continued(tmp_path: Path) -> None:
     path = write(tmp_path / "mixed.gguf", types=MIXTURES["Q4_K_M"])
     found = language.load_gguf(path, quantized=True)
-    model = gfopt.CachedModel(found.model, found.weights)
+    model = gfopt.tokens.CachedModel(found.model, found.weights)
     expected = logits_of(found)[0]
     read = gfopt.Objective(
         lambda m: -m.extend(m.start(TOKENS[0, :2], 9)[1], TOKENS[0, 2:])[0].sum()

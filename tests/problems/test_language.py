@@ -150,7 +150,7 @@ def test_perturbed_weights_stay_lazy():
     def value(made):
         return objective.value(made(method.decode(state, member)), None, Inputs())[0]
 
-    with gfopt.count_materialisations() as counts:
+    with gfopt.lazy.count_materialisations() as counts:
         lazy = jax.jit(lambda: value(lambda solution: solution))()
     assert counts.count == 0
     dense = jax.jit(lambda: value(materialise))()

@@ -29,11 +29,13 @@ TOLERANCE = 5e-5
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_transformers(name: str) -> None:
     found = load_safetensors(FOLDER / name)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         logits = jax.jit(found.model.logits)(found.weights, TOKENS)
     assert made.list == []
     query = found.weights["layers"]["query"]
-    assert isinstance(query, gfopt.Quantized) == name.startswith("compressed")
+    assert isinstance(query, gfopt.quantization.Quantized) == name.startswith(
+        "compressed"
+    )
     expected = np.load(FOLDER / name / "logits.npy")
     assert np.abs(expected).max() > 3
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
@@ -43,7 +45,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
 def test_a_text_read_in_parts_has_the_same_logits(name: str) -> None:
     found = load_safetensors(FOLDER / name)
     expected = np.load(FOLDER / name / "logits.npy")[0]
-    model = gfopt.CachedModel(found.model, found.weights)
+    model = gfopt.tokens.CachedModel(found.model, found.weights)
 
     @jax.jit
     def read(tokens: jax.Array) -> Any:

@@ -138,7 +138,7 @@ def test_logits_are_those_of_the_files(folder: Folder) -> None:
     assert found.tokenizer is None
     expected = folder.logits()
     np.testing.assert_allclose(logits_of(found), expected, atol=1e-4)
-    model = gfopt.CachedModel(found.model, found.weights)
+    model = gfopt.tokens.CachedModel(found.model, found.weights)
     first, cache = model.start(jnp.array(TEXT[:4]), 2)
     rest, _ = model.extend(cache, jnp.array(TEXT[4:]))
     np.testing.assert_allclose(first, expected[3], atol=1e-4)
@@ -291,8 +291,8 @@ def test_codes_are_read_with_their_scales(dtype: Any, per: str, folder: Folder) 
         "config_groups": {"group_0": {"weights": {"num_bits": 8, "symmetric": True}}},
     }
     found = folder.load()
-    assert isinstance(found.weights["layers"]["query"], gfopt.Quantized)
-    with gfopt.count_materialisations() as made:
+    assert isinstance(found.weights["layers"]["query"], gfopt.quantization.Quantized)
+    with gfopt.lazy.count_materialisations() as made:
         ours = logits_of(found)
     assert made.list == []
     np.testing.assert_allclose(ours, folder.logits(values), atol=1e-4)
@@ -338,7 +338,7 @@ def test_layers_of_different_types_are_stacks_of_their_own(folder: Folder) -> No
             folder.tensors.pop(f"{name}_scale", None)
     found = folder.load()
     assert [own.stack for own in found.model.layers] == [0, 1]
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         ours = logits_of(found)
     assert made.list == []
     np.testing.assert_allclose(ours, folder.logits(values), atol=1e-4)

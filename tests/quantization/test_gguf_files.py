@@ -69,7 +69,7 @@ def test_weights_are_those_of_the_reference(file: Any, kind: str) -> None:
     found = gguf_files.read_tensors(reader)[kind]
     (tensor,) = (t for t in reader.tensors if t.name == kind)
     expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(SHAPE)
-    assert isinstance(found, gfopt.Quantized) == (kind in LAYOUTS)
+    assert isinstance(found, gfopt.quantization.Quantized) == (kind in LAYOUTS)
     if kind in LAYOUTS:
         found = found.materialise()
     np.testing.assert_array_equal(found, expected)
@@ -81,7 +81,7 @@ def test_a_product_makes_nothing_dense(file: Any, kind: str) -> None:
     found = gguf_files.read_tensors(gguf_files.open_gguf(file))[kind]
     leaf = jax.tree.map(jnp.asarray, found)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 768)), jnp.float32)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         ours = jax.jit(interpret(lambda w, x: x @ w.T))(leaf, x)
     assert made.list == []
     expected = np.asarray(x, np.float64) @ np.asarray(leaf.materialise(), np.float64).T
@@ -181,7 +181,7 @@ def real() -> Any:
 @pytest.mark.real_model
 def test_the_real_model_is_its_dense_self(real: Any) -> None:
     tokens = jnp.asarray(real.encode(["The capital of France is a large city"])[0])
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(real.model.logits)(real.weights, tokens)
     assert made.list == []
     expected = jax.jit(real.model.logits)(materialise(real.weights), tokens)

@@ -13,7 +13,7 @@ import gfopt
 from gfopt.cli.main import main
 from gfopt.lazy.interpreter import interpret
 from gfopt.problems.llama import Llama
-from gfopt.quantization.memory_plan import Decoder, decoder, memory_plan
+from gfopt.quantization.memory import Decoder, decoder, memory_plan
 
 LAYERS, WIDTH, INNER, VOCABULARY = 12, 1024, 2752, 2048
 TOKENS = jax.ShapeDtypeStruct((2, 32), jnp.int32)
@@ -69,7 +69,7 @@ def peak(compiled: Any) -> int:
     ids=["signs", "four directions"],
 )
 def test_a_step_takes_the_memory_of_quantized_inference(optimizer: Any) -> None:
-    quantize = functools.partial(gfopt.quantize, group_size=128)
+    quantize = functools.partial(gfopt.quantization.quantize, group_size=128)
     weights = jax.eval_shape(quantize, shapes())
     scales, codes = gfopt.partition(weights)
 
@@ -87,7 +87,7 @@ def test_a_step_takes_the_memory_of_quantized_inference(optimizer: Any) -> None:
         )
         return made.state, made.history
 
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = peak(step.lower(scales, codes, KEY, TOKENS).compile())
     assert made.list == []
     inference = peak(jax.jit(interpret(loss)).lower(weights, TOKENS).compile())
@@ -98,7 +98,9 @@ def test_a_step_takes_the_memory_of_quantized_inference(optimizer: Any) -> None:
 
 
 def test_the_plan_has_the_bytes_of_the_weights() -> None:
-    quantize = functools.partial(gfopt.quantize, group_size=128, symmetric=False)
+    quantize = functools.partial(
+        gfopt.quantization.quantize, group_size=128, symmetric=False
+    )
     layers = jax.eval_shape(quantize, shapes()["layers"])
     linear = [leaf for name, leaf in layers.items() if "norm" not in name]
     size = sum(leaf.size for leaf in linear)

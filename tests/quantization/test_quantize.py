@@ -28,7 +28,7 @@ def codes_of(leaf: Any) -> np.ndarray:
 @pytest.mark.parametrize("group_size", [4, 8, None])
 def test_symmetric_as_a_loop(bits: int, group_size: int | None) -> None:
     options = {"bits": bits, "group_size": group_size, "min_size": 0}
-    leaf = gfopt.quantize({"w": W}, **options)["w"]
+    leaf = gfopt.quantization.quantize({"w": W}, **options)["w"]
     zero, scales, codes = 2 ** (bits - 1), np.asarray(leaf.scales), codes_of(leaf)
     size = leaf.group_size
     for row in range(5):
@@ -49,7 +49,7 @@ def test_a_zero_point_keeps_zero_and_halves_the_error(bits: int) -> None:
     w[:, 3] = 0
     options = {"bits": bits, "group_size": 8, "min_size": 0}
     found = [
-        gfopt.quantize({"w": w}, symmetric=symmetric, **options)["w"]
+        gfopt.quantization.quantize({"w": w}, symmetric=symmetric, **options)["w"]
         for symmetric in (True, False)
     ]
     errors = [np.abs(np.asarray(leaf.materialise()) - w).mean() for leaf in found]
@@ -68,7 +68,9 @@ def test_a_zero_point_keeps_zero_and_halves_the_error(bits: int) -> None:
 @pytest.mark.parametrize("axis", [0, 1, -2])
 def test_any_axis_is_cut_into_groups(axis: int) -> None:
     w = np.random.default_rng(2).normal(size=(8, 6, 12)).astype(np.float32)
-    leaf = gfopt.quantize({"w": w}, bits=8, axis=axis, group_size=4, min_size=0)["w"]
+    leaf = gfopt.quantization.quantize(
+        {"w": w}, bits=8, axis=axis, group_size=4, min_size=0
+    )["w"]
     assert leaf.shape == w.shape
     np.testing.assert_allclose(leaf.materialise(), w, atol=0.02)
 
@@ -77,12 +79,12 @@ def test_a_codebook_is_nearest_and_a_fitted_one_is_better() -> None:
     w = np.random.default_rng(3).standard_t(4, size=(16, 64)).astype(np.float32)
     even = np.linspace(-1, 1, 16)
     options = {"group_size": None, "min_size": 0}
-    plain = gfopt.quantize({"w": w}, codebook=even, **options)["w"]
+    plain = gfopt.quantization.quantize({"w": w}, codebook=even, **options)["w"]
     share = w / np.abs(w).max(axis=1, keepdims=True)
     nearest = even[np.abs(share[..., None] - even).argmin(axis=-1)]
     expected = nearest * np.abs(w).max(axis=1, keepdims=True)
     np.testing.assert_allclose(plain.materialise(), expected, rtol=1e-5, atol=1e-6)
-    fitted = gfopt.quantize({"w": w}, codebook="fitted", **options)["w"]
+    fitted = gfopt.quantization.quantize({"w": w}, codebook="fitted", **options)["w"]
     assert fitted.scales.shape == (16, 1)
     errors = [
         np.mean((np.asarray(leaf.materialise()) - w) ** 2) for leaf in (plain, fitted)
@@ -109,22 +111,26 @@ def test_which_leaves_are_quantized() -> None:
         "vector": jnp.ones(4096),
         "count": jnp.ones((64, 64), jnp.int32),
     }
-    made = gfopt.quantize(params)
+    made = gfopt.quantization.quantize(params)
     assert [name for name, leaf in made.items() if is_lazy(leaf)] == ["w"]
     # another width for the rest; what is quantized stays
-    more = gfopt.quantize(made, bits=8, where=lambda path, _: path == "final_norm")
+    more = gfopt.quantization.quantize(
+        made, bits=8, where=lambda path, _: path == "final_norm"
+    )
     assert (more["w"].bits, more["final_norm"].bits) == (4, 8)
-    zeros = gfopt.quantize({"w": jnp.zeros((64, 64))})
+    zeros = gfopt.quantization.quantize({"w": jnp.zeros((64, 64))})
     np.testing.assert_array_equal(materialise(zeros)["w"], 0)
 
 
 def test_dtypes() -> None:
     w = jnp.asarray(W, jnp.bfloat16)
-    leaf = gfopt.quantize({"w": w}, min_size=0, scale_dtype=jnp.float16)["w"]
+    leaf = gfopt.quantization.quantize({"w": w}, min_size=0, scale_dtype=jnp.float16)[
+        "w"
+    ]
     assert (leaf.dtype, leaf.scales.dtype) == (jnp.bfloat16, jnp.float16)
     assert leaf.materialise().dtype == jnp.bfloat16
-    whole = jax.jit(lambda p: gfopt.quantize(p, min_size=0))({"w": W})["w"]
-    again = gfopt.quantize({"w": W}, min_size=0)["w"]
+    whole = jax.jit(lambda p: gfopt.quantization.quantize(p, min_size=0))({"w": W})["w"]
+    again = gfopt.quantization.quantize({"w": W}, min_size=0)["w"]
     np.testing.assert_array_equal(whole.codes, again.codes)
 
 
@@ -143,4 +149,4 @@ def test_dtypes() -> None:
 )
 def test_bad_arguments_are_refused(options: Any, error: Any, match: str) -> None:
     with pytest.raises(error, match=match):
-        gfopt.quantize({"w": W}, **options)
+        gfopt.quantization.quantize({"w": W}, **options)

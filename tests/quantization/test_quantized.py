@@ -36,7 +36,7 @@ def normal(name: str, shape: tuple[int, ...]) -> jax.Array:
 
 def weights(model: Any, **options: Any) -> Any:
     params = {name: normal(name, shape) for name, shape in model.weights.items()}
-    return gfopt.quantize(params, **SMALL | options)
+    return gfopt.quantization.quantize(params, **SMALL | options)
 
 
 def inputs(model: Any) -> jax.Array:
@@ -56,7 +56,7 @@ def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 def same_as_dense(fun: Any, p: Any, x: Any, tolerance: float = 1e-5) -> None:
     """Asserts that nothing is made dense, and that it makes no difference."""
     assert has_lazy(p)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = jax.jit(interpret(fun))(p, x)
     assert made.list == []
     close(found, jax.jit(lambda p, x: fun(materialise(p), x))(p, x), tolerance)
@@ -73,8 +73,8 @@ def test_every_kind_stays_lazy_in_a_decoder(kind: str) -> None:
     model = MODELS["decoder"]
     p = {name: normal(name, shape) for name, shape in model.weights.items()}
     # rows of the table are looked up: its last axis is cut into groups
-    p = gfopt.quantize(p, where=lambda path, _: path == "table", **SMALL)
-    p = gfopt.quantize(p, **SMALL | KINDS[kind])
+    p = gfopt.quantization.quantize(p, where=lambda path, _: path == "table", **SMALL)
+    p = gfopt.quantization.quantize(p, **SMALL | KINDS[kind])
     assert "norm" in p and has_lazy(p["table"]) and not has_lazy(p["norm"])
     same_as_dense(model.fun, p, inputs(model))
 
@@ -96,7 +96,7 @@ class Network(nnx.Module):
 def test_flax_nnx() -> None:
     structure, params = nnx.split(Network())
     params = nnx.to_pure_dict(params)
-    p = gfopt.quantize(params, axis=-2, **SMALL)
+    p = gfopt.quantization.quantize(params, axis=-2, **SMALL)
     assert sum(map(is_lazy, flat(p))) == 2
     same_as_dense(lambda p, x: nnx.merge(structure, p)(x), p, normal("x", (5, 6)))
 
@@ -104,7 +104,7 @@ def test_flax_nnx() -> None:
 def test_equinox() -> None:
     model = eqx.nn.MLP(6, 3, 16, 1, key=jax.random.key(0))
     arrays, rest = eqx.partition(model, eqx.is_array)
-    p = gfopt.quantize(arrays, **SMALL)
+    p = gfopt.quantization.quantize(arrays, **SMALL)
     assert sum(map(is_lazy, flat(p))) == 2
     same_as_dense(
         lambda p, x: jax.vmap(eqx.combine(p, rest))(x), p, normal("x", (5, 6))
@@ -118,7 +118,9 @@ def flat(tree: Any) -> list[Any]:
 def test_perturbed_scales_are_drawn_where_they_are_used() -> None:
     """A lazy leaf of lazy scales: equal to the dense sum, in every block."""
     leaf = weights(MODELS["scanned_stack"])["w"]
-    scales = gfopt.Perturbed(leaf.scales, jnp.uint32(3), 0.1, 77, units=leaf.scales)
+    scales = gfopt.noise.Perturbed(
+        leaf.scales, jnp.uint32(3), 0.1, 77, units=leaf.scales
+    )
     perturbed = dataclasses.replace(leaf, scales=scales)
     plain = dataclasses.replace(leaf, scales=scales.materialise())
     p = {"w": perturbed, "b": jnp.zeros(leaf.shape[:2])}

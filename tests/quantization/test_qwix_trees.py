@@ -23,7 +23,7 @@ WAYS = {
 @pytest.mark.parametrize("kind", [jnp.int4, jnp.int8])
 def test_values_are_those_of_qwix(kind, way):
     theirs = qwix.quantize(W, kind, **WAYS[way])
-    ours = gfopt.from_qwix({"w": theirs})["w"]
+    ours = gfopt.quantization.from_qwix({"w": theirs})["w"]
     np.testing.assert_array_equal(ours.materialise(), qwix.dequantize(theirs))
     assert (ours.zeros is not None) == (way == "asymmetric")
     assert ours.bits == jnp.iinfo(kind).bits
@@ -32,7 +32,7 @@ def test_values_are_those_of_qwix(kind, way):
 
 def test_an_odd_axis_is_padded():
     theirs = qwix.quantize(W[:33], jnp.int4, channelwise_axes=[1])
-    ours = gfopt.from_qwix(theirs)
+    ours = gfopt.quantization.from_qwix(theirs)
     np.testing.assert_array_equal(ours.materialise(), qwix.dequantize(theirs))
 
 
@@ -44,9 +44,9 @@ def test_a_flax_model_of_theirs_is_tuned_through_its_scales():
     tuned = qwix.quantize_model(model, qwix.PtqProvider([rule]))
     shapes = jax.eval_shape(tuned.init, jax.random.key(2), x)["params"]
     params = model.init(jax.random.key(2), x)["params"]
-    tree = gfopt.from_qwix(qwix.quantize_params(params, shapes))
+    tree = gfopt.quantization.from_qwix(qwix.quantize_params(params, shapes))
     assert tree["kernel"].scales.shape == (32, 4)
-    with gfopt.count_materialisations() as made:
+    with gfopt.lazy.count_materialisations() as made:
         found = interpret(lambda p: model.apply({"params": p}, x))(tree)
     assert made.count == 0
     np.testing.assert_allclose(found, model.apply({"params": params}, x), atol=0.3)
@@ -74,4 +74,4 @@ def test_refuses_what_has_no_like_here():
         qwix.quantize(W[:63], jnp.int4, channelwise_axes=[1], tiled_axes={0: 9}),
     ):
         with pytest.raises(ValueError, match="params must have .*got .* 'layer/w'"):
-            gfopt.from_qwix({"layer": {"w": array}})
+            gfopt.quantization.from_qwix({"layer": {"w": array}})

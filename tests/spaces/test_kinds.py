@@ -20,7 +20,7 @@ UPPER = np.array([3.0, 1e4, 4.0, 500.0, np.inf, np.inf])
 LOG = np.array([False, True, False, True, False, False])
 INTEGER = np.array([False, False, True, True, True, True])
 SCALE = np.array([1.0, 2.0, 1.5, 0.5, 3.0, 1.0])
-SPACE = gfopt.Space(LOWER, UPPER, SCALE, LOG, INTEGER)
+SPACE = gfopt.spaces.Space(LOWER, UPPER, SCALE, LOG, INTEGER)
 SEARCH = st.lists(
     st.floats(-60, 60, width=32, allow_subnormal=False), min_size=6, max_size=6
 )
@@ -64,21 +64,21 @@ def test_an_open_side_has_no_last_integer() -> None:
 
 
 def test_all_integers_are_as_wide() -> None:
-    space = gfopt.Space(np.zeros(1), np.full(1, 3.0), np.ones(1), integer=True)
+    space = gfopt.spaces.Space(np.zeros(1), np.full(1, 3.0), np.ones(1), integer=True)
     y = jnp.linspace(-8.5, 7.5, 1601)[:-1, None] + 0.005
     counts = np.bincount(np.asarray(jax.vmap(space.solution)(y))[:, 0].astype(int))
     np.testing.assert_allclose(counts, 400, atol=4)
 
 
 def test_a_log_scale_takes_factors_for_steps() -> None:
-    space = gfopt.Space(1e-4, 1.0, np.log(10.0), log=True)
+    space = gfopt.spaces.Space(1e-4, 1.0, np.log(10.0), log=True)
     found = jax.vmap(space.solution)(jnp.array([-3.0, -2.0, -1.0, 0.5]))
     np.testing.assert_allclose(found, [1e-3, 1e-2, 1e-1, 10**-0.5], rtol=1e-5)
 
 
 def test_choices_are_searched_one_by_one() -> None:
     space = space_of(
-        {"a": gfopt.real(0, 1), "w": gfopt.categorical(3)},
+        {"a": gfopt.spaces.real(0, 1), "w": gfopt.spaces.categorical(3)},
         x0 := {"a": np.float64(0.5), "w": np.array([2.0, 0.0])},
     )
     y = space.search(x0)
@@ -91,7 +91,11 @@ def test_choices_are_searched_one_by_one() -> None:
 
 
 def test_domains_of_a_flat_solution_mix_with_pairs() -> None:
-    bounds = [gfopt.real(1, 100, log=True), (0, None), gfopt.integer(-1, 4)]
+    bounds = [
+        gfopt.spaces.real(1, 100, log=True),
+        (0, None),
+        gfopt.spaces.integer(-1, 4),
+    ]
     space = space_of(bounds, np.array([10.0, 1.0, 2.0]))
     np.testing.assert_array_equal(space.lower, [1, 0, -1])
     np.testing.assert_array_equal(space.upper, [100, np.inf, 4])
@@ -103,17 +107,20 @@ def test_domains_of_a_flat_solution_mix_with_pairs() -> None:
 
 def test_one_domain_serves_all_numbers_of_a_tree() -> None:
     x0 = {"a": np.zeros(2), "b": np.zeros((2, 1))}
-    space = space_of(gfopt.integer(0, 5), x0)
+    space = space_of(gfopt.spaces.integer(0, 5), x0)
     assert space.integer["b"].shape == (2, 1) and np.all(space.integer["a"])
     assert space.log is None and space.choices == ()
-    assert space_of(gfopt.categorical(2), x0).choices == (2, 2)
+    assert space_of(gfopt.spaces.categorical(2), x0).choices == (2, 2)
 
 
 def test_the_middle() -> None:
-    bounds = {"a": gfopt.real(1, 100, log=True), "w": gfopt.categorical(3)}
+    bounds = {
+        "a": gfopt.spaces.real(1, 100, log=True),
+        "w": gfopt.spaces.categorical(3),
+    }
     middle = middle_of(bounds)
     assert middle["a"] == pytest.approx(10) and middle["w"] == 0
-    assert middle_of([(0, 4), gfopt.integer(0, 5)]).tolist() == [2, 2]
+    assert middle_of([(0, 4), gfopt.spaces.integer(0, 5)]).tolist() == [2, 2]
     for bounds, words in (((0, None), "x0 must be given"), ([(0, None)], "no middle")):
         with pytest.raises(ValueError, match=words):
             middle_of(bounds)
@@ -122,26 +129,74 @@ def test_the_middle() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: gfopt.real(0, 1, log=True), ValueError, "lower must be above 0"),
-        (lambda: gfopt.integer(0, 9, log=True), ValueError, "1 or above for integers"),
-        (lambda: gfopt.integer(0.5, 9), ValueError, "lower must be a whole number"),
-        (lambda: gfopt.integer(0, 9.5), ValueError, "upper must be a whole number"),
-        (lambda: gfopt.real(2, 1), ValueError, "lower must be below or equal to up"),
-        (lambda: gfopt.real("0", 1), TypeError, "lower must be a number"),
-        (lambda: gfopt.real(0.1, 1, log=1), TypeError, "log must be True or False"),
-        (lambda: gfopt.categorical(0), ValueError, "choices must be an integer, 1"),
-        (lambda: gfopt.categorical(2.0), TypeError, "choices must be an integer"),
-        (lambda: gfopt.Space(0.0, 1.0, 1.0, log=3.0), TypeError, "log must be True"),
-        (lambda: gfopt.Space(0.0, 1.0, 1.0, integer=[True]), ValueError, "structure"),
-        (lambda: gfopt.Space(0.0, 1.0, 1.0, choices=(2, 2)), ValueError, "choices"),
-        (lambda: gfopt.Space(0.0, 3.0, 1.0, choices=(3,)), ValueError, "0 and 2"),
         (
-            lambda: space_of([gfopt.categorical(2), (0, 1)], np.zeros(2)),
+            lambda: gfopt.spaces.real(0, 1, log=True),
+            ValueError,
+            "lower must be above 0",
+        ),
+        (
+            lambda: gfopt.spaces.integer(0, 9, log=True),
+            ValueError,
+            "1 or above for integers",
+        ),
+        (
+            lambda: gfopt.spaces.integer(0.5, 9),
+            ValueError,
+            "lower must be a whole number",
+        ),
+        (
+            lambda: gfopt.spaces.integer(0, 9.5),
+            ValueError,
+            "upper must be a whole number",
+        ),
+        (
+            lambda: gfopt.spaces.real(2, 1),
+            ValueError,
+            "lower must be below or equal to up",
+        ),
+        (lambda: gfopt.spaces.real("0", 1), TypeError, "lower must be a number"),
+        (
+            lambda: gfopt.spaces.real(0.1, 1, log=1),
+            TypeError,
+            "log must be True or False",
+        ),
+        (
+            lambda: gfopt.spaces.categorical(0),
+            ValueError,
+            "choices must be an integer, 1",
+        ),
+        (
+            lambda: gfopt.spaces.categorical(2.0),
+            TypeError,
+            "choices must be an integer",
+        ),
+        (
+            lambda: gfopt.spaces.Space(0.0, 1.0, 1.0, log=3.0),
+            TypeError,
+            "log must be True",
+        ),
+        (
+            lambda: gfopt.spaces.Space(0.0, 1.0, 1.0, integer=[True]),
+            ValueError,
+            "structure",
+        ),
+        (
+            lambda: gfopt.spaces.Space(0.0, 1.0, 1.0, choices=(2, 2)),
+            ValueError,
+            "choices",
+        ),
+        (
+            lambda: gfopt.spaces.Space(0.0, 3.0, 1.0, choices=(3,)),
+            ValueError,
+            "0 and 2",
+        ),
+        (
+            lambda: space_of([gfopt.spaces.categorical(2), (0, 1)], np.zeros(2)),
             ValueError,
             "categorical",
         ),
         (
-            lambda: space_of({"a": gfopt.real(0, 1)}, {"b": np.zeros(1)}),
+            lambda: space_of({"a": gfopt.spaces.real(0, 1)}, {"b": np.zeros(1)}),
             ValueError,
             None,
         ),
@@ -164,9 +219,9 @@ def test_every_call_gets_whole_numbers(method: str) -> None:
         return (x["n"] - 4.4) ** 2 + abs(np.log10(x["lr"]) + 2) + (x["w"] != 1)
 
     bounds = {
-        "n": gfopt.integer(0, 7),
-        "w": gfopt.categorical(3),
-        "lr": gfopt.real(1e-4, 1, log=True),
+        "n": gfopt.spaces.integer(0, 7),
+        "w": gfopt.spaces.categorical(3),
+        "lr": gfopt.spaces.real(1e-4, 1, log=True),
     }
     result = gfopt.minimize(f, None, method=method, bounds=bounds, budget=150, seed=1)
     n, w, lr = np.array(seen).T

@@ -46,7 +46,7 @@ def test_the_fold_reflects():
         [(0, 1), (None, 2)],
         np.array([[0, 1], [-np.inf, 2]]),
         scipy.optimize.Bounds([0, -np.inf], [1, 2]),
-        gfopt.Space(np.array([0, -np.inf]), np.array([1.0, 2.0]), np.ones(2)),
+        gfopt.spaces.Space(np.array([0, -np.inf]), np.array([1.0, 2.0]), np.ones(2)),
     ],
     ids=["pairs", "array", "scipy", "space"],
 )
@@ -81,7 +81,7 @@ def test_bad_bounds_are_named(bounds, error, message):
 
 
 def test_a_space_maps_there_and_back():
-    space = gfopt.Space(np.zeros(2), np.full(2, np.inf), np.array([2.0, 0.5]))
+    space = gfopt.spaces.Space(np.zeros(2), np.full(2, np.inf), np.array([2.0, 0.5]))
     x = jnp.array([3.0, 0.25])
     np.testing.assert_array_equal(space.solution(space.search(x)), x)
     assert space.contains(x) and not space.contains(-x)
@@ -106,7 +106,7 @@ def test_bounds_are_per_leaf_and_broadcast():
     x0 = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(2)}
     lower = {"a": np.array([-1.0, -2.0, -3.0]), "b": -np.inf}
     upper = {"a": 1.0, "b": np.array([4.0, 5.0])}
-    space = gfopt.Space(lower, upper, {"a": 1.0, "b": 2.0})
+    space = gfopt.spaces.Space(lower, upper, {"a": 1.0, "b": 2.0})
     spread = space_of(space, x0)
     np.testing.assert_array_equal(spread.lower["a"], np.tile([-1, -2, -3], (2, 1)))
     np.testing.assert_array_equal(spread.upper["b"], [4, 5])
@@ -141,7 +141,7 @@ def test_bounds_are_per_leaf_and_broadcast():
 )
 def test_a_bad_space_is_named(lower, upper, scale, error, message):
     with pytest.raises(error, match=message):
-        gfopt.Space(lower, upper, scale)
+        gfopt.spaces.Space(lower, upper, scale)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_bad_space_is_named(lower, upper, scale, error, message):
     ],
 )
 def test_a_solution_that_does_not_fit_is_named(solution, message):
-    space = gfopt.Space(np.zeros(2), np.ones(2), 1.0)
+    space = gfopt.spaces.Space(np.zeros(2), np.ones(2), 1.0)
     with pytest.raises(ValueError, match=message):
         space.check(solution)
     jax.eval_shape(space.check, jnp.ones(2))  # what is traced may be anywhere
@@ -163,9 +163,12 @@ def test_a_solution_that_does_not_fit_is_named(solution, message):
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        (gfopt.Space([0.0], [1.0], [1.0]), None),
-        (gfopt.Space([0.0, 0.0], [1.0, 1.0], [1.0, 1.0]), "structure of x0"),
-        (gfopt.Space(np.zeros(3), np.ones(3), 1.0), "broadcast to a leaf of shape"),
+        (gfopt.spaces.Space([0.0], [1.0], [1.0]), None),
+        (gfopt.spaces.Space([0.0, 0.0], [1.0, 1.0], [1.0, 1.0]), "structure of x0"),
+        (
+            gfopt.spaces.Space(np.zeros(3), np.ones(3), 1.0),
+            "broadcast to a leaf of shape",
+        ),
         (scipy.optimize.Bounds([0, 0, 0], [1, 1, 1]), "broadcast to a leaf of shape"),
         (scipy.optimize.Bounds([0, 2], [1, 1]), "no lower number above its upper"),
         (scipy.optimize.Bounds([0, np.nan], [1, 1]), "and no NaN"),

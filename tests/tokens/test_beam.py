@@ -16,7 +16,7 @@ from gfopt.tokens.scores import Continuation
 
 SIZE = 6
 TABLE = jax.random.normal(jax.random.key(3), (SIZE, SIZE))
-BIGRAMS = gfopt.FunctionModel(lambda table, tokens: table[tokens], TABLE)
+BIGRAMS = gfopt.tokens.FunctionModel(lambda table, tokens: table[tokens], TABLE)
 PROMPT = jnp.array([0])
 EMPTY = jnp.full(5, -1)
 
@@ -32,7 +32,7 @@ class Table:
 
 
 def made(model=BIGRAMS, prompt=PROMPT, **options):
-    return gfopt.Beast(model, prompt, **options)
+    return gfopt.tokens.Beast(model, prompt, **options)
 
 
 def ran(beast, score, x0=EMPTY, steps=None, seed=0, **options):
@@ -80,7 +80,7 @@ def test_r2_all_tokens_of_one_beam_is_greedy_append():
 
 
 def test_r3_all_tokens_and_likelihood_is_exact_beam_search():
-    score = gfopt.Fluency(BIGRAMS, PROMPT, total=True)
+    score = gfopt.tokens.Fluency(BIGRAMS, PROMPT, total=True)
     for width in (1, 3):
         beast = made(beam_width=width, num_candidates=SIZE, scores_first=True)
         result = ran(beast, score)
@@ -128,11 +128,15 @@ def test_r5_ties_go_to_the_first_and_nothing_is_nan():
 
 
 def test_r6_chunks_change_nothing():
-    score = gfopt.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
+    score = gfopt.tokens.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
     beast = made(beam_width=3, num_candidates=4)
     results = [
         ran(beast, score, evaluator=evaluator)
-        for evaluator in (gfopt.vmapped(), gfopt.chunked(5), gfopt.shared_prefix())
+        for evaluator in (
+            gfopt.vmapped(),
+            gfopt.chunked(5),
+            gfopt.tokens.shared_prefix(),
+        )
     ]
     for other in results[1:]:
         assert np.array_equal(other.state.beams.tokens, results[0].state.beams.tokens)
@@ -162,7 +166,7 @@ def test_r8_the_best_so_far_only_falls():
 
 
 def test_r9_a_wide_beam_sees_everything():
-    model = gfopt.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
+    model = gfopt.tokens.FunctionModel(lambda w, tokens: jnp.zeros((tokens.size, 2)))
     beast = made(model, beam_width=512, num_candidates=2)
     result = ran(beast, Table(), jnp.full(10, -1))
     texts = [
@@ -180,12 +184,12 @@ def test_r9_a_wide_beam_sees_everything():
 
 
 def test_r10_padding_does_not_count():
-    model = gfopt.CachedModel(MODEL, small_weights())
+    model = gfopt.tokens.CachedModel(MODEL, small_weights())
     prompt, target = jnp.array([3, 1, 4]), jnp.array([5, 9])
     tail = jnp.array([2])
-    score = gfopt.Targeted(model, prompt, target, tail)
+    score = gfopt.tokens.Targeted(model, prompt, target, tail)
     text = jnp.array([6, 5, -1, -1])
-    padded = gfopt.Targeted(
+    padded = gfopt.tokens.Targeted(
         model, jnp.array([3, 1, 4, -1, -1]), jnp.array([5, 9, -1]), tail
     )
     found = jax.jit(lambda: (score(text[:2]), score(text), padded(text)))()
@@ -223,7 +227,7 @@ def test_candidates_are_distinct_children_of_their_beams():
 
 def test_caches_follow_their_texts():
     """After steps in which beams die and multiply the logits are those of the texts."""
-    model = gfopt.CachedModel(MODEL, small_weights())
+    model = gfopt.tokens.CachedModel(MODEL, small_weights())
     prompt = jnp.array([3, 1, 4])
     beast = made(model, prompt, beam_width=4, num_candidates=3)
     result = ran(beast, Table(), jnp.full(7, -1), steps=4)
@@ -247,7 +251,7 @@ def test_slots_keep_those_that_are_chosen():
 
 
 def test_only_every_third_token_is_chosen():
-    score = gfopt.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
+    score = gfopt.tokens.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
     beast = made(beam_width=2, num_candidates=3, ngram=3)
     result = ran(beast, score, jnp.full(8, -1), steps=3)
     # 1 drawn; chosen: the 2nd, 5th and 8th
@@ -323,10 +327,10 @@ def test_finalists_of_a_random_score_are_evaluated_again(trials):
 
 
 def test_a_random_score_from_the_cache_and_its_finalists():
-    model = gfopt.CachedModel(MODEL, small_weights())
+    model = gfopt.tokens.CachedModel(MODEL, small_weights())
     prompt = jnp.array([3, 1, 4])
-    score = gfopt.Untargeted(model, prompt, jnp.array([2]), num_sampled=3)
-    objective = gfopt.token_counting(score, takes_key=True)
+    score = gfopt.tokens.Untargeted(model, prompt, jnp.array([2]), num_sampled=3)
+    objective = gfopt.tokens.token_counting(score, takes_key=True)
     beast = made(
         model,
         prompt,
@@ -337,7 +341,7 @@ def test_a_random_score_from_the_cache_and_its_finalists():
     )
     results = [
         ran(beast, objective, jnp.full(4, -1), 4, evaluator=e)
-        for e in (gfopt.vmapped(), gfopt.shared_prefix())
+        for e in (gfopt.vmapped(), gfopt.tokens.shared_prefix())
     ]
     assert np.array_equal(results[0].state.best, results[1].state.best)
     np.testing.assert_allclose(
@@ -347,33 +351,33 @@ def test_a_random_score_from_the_cache_and_its_finalists():
 
 
 def test_universal_and_several_models_from_their_caches():
-    small = gfopt.CachedModel(MODEL, small_weights())
+    small = gfopt.tokens.CachedModel(MODEL, small_weights())
     table = jax.random.normal(jax.random.key(0), (VOCABULARY, VOCABULARY))
-    other = gfopt.FunctionModel(lambda table, tokens: table[tokens], table)
+    other = gfopt.tokens.FunctionModel(lambda table, tokens: table[tokens], table)
     prompts, targets = jnp.array([[3, 1], [4, -1]]), jnp.array([[5, 9], [2, -1]])
-    universal = gfopt.Universal(gfopt.Targeted(small, prompts, targets))
-    both = gfopt.Total(
-        tuple(gfopt.Targeted(m, prompts[0], targets[0]) for m in (small, other)),
+    universal = gfopt.tokens.Universal(gfopt.tokens.Targeted(small, prompts, targets))
+    both = gfopt.tokens.Total(
+        tuple(gfopt.tokens.Targeted(m, prompts[0], targets[0]) for m in (small, other)),
         weights=(1.0, 0.5),
     )
     cases = [
-        (gfopt.SeveralPrompts(small), prompts, universal),
-        (gfopt.SeveralModels((small, other)), prompts[0], both),
+        (gfopt.tokens.SeveralPrompts(small), prompts, universal),
+        (gfopt.tokens.SeveralModels((small, other)), prompts[0], both),
     ]
     for model, prompt, score in cases:
         beast = made(model, prompt, beam_width=3, num_candidates=3)
-        objective = gfopt.token_counting(score)
+        objective = gfopt.tokens.token_counting(score)
         results = [
             ran(beast, objective, jnp.full(4, -1), evaluator=e)
-            for e in (gfopt.vmapped(), gfopt.shared_prefix())
+            for e in (gfopt.vmapped(), gfopt.tokens.shared_prefix())
         ]
         assert np.array_equal(results[0].recommended, results[1].recommended)
         np.testing.assert_allclose(
             results[0].history["fitness"], results[1].history["fitness"], rtol=1e-4
         )
     apart = [
-        gfopt.Targeted(small, prompts[0], targets[0]),
-        gfopt.Targeted(small, prompts[1, :1], targets[1, :1]),
+        gfopt.tokens.Targeted(small, prompts[0], targets[0]),
+        gfopt.tokens.Targeted(small, prompts[1, :1], targets[1, :1]),
     ]
     text = jnp.array([7, 8, -1])
     expected, found = jax.jit(
@@ -384,10 +388,14 @@ def test_universal_and_several_models_from_their_caches():
 
 def test_tokens_are_counted_and_limited():
     target, tail = jnp.array([3, 1]), jnp.array([2, 2, 2])
-    score = gfopt.Targeted(BIGRAMS, jnp.array([0, 4]), target, tail)
+    score = gfopt.tokens.Targeted(BIGRAMS, jnp.array([0, 4]), target, tail)
     beast = made(prompt=jnp.array([0, 4]), beam_width=3, num_candidates=4)
-    whole = ran(beast, gfopt.token_counting(score))
-    shared = ran(beast, gfopt.token_counting(score), evaluator=gfopt.shared_prefix())
+    whole = ran(beast, gfopt.tokens.token_counting(score))
+    shared = ran(
+        beast,
+        gfopt.tokens.token_counting(score),
+        evaluator=gfopt.tokens.shared_prefix(),
+    )
     proposals = 2 + 3 * 4
     rest = 3 + 2
     assert shared.state.num_tokens == proposals + 48 * (1 + rest)
@@ -400,12 +408,12 @@ def test_tokens_are_counted_and_limited():
     def stop(state, info):
         return limited.stop(state)["max_tokens"]
 
-    found = ran(limited, gfopt.token_counting(score), stop=stop)
+    found = ran(limited, gfopt.tokens.token_counting(score), stop=stop)
     assert counts(found).tolist() == [12, 0, 0, 0]
 
 
 def test_one_program_for_all_lengths_and_weights():
-    score = gfopt.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
+    score = gfopt.tokens.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
     beast = made(beam_width=2, num_candidates=2)
     traced = []
 
@@ -414,15 +422,15 @@ def test_one_program_for_all_lengths_and_weights():
         traced.append(None)
         population = beast.ask(key, state)
         inputs = gfopt.core.objective.Inputs()
-        evaluation = gfopt.shared_prefix()(
+        evaluation = gfopt.tokens.shared_prefix()(
             key, gfopt.Objective(score), beast, state, population, inputs
         )
         return beast.tell(state, population, evaluation)[0]
 
     for scale in (1.0, 2.0):
-        model = gfopt.FunctionModel(BIGRAMS.fun, TABLE * scale)
+        model = gfopt.tokens.FunctionModel(BIGRAMS.fun, TABLE * scale)
         beast = made(model, beam_width=2, num_candidates=2, temperature=scale)
-        score = gfopt.Targeted(model, PROMPT, jnp.array([3, 1]))
+        score = gfopt.tokens.Targeted(model, PROMPT, jnp.array([3, 1]))
         state = jax.jit(beast.init)(jax.random.key(0), EMPTY)
         for number in range(4):
             state = step(beast, score, jax.random.key(number), state)
@@ -453,26 +461,26 @@ def test_what_is_no_sequence_is_refused():
     with pytest.raises(TypeError, match="solution must be a vector of token ids"):
         made().init(jax.random.key(0), jnp.zeros((2, 3)))
     with pytest.raises(TypeError, match="shared_prefix needs a score"):
-        ran(made(), Table(), evaluator=gfopt.shared_prefix())
+        ran(made(), Table(), evaluator=gfopt.tokens.shared_prefix())
     with pytest.raises(ValueError, match="as many targets"):
-        gfopt.Universal(gfopt.Targeted(BIGRAMS, PROMPT, jnp.array([1])))
+        gfopt.tokens.Universal(gfopt.tokens.Targeted(BIGRAMS, PROMPT, jnp.array([1])))
     with pytest.raises(ValueError, match="weights must be as many as scores, 1"):
-        gfopt.Total((Table(),), weights=(1.0, 2.0))
+        gfopt.tokens.Total((Table(),), weights=(1.0, 2.0))
 
 
 def test_a_step_holds_the_caches_once_and_one_group_more():
     """The program's own plan, with the state donated: 16 beams with long caches."""
-    model = gfopt.CachedModel(MODEL, small_weights(16))
+    model = gfopt.tokens.CachedModel(MODEL, small_weights(16))
     prompt = jnp.array([3, 1, 4])
     beast = made(model, prompt, beam_width=16, num_candidates=2)
-    score = gfopt.Targeted(model, prompt, jnp.array([5, 9]))
+    score = gfopt.tokens.Targeted(model, prompt, jnp.array([5, 9]))
     state = jax.eval_shape(beast.init, jax.random.key(0), jnp.full(1000, -1))
 
     def step(beast, score, state):
         key = jax.random.key(1)
         population = beast.ask(key, state)
         inputs = gfopt.core.objective.Inputs()
-        evaluation = gfopt.shared_prefix()(
+        evaluation = gfopt.tokens.shared_prefix()(
             key, gfopt.Objective(score), beast, state, population, inputs
         )
         return beast.tell(state, population, evaluation)

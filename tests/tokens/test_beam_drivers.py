@@ -8,10 +8,10 @@ import pytest
 import gfopt
 
 TABLE = jax.random.normal(jax.random.key(3), (6, 6))
-BIGRAMS = gfopt.FunctionModel(lambda table, tokens: table[tokens], TABLE)
+BIGRAMS = gfopt.tokens.FunctionModel(lambda table, tokens: table[tokens], TABLE)
 PROMPT, EMPTY = jnp.array([0]), np.full(5, -1)
-SCORE = gfopt.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
-BEAST = gfopt.Beast(BIGRAMS, PROMPT, beam_width=3, num_candidates=2)
+SCORE = gfopt.tokens.Targeted(BIGRAMS, PROMPT, jnp.array([3, 1]))
+BEAST = gfopt.tokens.Beast(BIGRAMS, PROMPT, beam_width=3, num_candidates=2)
 
 
 def same(a, b):
@@ -28,7 +28,7 @@ def test_minimize_ends_with_the_texts():
     assert result.nfev == 1 + 3 * 2 * 4  # with one call of the function that looks
     assert np.isclose(SCORE(jnp.asarray(result.x)), result.fun)
     shared = gfopt.minimize(
-        SCORE, EMPTY, method=BEAST, evaluator=gfopt.shared_prefix(), budget=1000
+        SCORE, EMPTY, method=BEAST, evaluator=gfopt.tokens.shared_prefix(), budget=1000
     )
     assert np.array_equal(shared.x, result.x)
 
@@ -59,7 +59,7 @@ def test_ask_and_tell_with_a_python_function(kind):
 
     method = BEAST
     if kind == "steering":
-        method = gfopt.Steering(BIGRAMS, PROMPT, num_particles=6)
+        method = gfopt.tokens.Steering(BIGRAMS, PROMPT, num_particles=6)
     search = gfopt.AskTell(method, EMPTY)
     lengths = []
     while not search.stop():

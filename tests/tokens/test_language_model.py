@@ -25,8 +25,8 @@ def decayed(weights, tokens):
 def models():
     table = jax.random.normal(jax.random.key(0), (VOCABULARY, VOCABULARY))
     return {
-        "function": gfopt.FunctionModel(decayed, table),
-        "cached": gfopt.CachedModel(MODEL, small_weights()),
+        "function": gfopt.tokens.FunctionModel(decayed, table),
+        "cached": gfopt.tokens.CachedModel(MODEL, small_weights()),
     }
 
 
@@ -86,7 +86,7 @@ def test_rows_share_one_cache():
 
 
 def test_several_prompts_add_their_logits(model):
-    both = gfopt.SeveralPrompts(model)
+    both = gfopt.tokens.SeveralPrompts(model)
     prompts = jnp.array([[3, 1, 4], [5, 9, -1]])
     logits, cache = both.start(prompts, 2)
     apart = [model.start(prompts[0], 2), model.start(prompts[1, :2], 2)]
@@ -99,7 +99,7 @@ def test_several_prompts_add_their_logits(model):
 
 def test_several_models_average_their_log_probabilities():
     first, second = models().values()
-    both = gfopt.SeveralModels((first, second))
+    both = gfopt.tokens.SeveralModels((first, second))
     logits, cache = both.start(jnp.asarray(TEXT[:3]), 2)
     each = [model.start(jnp.asarray(TEXT[:3]), 2)[0] for model in (first, second)]
     expected = sum(jax.nn.log_softmax(row) for row in each) / 2
@@ -137,11 +137,11 @@ def test_bad_arguments_of_the_small_model(options, error, match):
 
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="fun must be callable"):
-        gfopt.FunctionModel(3)
+        gfopt.tokens.FunctionModel(3)
     with pytest.raises(TypeError, match="model.empty_cache must be callable"):
-        gfopt.CachedModel("llama", {})
+        gfopt.tokens.CachedModel("llama", {})
     with pytest.raises(TypeError, match="models must be a tuple"):
-        gfopt.SeveralModels([1, 2])
+        gfopt.tokens.SeveralModels([1, 2])
 
 
 @pytest.mark.real_model
@@ -150,7 +150,7 @@ def test_the_real_model_reads_on_from_its_cache():
         if find_spec(package) is None:
             pytest.skip(INSTALL)
     found = gfopt.problems.smollm2()
-    model = gfopt.CachedModel(found.model, found.weights)
+    model = gfopt.tokens.CachedModel(found.model, found.weights)
     text = "The capital of France is Paris, and it lies on the Seine."
     tokens = jnp.array(found.tokenizer.encode(text).ids)
     whole = jax.jit(found.model.logits)(found.weights, tokens[None])[0]

@@ -17,7 +17,9 @@ import gfopt
 
 SIZE = 6
 TABLE = np.asarray(jax.random.normal(jax.random.key(3), (SIZE, SIZE)))
-BIGRAMS = gfopt.FunctionModel(lambda table, tokens: table[tokens], jnp.asarray(TABLE))
+BIGRAMS = gfopt.tokens.FunctionModel(
+    lambda table, tokens: table[tokens], jnp.asarray(TABLE)
+)
 PROMPT, EMPTY = jnp.array([0, 4]), np.full(4, -1)
 
 
@@ -60,20 +62,20 @@ class Module:
 
 
 def searched(model):
-    score = gfopt.Targeted(model, PROMPT, jnp.array([3, 1]))
-    beast = gfopt.Beast(model, PROMPT, beam_width=3, num_candidates=2)
+    score = gfopt.tokens.Targeted(model, PROMPT, jnp.array([3, 1]))
+    beast = gfopt.tokens.Beast(model, PROMPT, beam_width=3, num_candidates=2)
     return gfopt.minimize(score, EMPTY, method=beast)
 
 
 def test_a_python_function_proposes_and_scores():
-    found, expected = searched(gfopt.HostModel(bigrams, SIZE)), searched(BIGRAMS)
+    found, expected = searched(gfopt.tokens.HostModel(bigrams, SIZE)), searched(BIGRAMS)
     assert np.array_equal(found.x, expected.x)
     np.testing.assert_allclose(found.fun, expected.fun, rtol=1e-5)
 
 
 def test_a_torch_module_in_batches(torch):
     module = Module()
-    model = gfopt.torch_model(module, SIZE, batch_size=2)
+    model = gfopt.tokens.torch_model(module, SIZE, batch_size=2)
     rows = jnp.arange(10).reshape(5, 2) % SIZE
     _, cache = model.start(PROMPT, 3)
     module.shapes.clear()
@@ -85,15 +87,15 @@ def test_a_torch_module_in_batches(torch):
 def test_torch_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match="pip install torch transformers"):
-        gfopt.torch_model(Module(), SIZE)
+        gfopt.tokens.torch_model(Module(), SIZE)
 
 
 def test_a_function_with_the_wrong_shape_is_named():
-    model = gfopt.HostModel(lambda tokens, at: TABLE[tokens], SIZE)
+    model = gfopt.tokens.HostModel(lambda tokens, at: TABLE[tokens], SIZE)
     with pytest.raises(Exception, match=r"fun must return logits of shape \(1, 1, 6\)"):
         jax.block_until_ready(model.start(jnp.array([0, 1]), 2)[0])
     with pytest.raises(TypeError, match="fun must be callable"):
-        gfopt.HostModel(None, SIZE)
+        gfopt.tokens.HostModel(None, SIZE)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -137,14 +139,16 @@ def server(request):
 
 
 def endpoint(server, **options):
-    return gfopt.EndpointModel(f"http://127.0.0.1:{server.server_port}/v1", **options)
+    return gfopt.tokens.EndpointModel(
+        f"http://127.0.0.1:{server.server_port}/v1", **options
+    )
 
 
 def test_an_endpoint_scores_like_the_model(server):
     model = endpoint(server, name="mine", headers={"Authorization": "Bearer x"})
-    loss = gfopt.continuation_score(model, [0, 4], [3, 1], tail=[2])
+    loss = gfopt.tokens.continuation_score(model, [0, 4], [3, 1], tail=[2])
     target = jnp.array([3, 1])
-    score = gfopt.Targeted(BIGRAMS, PROMPT, target, jnp.array([2]))
+    score = gfopt.tokens.Targeted(BIGRAMS, PROMPT, target, jnp.array([2]))
     text = np.array([5, 1, -1])
     np.testing.assert_allclose(loss(text), score(jnp.asarray(text)), rtol=1e-5)
     who, asked = server.asked[0]
@@ -155,7 +159,7 @@ def test_an_endpoint_scores_like_the_model(server):
 
 @pytest.mark.parametrize("server", ["errors"], indirect=True)
 def test_a_search_through_an_endpoint_that_fails_now_and_then(server):
-    loss = gfopt.continuation_score(endpoint(server), [0], [3])
+    loss = gfopt.tokens.continuation_score(endpoint(server), [0], [3])
     result = gfopt.minimize(
         loss,
         [0] * 3,
@@ -176,8 +180,8 @@ def test_a_strange_answer_is_named(server):
 
 def test_bad_arguments_of_endpoints_are_refused():
     with pytest.raises(ValueError, match="url must begin with http:// or https://"):
-        gfopt.EndpointModel("file:///etc/hosts")
+        gfopt.tokens.EndpointModel("file:///etc/hosts")
     with pytest.raises(ValueError, match="timeout must be a finite number above 0"):
-        gfopt.EndpointModel("http://x", timeout=0)
+        gfopt.tokens.EndpointModel("http://x", timeout=0)
     with pytest.raises(ValueError, match="target must have one token or more"):
-        gfopt.continuation_score(lambda tokens: [], [0], [])
+        gfopt.tokens.continuation_score(lambda tokens: [], [0], [])

@@ -157,7 +157,7 @@ def test_the_reference_evaluates_its_elites_again() -> None:
 
 def test_a_crossed_child_has_tokens_of_both_parents() -> None:
     # R6: of parents 0..0 and 1..1 it has both with probability 1 - 2^(1 - L)
-    method = gfopt.GeneticTokens(
+    method = gfopt.tokens.GeneticTokens(
         vocabulary=2, population_size=20_000, num_parents=2, crossover_share=1.0
     )
     state = method.init(KEY, START)._replace(
@@ -213,7 +213,7 @@ def test_subsets_are_distinct_and_ascending(name: str) -> None:
 
 
 def test_random_subsets_keep_a_share_of_the_start() -> None:
-    method = gfopt.RandomTokens(
+    method = gfopt.tokens.RandomTokens(
         vocabulary=100, population_size=400, change_rate=0.25, is_subset=True
     )
     start = np.arange(0, 80, 4)
@@ -251,7 +251,7 @@ def test_tokens_are_drawn_alike() -> None:
 )
 def test_a_wrong_vocabulary_is_named(kind: Any, wrong: Any) -> None:
     with pytest.raises(kind, match="^vocabulary must be the number of tokens"):
-        gfopt.RandomTokens(vocabulary=wrong)
+        gfopt.tokens.RandomTokens(vocabulary=wrong)
 
 
 def test_vocabularies_are_a_batch_axis() -> None:

@@ -14,7 +14,7 @@ SIZE, LENGTH, COUNT = 3, 4, 1000
 # resampling on sums spends the particles where rewards count for more
 SCALES = {"difference": 1.5, "max": 1.5, "sum": 0.4}
 TABLE = jax.random.normal(jax.random.key(3), (SIZE, SIZE))
-BIGRAMS = gfopt.FunctionModel(lambda table, tokens: table[tokens], TABLE)
+BIGRAMS = gfopt.tokens.FunctionModel(lambda table, tokens: table[tokens], TABLE)
 PROMPT, EMPTY = jnp.array([0]), jnp.full(LENGTH, -1)
 
 
@@ -48,7 +48,7 @@ def found():
         @jax.jit
         @jax.vmap
         def shares(key, threshold, potential=potential, scale=scale):
-            method = gfopt.Steering(
+            method = gfopt.tokens.Steering(
                 BIGRAMS,
                 PROMPT,
                 num_particles=COUNT,
@@ -93,7 +93,7 @@ def test_the_particles_follow_the_target(found, potential, kind):
 
 
 def test_without_a_scale_all_weigh_the_same():
-    method = gfopt.Steering(BIGRAMS, PROMPT, num_particles=8, scale=0.0)
+    method = gfopt.tokens.Steering(BIGRAMS, PROMPT, num_particles=8, scale=0.0)
     result = gfopt.run(
         method, fitness, EMPTY, key=jax.random.key(0), generations=LENGTH
     )
@@ -101,7 +101,9 @@ def test_without_a_scale_all_weigh_the_same():
     assert not result.history["is_resampled"].any()
     assert method.stop(result.state)["max_length"]
     # the product of the difference potentials telescopes
-    method = gfopt.Steering(BIGRAMS, PROMPT, num_particles=8, scale=2.0, threshold=0)
+    method = gfopt.tokens.Steering(
+        BIGRAMS, PROMPT, num_particles=8, scale=2.0, threshold=0
+    )
     result = gfopt.run(
         method, fitness, EMPTY, key=jax.random.key(0), generations=LENGTH
     )
@@ -114,7 +116,7 @@ def test_failures_are_never_ancestors():
     def fails_on_two(tokens):
         return jnp.where(jnp.any(tokens == 2), jnp.nan, 0.0)
 
-    method = gfopt.Steering(BIGRAMS, PROMPT, num_particles=16, threshold=1.1)
+    method = gfopt.tokens.Steering(BIGRAMS, PROMPT, num_particles=16, threshold=1.1)
     result = gfopt.run(
         method, fails_on_two, EMPTY, key=jax.random.key(0), generations=LENGTH
     )
@@ -128,7 +130,7 @@ def test_failures_are_never_ancestors():
 
 
 def test_large_rewards_do_not_overflow():
-    method = gfopt.Steering(BIGRAMS, PROMPT, num_particles=8, scale=1e3)
+    method = gfopt.tokens.Steering(BIGRAMS, PROMPT, num_particles=8, scale=1e3)
     result = gfopt.run(
         method,
         lambda tokens: 1e3 * fitness(tokens),
@@ -163,4 +165,4 @@ def test_systematic_resampling_rounds_what_is_expected():
 )
 def test_bad_arguments_are_refused(options, error, match):
     with pytest.raises(error, match=match):
-        gfopt.Steering(BIGRAMS, PROMPT, **options)
+        gfopt.tokens.Steering(BIGRAMS, PROMPT, **options)

@@ -85,7 +85,7 @@ class ConsensusHopping(Method):
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)
-        checks.instance("noise", self.noise, Noise, "a gfopt.Noise")
+        checks.instance("noise", self.noise, Noise, "a gfopt.noise.Noise")
         schedules.set_fields(
             self,
             sigma=schedules.field("sigma", self.sigma),

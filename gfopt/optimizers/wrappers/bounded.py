@@ -42,7 +42,7 @@ class Bounded(StatelessWrapper):
 
     Example:
         >>> import gfopt, jax.numpy as jnp
-        >>> space = gfopt.Space(jnp.zeros(2), jnp.ones(2), jnp.ones(2))
+        >>> space = gfopt.spaces.Space(jnp.zeros(2), jnp.ones(2), jnp.ones(2))
         >>> bounded = gfopt.Bounded(gfopt.CMAES(sigma=0.2), space)
         >>> result = gfopt.run(bounded, lambda x: jnp.sum((x - 2) ** 2),
         ...                    jnp.full(2, 0.5), key=jax.random.key(0), generations=60)
@@ -55,7 +55,7 @@ class Bounded(StatelessWrapper):
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
-        checks.instance("space", self.space, Space, "a gfopt.Space")
+        checks.instance("space", self.space, Space, "a gfopt.spaces.Space")
         if self.space.is_discrete:
             refuse_slopes(self.inner, "a space with integers or choices")
 

@@ -78,7 +78,7 @@ class Margin(Wrapper):
 
     Example:
         >>> import gfopt
-        >>> space = gfopt.Space(jnp.zeros(2), jnp.full(2, 9.0), jnp.ones(2),
+        >>> space = gfopt.spaces.Space(jnp.zeros(2), jnp.full(2, 9.0), jnp.ones(2),
         ...                     integer=jnp.array([True, False]))
         >>> optimizer = gfopt.Bounded(gfopt.Margin(gfopt.CMAES(), space), space)
         >>> result = gfopt.run(optimizer, lambda x: jnp.sum((x - 3.3) ** 2),
@@ -97,7 +97,7 @@ class Margin(Wrapper):
                 "inner must be a method with a normal distribution, such as "
                 f"gfopt.CMAES; got {checks.shown(self.inner)}"
             )
-        checks.instance("space", self.space, Space, "a gfopt.Space")
+        checks.instance("space", self.space, Space, "a gfopt.spaces.Space")
 
     @property
     def can_restart(self) -> bool:

@@ -126,7 +126,7 @@ class QZO(TwoSided):
     Example:
         >>> import gfopt
         >>> model = {"w": jax.random.normal(jax.random.key(0), (32, 64))}
-        >>> scales, codes = gfopt.partition(gfopt.quantize(model))
+        >>> scales, codes = gfopt.partition(gfopt.quantization.quantize(model))
         >>> x = jax.random.normal(jax.random.key(1), (16, 32))
         >>> def loss(model):
         ...     return jnp.mean((x @ model["w"] - 1) ** 2)

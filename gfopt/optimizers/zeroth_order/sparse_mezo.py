@@ -77,7 +77,7 @@ class SparseMeZO(TwoSided):
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)
-        checks.instance("noise", self.noise, noise.Noise, "a gfopt.Noise")
+        checks.instance("noise", self.noise, noise.Noise, "a gfopt.noise.Noise")
         self._check()
         checks.positive("moving", self.moving)
         schedules.set_fields(

@@ -70,7 +70,7 @@ def quantize(
     Example:
         >>> import gfopt
         >>> params = {"w": jax.random.normal(jax.random.key(0), (64, 64))}
-        >>> q = gfopt.quantize(params, bits=8)
+        >>> q = gfopt.quantization.quantize(params, bits=8)
         >>> q, q["w"].scales.shape
         ({'w': Quantized(float32[64,64])}, (64, 2))
         >>> bool(jnp.abs(q["w"].materialise() - params["w"]).max() < 0.02)

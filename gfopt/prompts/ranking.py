@@ -156,7 +156,7 @@ def rank_prompts(
         probabilities: ``float[T, X, Y]``, of ``Y`` answers to ``X`` inputs under ``T``
             prompts, normalised over the answers.
         method: ``"mutual_information"``, a variant of it, or another score; see
-            ``gfopt.tokens.ranking.SCORES`` and ``SCORES_BY_INPUT``.
+            ``gfopt.prompts.ranking.SCORES`` and ``SCORES_BY_INPUT``.
         calibration: what is calibrated: nothing (``"none"``), what the prompts answer
             (``"answers"``), what they are scored by (``"selection"``), or ``"both"``.
         normalisation: of calibrated probabilities, see ``calibrate``.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.tokens.ledger import Ledger
-from gfopt.tokens.vocabulary import with_token
+from gfopt.prompts.ledger import Ledger
+from gfopt.prompts.vocabulary import with_token
 
 LENGTH = 3
 WORTH = jnp.array([0.0, 2.0, -1.0, 0.5, 0.25, 3.0, 0.0, -4.0])
@@ -53,9 +53,13 @@ def search(objective: Any, **words: Any) -> gfopt.Result:
 def test_every_call_is_counted_and_none_is_made_twice() -> None:
     calls = Calls()
     host = search(
-        gfopt.counted(calls, LENGTH, is_host=True, num_tokens=40), budget=160, seed=2
+        gfopt.prompts.counted(calls, LENGTH, is_host=True, num_tokens=40),
+        budget=160,
+        seed=2,
     )
-    compiled = search(gfopt.counted(loss, LENGTH, num_tokens=40), budget=160, seed=2)
+    compiled = search(
+        gfopt.prompts.counted(loss, LENGTH, num_tokens=40), budget=160, seed=2
+    )
     number = len(calls.prompts)
     assert number == len(set(calls.prompts)) < 160
     expected = [number, 40 * number, number, 160 - number]
@@ -72,17 +76,19 @@ def test_a_batched_score_gets_the_new_prompts_only() -> None:
         return np.asarray(jax.vmap(loss)(prompts))
 
     result = search(
-        gfopt.counted(score, LENGTH, is_host=True, batched=True), budget=160, seed=2
+        gfopt.prompts.counted(score, LENGTH, is_host=True, batched=True),
+        budget=160,
+        seed=2,
     )
     assert sum(seen) == int(result.context.queries)
-    traced = gfopt.counted(jax.vmap(loss), LENGTH, batched=True, chunk=5)
+    traced = gfopt.prompts.counted(jax.vmap(loss), LENGTH, batched=True, chunk=5)
     assert counts(search(traced, budget=160, seed=2).context) == counts(result.context)
 
 
 def test_a_budget_is_met_to_the_query() -> None:
     for is_host, score in ((True, Calls()), (False, loss)):
-        objective = gfopt.counted(score, LENGTH, budget=50, is_host=is_host)
-        result = search(objective, budget=2000, callbacks=gfopt.budget_is_used)
+        objective = gfopt.prompts.counted(score, LENGTH, budget=50, is_host=is_host)
+        result = search(objective, budget=2000, callbacks=gfopt.prompts.budget_is_used)
         assert int(result.context.queries) == 50 and result.context.left == 0
         assert result.status == gfopt.Status.CALLBACK
         if is_host:
@@ -91,23 +97,23 @@ def test_a_budget_is_met_to_the_query() -> None:
 
 def test_failed_calls_cost_and_are_asked_again() -> None:
     calls = Calls(fails=[(1, 1, 1)])
-    objective = gfopt.counted(calls, LENGTH, is_host=True)
+    objective = gfopt.prompts.counted(calls, LENGTH, is_host=True)
     prompts = [[1, 1, 1], [2, 2, 2], [1, 1, 1]]
-    values, objective = gfopt.answers(objective, prompts)
+    values, objective = gfopt.prompts.answers(objective, prompts)
     np.testing.assert_array_equal(values, [np.nan, 3.0, np.nan])
     assert counts(objective.context) == [2, 6, 1, 0]
     with pytest.raises(RuntimeError, match="the line is dead"):
-        gfopt.answers(objective, [[1, 1, 1]])
+        gfopt.prompts.answers(objective, [[1, 1, 1]])
     calls.fails.clear()
-    values, objective = gfopt.answers(objective, prompts)
+    values, objective = gfopt.prompts.answers(objective, prompts)
     np.testing.assert_array_equal(values, [-6.0, 3.0, -6.0])
     assert int(objective.context.queries) == 3
 
 
 def test_the_ledger_forgets_the_oldest() -> None:
-    objective = gfopt.counted(loss, LENGTH, capacity=2)
+    objective = gfopt.prompts.counted(loss, LENGTH, capacity=2)
     for token, queries in ((1, 1), (2, 2), (1, 2), (3, 3), (2, 3), (1, 4)):
-        values, objective = gfopt.answers(objective, [[token] * LENGTH])
+        values, objective = gfopt.prompts.answers(objective, [[token] * LENGTH])
         assert int(objective.context.queries) == queries
         assert values[0] == float(loss(jnp.full(LENGTH, token)))
 
@@ -115,7 +121,9 @@ def test_the_ledger_forgets_the_oldest() -> None:
 @pytest.mark.parametrize("is_host", [True, False])
 def test_counts_go_on_with_the_run(is_host: bool, tmp_path: Path) -> None:
     def objective() -> Any:
-        return gfopt.counted(Calls() if is_host else loss, LENGTH, is_host=is_host)
+        return gfopt.prompts.counted(
+            Calls() if is_host else loss, LENGTH, is_host=is_host
+        )
 
     words = {"seed": 4, "checkpoint": tmp_path / "run"}
     search(objective(), budget=64, **words)
@@ -144,22 +152,22 @@ def test_the_double_softmax_has_its_range() -> None:
 
 def test_influence_is_signed_or_a_divergence() -> None:
     # R2: nothing for the empty prompt, and for what changes no prediction
-    objective = gfopt.counted(loss, LENGTH)
+    objective = gfopt.prompts.counted(loss, LENGTH)
     ids = np.arange(8)
-    found = gfopt.influence(objective, ids, START)
+    found = gfopt.prompts.influence(objective, ids, START)
     np.testing.assert_allclose(found.values, WORTH, atol=1e-6)
     assert found.baseline == 0 and int(found.objective.context.queries) == 9
-    again = gfopt.influence(found.objective, ids, START, block=3)
+    again = gfopt.prompts.influence(found.objective, ids, START, block=3)
     np.testing.assert_array_equal(again.values, found.values)
     assert int(again.objective.context.queries) == 9  # all were known
-    empty = gfopt.influence(objective, [-1], START)
+    empty = gfopt.prompts.influence(objective, [-1], START)
     assert empty.values.tolist() == [0.0]
 
     def predict(prompt: jax.Array) -> jax.Array:
         shift = jnp.sum(jnp.where(prompt < 0, 0.0, WORTH[prompt]))
         return jax.nn.softmax(jnp.outer(jnp.arange(1.0, 5.0), jnp.arange(3)) * shift)
 
-    found = gfopt.influence(objective, ids, START, predict=predict)
+    found = gfopt.prompts.influence(objective, ids, START, predict=predict)
     assert np.all((found.values > 1e-6) == (np.asarray(WORTH) != 0))
     assert np.all(found.values > -1e-6)
     assert counts(found.objective.context)[:2] == [9, 27]
@@ -168,24 +176,24 @@ def test_influence_is_signed_or_a_divergence() -> None:
 
 
 def test_pruning_stops_at_the_budget() -> None:
-    objective = gfopt.counted(loss, LENGTH, budget=4)
-    found = gfopt.influence(objective, np.arange(8), START, block=2)
+    objective = gfopt.prompts.counted(loss, LENGTH, budget=4)
+    found = gfopt.prompts.influence(objective, np.arange(8), START, block=2)
     assert np.isfinite(found.values).sum() == 3
-    found = gfopt.influence(
+    found = gfopt.prompts.influence(
         objective, np.arange(8), START, predict=lambda prompt: jnp.ones((2, 2)) / 2
     )
     assert np.isfinite(found.values).sum() == 3 and found.objective.context.left == 0
     for predict in (None, lambda prompt: jnp.ones((2, 2)) / 2):
         with pytest.raises(ValueError, match=r"^start must have a value.*0 of 4"):
-            gfopt.influence(found.objective, [1], [2, 2, 2], predict=predict)
+            gfopt.prompts.influence(found.objective, [1], [2, 2, 2], predict=predict)
 
 
 def test_a_start_that_fails_has_no_influences() -> None:
-    objective = gfopt.counted(
+    objective = gfopt.prompts.counted(
         lambda prompt: jnp.where(prompt[0] == START[0], jnp.nan, 1.0), LENGTH, budget=4
     )
     with pytest.raises(ValueError, match=r"^start must have a value.*3 of 4"):
-        gfopt.influence(objective, [1, 2], START)
+        gfopt.prompts.influence(objective, [1, 2], START)
 
 
 def test_pruning_keeps_a_fixed_share() -> None:
@@ -194,14 +202,14 @@ def test_pruning_keeps_a_fixed_share() -> None:
     ids = np.arange(1000) + 5
     expected = ids[values > np.percentile(values, 90)]
     assert len(expected) == 100
-    np.testing.assert_array_equal(gfopt.prune(ids, values, 100), expected)
+    np.testing.assert_array_equal(gfopt.prompts.prune(ids, values, 100), expected)
     # where the reference keeps nothing: all values are the same
-    assert gfopt.prune(ids, np.zeros(1000), 100).tolist() == ids[:100].tolist()
-    assert gfopt.prune(ids, np.full(1000, np.nan), 3).size == 3
+    assert gfopt.prompts.prune(ids, np.zeros(1000), 100).tolist() == ids[:100].tolist()
+    assert gfopt.prompts.prune(ids, np.full(1000, np.nan), 3).size == 3
     with pytest.raises(ValueError, match="^num_kept must be at most.*1000"):
-        gfopt.prune(ids, values, 1001)
+        gfopt.prompts.prune(ids, values, 1001)
     with pytest.raises(ValueError, match="^values must be one number for each"):
-        gfopt.prune(ids, values[1:], 3)
+        gfopt.prompts.prune(ids, values[1:], 3)
 
 
 def test_a_cluster_is_represented_by_its_middle() -> None:
@@ -214,19 +222,23 @@ def test_a_cluster_is_represented_by_its_middle() -> None:
     )
     table = points.reshape(42, 4)
     middles = np.arange(6) * 7 + 6
-    np.testing.assert_array_equal(gfopt.cluster_vocabulary(table, 6, seed=3), middles)
+    np.testing.assert_array_equal(
+        gfopt.prompts.cluster_vocabulary(table, 6, seed=3), middles
+    )
     for many in (42, 100):
         np.testing.assert_array_equal(
-            gfopt.cluster_vocabulary(table, many), np.arange(42)
+            gfopt.prompts.cluster_vocabulary(table, many), np.arange(42)
         )
-    chosen = gfopt.cluster_vocabulary(table, 3, ids=[1, 2, 3, 8, 9, 30, 31], seed=0)
+    chosen = gfopt.prompts.cluster_vocabulary(
+        table, 3, ids=[1, 2, 3, 8, 9, 30, 31], seed=0
+    )
     assert set(chosen) <= {1, 2, 3, 8, 9, 30, 31} and 1 <= len(chosen) <= 3
     same = np.ones((5, 2))
-    assert gfopt.cluster_vocabulary(same, 3).size == 1
+    assert gfopt.prompts.cluster_vocabulary(same, 3).size == 1
     with pytest.raises(ValueError, match="^ids must be token ids below the 42"):
-        gfopt.cluster_vocabulary(table, 2, ids=[50])
+        gfopt.prompts.cluster_vocabulary(table, 2, ids=[50])
     with pytest.raises(ValueError, match="^embeddings must be a matrix"):
-        gfopt.cluster_vocabulary(np.ones(3), 2)
+        gfopt.prompts.cluster_vocabulary(np.ones(3), 2)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +246,8 @@ def test_a_cluster_is_represented_by_its_middle() -> None:
 )
 def test_claps_stays_within_budget_and_vocabulary(method: str) -> None:
     # R8, and pruning is paid from the same budget
-    objective = gfopt.counted(loss, LENGTH, budget=40)
-    found = gfopt.claps(
+    objective = gfopt.prompts.counted(loss, LENGTH, budget=40)
+    found = gfopt.prompts.claps(
         objective, START, ids=8, num_kept=3, method=method, seed=1,
         options={"population_size": 8},
     )  # fmt: skip
@@ -260,9 +272,11 @@ def test_claps_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
                 raise Killed
             return super().__call__(prompt)
 
-    def go(score: Any, **words: Any) -> gfopt.ClapsResult:
-        objective = gfopt.counted(score, LENGTH, budget=30, is_host=True)
-        return gfopt.claps(objective, START, ids=8, num_kept=3, block=2, **words)
+    def go(score: Any, **words: Any) -> gfopt.prompts.ClapsResult:
+        objective = gfopt.prompts.counted(score, LENGTH, budget=30, is_host=True)
+        return gfopt.prompts.claps(
+            objective, START, ids=8, num_kept=3, block=2, **words
+        )
 
     first = Dying()
     with pytest.raises(Killed):
@@ -276,8 +290,8 @@ def test_claps_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     third = Calls()
     assert go(third, checkpoint=path).fun == straight.fun and not third.prompts
     with pytest.raises(ValueError, match="is of another run"):
-        objective = gfopt.counted(Calls(), LENGTH, budget=30, is_host=True)
-        gfopt.claps(objective, START, ids=7, num_kept=3, checkpoint=path)
+        objective = gfopt.prompts.counted(Calls(), LENGTH, budget=30, is_host=True)
+        gfopt.prompts.claps(objective, START, ids=7, num_kept=3, checkpoint=path)
 
 
 @pytest.mark.parametrize(
@@ -290,16 +304,20 @@ def test_claps_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         (ValueError, {"num_kept": 9}, "^num_kept must be at most the 8 tokens"),
         (
             ValueError,
-            {"objective": gfopt.counted(loss, LENGTH, budget=9)},
+            {"objective": gfopt.prompts.counted(loss, LENGTH, budget=9)},
             "^budget must be above what pruning takes",
         ),
         (ValueError, {"position": 3}, "^position must be below the prompt's length 3"),
     ],
 )
 def test_a_wrong_argument_is_named(kind: Any, words: Any, message: str) -> None:
-    given = {"objective": gfopt.counted(loss, LENGTH, budget=40), "ids": 8, **words}
+    given = {
+        "objective": gfopt.prompts.counted(loss, LENGTH, budget=40),
+        "ids": 8,
+        **words,
+    }
     with pytest.raises(kind, match=message):
-        gfopt.claps(given.pop("objective"), START, **{"num_kept": 3, **given})
+        gfopt.prompts.claps(given.pop("objective"), START, **{"num_kept": 3, **given})
 
 
 def test_a_token_is_put_into_its_place() -> None:
@@ -307,8 +325,8 @@ def test_a_token_is_put_into_its_place() -> None:
 
 
 def test_a_ledger_is_shared_by_searches() -> None:
-    first = search(gfopt.counted(loss, LENGTH, budget=60), budget=40)
-    objective = replace(gfopt.counted(loss, LENGTH), context=first.context)
+    first = search(gfopt.prompts.counted(loss, LENGTH, budget=60), budget=40)
+    objective = replace(gfopt.prompts.counted(loss, LENGTH), context=first.context)
     second = search(objective, budget=40, method="random_tokens")
     assert int(second.context.queries) > int(first.context.queries)
     assert second.context.left == 60 - int(second.context.queries)

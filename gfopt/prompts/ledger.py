@@ -25,8 +25,8 @@ class Ledger(NamedTuple):
         values: ``float[C]``, theirs.
 
     Example:
-        >>> import gfopt
-        >>> ledger = gfopt.counted(lambda prompt: prompt[0], 2, budget=100).context
+        >>> from gfopt.prompts import counted
+        >>> ledger = counted(lambda prompt: prompt[0], 2, budget=100).context
         >>> ledger.charged(30, 60).left
         70
     """

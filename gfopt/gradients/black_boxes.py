@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
-from gfopt.gradients.estimates import gradient_estimator
+from gfopt.gradients.gradients import gradient_estimator
 from gfopt.types import Key, PyTree, Solution
 
 

@@ -20,7 +20,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core.objective import Inputs, Objective
-from gfopt.tokens.ledger import Ledger, empty_ledger, noted, planned
+from gfopt.prompts.ledger import Ledger, empty_ledger, noted, planned
 from gfopt.types import Evaluation
 
 
@@ -199,7 +199,7 @@ def function_of(objective: Any) -> Counted:
     fun = getattr(objective, "fun", None)
     if not isinstance(fun, Counted):
         raise TypeError(
-            "objective must be one that counts, from gfopt.counted; "
+            "objective must be one that counts, from gfopt.prompts.counted; "
             f"got {checks.shown(objective)}"
         )
     return fun

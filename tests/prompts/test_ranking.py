@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.tokens import ranking
+from gfopt.prompts import ranking
 
 T, X, Y = 5, 40, 3
 P = np.random.default_rng(0).dirichlet([0.6] * Y, size=(T, X))
@@ -49,7 +49,7 @@ def expected(method: str, p: Any) -> list[float]:
 
 @pytest.mark.parametrize("method", ranking.SCORES)
 def test_scores_are_those_of_the_loop(method: str) -> None:
-    found = gfopt.rank_prompts(P, method, calibration="none")
+    found = gfopt.prompts.rank_prompts(P, method, calibration="none")
     np.testing.assert_allclose(found.scores, expected(method, P), rtol=1e-4, atol=1e-6)
     assert found.order[0] == np.argmax(found.scores)
     np.testing.assert_array_equal(found.chosen, np.full(X, found.order[0]))
@@ -57,24 +57,30 @@ def test_scores_are_those_of_the_loop(method: str) -> None:
 
 
 def test_some_methods_choose_for_each_input() -> None:
-    found = gfopt.rank_prompts(P, "mutual_information_by_input", calibration="none")
+    found = gfopt.prompts.rank_prompts(
+        P, "mutual_information_by_input", calibration="none"
+    )
     whole = [entropy(prompt.mean(axis=0)) for prompt in P]
     for x in range(X):
         table = [whole[t] - entropy(P[t, x]) for t in range(T)]
         assert found.chosen[x] == np.argmax(table)
-    plain = gfopt.rank_prompts(P, calibration="none")
+    plain = gfopt.prompts.rank_prompts(P, calibration="none")
     np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-5)
-    other = gfopt.rank_prompts(P, "mutual_information_of_votes_by_input")
+    other = gfopt.prompts.rank_prompts(P, "mutual_information_of_votes_by_input")
     assert not np.array_equal(other.scores, found.scores)
 
 
 def test_mutual_information_has_its_bounds() -> None:
-    scores = gfopt.rank_prompts(P).scores
+    scores = gfopt.prompts.rank_prompts(P).scores
     assert np.all((scores >= 0) & (scores <= np.log(Y)))
     constant = np.tile(P[:, :1], (1, X, 1))  # does not depend on the input
-    np.testing.assert_allclose(gfopt.rank_prompts(constant).scores, 0, atol=1e-6)
+    np.testing.assert_allclose(
+        gfopt.prompts.rank_prompts(constant).scores, 0, atol=1e-6
+    )
     certain = np.eye(Y)[np.arange(30) % Y][None]
-    np.testing.assert_allclose(gfopt.rank_prompts(certain).scores, np.log(Y), rtol=1e-6)
+    np.testing.assert_allclose(
+        gfopt.prompts.rank_prompts(certain).scores, np.log(Y), rtol=1e-6
+    )
 
 
 def test_the_order_of_inputs_and_answers_does_not_matter() -> None:
@@ -82,22 +88,23 @@ def test_the_order_of_inputs_and_answers_does_not_matter() -> None:
     mixed = P[:, draw.permutation(X)][:, :, draw.permutation(Y)]
     for calibration in ranking.CALIBRATIONS:
         first, second = (
-            gfopt.rank_prompts(p, calibration=calibration).scores for p in (P, mixed)
+            gfopt.prompts.rank_prompts(p, calibration=calibration).scores
+            for p in (P, mixed)
         )
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
 
 
 def test_calibration_makes_every_answer_as_frequent() -> None:
-    q = gfopt.calibrate(P, "none")
+    q = gfopt.prompts.calibrate(P, "none")
     np.testing.assert_allclose(np.mean(q, axis=1), 1, rtol=1e-5)
     constant = np.tile(P[:, :1], (1, X, 1))
-    np.testing.assert_allclose(gfopt.calibrate(constant, "none"), 1, rtol=1e-5)
+    np.testing.assert_allclose(gfopt.prompts.calibrate(constant, "none"), 1, rtol=1e-5)
     for normalisation in ("softmax", "sum"):
-        total = np.sum(gfopt.calibrate(P, normalisation), axis=-1)
+        total = np.sum(gfopt.prompts.calibrate(P, normalisation), axis=-1)
         np.testing.assert_allclose(total, 1, rtol=1e-5)
     never = P * np.array([1.0, 1.0, 0.0])
-    assert np.all(gfopt.calibrate(never, "none")[..., 2] == 0)
-    assert np.all(np.isfinite(gfopt.calibrate(0 * P, "sum")))
+    assert np.all(gfopt.prompts.calibrate(never, "none")[..., 2] == 0)
+    assert np.all(np.isfinite(gfopt.prompts.calibrate(0 * P, "sum")))
 
 
 def test_calibration_mends_a_stubborn_prompt() -> None:
@@ -109,7 +116,7 @@ def test_calibration_mends_a_stubborn_prompt() -> None:
     p = np.stack([first, 1 - first], axis=-1)[None]
 
     def accuracy(calibration: str) -> float:
-        found = gfopt.rank_prompts(p, calibration=calibration)
+        found = gfopt.prompts.rank_prompts(p, calibration=calibration)
         return float(np.mean(found.answers[0] == labels))
 
     assert accuracy("none") < 0.7 and accuracy("selection") < 0.7
@@ -128,4 +135,4 @@ def test_calibration_mends_a_stubborn_prompt() -> None:
 )
 def test_a_wrong_argument_is_named(words: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        gfopt.rank_prompts(**{"probabilities": jnp.asarray(P), **words})
+        gfopt.prompts.rank_prompts(**{"probabilities": jnp.asarray(P), **words})

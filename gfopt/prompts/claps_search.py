@@ -31,10 +31,10 @@ from gfopt.driver.storage import (
     tree_to_record,
     write_snapshot,
 )
+from gfopt.prompts.counted_objectives import function_of
+from gfopt.prompts.ledger import Ledger
+from gfopt.prompts.vocabulary import cluster_vocabulary, influence, prune
 from gfopt.tokens.alphabet import vocabulary
-from gfopt.tokens.counting import function_of
-from gfopt.tokens.ledger import Ledger
-from gfopt.tokens.vocabulary import cluster_vocabulary, influence, prune
 
 _ROWS = 50  # candidates for each query: a search that finds nothing new must end
 
@@ -54,9 +54,10 @@ class ClapsResult:
         pruning_queries: how much of the budget went into pruning.
 
     Example:
-        >>> import gfopt, jax.numpy as jnp
-        >>> objective = gfopt.counted(lambda prompt: jnp.sum(-prompt), 2, budget=60)
-        >>> found = gfopt.claps(objective, [0, 0], ids=9, num_kept=2)
+        >>> import jax.numpy as jnp
+        >>> from gfopt.prompts import claps, counted
+        >>> objective = counted(lambda prompt: jnp.sum(-prompt), 2, budget=60)
+        >>> found = claps(objective, [0, 0], ids=9, num_kept=2)
         >>> found.x, found.vocabulary
         (array([8, 8], dtype=int32), array([7, 8], dtype=int32))
     """
@@ -93,8 +94,8 @@ def claps(
     """Searches a prompt among the tokens that have an influence.
 
     Args:
-        objective: one that counts, from ``gfopt.counted(..., budget=...)``. Clustering
-            is free; pruning and search share the budget.
+        objective: one that counts, from ``gfopt.prompts.counted(..., budget=...)``.
+            Clustering is free; pruning and search share the budget.
         start: the prompt without a word of its own, ``int32[L]``: padding, -1, or a
             neutral text. Influence is measured against it.
         ids: the tokens to begin with, ``int32[n]`` or their number ``V``; all that have
@@ -123,14 +124,15 @@ def claps(
         ValueError: for one out of range, or a budget that pruning alone would use.
 
     Example:
-        >>> import gfopt, jax.numpy as jnp
+        >>> import jax.numpy as jnp
+        >>> from gfopt.prompts import claps, counted
         >>> points = np.random.default_rng(0).normal(size=(500, 8))
         >>> points[[7, 77, 177]] += 20  # three tokens that mean something
         >>> worth = jnp.zeros(500).at[jnp.array([7, 77, 177])].set(1.0)
         >>> def loss(prompt):
         ...     return -jnp.sum(jnp.where(prompt < 0, 0.0, worth[prompt]))
-        >>> objective = gfopt.counted(loss, 5, budget=300)
-        >>> found = gfopt.claps(objective, [-1] * 5, embeddings=points,
+        >>> objective = counted(loss, 5, budget=300)
+        >>> found = claps(objective, [-1] * 5, embeddings=points,
         ...                     num_clusters=100, num_kept=5)
         >>> found.fun, found.pruning_queries < 102, int(found.ledger.queries) <= 300
         (-5.0, True, True)
@@ -221,7 +223,8 @@ def budget_is_used(result: Result) -> bool:
 
     Example:
         >>> import gfopt, jax.numpy as jnp
-        >>> objective = gfopt.counted(lambda prompt: jnp.sum(prompt), 3, budget=100)
+        >>> from gfopt.prompts import counted
+        >>> objective = counted(lambda prompt: jnp.sum(prompt), 3, budget=100)
         >>> result = gfopt.minimize(objective, [0, 0, 0], method="random_tokens",
         ...                         options={"vocabulary": 50}, budget=10_000,
         ...                         callbacks=budget_is_used)

@@ -37,6 +37,10 @@ class Decoder(NamedTuple):
         width: of the residual stream.
         inner: of the gated layer.
         vocabulary: number of tokens.
+
+    Example:
+        >>> decoder(7e9)
+        Decoder(...)
     """
 
     linear: int

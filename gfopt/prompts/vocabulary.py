@@ -24,8 +24,8 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core.objective import Objective
+from gfopt.prompts.counted_objectives import answers, function_of
 from gfopt.tokens.alphabet import starting_tokens, vocabulary
-from gfopt.tokens.counting import answers, function_of
 
 _ROUNDS = 30  # of k-means
 
@@ -111,7 +111,7 @@ class Influence(NamedTuple):
         objective: the objective with its new ledger.
 
     Example:
-        >>> from gfopt.tokens.counting import counted
+        >>> from gfopt.prompts.counted_objectives import counted
         >>> objective = counted(lambda prompt: jnp.sum(prompt), 2)
         >>> influence(objective, [3], [1, 1]).baseline
         2.0
@@ -165,7 +165,7 @@ def influence(
             nothing can be said: it failed, or no query is left.
 
     Example:
-        >>> from gfopt.tokens.counting import counted
+        >>> from gfopt.prompts.counted_objectives import counted
         >>> worth = jnp.array([0.0, 3.0, 1.0, -2.0])
         >>> objective = counted(lambda prompt: -jnp.sum(worth[prompt]), 2)
         >>> found = influence(objective, [1, 2, 3], [0, 0])

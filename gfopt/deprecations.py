@@ -1,0 +1,50 @@
+"""Public names that have moved: the old ones work, and warn with the new ones.
+
+An entry stays until the minor release after the one that it is listed under is out.
+"""
+
+import importlib
+import sys
+import warnings
+
+_INTO_ROOMS = {  # 0.1.0
+    "gradients": """GradientEstimator black_box gradient_estimator
+        per_sample_directional_derivatives""",
+    "lazy": "LowRank count_materialisations",
+    "mirror_maps": "Ball Box Simplex",
+    "noise": "LowRankNoise Noise NoiseTable Perturbed",
+    "prompts": """ClapsResult Influence Ledger PromptRanking answers budget_is_used
+        calibrate claps cluster_vocabulary counted influence prune rank_prompts""",
+    "quantization": "Quantized from_qwix quantize",
+    "spaces": "Space categorical integer real",
+    "tokens": """Beast CachedModel EndpointModel Fluency FunctionModel GeneticTokens
+        GreedyTokens HostModel LanguageModel ParticleTokens RandomTokens SeveralModels
+        SeveralPrompts Steering Targeted Total Universal Untargeted continuation_score
+        shared_prefix token_counting torch_model""",
+}
+MOVED = {
+    f"gfopt.{name}": f"gfopt.{room}.{name}"
+    for room, names in _INTO_ROOMS.items()
+    for name in names.split()
+}
+
+
+def moved(module: str, name: str) -> object:
+    """Returns what a name stands for that has moved, with a warning.
+
+    For the ``__getattr__`` of a module.
+
+    Raises:
+        AttributeError: if the module never had the name.
+    """
+    old = f"{module}.{name}"
+    if old not in MOVED:
+        raise AttributeError(
+            f"module {module!r} has no attribute {name!r}",
+            name=name,
+            obj=sys.modules[module],
+        )
+    new = MOVED[old]
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
+    home, _, name = new.rpartition(".")
+    return getattr(importlib.import_module(home), name)
