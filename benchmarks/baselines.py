@@ -33,7 +33,7 @@ import scipy.optimize
 from common import save, show
 
 import gfopt
-from gfopt.problems.bbob_suite import bbob, bbob_batch
+from gfopt.problems import bbob, bbob_batch
 from gfopt.research.bbob_runs import run_bbob
 from gfopt.research.plan import BBOB_FUNCTIONS, Batch, bbob_batches
 from gfopt.research.statistics import TARGETS, paired_difference_interval, running_times

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.optimize
 
 import gfopt
-from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
+from gfopt.problems import BBOBProblem, bbob, bbob_batch
 from gfopt.protocol import as_method
 from gfopt.research.plan import bbob_batches
 from gfopt.research.settings import optimizer_for

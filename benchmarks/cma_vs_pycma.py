@@ -25,7 +25,7 @@ import cocoex
 import numpy as np
 from common import save, show
 
-from gfopt.problems.bbob_suite import bbob
+from gfopt.problems import bbob
 from gfopt.research.bbob_runs import run_bbob
 from gfopt.research.plan import Batch, bbob_batches
 from gfopt.research.statistics import (

@@ -1,7 +1,7 @@
 """Test problems: black-box functions, small networks to train, control tasks."""
 
 from gfopt.problems.atari import Atari
-from gfopt.problems.bbob_suite import BBOBProblem, bbob, bbob_batch
+from gfopt.problems.bbob_suite.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits
 from gfopt.problems.control import CartPole, Pendulum
 from gfopt.problems.environments import GymnasiumRollout, brax, gymnax

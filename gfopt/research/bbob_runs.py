@@ -21,8 +21,8 @@ import numpy as np
 from gfopt.core import trees
 from gfopt.core.objective import Objective
 from gfopt.driver.run import run
-from gfopt.problems import bbob_switch
-from gfopt.problems.bbob_suite import BBOBProblem, bbob_batch
+from gfopt.problems import BBOBProblem, bbob_batch
+from gfopt.problems.bbob_suite import switch
 from gfopt.protocol import as_method
 from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
@@ -36,7 +36,7 @@ GENERATIONS = 100  # in a call
 def run_bbob(batch: Batch) -> list[Run]:
     """Runs a batch of one instance or more."""
     optimizer: Any = batch.optimizer
-    problems = bbob_switch.uniform(
+    problems = switch.uniform(
         bbob_batch(batch.function, batch.dimension, batch.instances)
     )
     starts = [batch.start(instance) for instance in batch.instances]
@@ -87,7 +87,7 @@ def _segment(
         result = run(
             optimizer,
             Objective(
-                lambda x, context: bbob_switch.value(function, problem, x),
+                lambda x, context: switch.value(function, problem, x),
                 context=context,
                 update=_noted,
             ),

@@ -19,7 +19,7 @@ from gfopt.core.objective import Objective
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result
 from gfopt.driver.search import Search
-from gfopt.problems.bbob_suite import BBOBProblem, bbob
+from gfopt.problems import BBOBProblem, bbob
 from gfopt.problems.problem import Problem
 from gfopt.research.counted import Counted, Ended
 from gfopt.research.finished_runs import Run, improvements

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gfopt import registry
-from gfopt.problems.bbob_functions import BBOB_NAMES
+from gfopt.problems.bbob_suite.functions import BBOB_NAMES
 from gfopt.research.finished_runs import Run, RunKey
 from gfopt.research.statistics import (
     TARGETS,

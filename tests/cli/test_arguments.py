@@ -70,7 +70,7 @@ def test_names_come_in_order_each_once(names) -> None:
     ],
 )
 def test_refusals_of_ranges_help(text: str, hint: str) -> None:
-    from gfopt.problems.bbob_functions import BBOB_NAMES
+    from gfopt.problems.bbob_suite.functions import BBOB_NAMES
 
     with pytest.raises(ValueError) as caught:
         integers("--functions", text, 1, 24, BBOB_NAMES)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gfopt.problems.bbob_functions import BBOB_NAMES
-from gfopt.problems.bbob_suite import bbob, bbob_batch
+from gfopt.problems import bbob, bbob_batch
+from gfopt.problems.bbob_suite.functions import BBOB_NAMES
 
 DIMENSIONS = (2, 3, 5, 10, 20, 40)
 INSTANCES = range(1, 16)

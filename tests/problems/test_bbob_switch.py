@@ -6,16 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from gfopt.problems import bbob, bbob_batch, bbob_switch
-from gfopt.problems.bbob_functions import BBOB_FUNCTIONS
+from gfopt.problems import bbob, bbob_batch
+from gfopt.problems.bbob_suite import switch
+from gfopt.problems.bbob_suite.functions import BBOB_FUNCTIONS
 
 DIMENSION, INSTANCES = 3, [1, 4]
 POINTS = np.random.default_rng(0).uniform(-5, 5, (2, DIMENSION))
 STACKS = {
-    number: bbob_switch.uniform(bbob_batch(number, DIMENSION, INSTANCES))
+    number: switch.uniform(bbob_batch(number, DIMENSION, INSTANCES))
     for number in BBOB_FUNCTIONS
 }
-several = jax.vmap(bbob_switch.value, in_axes=(None, 0, 0))
+several = jax.vmap(switch.value, in_axes=(None, 0, 0))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ the host and returns a `BBOBProblem`: a pytree that is called with `x: [D]` and 
 f(x). Values agree with the `coco-experiment` package in double precision, so results
 can be set beside the published ones.
 
-The formulas are in `bbob_functions`, what they are made of in `bbob_transforms`.
+The formulas are in `functions`, what they are made of in `transforms`.
 
 Reference: N. Hansen, S. Finck, R. Ros and A. Auger, "Real-Parameter Black-Box
 Optimization Benchmarking 2009: Noiseless Functions Definitions", RR-6829, INRIA, 2009.
@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.problems import bbob_transforms as draw
-from gfopt.problems.bbob_functions import BBOB_FUNCTIONS
+from gfopt.problems.bbob_suite import transforms as draw
+from gfopt.problems.bbob_suite.functions import BBOB_FUNCTIONS
 from gfopt.pytree import pytree, static
 
 # Above this the seeds, about 10000 times the instance, leave the generator's range.

@@ -2,7 +2,7 @@
 
 Each function below is its formula in the notation of the report: x_opt and f_opt are
 the optimum and its value, R and Q two rotations, Lambda^alpha a diagonal matrix of
-condition sqrt(alpha), T_osz, T_asy and f_pen the transformations of `bbob_transforms`.
+condition sqrt(alpha), T_osz, T_asy and f_pen the transformations of `transforms`.
 All of them return f(x) - f_opt. The table at the end says for each function how its
 optimum is drawn.
 
@@ -13,14 +13,15 @@ Optimization Benchmarking 2009: Noiseless Functions Definitions", RR-6829, INRIA
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.problems import bbob_transforms as draw
-from gfopt.problems.bbob_transforms import (
+from gfopt.problems.bbob_suite import transforms as draw
+from gfopt.problems.bbob_suite.transforms import (
+    Peaks,
     asymmetric,
     conditioning,
     oscillate,
@@ -32,11 +33,28 @@ from gfopt.problems.bbob_transforms import (
     widening,
 )
 
-if TYPE_CHECKING:  # the problem calls the formulas
-    from gfopt.problems.bbob_suite import BBOBProblem
+
+class Instance(Protocol):
+    """What a formula reads of a problem."""
+
+    @property
+    def x_opt(self) -> jax.Array:
+        """The optimum, `[D]`."""
+
+    @property
+    def rotation_r(self) -> jax.Array:
+        """The rotation R, `[D, D]`, where the function has one."""
+
+    @property
+    def rotation_q(self) -> jax.Array:
+        """The rotation Q, `[D, D]`, where the function has one."""
+
+    @property
+    def peaks(self) -> Peaks:
+        """The peaks of f21 and f22."""
 
 
-def _sphere(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _sphere(p: Instance, x: jax.Array) -> jax.Array:
     # ||x - x_opt||^2
     return jnp.sum((x - p.x_opt) ** 2)
 
@@ -46,12 +64,12 @@ def _ellipsoid(z: jax.Array) -> jax.Array:
     return jnp.sum(powers(1e6, z) * z**2)
 
 
-def _separable_ellipsoid(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _separable_ellipsoid(p: Instance, x: jax.Array) -> jax.Array:
     # z = T_osz(x - x_opt)
     return _ellipsoid(oscillate(x - p.x_opt))
 
 
-def _rotated_ellipsoid(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _rotated_ellipsoid(p: Instance, x: jax.Array) -> jax.Array:
     # z = T_osz(R (x - x_opt))
     return _ellipsoid(oscillate(rotate(p.rotation_r, x - p.x_opt)))
 
@@ -61,12 +79,12 @@ def _rastrigin(z: jax.Array) -> jax.Array:
     return 10 * (z.size - jnp.sum(jnp.cos(2 * np.pi * z))) + jnp.sum(z**2)
 
 
-def _separable_rastrigin(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _separable_rastrigin(p: Instance, x: jax.Array) -> jax.Array:
     # z = Lambda^10 T_asy^0.2(T_osz(x - x_opt))
     return _rastrigin(conditioning(10, asymmetric(0.2, oscillate(x - p.x_opt))))
 
 
-def _bueche_rastrigin(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _bueche_rastrigin(p: Instance, x: jax.Array) -> jax.Array:
     t = oscillate(x - p.x_opt)
     # z_i = s_i T_osz(x_i - x_opt_i), s_i = 10^((i-1)/(2 (D-1))), and ten times that
     # where z_i > 0 and i = 1, 3, 5, ...
@@ -75,7 +93,7 @@ def _bueche_rastrigin(p: BBOBProblem, x: jax.Array) -> jax.Array:
     return _rastrigin(z) + 100 * penalty(x)
 
 
-def _linear_slope(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _linear_slope(p: Instance, x: jax.Array) -> jax.Array:
     # z_i = x_i if x_opt_i x_i < 5^2, else x_opt_i: flat beyond the optimum.
     # (Written the other way round, so that a NaN in x stays one.)
     z = jnp.where(p.x_opt * x >= 25, p.x_opt, x)
@@ -85,7 +103,7 @@ def _linear_slope(p: BBOBProblem, x: jax.Array) -> jax.Array:
     return jnp.sum(5 * jnp.abs(s) - s * z)
 
 
-def _attractive_sector(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _attractive_sector(p: Instance, x: jax.Array) -> jax.Array:
     # z = R Lambda^10 Q (x - x_opt)
     z = rotate(p.rotation_r, conditioning(10, rotate(p.rotation_q, x - p.x_opt)))
     # s_i = 10^2 if z_i x_opt_i > 0, else 1
@@ -94,7 +112,7 @@ def _attractive_sector(p: BBOBProblem, x: jax.Array) -> jax.Array:
     return oscillate(jnp.sum((s * z) ** 2)) ** 0.9
 
 
-def _step_ellipsoid(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _step_ellipsoid(p: Instance, x: jax.Array) -> jax.Array:
     # z^ = Lambda^10 Q (x - x_opt)
     hat = conditioning(10, rotate(p.rotation_q, x - p.x_opt))
     # z~_i = floor(0.5 + z^_i) if |z^_i| > 0.5, else floor(0.5 + 10 z^_i) / 10
@@ -113,51 +131,51 @@ def _rosenbrock(z: jax.Array) -> jax.Array:
     return 100 * (z[:-1] ** 2 - z[1:]) ** 2 + (z[:-1] - 1) ** 2
 
 
-def _original_rosenbrock(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _original_rosenbrock(p: Instance, x: jax.Array) -> jax.Array:
     # z = max(1, sqrt(D)/8) (x - x_opt) + 1
     return jnp.sum(_rosenbrock(widening(x.size) * (x - p.x_opt) + 1))
 
 
-def _rotated_rosenbrock(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _rotated_rosenbrock(p: Instance, x: jax.Array) -> jax.Array:
     # z = max(1, sqrt(D)/8) R x + 1/2; this rotation is drawn as Q is elsewhere.
     return jnp.sum(_rosenbrock(widening(x.size) * rotate(p.rotation_q, x) + 0.5))
 
 
-def _discus(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _discus(p: Instance, x: jax.Array) -> jax.Array:
     # z = T_osz(R (x - x_opt))
     z = oscillate(rotate(p.rotation_r, x - p.x_opt))
     # 10^6 z_1^2 + sum_(i>1) z_i^2
     return 1e6 * z[0] ** 2 + jnp.sum(z[1:] ** 2)
 
 
-def _bent_cigar(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _bent_cigar(p: Instance, x: jax.Array) -> jax.Array:
     # z = R T_asy^0.5(R (x - x_opt))
     z = rotate(p.rotation_r, asymmetric(0.5, rotate(p.rotation_r, x - p.x_opt)))
     # z_1^2 + 10^6 sum_(i>1) z_i^2
     return z[0] ** 2 + 1e6 * jnp.sum(z[1:] ** 2)
 
 
-def _sharp_ridge(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _sharp_ridge(p: Instance, x: jax.Array) -> jax.Array:
     # z = R Lambda^10 Q (x - x_opt)
     z = rotate(p.rotation_r, conditioning(10, rotate(p.rotation_q, x - p.x_opt)))
     # z_1^2 + 100 sqrt(sum_(i>1) z_i^2)
     return z[0] ** 2 + 100 * jnp.sqrt(jnp.sum(z[1:] ** 2))
 
 
-def _different_powers(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _different_powers(p: Instance, x: jax.Array) -> jax.Array:
     # z = R (x - x_opt)
     z = rotate(p.rotation_r, x - p.x_opt)
     # sqrt(sum_i |z_i|^(2 + 4 (i-1)/(D-1)))
     return jnp.sqrt(jnp.sum(jnp.abs(z) ** (2 + 4 * ramp(z))))
 
 
-def _rotated_rastrigin(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _rotated_rastrigin(p: Instance, x: jax.Array) -> jax.Array:
     # z = R Lambda^10 Q T_asy^0.2(T_osz(R (x - x_opt)))
     t = asymmetric(0.2, oscillate(rotate(p.rotation_r, x - p.x_opt)))
     return _rastrigin(rotate(p.rotation_r, conditioning(10, rotate(p.rotation_q, t))))
 
 
-def _weierstrass(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _weierstrass(p: Instance, x: jax.Array) -> jax.Array:
     # z = R Lambda^(1/100) Q T_osz(R (x - x_opt))
     t = oscillate(rotate(p.rotation_r, x - p.x_opt))
     z = rotate(p.rotation_r, conditioning(1 / 100, rotate(p.rotation_q, t)))
@@ -171,7 +189,7 @@ def _weierstrass(p: BBOBProblem, x: jax.Array) -> jax.Array:
     return 10 * inner**3 + 10 / x.size * penalty(x)
 
 
-def _schaffers(alpha: float, p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _schaffers(alpha: float, p: Instance, x: jax.Array) -> jax.Array:
     # z = Lambda^alpha Q T_asy^0.5(R (x - x_opt))
     t = asymmetric(0.5, rotate(p.rotation_r, x - p.x_opt))
     z = conditioning(alpha, rotate(p.rotation_q, t))
@@ -182,22 +200,22 @@ def _schaffers(alpha: float, p: BBOBProblem, x: jax.Array) -> jax.Array:
     return mean**2 + 10 * penalty(x)
 
 
-def _schaffers_10(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _schaffers_10(p: Instance, x: jax.Array) -> jax.Array:
     return _schaffers(10, p, x)
 
 
-def _schaffers_1000(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _schaffers_1000(p: Instance, x: jax.Array) -> jax.Array:
     return _schaffers(1000, p, x)
 
 
-def _griewank_rosenbrock(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _griewank_rosenbrock(p: Instance, x: jax.Array) -> jax.Array:
     # z = max(1, sqrt(D)/8) R x + 1/2; this rotation is drawn as Q is elsewhere.
     s = _rosenbrock(widening(x.size) * rotate(p.rotation_q, x) + 0.5)
     # 10/(D-1) sum_i (s_i/4000 - cos s_i) + 10
     return 10 * jnp.mean(s / 4000 - jnp.cos(s)) + 10
 
 
-def _schwefel(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _schwefel(p: Instance, x: jax.Array) -> jax.Array:
     # x^ = 2 sign(x_opt) x
     hat = 2 * jnp.sign(p.x_opt) * x
     twice = 2 * jnp.abs(p.x_opt)
@@ -210,7 +228,7 @@ def _schwefel(p: BBOBProblem, x: jax.Array) -> jax.Array:
     return 4.189828872724339 - waves / 100 + 100 * penalty(z / 100)
 
 
-def _gallagher(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _gallagher(p: Instance, x: jax.Array) -> jax.Array:
     # w_1 = 10, w_i = 1.1 + 8 (i-2)/(K-2) for i = 2 .. K
     w = np.append(10.0, np.linspace(1.1, 9.1, len(p.peaks.centers) - 1))
     # 10 - max_i w_i exp(-1/(2D) (x - y_i)' R' C_i R (x - y_i))
@@ -221,7 +239,7 @@ def _gallagher(p: BBOBProblem, x: jax.Array) -> jax.Array:
     return oscillate(10 - jnp.max(heights)) ** 2 + penalty(x)
 
 
-def _katsuura(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _katsuura(p: Instance, x: jax.Array) -> jax.Array:
     # z = R Lambda^100 Q (x - x_opt)
     z = rotate(p.rotation_r, conditioning(100, rotate(p.rotation_q, x - p.x_opt)))
     # sum_(j=1)^32 |2^j z_i - [2^j z_i]| / 2^j
@@ -233,7 +251,7 @@ def _katsuura(p: BBOBProblem, x: jax.Array) -> jax.Array:
     return 10 / x.size**2 * (product ** (10 / x.size**1.2) - 1) + penalty(x)
 
 
-def _lunacek(p: BBOBProblem, x: jax.Array) -> jax.Array:
+def _lunacek(p: Instance, x: jax.Array) -> jax.Array:
     # mu_0 = 2.5, d = 1, s = 1 - 1/(2 sqrt(D+20) - 8.2), mu_1 = -sqrt((mu_0^2 - d)/s)
     mu_0, s = 2.5, 1 - 1 / (2 * float(np.sqrt(x.size + 20)) - 8.2)
     mu_1 = -float(np.sqrt((mu_0**2 - 1) / s))
@@ -251,7 +269,7 @@ class _Row(NamedTuple):
     """A function: its formula, and what is drawn for it."""
 
     name: str
-    formula: Callable[[BBOBProblem, jax.Array], jax.Array]
+    formula: Callable[[Instance, jax.Array], jax.Array]
     optimum: Callable[[int, int], np.ndarray] = draw.shift
     rotations: str = ""  # which of R and Q the formula uses
     peaks: int = 0

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax import lax
 
-from gfopt.problems.bbob_functions import BBOB_FUNCTIONS
-from gfopt.problems.bbob_suite import BBOBProblem
-from gfopt.problems.bbob_transforms import Peaks
+from gfopt.problems.bbob_suite.bbob_suite import BBOBProblem
+from gfopt.problems.bbob_suite.functions import BBOB_FUNCTIONS
+from gfopt.problems.bbob_suite.transforms import Peaks
 
 _MOST_PEAKS = max(row.peaks for row in BBOB_FUNCTIONS.values())
 

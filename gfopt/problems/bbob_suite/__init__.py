@@ -1,0 +1,1 @@
+"""The 24 noiseless BBOB functions: formulas, instances, and all in one program."""
