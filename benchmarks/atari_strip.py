@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import gfopt
 from gfopt.problems import Atari
-from gfopt.problems.atari_emulator import FRAMES_PER_STEP
+from gfopt.problems.environments.atari_emulator import FRAMES_PER_STEP
 from gfopt.research.atari_runs import SHORT
 from gfopt.research.settings import optimizer_for
 

@@ -23,8 +23,8 @@ import numpy as np
 from common import RESULTS, save, show
 
 import gfopt
-from gfopt.problems import maze as mazes
-from gfopt.problems.policies import continuous_action
+from gfopt.problems.environments import maze as mazes
+from gfopt.problems.environments.policies import continuous_action
 
 SEEDS = 10
 POPULATION, PARENTS, GENERATIONS, STEPS = 200, 20, 80, 400

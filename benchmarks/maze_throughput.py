@@ -27,8 +27,8 @@ from common import save, show
 from deceptive_maze import HIDDEN, PARENTS, POPULATION, SIGMA, STEPS, policy
 
 import gfopt
-from gfopt.problems import maze as mazes
-from gfopt.problems.policies import continuous_action
+from gfopt.problems.environments import maze as mazes
+from gfopt.problems.environments.policies import continuous_action
 
 MAZE = mazes.deceptive_maze(STEPS)
 WALLS = [[bool(cell) for cell in row] for row in np.asarray(MAZE.walls)]

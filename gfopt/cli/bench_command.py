@@ -15,7 +15,7 @@ import typer
 from gfopt.cli import program_cache, terminal
 from gfopt.cli.arguments import USAGE_ERROR, number, refusals
 from gfopt.cli.bench_options import planned
-from gfopt.problems.atari import NETWORKS
+from gfopt.problems.environments.atari import NETWORKS
 from gfopt.research import plan
 from gfopt.research.baselines import BASELINES
 from gfopt.research.benchmark import carry_out, pending, runs_of

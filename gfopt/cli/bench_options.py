@@ -7,8 +7,8 @@ from typing import Any
 from gfopt import checks, registry
 from gfopt.cli.arguments import integers, number
 from gfopt.cli.named import loaded
-from gfopt.problems.atari import GAMES, NETWORKS
 from gfopt.problems.bbob_suite.functions import BBOB_NAMES
+from gfopt.problems.environments.atari import GAMES, NETWORKS
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.research import plan
 from gfopt.research.baselines import BASELINES

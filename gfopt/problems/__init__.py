@@ -1,18 +1,18 @@
 """Test problems: black-box functions, small networks to train, control tasks."""
 
-from gfopt.problems.atari import Atari
 from gfopt.problems.bbob_suite.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits
-from gfopt.problems.control import CartPole, Pendulum
-from gfopt.problems.environments import GymnasiumRollout, brax, gymnax
+from gfopt.problems.environments.atari import Atari
+from gfopt.problems.environments.control import CartPole, Pendulum
+from gfopt.problems.environments.environments import GymnasiumRollout, brax, gymnax
+from gfopt.problems.environments.maze import Maze, deceptive_maze, random_maze
+from gfopt.problems.environments.pixels import ConvolutionalPolicy
+from gfopt.problems.environments.policies import continuous_action, discrete_action
+from gfopt.problems.environments.rollout import Rollout
 from gfopt.problems.language import Pretrained, load_gguf, save_gguf, smollm2
-from gfopt.problems.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.networks import mlp
-from gfopt.problems.pixels import ConvolutionalPolicy
-from gfopt.problems.policies import continuous_action, discrete_action
 from gfopt.problems.problem import Problem
 from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
-from gfopt.problems.rollout import Rollout
 from gfopt.problems.safetensors_files import load_safetensors
 from gfopt.problems.small_language import Words, small_language_model
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled

@@ -17,8 +17,8 @@ import numpy as np
 
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result
-from gfopt.problems.atari import Atari
-from gfopt.problems.atari_emulator import FRAMES_PER_STEP
+from gfopt.problems.environments.atari import Atari
+from gfopt.problems.environments.atari_emulator import FRAMES_PER_STEP
 from gfopt.research.finished_runs import Run
 from gfopt.research.host_runs import rows_of
 from gfopt.research.plan import Batch

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gfopt import checks, registry
-from gfopt.problems.atari import GAMES, Atari
+from gfopt.problems.environments.atari import GAMES, Atari
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.research.baselines import Baseline
 from gfopt.research.competitors import Competitor, competitors
@@ -191,8 +191,8 @@ def atari_batches(
     """Lists the batches of a game; its budget is frames, as in the papers.
 
     Args:
-        game: one of ``gfopt.problems.atari.GAMES``.
-        network: one of ``gfopt.problems.atari.NETWORKS``.
+        game: one of ``gfopt.problems.environments.atari.GAMES``.
+        network: one of ``gfopt.problems.environments.atari.NETWORKS``.
         frames: of a run.
         instances: numbers of the runs, each with its own first network.
         methods: names or optimizers.

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import gfopt
-from gfopt.problems import Atari, atari, atari_emulator
+from gfopt.problems import Atari
+from gfopt.problems.environments import atari, atari_emulator
 
 needs_ale = pytest.mark.skipif(
     find_spec("ale_py") is None, reason="pip install 'gfopt[atari]'"

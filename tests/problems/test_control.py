@@ -21,8 +21,8 @@ from gfopt.problems import (
     discrete_action,
     gymnax,
     mlp,
-    normalisation,
 )
+from gfopt.problems.environments import normalisation
 
 KEY = jax.random.key(0)
 RANDOM_SEARCH = gfopt.RandomSearch(population_size=6, sigma=0.3)

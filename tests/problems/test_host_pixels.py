@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from gfopt.problems import ConvolutionalPolicy, host_pixels
-from gfopt.problems.atari import NETWORKS
+from gfopt.problems import ConvolutionalPolicy
+from gfopt.problems.environments import host_pixels
+from gfopt.problems.environments.atari import NETWORKS
 
 SHAPE = (9, 10, 2)
 

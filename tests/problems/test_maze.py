@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from gfopt.core.objective import Inputs
-from gfopt.problems import maze as mazes
-from gfopt.problems.deception import Deception
+from gfopt.problems.environments import maze as mazes
+from gfopt.problems.environments.deception import Deception
+from gfopt.problems.environments.policies import continuous_action
 from gfopt.problems.networks import mlp
-from gfopt.problems.policies import continuous_action
 
 CORRIDOR = """
 ########

@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from gfopt.problems.pixels import LEAST_VARIANCE, ConvolutionalPolicy, Statistics
+from gfopt.problems.environments.pixels import (
+    LEAST_VARIANCE,
+    ConvolutionalPolicy,
+    Statistics,
+)
 from gfopt.types import PyTree
 
 Normalise = Callable[[int, np.ndarray], np.ndarray]

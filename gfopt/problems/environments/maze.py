@@ -20,8 +20,8 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core.objective import Objective
-from gfopt.problems.deception import Deception, deception_of
-from gfopt.problems.policies import Policy
+from gfopt.problems.environments.deception import Deception, deception_of
+from gfopt.problems.environments.policies import Policy
 from gfopt.pytree import pytree, static
 
 RAY_ANGLES = tuple(math.radians(angle) for angle in (-90, -45, 0, 45, 90, 180))

@@ -18,10 +18,10 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core.objective import Objective
-from gfopt.problems import normalisation
-from gfopt.problems.normalisation import Moments
-from gfopt.problems.policies import Policy
-from gfopt.problems.rollout import Episodes
+from gfopt.problems.environments import normalisation
+from gfopt.problems.environments.normalisation import Moments
+from gfopt.problems.environments.policies import Policy
+from gfopt.problems.environments.rollout import Episodes
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, PyTree, Solution
 

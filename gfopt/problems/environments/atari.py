@@ -24,10 +24,14 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core.objective import Objective
-from gfopt.problems import host_pixels
-from gfopt.problems.atari_emulator import FRAMES_PER_STEP, SIDE, loaded_game
-from gfopt.problems.environments import episode_seeds
-from gfopt.problems.pixels import ConvolutionalPolicy, Statistics
+from gfopt.problems.environments import host_pixels
+from gfopt.problems.environments.atari_emulator import (
+    FRAMES_PER_STEP,
+    SIDE,
+    loaded_game,
+)
+from gfopt.problems.environments.environments import episode_seeds
+from gfopt.problems.environments.pixels import ConvolutionalPolicy, Statistics
 from gfopt.types import Evaluation, Key, PyTree, Solution
 
 #: The games of the usual benchmarks. A benchmark's results know a game by its place.

@@ -26,9 +26,9 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.objective import Objective
-from gfopt.problems import normalisation
-from gfopt.problems.normalisation import Moments
-from gfopt.problems.policies import Policy
+from gfopt.problems.environments import normalisation
+from gfopt.problems.environments.normalisation import Moments
+from gfopt.problems.environments.policies import Policy
 from gfopt.types import Key, PyTree, Solution
 
 

@@ -1,0 +1,1 @@
+"""Environments, policies for them, and episodes as objectives."""
