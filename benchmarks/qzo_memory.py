@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 import gfopt
 from gfopt.lazy.interpreter import interpret
-from gfopt.problems.llama import Llama
+from gfopt.problems.language_models.llama import Llama
 from gfopt.quantization.memory import Decoder, memory_plan
 
 LAYERS, WIDTH, INNER, VOCABULARY, HEADS = 32, 4096, 11008, 32000, 32

@@ -39,7 +39,7 @@ import gfopt
 from gfopt.lazy.interpreter import interpret
 from gfopt.lazy.lazy import is_lazy
 from gfopt.problems import smollm2
-from gfopt.problems.llama import KeyValues
+from gfopt.problems.language_models.llama import KeyValues
 
 RANK = 4  # of the adapters
 PREFIX = "Is this review good or bad?"  # whose keys and values the prefix starts as

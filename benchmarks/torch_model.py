@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import gfopt
 from gfopt.problems import smollm2
-from gfopt.problems.hugging_face.llama_config import LAYER_NAMES
+from gfopt.problems.language_models.hugging_face.llama_config import LAYER_NAMES
 
 
 def in_torch(found: Any) -> LlamaForCausalLM:

@@ -17,8 +17,16 @@ from gfopt.cli.labelled_texts import label_words, read_sentences, split
 from gfopt.core.objective import Objective
 from gfopt.driver.progress import Interrupt, ProgressLine
 from gfopt.driver.result import Result
-from gfopt.problems.language import Pretrained, load_gguf, smollm2
-from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
+from gfopt.problems.language_models.language_models import (
+    Pretrained,
+    load_gguf,
+    smollm2,
+)
+from gfopt.problems.language_models.prompted_classification import (
+    PromptedClassification,
+    prompted,
+    word_tokens,
+)
 from gfopt.prompts.claps_search import claps
 from gfopt.prompts.counted_objectives import counted
 from gfopt.prompts.ledger import Ledger

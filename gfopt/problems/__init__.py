@@ -9,12 +9,24 @@ from gfopt.problems.environments.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.environments.pixels import ConvolutionalPolicy
 from gfopt.problems.environments.policies import continuous_action, discrete_action
 from gfopt.problems.environments.rollout import Rollout
-from gfopt.problems.language import Pretrained, load_gguf, save_gguf, smollm2
+from gfopt.problems.language_models.language_models import (
+    Pretrained,
+    load_gguf,
+    save_gguf,
+    smollm2,
+)
+from gfopt.problems.language_models.prompted_classification import (
+    PromptedClassification,
+    prompted,
+    word_tokens,
+)
+from gfopt.problems.language_models.safetensors_files import load_safetensors
+from gfopt.problems.language_models.small_language_models import (
+    Words,
+    small_language_model,
+)
 from gfopt.problems.networks import mlp
 from gfopt.problems.problem import Problem
-from gfopt.problems.prompts import PromptedClassification, prompted, word_tokens
-from gfopt.problems.safetensors_files import load_safetensors
-from gfopt.problems.small_language import Words, small_language_model
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
 
 __all__ = [

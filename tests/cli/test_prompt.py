@@ -17,9 +17,11 @@ import pytest
 from gfopt.cli import prompt_command
 from gfopt.cli.main import main
 from gfopt.problems import prompted, word_tokens
-from gfopt.problems.language import Pretrained
-from gfopt.problems.llama import Llama
-from gfopt.problems.prompts import PromptedClassification
+from gfopt.problems.language_models.language_models import Pretrained
+from gfopt.problems.language_models.llama import Llama
+from gfopt.problems.language_models.prompted_classification import (
+    PromptedClassification,
+)
 
 WORDS = ["?", "Text:", "Label:", "good", "bad", "film", "fine", "poor", "plot", "dull"]
 WORDS += [f"word{chr(97 + i)}" for i in range(20)]

@@ -16,9 +16,9 @@ import pytest
 import gfopt
 from gfopt.core.objective import Inputs
 from gfopt.lazy.lazy import materialise
-from gfopt.problems import gguf_fields, language
-from gfopt.problems.gguf_tokenizer import INSTALL
-from gfopt.problems.hugging_face.tensor_files import read_tensors
+from gfopt.problems.language_models import gguf_fields, language_models
+from gfopt.problems.language_models.gguf_tokenizer import INSTALL
+from gfopt.problems.language_models.hugging_face.tensor_files import read_tensors
 from gfopt.quantization.gguf_blocks import LAYOUTS
 
 gguf = pytest.importorskip("gguf", reason=INSTALL)
@@ -160,9 +160,9 @@ MIXTURES = {
 @pytest.mark.parametrize("name", MIXTURES)
 def test_layers_of_different_types_are_computed(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "mixed.gguf", types=MIXTURES[name])
-    dense = language.load_gguf(path)
+    dense = language_models.load_gguf(path)
     assert isinstance(dense.weights["layers"], dict)
-    found = language.load_gguf(path, quantized=True)
+    found = language_models.load_gguf(path, quantized=True)
     with gfopt.lazy.count_materialisations() as made:
         ours = logits_of(found)
     assert made.list == []
@@ -171,13 +171,13 @@ def test_layers_of_different_types_are_computed(name: str, tmp_path: Path) -> No
     np.testing.assert_allclose(ours, expected, atol=2e-5)
     if name != "half precision":
         assert len(found.weights["layers"]) in (2, 3)
-        language.save_gguf(found.weights, tmp_path / "same.gguf", path)
+        language_models.save_gguf(found.weights, tmp_path / "same.gguf", path)
         assert (tmp_path / "same.gguf").read_bytes() == path.read_bytes()
 
 
 def test_stacks_of_different_types_are_tuned_and_continued(tmp_path: Path) -> None:
     path = write(tmp_path / "mixed.gguf", types=MIXTURES["Q4_K_M"])
-    found = language.load_gguf(path, quantized=True)
+    found = language_models.load_gguf(path, quantized=True)
     model = gfopt.tokens.CachedModel(found.model, found.weights)
     expected = logits_of(found)[0]
     read = gfopt.Objective(
@@ -202,10 +202,10 @@ def test_stacks_of_different_types_are_tuned_and_continued(tmp_path: Path) -> No
     )
     losses = np.asarray(run.history["loss"])
     assert losses[-5:].mean() < losses[:5].mean()
-    language.save_gguf(
+    language_models.save_gguf(
         gfopt.merge(run.recommended, codes), tmp_path / "tuned.gguf", path
     )
-    tuned = language.load_gguf(tmp_path / "tuned.gguf", quantized=True)
+    tuned = language_models.load_gguf(tmp_path / "tuned.gguf", quantized=True)
     assert loss(materialise(tuned.weights)) < loss(materialise(found.weights))
 
 
@@ -259,12 +259,14 @@ def test_a_model_of_transformers_has_its_logits(name: str, tmp_path: Path) -> No
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    found = language.load_gguf(tmp_path / "model.gguf")
+    found = language_models.load_gguf(tmp_path / "model.gguf")
     logits = jax.jit(found.model.logits)(
         found.weights, np.load(folder.parent / "tokens.npy")
     )
     np.testing.assert_allclose(logits, np.load(folder / "logits.npy"), atol=5e-5)
-    language.save_gguf(found.weights, tmp_path / "same.gguf", tmp_path / "model.gguf")
+    language_models.save_gguf(
+        found.weights, tmp_path / "same.gguf", tmp_path / "model.gguf"
+    )
     whole = (tmp_path / "model.gguf").read_bytes()
     assert (tmp_path / "same.gguf").read_bytes() == whole
 
@@ -278,7 +280,7 @@ def test_heads_biases_and_factors_are_computed(tmp_path: Path) -> None:
         "blk.1.ffn_down.bias": (WIDTH,),
     }
     path = write(tmp_path / "more.gguf", shapes=more)
-    found = language.load_gguf(path)
+    found = language_models.load_gguf(path)
     tensors = {t.name: np.array(t.data) for t in gguf.GGUFReader(path).tensors}
     same = np.testing.assert_array_equal
     same(found.weights["head"], tensors["output.weight"])
@@ -308,12 +310,12 @@ def test_the_documentation_has_the_fields() -> None:
 
 
 def test_defaults_are_those_of_llama_cpp(tmp_path: Path) -> None:
-    whole = language.load_gguf(write(tmp_path / "whole.gguf"))
+    whole = language_models.load_gguf(write(tmp_path / "whole.gguf"))
     gone = {"llama.rope.freq_base": None, "llama.embedding_length": None}
-    found = language.load_gguf(write(tmp_path / "less.gguf", gone))
+    found = language_models.load_gguf(write(tmp_path / "less.gguf", gone))
     assert found.model == whole.model and found.model.rope_base == 1e4
     scaled = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    found = language.load_gguf(write(tmp_path / "linear.gguf", scaled))
+    found = language_models.load_gguf(write(tmp_path / "linear.gguf", scaled))
     assert found.model.layers[0].rotary.factors == (4.0,)
 
 
@@ -333,10 +335,10 @@ MISSING = (
 def test_a_field_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "less.gguf", {name: None})
     with pytest.raises(ValueError, match=f"less.gguf must have the field {name}"):
-        language.load_gguf(path)
+        language_models.load_gguf(path)
     if name.startswith("tokenizer"):
-        own = language.load_gguf(write(tmp_path / "whole.gguf")).tokenizer
-        found = language.load_gguf(path, tokenizer=own)
+        own = language_models.load_gguf(write(tmp_path / "whole.gguf")).tokenizer
+        found = language_models.load_gguf(path, tokenizer=own)
         assert found.encode(["ab"])[0].tolist() == [[2]]
 
 
@@ -372,25 +374,25 @@ def test_a_field_that_is_not_computed_is_refused(
     fields: dict[str, Any], match: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=match):
-        language.load_gguf(write(tmp_path / "other.gguf", fields))
+        language_models.load_gguf(write(tmp_path / "other.gguf", fields))
 
 
 def test_what_the_logits_don_t_need_is_ignored(tmp_path: Path) -> None:
-    plain = language.load_gguf(write(tmp_path / "plain.gguf"))
+    plain = language_models.load_gguf(write(tmp_path / "plain.gguf"))
     more = {"blk.1.attn_q_norm.weight": (SIZE,), "rope_freqs.weight": (5,)}
     path = write(tmp_path / "more.gguf", {"llama.logit_scale": 0.5}, more)
     names = ("llama.logit_scale", "blk.*.attn_q_norm.weight", "rope_freqs.weight")
-    found = language.load_gguf(path, ignore=names)
+    found = language_models.load_gguf(path, ignore=names)
     assert found.model == plain.model
     np.testing.assert_array_equal(logits_of(found), logits_of(plain))
-    language.save_gguf(found.weights, tmp_path / "same.gguf", path)
+    language_models.save_gguf(found.weights, tmp_path / "same.gguf", path)
     assert (tmp_path / "same.gguf").read_bytes() == path.read_bytes()
 
 
 def test_a_part_of_a_model_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a-00001-of-00002.gguf", {"split.count": 2})
     with pytest.raises(ValueError, match="a whole model; got .*, one of 2 parts"):
-        language.load_gguf(path)
+        language_models.load_gguf(path)
 
 
 def test_the_other_byte_order_is_refused(tmp_path: Path) -> None:
@@ -402,7 +404,7 @@ def test_the_other_byte_order_is_refused(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(ValueError, match="in this machine's byte order; got .*big"):
-        language.load_gguf(path)
+        language_models.load_gguf(path)
 
 
 @pytest.mark.parametrize(
@@ -420,15 +422,19 @@ def test_a_tensor_that_is_not_what_we_compute_is_refused(
     shapes: dict[str, Any], match: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=match):
-        language.load_gguf(write(tmp_path / "other.gguf", shapes=shapes))
+        language_models.load_gguf(write(tmp_path / "other.gguf", shapes=shapes))
 
 
 def test_types_that_are_not_computed_name_their_tensor(tmp_path: Path) -> None:
     """IQ4_NL is read dense, as the package gguf does, and not as it is."""
     path = write(tmp_path / "other.gguf", types={"blk.1.attn_q.weight": "IQ4_NL"})
     with pytest.raises(ValueError, match="got IQ4_NL for blk.1.attn_q.weight"):
-        language.load_gguf(path, quantized=True)
-    assert language.load_gguf(path).weights["layers"]["query"].shape == (3, 256, 256)
+        language_models.load_gguf(path, quantized=True)
+    assert language_models.load_gguf(path).weights["layers"]["query"].shape == (
+        3,
+        256,
+        256,
+    )
 
 
 def test_packages_that_are_missing_are_named(
@@ -437,4 +443,4 @@ def test_packages_that_are_missing_are_named(
     path = write(tmp_path / "whole.gguf")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ImportError, match="load_gguf needs the package tokenizers"):
-        language.load_gguf(path)
+        language_models.load_gguf(path)

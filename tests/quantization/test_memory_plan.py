@@ -12,7 +12,7 @@ import pytest
 import gfopt
 from gfopt.cli.main import main
 from gfopt.lazy.interpreter import interpret
-from gfopt.problems.llama import Llama
+from gfopt.problems.language_models.llama import Llama
 from gfopt.quantization.memory import Decoder, decoder, memory_plan
 
 LAYERS, WIDTH, INNER, VOCABULARY = 12, 1024, 2752, 2048

@@ -9,7 +9,7 @@ import pytest
 from problems.test_language import MODEL, VOCABULARY, looped_logits, small_weights
 
 import gfopt
-from gfopt.problems.language import INSTALL
+from gfopt.problems.language_models.language_models import INSTALL
 from gfopt.tokens.language_model import text_logits
 
 TEXT = np.array([3, 1, 4, 1, 5, 9, 2, 6])

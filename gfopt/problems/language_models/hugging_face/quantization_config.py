@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gfopt import checks
-from gfopt.problems.hugging_face.config_file import is_ignored
+from gfopt.problems.language_models.hugging_face.config_file import is_ignored
 
 FORMATS = ("int-quantized", "float-quantized", "naive-quantized", "pack-quantized")
 # of each method the fields that change nothing here

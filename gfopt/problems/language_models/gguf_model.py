@@ -15,14 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.problems.gguf_fields import Fields
-from gfopt.problems.gguf_tokenizer import tokenizer_of
-from gfopt.problems.hugging_face.config_file import checked_ignore, is_ignored
-from gfopt.problems.hugging_face.llama_config import shapes
-from gfopt.problems.layer_stacks import numbered, stacked, unstacked, with_stacks
-from gfopt.problems.llama import stacks_of
-from gfopt.problems.pretrained import Pretrained
-from gfopt.problems.rotary import halves, neighbours
+from gfopt.problems.language_models.gguf_fields import Fields
+from gfopt.problems.language_models.gguf_tokenizer import tokenizer_of
+from gfopt.problems.language_models.hugging_face.config_file import (
+    checked_ignore,
+    is_ignored,
+)
+from gfopt.problems.language_models.hugging_face.llama_config import shapes
+from gfopt.problems.language_models.layer_stacks import (
+    numbered,
+    stacked,
+    unstacked,
+    with_stacks,
+)
+from gfopt.problems.language_models.llama import stacks_of
+from gfopt.problems.language_models.pretrained import Pretrained
+from gfopt.problems.language_models.rotary import halves, neighbours
 from gfopt.quantization import gguf_files
 from gfopt.quantization.gguf_blocks import LAYOUTS
 from gfopt.types import PyTree

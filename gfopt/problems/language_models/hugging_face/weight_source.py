@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gfopt.problems.hugging_face.llama_config import head_size, shapes
-from gfopt.problems.hugging_face.tensor_files import Tensor
-from gfopt.problems.llama import Llama
-from gfopt.problems.rotary import Rotary, neighbours
+from gfopt.problems.language_models.hugging_face.llama_config import head_size, shapes
+from gfopt.problems.language_models.hugging_face.tensor_files import Tensor
+from gfopt.problems.language_models.llama import Llama
+from gfopt.problems.language_models.rotary import Rotary, neighbours
 from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.scaled_codes import packed_codes, scaled_codes
 

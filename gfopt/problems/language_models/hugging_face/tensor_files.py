@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.problems.gguf_tokenizer import INSTALL
-from gfopt.problems.hugging_face.config_file import read_json
+from gfopt.problems.language_models.gguf_tokenizer import INSTALL
+from gfopt.problems.language_models.hugging_face.config_file import read_json
 
 INDEX = "model.safetensors.index.json"
 _DTYPES = {

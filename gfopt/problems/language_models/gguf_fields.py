@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gfopt import checks
-from gfopt.problems.hugging_face.config_file import is_ignored
-from gfopt.problems.llama import Layer, Llama
-from gfopt.problems.rotary import Rotary
+from gfopt.problems.language_models.hugging_face.config_file import is_ignored
+from gfopt.problems.language_models.llama import Layer, Llama
+from gfopt.problems.language_models.rotary import Rotary
 
 KINDS = ("llama", "qwen2", "qwen3")
 REQUIRED = "required"

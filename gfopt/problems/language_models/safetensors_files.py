@@ -13,18 +13,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gfopt.problems.gguf_tokenizer import INSTALL
-from gfopt.problems.hugging_face.config_file import (
+from gfopt.problems.language_models.gguf_tokenizer import INSTALL
+from gfopt.problems.language_models.hugging_face.config_file import (
     checked_ignore,
     is_ignored,
     read_config,
 )
-from gfopt.problems.hugging_face.llama_config import layer_names, model_of
-from gfopt.problems.hugging_face.quantization_config import block_of
-from gfopt.problems.hugging_face.tensor_files import read_tensors
-from gfopt.problems.hugging_face.weight_source import WeightSource
-from gfopt.problems.layer_stacks import stacked, with_stacks
-from gfopt.problems.pretrained import Pretrained
+from gfopt.problems.language_models.hugging_face.llama_config import (
+    layer_names,
+    model_of,
+)
+from gfopt.problems.language_models.hugging_face.quantization_config import block_of
+from gfopt.problems.language_models.hugging_face.tensor_files import read_tensors
+from gfopt.problems.language_models.hugging_face.weight_source import WeightSource
+from gfopt.problems.language_models.layer_stacks import stacked, with_stacks
+from gfopt.problems.language_models.pretrained import Pretrained
 
 _TOP = {"embed_tokens.weight": "embedding", "norm.weight": "norm"}
 

@@ -22,7 +22,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.lazy.interpreter import interpret
-from gfopt.problems.decoder_layer import (
+from gfopt.problems.language_models.decoder_layer import (
     ACTIVATIONS,
     KeyValues,
     Sight,
@@ -30,7 +30,7 @@ from gfopt.problems.decoder_layer import (
     layer,
     norm,
 )
-from gfopt.problems.rotary import Rotary, tables
+from gfopt.problems.language_models.rotary import Rotary, tables
 from gfopt.types import PyTree
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from jax import lax
 
 from gfopt import checks
-from gfopt.problems.language import Pretrained
-from gfopt.problems.llama import Llama
+from gfopt.problems.language_models.language_models import Pretrained
+from gfopt.problems.language_models.llama import Llama
 from gfopt.pytree import pytree, static
 from gfopt.types import PyTree
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from gfopt.problems.gguf_model import load_gguf, save_gguf
-from gfopt.problems.gguf_tokenizer import INSTALL
-from gfopt.problems.pretrained import Pretrained
+from gfopt.problems.language_models.gguf_model import load_gguf, save_gguf
+from gfopt.problems.language_models.gguf_tokenizer import INSTALL
+from gfopt.problems.language_models.pretrained import Pretrained
 
 __all__ = [
     "INSTALL",

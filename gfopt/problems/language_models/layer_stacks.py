@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.problems.llama import Layer, Llama, stacks_of
-from gfopt.problems.rotary import Rotary
+from gfopt.problems.language_models.llama import Layer, Llama, stacks_of
+from gfopt.problems.language_models.rotary import Rotary
 from gfopt.quantization.quantized import Quantized
 from gfopt.types import PyTree
 

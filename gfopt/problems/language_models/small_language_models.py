@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.problems.language import Pretrained
-from gfopt.problems.llama import Llama
+from gfopt.problems.language_models.language_models import Pretrained
+from gfopt.problems.language_models.llama import Llama
 from gfopt.types import PyTree
 
 UNKNOWN = "?"

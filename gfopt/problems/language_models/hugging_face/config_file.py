@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gfopt import checks
-from gfopt.problems.hugging_face.config_fields import (
+from gfopt.problems.language_models.hugging_face.config_fields import (
     FIXED,
     KINDS,
     REQUIRED,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gfopt import checks
-from gfopt.problems.llama import Layer
-from gfopt.problems.rotary import NO_POSITIONS, Rotary, llama3_factors
+from gfopt.problems.language_models.llama import Layer
+from gfopt.problems.language_models.rotary import NO_POSITIONS, Rotary, llama3_factors
 
 _ROPE_FIELDS: dict[str, tuple[str, ...]] = {
     "default": (),

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.problems.rotary import turned
+from gfopt.problems.language_models.rotary import turned
 from gfopt.types import PyTree
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

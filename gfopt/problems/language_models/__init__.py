@@ -1,0 +1,1 @@
+"""Language models as plain pytrees: files of weights, the forward pass, prompts."""
