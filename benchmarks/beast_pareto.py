@@ -24,7 +24,7 @@ import numpy as np
 
 import gfopt
 from gfopt.problems import small_language_model
-from gfopt.tokens import beams as texts
+from gfopt.tokens import beam_search
 
 PROMPT, TARGET = 8, 4
 BUDGET = 448  # texts that are scored: 8 x 8 for each of 7 words
@@ -98,9 +98,9 @@ def searches(model: gfopt.tokens.CachedModel, length: int) -> dict[str, Method]:
             known = logits.at[:, 0].set(-jnp.inf)
             return jax.random.categorical(jax.random.fold_in(key, number), known)
 
-        many = texts.started(model, prompt, BUDGET, length)
+        many = beam_search.started(model, prompt, BUDGET, length)
         first = draw(jnp.int32(-1), many.logits)
-        many = texts.grown(model, many, first, jnp.int32(length), draw)
+        many = beam_search.grown(model, many, first, jnp.int32(length), draw)
         return best(prompt, target, many.tokens)
 
     def uniform(key: jax.Array, prompt: jax.Array, target: jax.Array) -> jax.Array:

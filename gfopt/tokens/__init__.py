@@ -1,6 +1,6 @@
 """Token sequences: language models, scores of texts, and discrete searches."""
 
-from gfopt.tokens.beam import Beast
+from gfopt.tokens.beast import Beast
 from gfopt.tokens.combined_scores import Total, Universal
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens

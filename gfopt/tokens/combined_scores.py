@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.pytree import pytree
-from gfopt.tokens.beams import check_model
+from gfopt.tokens.beam_search import check_model
 from gfopt.tokens.scores import Continuation
 
 

@@ -18,7 +18,7 @@ from gfopt import checks
 from gfopt.core.evaluate import judged
 from gfopt.core.objective import Inputs, Objective
 from gfopt.pytree import pytree
-from gfopt.tokens.beams import BeamSearch
+from gfopt.tokens.beam_search import BeamSearch
 from gfopt.tokens.scores import Continuation
 from gfopt.types import Evaluation, Key, Population, PyTree, State
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gfopt import checks
 from gfopt.pytree import pytree, static
-from gfopt.tokens.beams import check_model, check_tokens
+from gfopt.tokens.beam_search import check_model, check_tokens
 from gfopt.tokens.language_model import Cache
 from gfopt.tokens.sequences import END, followed_by, length_of
 from gfopt.types import Key

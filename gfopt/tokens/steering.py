@@ -33,9 +33,8 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.noise import threefry
 from gfopt.pytree import pytree, static
-from gfopt.tokens import alphabet
-from gfopt.tokens import beams as texts
-from gfopt.tokens.beams import Beams, BeamSearch, Extension
+from gfopt.tokens import alphabet, beam_search
+from gfopt.tokens.beam_search import Beams, BeamSearch, Extension
 from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -130,19 +129,19 @@ class Steering(BeamSearch):
     forbidden: Any = None
 
     def __post_init__(self) -> None:
-        texts.check_model(self.model)
-        texts.check_tokens("prompt", self.prompt, (1, 2))
+        beam_search.check_model(self.model)
+        beam_search.check_tokens("prompt", self.prompt, (1, 2))
         checks.integer("num_particles", self.num_particles, 1)
         checks.non_negative("scale", self.scale)
         checks.one_of("potential", self.potential, POTENTIALS)
         checks.non_negative("threshold", self.threshold)
-        texts.check_proposal(self)
+        beam_search.check_proposal(self)
 
     def init(self, key: Key, solution: Solution) -> SteeringState:
         """Reads the prompt; L is the solution's length."""
         start = alphabet.starting_tokens(solution)
         count = self.num_particles
-        beams = texts.started(self.model, self.prompt, count, start.shape[0])
+        beams = beam_search.started(self.model, self.prompt, count, start.shape[0])
         zeros = jnp.zeros(count, jnp.float32)
         return SteeringState(
             step=jnp.int32(0),
@@ -154,13 +153,13 @@ class Steering(BeamSearch):
             total=zeros,
             best=start,
             seed=threefry.seeds(key, 1)[0],
-            num_tokens=texts.count(jnp.asarray(self.prompt) >= 0),
+            num_tokens=beam_search.count(jnp.asarray(self.prompt) >= 0),
         )
 
     def ask(self, key: Key, state: SteeringState) -> Population:
         """Draws each particle's next token."""
         places = jnp.arange(self.num_particles, dtype=jnp.int32)
-        log_p = texts.proposal_of(self, state.beams.logits)
+        log_p = beam_search.proposal_of(self, state.beams.logits)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
         tokens = jax.vmap(jax.random.categorical)(keys, log_p).astype(jnp.int32)
         grows = state.beams.length < state.beams.tokens.shape[1]
@@ -169,7 +168,7 @@ class Steering(BeamSearch):
 
     def decode(self, state: SteeringState, member: Member) -> Solution:
         """Returns the particle's text with its new token."""
-        return texts.extended(state.beams, member)
+        return beam_search.extended(state.beams, member)
 
     def tell(
         self, state: SteeringState, population: Population, evaluation: Evaluation
@@ -200,10 +199,10 @@ class Steering(BeamSearch):
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         drawn = systematic(key, weights)
         ancestors = jnp.where(resamples, drawn, jnp.arange(size))
-        order, source = texts.slots(ancestors, jnp.ones(size, bool))
+        order, source = beam_search.slots(ancestors, jnp.ones(size, bool))
         chosen = ancestors[order]
-        beams = texts.moved_beams(state.beams, source)
-        beams, count = texts.appended(self.model, beams, tokens[chosen], grows)
+        beams = beam_search.moved_beams(state.beams, source)
+        beams, count = beam_search.appended(self.model, beams, tokens[chosen], grows)
         log_product = state.log_product + jnp.where(valid, log_g, 0)
         worth = jnp.where(valid, fresh, -jnp.inf)
         best = self.decode(
@@ -226,9 +225,9 @@ class Steering(BeamSearch):
             seed=state.seed,
             num_tokens=state.num_tokens
             + read.astype(jnp.int32)
-            + count * texts.rows_of(self.prompt, beams),
+            + count * beam_search.rows_of(self.prompt, beams),
         )
-        num_valid = texts.count(valid)
+        num_valid = beam_search.count(valid)
         mean = jnp.sum(jnp.where(valid, fresh, 0)) / jnp.maximum(num_valid, 1)
         info = SteeringInfo(
             mean, effective, resamples, beams.length, num_valid, new.num_tokens

@@ -35,9 +35,8 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.noise import threefry
 from gfopt.pytree import pytree, static
-from gfopt.tokens import alphabet
-from gfopt.tokens import beams as texts
-from gfopt.tokens.beams import Beams, BeamSearch, Extension
+from gfopt.tokens import alphabet, beam_search
+from gfopt.tokens.beam_search import Beams, BeamSearch, Extension
 from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -136,11 +135,11 @@ class Beast(BeamSearch):
     max_tokens: int | None = static(default=None)
 
     def __post_init__(self) -> None:
-        texts.check_model(self.model)
-        texts.check_tokens("prompt", self.prompt, (1, 2))
+        beam_search.check_model(self.model)
+        beam_search.check_tokens("prompt", self.prompt, (1, 2))
         for name in ("beam_width", "num_candidates", "ngram", "num_finalists"):
             checks.integer(name, getattr(self, name), 1)
-        texts.check_proposal(self)
+        beam_search.check_proposal(self)
         checks.instance("scores_first", self.scores_first, bool, "True or False")
         checks.integer("num_trials", self.num_trials, 0)
         if self.max_tokens is not None:
@@ -150,16 +149,18 @@ class Beast(BeamSearch):
         """Reads the prompt and draws the first tokens; L is the solution's length."""
         start = alphabet.starting_tokens(solution)
         max_length = start.shape[0]
-        beams = texts.started(self.model, self.prompt, self.beam_width, max_length)
-        num_read = texts.count(jnp.asarray(self.prompt) >= 0)
+        beams = beam_search.started(
+            self.model, self.prompt, self.beam_width, max_length
+        )
+        num_read = beam_search.count(jnp.asarray(self.prompt) >= 0)
         if not self.scores_first:
-            first, alive = texts.gumbel_top_k(
-                key, texts.proposal_of(self, beams.logits[0]), self.beam_width
+            first, alive = beam_search.gumbel_top_k(
+                key, beam_search.proposal_of(self, beams.logits[0]), self.beam_width
             )
-            beams = texts.grown(
+            beams = beam_search.grown(
                 self.model, beams, first, jnp.int32(1), lambda number, logits: first
             )._replace(alive=alive)
-            num_read += texts.rows_of(self.prompt, beams)
+            num_read += beam_search.rows_of(self.prompt, beams)
         return BeastState(
             step=jnp.int32(0),
             beams=beams,
@@ -168,22 +169,24 @@ class Beast(BeamSearch):
             best_fitness=jnp.full(self.num_finalists, jnp.inf, jnp.float32),
             waits=jnp.zeros((), bool),
             seed=threefry.seeds(jax.random.fold_in(key, 1), 1)[0],
-            num_proposals=jnp.where(self.scores_first, 1, 1 + texts.count(beams.alive)),
+            num_proposals=jnp.where(
+                self.scores_first, 1, 1 + beam_search.count(beams.alive)
+            ),
             num_tokens=num_read,
         )
 
     def ask(self, key: Key, state: BeastState) -> Population:
         """Draws the candidates, or repeats the finalists."""
         k1, k2 = self.beam_width, self.num_candidates
-        log_p = texts.proposal_of(self, state.beams.logits)
+        log_p = beam_search.proposal_of(self, state.beams.logits)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(k1))
-        draw = partial(texts.gumbel_top_k, count=k2)
+        draw = partial(beam_search.gumbel_top_k, count=k2)
         tokens, valid = jax.vmap(draw)(keys, log_p)
         tokens, valid = tokens.ravel(), (valid & state.beams.alive[:, None]).ravel()
         slot = jnp.arange(k1 * k2)
         parent = slot // k2
         if self.scores_first:  # the empty text has k1 k2 children
-            root = texts.gumbel_top_k(keys[0], log_p[0], k1 * k2)
+            root = beam_search.gumbel_top_k(keys[0], log_p[0], k1 * k2)
             is_root = state.beams.length == 0
             tokens = jnp.where(is_root, root[0], tokens)
             valid = jnp.where(is_root, root[1], valid)
@@ -217,7 +220,7 @@ class Beast(BeamSearch):
     def decode(self, state: BeastState, member: Member) -> Solution:
         """Returns the beam with its token, or the finalist."""
         beams = state.beams
-        row = texts.extended(beams, member)
+        row = beam_search.extended(beams, member)
         if not self.num_trials:
             return row
         best = state.best[jnp.minimum(member.parent, self.num_finalists - 1)]
@@ -238,18 +241,18 @@ class Beast(BeamSearch):
         alive = jnp.isfinite(found)
         grows = ~is_last & jnp.any(alive)
         # a step without a value changes nothing: the beams are copied onto themselves
-        order, source = texts.slots(members.parent[chosen], alive & grows)
+        order, source = beam_search.slots(members.parent[chosen], alive & grows)
         chosen = chosen[order]
-        beams = texts.moved_beams(beams, source)
+        beams = beam_search.moved_beams(beams, source)
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
         def draw(number: jax.Array, logits: jax.Array) -> jax.Array:
             keys = jax.random.split(jax.random.fold_in(key, number), self.beam_width)
-            log_p = texts.proposal_of(self, logits)
+            log_p = beam_search.proposal_of(self, logits)
             return jax.vmap(jax.random.categorical)(keys, log_p).astype(jnp.int32)
 
         # those drawn between leave the last token to be chosen
-        beams, count = texts.appended(
+        beams, count = beam_search.appended(
             self.model,
             beams,
             members.token[chosen],
@@ -267,16 +270,16 @@ class Beast(BeamSearch):
             best=best,
             best_fitness=best_fitness,
             waits=is_full & (self.num_trials > 0),
-            num_proposals=state.num_proposals + count * texts.count(alive),
+            num_proposals=state.num_proposals + count * beam_search.count(alive),
             num_tokens=state.num_tokens
             + read.astype(jnp.int32)
-            + count * texts.rows_of(self.prompt, beams),
+            + count * beam_search.rows_of(self.prompt, beams),
         )
         info = BeastInfo(
             best_fitness[0],
             beams.length,
-            texts.count(population.active),
-            texts.count(evaluation.valid),
+            beam_search.count(population.active),
+            beam_search.count(evaluation.valid),
             new.num_proposals,
             new.num_tokens,
         )

@@ -10,7 +10,7 @@ import pytest
 from problems.test_language import MODEL, VOCABULARY, small_weights
 
 import gfopt
-from gfopt.tokens import beams, length_of
+from gfopt.tokens import beam_search, length_of
 from gfopt.tokens.language_model import text_logits
 from gfopt.tokens.scores import Continuation
 
@@ -54,7 +54,7 @@ def test_r1_gumbel_top_k_is_drawing_in_turn():
     p = np.array([0.5, 0.3, 0.15, 0.05])
     count = 100_000
     keys = jax.random.split(jax.random.key(0), count)
-    draw = jax.jit(jax.vmap(lambda key: beams.gumbel_top_k(key, jnp.log(p), 2)))
+    draw = jax.jit(jax.vmap(lambda key: beam_search.gumbel_top_k(key, jnp.log(p), 2)))
     tokens, valid = map(np.asarray, draw(keys))
     assert valid.all()
     pairs = np.zeros((4, 4))
@@ -67,7 +67,7 @@ def test_r1_gumbel_top_k_is_drawing_in_turn():
 
 def test_fewer_tokens_than_draws():
     log_p = jnp.log(jnp.array([0.5, 0.0, 0.5, 0.0]))
-    tokens, valid = beams.gumbel_top_k(jax.random.key(0), log_p, 6)
+    tokens, valid = beam_search.gumbel_top_k(jax.random.key(0), log_p, 6)
     assert valid.tolist() == [True, True, False, False, False, False]
     assert set(tokens[:2].tolist()) == {0, 2}
 
@@ -240,7 +240,7 @@ def test_caches_follow_their_texts():
 
 def test_slots_keep_those_that_are_chosen():
     parents, alive = jnp.array([2, 2, 0, 2, 3]), jnp.array([1, 1, 1, 1, 0], bool)
-    order, source = beams.slots(parents, alive)
+    order, source = beam_search.slots(parents, alive)
     assert source[2] == 2 and source[0] == 0
     assert sorted(order.tolist()) == [0, 1, 2, 3, 4]
     chosen = [int(parents[i]) for i in order if alive[i]]
@@ -275,10 +275,10 @@ def test_vocabulary_forbidden_and_top_p():
     assert ran(made(vocabulary=2), Table()).state.beams.tokens.max() == 1
     log_p = jnp.log(jnp.array([0.15, 0.5, 0.05, 0.3]))
     for top_p, left in ((0.4, [1]), (0.7, [1, 3]), (0.8, [1, 3]), (1.0, [0, 1, 2, 3])):
-        found = beams.log_proposal(log_p, 1.0, top_p, None)
+        found = beam_search.log_proposal(log_p, 1.0, top_p, None)
         assert np.flatnonzero(np.isfinite(found)).tolist() == left
         np.testing.assert_allclose(jnp.exp(found).sum(), 1, rtol=1e-6)
-    cold = beams.log_proposal(log_p, 0.5, None, None)
+    cold = beam_search.log_proposal(log_p, 0.5, None, None)
     p = np.exp(log_p) ** 2
     np.testing.assert_allclose(np.exp(cold), p / p.sum(), rtol=1e-5)
     # fewer tokens than candidates: the rest of the rows are not evaluated
