@@ -44,7 +44,7 @@ def method(noise: str, sigma: float, numbers: dict[str, Any]) -> gfopt.CBO:
     alpha = gfopt.EffectiveSampleSize(options.pop("eta"))
     integrator = "exponential" if noise == "covariance" else "euler"
     return gfopt.CBO(
-        noise=noise, integrator=integrator, sigma=sigma, alpha=alpha, **options
+        scaling=noise, integrator=integrator, sigma=sigma, alpha=alpha, **options
     )
 
 

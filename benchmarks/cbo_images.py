@@ -120,14 +120,12 @@ def recipe(steps_an_epoch: int, **options: Any) -> gfopt.CBO:
         **{
             "population_size": 100,
             "batch_size": GROUP,
-            "memory": None,
             "sigma": 1.0,
             "dt": 0.1,
             # sigma <- sigma log2(e + 1) / log2(e + 2), alpha <- 2 alpha
             "diffusion": lambda step: 0.4**0.5 / jnp.log2(epoch(step) + 2),
             "alpha": lambda step: 50 * 2 ** jnp.minimum(epoch(step), 60.0),
-            "kick": 0.4**0.5,
-            "kick_distance": 1e-5,
+            "kick": gfopt.consensus.Kick(0.4**0.5, distance=1e-5),
         }
         | options
     )
@@ -197,7 +195,7 @@ def main() -> None:
 
         methods = {
             "CBO, the published recipe": recipe(epoch),
-            "the same, signs": recipe(epoch, directions="rademacher"),
+            "the same, signs": recipe(epoch, noise=gfopt.rademacher()),
             "the same, effective sample size": recipe(
                 epoch, alpha=gfopt.EffectiveSampleSize(0.2)
             ),

@@ -90,7 +90,7 @@ def main() -> None:
     keys = jax.random.split(jax.random.key(0), options.runs)
     cbo = gfopt.CBO(
         population_size=PARTICLES, sigma=0.5, alpha=100.0, dt=0.01, diffusion=1.6,
-        noise="isotropic", memory=None, is_forced=True,
+        scaling=gfopt.consensus.Isotropic(allow_divergence=True),
     )  # fmt: skip
     hopping = gfopt.ConsensusHopping(
         population_size=PARTICLES,

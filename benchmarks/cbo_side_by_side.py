@@ -69,7 +69,7 @@ def ours(kind: str, numbers: Numbers, where: Problem) -> gfopt.CBO:
         alpha=alpha,
         diffusion=numbers["diffusion"],
         dt=numbers["dt"] * (2.5 if is_dense else 1),
-        noise="covariance" if is_dense else "anisotropic",
+        scaling="covariance" if is_dense else "anisotropic",
         integrator="exponential" if is_dense else "euler",
         memory="best" if kind == "memory" else None,
     )
@@ -214,10 +214,10 @@ def speed(repeats: int = 21) -> dict[str, list[float]]:
     )  # fmt: skip
     times: dict[str, list[float]] = {"CBXpy": []}
     programs = {}
-    for directions in ("gaussian", "rademacher"):
+    for noise in (gfopt.gaussian(), gfopt.rademacher()):
         method = gfopt.CBO(
             population_size=size, sigma=1.7, alpha=100.0, diffusion=1.0, dt=0.1,
-            directions=directions,
+            noise=noise,
         )  # fmt: skip
 
         @jax.jit
@@ -231,17 +231,17 @@ def speed(repeats: int = 21) -> dict[str, list[float]]:
 
         keys = jax.random.split(jax.random.key(0), runs)
         many(keys).block_until_ready()
-        programs[directions] = many, keys
-        times[directions] = []
+        programs[noise.kind] = many, keys
+        times[noise.kind] = []
     for _ in range(repeats):  # in turn, so that all see the same load
         start = time.perf_counter()
         for _ in range(4):
             peer.step()
         times["CBXpy"].append((time.perf_counter() - start) / 4)
-        for directions, (many, keys) in programs.items():
+        for kind, (many, keys) in programs.items():
             start = time.perf_counter()
             many(keys).block_until_ready()
-            times[directions].append((time.perf_counter() - start) / steps)
+            times[kind].append((time.perf_counter() - start) / steps)
     return times
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from common import save, show
 
 import gfopt
-from gfopt.optimizers.consensus.variants import VARIANTS
+from gfopt.consensus.variants import VARIANTS
 
 DIMENSION = 5
 PROBLEMS = {

@@ -25,6 +25,7 @@ from common import save, show
 from jax import lax
 
 import gfopt
+from gfopt.core.evaluate import Request
 from gfopt.core.objective import Inputs
 
 WANTED = {"evaluation": 0.9, "generation": 0.8, "temporaries": 1.5}
@@ -106,7 +107,9 @@ def programs(options: argparse.Namespace) -> dict[str, tuple[Any, tuple[Any, ...
             evaluator: Any = evaluator,
         ) -> Any:
             inputs = Inputs(args=(tokens,))
-            return evaluator(key, objective, optimizer, state, population, inputs)
+            return evaluator(
+                Request(key, objective, optimizer, state, population, inputs)
+            )
 
         def generation(
             state: Any,

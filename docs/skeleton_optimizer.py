@@ -71,7 +71,7 @@ class SimpleES(Method):
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)
-        schedules.set_fields(self, sigma=schedules.field("sigma", self.sigma))
+        schedules.set_schedules(self, "sigma")
 
     def init(self, key: Key, solution: Solution) -> SimpleESState:
         """Starts at ``solution``; leaves are strongly typed."""

@@ -4,6 +4,7 @@ Type checkers read this file as a stub, and ``__init__.py`` reads it as its tabl
 name is added here, and nowhere else.
 """
 
+from gfopt import consensus as consensus
 from gfopt import genome as genome
 from gfopt import gradients as gradients
 from gfopt import lazy as lazy
@@ -17,6 +18,12 @@ from gfopt import quantization as quantization
 from gfopt import shaping as shaping
 from gfopt import spaces as spaces
 from gfopt import tokens as tokens
+from gfopt.consensus.cbo import CBO as CBO
+from gfopt.consensus.hopping import ConsensusHopping as ConsensusHopping
+from gfopt.consensus.variants import consensus_variant as consensus_variant
+from gfopt.consensus.weights import (
+    EffectiveSampleSize as EffectiveSampleSize,
+)
 from gfopt.core.constraints import ConstraintValues as ConstraintValues
 from gfopt.core.evaluate import chunked as chunked
 from gfopt.core.evaluate import vmapped as vmapped
@@ -44,12 +51,6 @@ from gfopt.optimizers.cma.cma_es import CMAES as CMAES
 from gfopt.optimizers.cma.cr_fm_nes import CRFMNES as CRFMNES
 from gfopt.optimizers.cma.lq_cma_es import LQCMAES as LQCMAES
 from gfopt.optimizers.cma.sep_cma_es import SepCMAES as SepCMAES
-from gfopt.optimizers.consensus.cbo import CBO as CBO
-from gfopt.optimizers.consensus.hopping import ConsensusHopping as ConsensusHopping
-from gfopt.optimizers.consensus.variants import consensus_variant as consensus_variant
-from gfopt.optimizers.consensus.weights import (
-    EffectiveSampleSize as EffectiveSampleSize,
-)
 from gfopt.optimizers.cross_entropy import CrossEntropy as CrossEntropy
 from gfopt.optimizers.deep_ga import DeepGA as DeepGA
 from gfopt.optimizers.descent import clip_up as clip_up

@@ -213,7 +213,7 @@ ROWS = (
     ),
     Row(
         name="cbo",
-        home="gfopt.optimizers.consensus.cbo.CBO",
+        home="gfopt.consensus.cbo.CBO",
         domain="black box, 1 to 100 numbers, many minima",
         flags=frozenset({"population_size", "stops"}),
         most=1000,
@@ -222,7 +222,7 @@ ROWS = (
     ),
     Row(
         name="consensus_hopping",
-        home="gfopt.optimizers.consensus.hopping.ConsensusHopping",
+        home="gfopt.consensus.hopping.ConsensusHopping",
         domain="networks, any size",
         flags=SEEDED | {"resizable"},
     ),

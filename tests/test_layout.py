@@ -29,6 +29,7 @@ LAYERS = [
     {"noise"},
     {"gradients"},
     {"optimizers", "quantization"},
+    {"consensus"},
     {"tokens", "problems"},
     {"methods_table"},
     {"registry"},

@@ -1,17 +1,18 @@
 """Evaluators: a population goes in, fitness comes out, memory is decided here.
 
-An evaluator is a callable ``(key, objective, optimizer, state, population, inputs)
--> Evaluation``. The ones in this file are traceable; ``sharded`` in ``sharded.py``
-spreads one of them over devices, and ``host`` in ``host_evaluator.py`` calls any Python
-function. NaN and infinities become ``valid=False`` here and nowhere else.
+An evaluator is a callable ``Request -> Evaluation``. The ones in this file are
+traceable; ``sharded`` in ``sharded.py`` spreads one of them over devices, and ``host``
+in ``host/evaluator.py`` calls any Python function. NaN and infinities become
+``valid=False`` here and nowhere else.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gfopt import checks
@@ -21,7 +22,15 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.lazy.lazy import is_lazy, materialise
 from gfopt.protocol import as_method
 from gfopt.pytree import pytree, static
-from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
+from gfopt.types import (
+    Evaluation,
+    Key,
+    Member,
+    Optimizer,
+    Population,
+    PyTree,
+    State,
+)
 
 # The default evaluator holds at most this many elements of solutions at a time:
 # 64 MB of float32. Measured: at D = 2e6, P = 64 all at once takes 2.6 GB of
@@ -29,18 +38,30 @@ from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
 DEFAULT_ELEMENTS = 1 << 24
 
 
+class Request(NamedTuple):
+    """A population that is to be evaluated, with all that this takes.
+
+    Attributes:
+        key: of this evaluation; each row folds in its number.
+        objective: what is minimised.
+        optimizer: the method, which decodes the members.
+        state: its state.
+        population: the members.
+        inputs: what the objective needs beside the solution.
+    """
+
+    key: Key
+    objective: Objective
+    optimizer: Optimizer
+    state: State
+    population: Population
+    inputs: Inputs
+
+
 class Evaluator(Protocol):
     """The contract of every evaluator."""
 
-    def __call__(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Optimizer,
-        state: State,
-        population: Population,
-        inputs: Inputs,
-    ) -> Evaluation:
+    def __call__(self, request: Request) -> Evaluation:
         """Evaluates the active rows of a population."""
 
 
@@ -70,22 +91,19 @@ def decode_rows(optimizer: Optimizer, state: State, members: PyTree) -> PyTree:
 
 
 def _values(
-    key: Key,
-    objective: Objective,
-    optimizer: Optimizer,
-    state: State,
-    members: PyTree,
-    rows: jax.Array,
-    inputs: Inputs,
+    request: Request, members: PyTree, rows: jax.Array
 ) -> tuple[jax.Array, PyTree]:
     """Evaluates all given rows at once; a row's key depends on its number only."""
+    key, objective, optimizer, state, _, inputs = request
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold(key, rows) if objective.takes_key else None
     if objective.batched:
         solutions = decode_rows(optimizer, state, members)
         return objective.value(solutions, keys, inputs._replace(row=rows))
 
-    def value(solution: PyTree, key: Key | None, row: Any) -> tuple[jax.Array, PyTree]:
+    def value(
+        solution: PyTree, key: Key | None, row: jax.Array | None
+    ) -> tuple[jax.Array, PyTree]:
         return objective.value(solution, key, inputs._replace(row=row))
 
     numbers = rows if objective.takes_row else None
@@ -93,7 +111,9 @@ def _values(
         solutions = decode_rows(optimizer, state, members)
         return jax.vmap(value)(solutions, keys, numbers)
 
-    def one(member: PyTree, key: Key | None, row: Any) -> tuple[jax.Array, PyTree]:
+    def one(
+        member: Member, key: Key | None, row: jax.Array | None
+    ) -> tuple[jax.Array, PyTree]:
         # decode inside the map: a lazy leaf's base stays un-batched
         return value(optimizer.decode(state, member), key, row)
 
@@ -104,7 +124,10 @@ def _values(
 
 
 def judged(
-    fitness: jax.Array, active: jax.Array, aux: PyTree, valid: Any = True
+    fitness: jax.Array,
+    active: jax.Array,
+    aux: PyTree,
+    valid: jax.Array | np.ndarray | bool = True,
 ) -> Evaluation:
     """Makes an evaluation: what is inactive, NaN or infinite is not valid."""
     valid = active & jnp.isfinite(fitness) & valid
@@ -115,36 +138,15 @@ def judged(
 class Vmapped:
     """Evaluates all members at once, vectorised: fastest, ``P`` solutions in memory."""
 
-    def rows(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Optimizer,
-        state: State,
-        population: Population,
-        rows: jax.Array,
-        inputs: Inputs,
-    ) -> tuple[jax.Array, PyTree]:
-        """Returns fitness and aux of the given rows."""
-        return _values(
-            key, objective, optimizer, state, population.members, rows, inputs
-        )
+    def rows(self, request: Request, rows: jax.Array) -> tuple[jax.Array, PyTree]:
+        """Returns fitness and aux of the rows, whose numbers are ``i32[n]``."""
+        return _values(request, request.population.members, rows)
 
-    def __call__(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Optimizer,
-        state: State,
-        population: Population,
-        inputs: Inputs,
-    ) -> Evaluation:
+    def __call__(self, request: Request) -> Evaluation:
         """Evaluates the active rows of a population."""
-        rows = jnp.arange(population.active.shape[0])
-        fitness, aux = self.rows(
-            key, objective, optimizer, state, population, rows, inputs
-        )
-        return judged(fitness, population.active, aux)
+        active = request.population.active
+        fitness, aux = self.rows(request, jnp.arange(active.shape[0]))
+        return judged(fitness, active, aux)
 
 
 @pytree
@@ -165,17 +167,9 @@ class Chunked(Vmapped):
     def __post_init__(self) -> None:
         checks.integer("size", self.size, 1)
 
-    def rows(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Optimizer,
-        state: State,
-        population: Population,
-        rows: jax.Array,
-        inputs: Inputs,
-    ) -> tuple[jax.Array, PyTree]:
-        """Returns fitness and aux of the given rows, chunk by chunk."""
+    def rows(self, request: Request, rows: jax.Array) -> tuple[jax.Array, PyTree]:
+        """Returns fitness and aux of the rows, chunk by chunk."""
+        population = request.population
         count = rows.shape[0]
         size = min(self.size, count)
 
@@ -184,9 +178,9 @@ class Chunked(Vmapped):
                 lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size),
                 (population.members, rows),
             )
-            return _values(key, objective, optimizer, state, members, numbers, inputs)
+            return _values(request, members, numbers)
 
-        def fill(index: jax.Array, found: PyTree) -> PyTree:
+        def fill(index: jax.Array, values: PyTree) -> PyTree:
             # the last chunk reaches back over rows that were done: same rows, same
             # keys, same values
             start = jnp.minimum(index * size, count - size)
@@ -194,7 +188,7 @@ class Chunked(Vmapped):
                 lambda whole, part: lax.dynamic_update_slice_in_dim(
                     whole, part.astype(whole.dtype), start, 0
                 ),
-                found,
+                values,
                 chunk(start),
             )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 
 from gfopt import checks
@@ -20,10 +22,11 @@ class Schedule:
         fun: ``step (i32[]) -> number``, traceable; any optax schedule will do.
     """
 
-    fun: Callable[[Any], Any] = static()
+    fun: Callable[[Any], jax.Array | float] = static()
 
 
 Hyperparameter: TypeAlias = Any  # a number, an array, a tracer or a Schedule
+Number: TypeAlias = jax.Array | float  # the value of a hyperparameter at one step
 
 
 def field(
@@ -47,7 +50,7 @@ def number(
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def at(name: str, value: Hyperparameter, step: Any) -> Any:
+def at(name: str, value: Hyperparameter, step: jax.Array | int) -> Number:
     """Returns the hyperparameter's value at ``step``.
 
     Raises:
@@ -57,13 +60,49 @@ def at(name: str, value: Hyperparameter, step: Any) -> Any:
         >>> at("eps", 0.5, 3), at("eps", field("eps", lambda step: 1 / step), 4)
         (0.5, 0.25)
     """
-    found = value.fun(step) if isinstance(value, Schedule) else value
-    if jnp.ndim(found) != 0:
+    number: Number = value.fun(step) if isinstance(value, Schedule) else value
+    if jnp.ndim(number) != 0:
         raise ValueError(
-            f"{name} must be one number at each step; got shape {jnp.shape(found)} "
+            f"{name} must be one number at each step; got shape {jnp.shape(number)} "
             "(use jax.vmap for several)"
         )
-    return found
+    return number
+
+
+def set_schedules(
+    instance: Any, *names: str, check: Callable[[str, Any], None] = checks.positive
+) -> None:
+    """Checks and stores fields of a dataclass that may be schedules.
+
+    None passes where it is the field's default.
+
+    Args:
+        instance: the dataclass, within its ``__post_init__``.
+        *names: the fields.
+        check: refuses a number that is out of range.
+    """
+    _set_checked(instance, names, partial(field, check=check))
+
+
+def set_numbers(
+    instance: Any, *names: str, check: Callable[[str, Any], None] = checks.positive
+) -> None:
+    """Checks and stores fields of a dataclass that take no schedules.
+
+    None passes where it is the field's default.
+    """
+    _set_checked(instance, names, partial(number, check=check))
+
+
+def _set_checked(
+    instance: Any,
+    names: tuple[str, ...],
+    checked: Callable[[str, Any], Hyperparameter],
+) -> None:
+    for name in names:
+        value = getattr(instance, name)
+        if value is not None or getattr(type(instance), name, ...) is not None:
+            set_fields(instance, **{name: checked(name, value)})
 
 
 def set_fields(instance: Any, **values: Any) -> None:

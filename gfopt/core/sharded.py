@@ -9,11 +9,10 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, reshard
 
 from gfopt import checks
-from gfopt.core.evaluate import Vmapped, judged
-from gfopt.core.objective import Inputs, Objective
+from gfopt.core.evaluate import Request, Vmapped, judged
 from gfopt.protocol import as_method
 from gfopt.pytree import pytree, static
-from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, State
+from gfopt.types import Evaluation, Population, PyTree
 
 
 @pytree
@@ -41,23 +40,16 @@ class Sharded:
                     f"got axes {tuple(self.mesh.axis_names)}"
                 )
 
-    def __call__(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Optimizer,
-        state: State,
-        population: Population,
-        inputs: Inputs,
-    ) -> Evaluation:
+    def __call__(self, request: Request) -> Evaluation:
         """Evaluates the active rows of a population, a share on every device."""
+        population = request.population
         mesh = self.mesh
         if mesh is None:
             devices = np.array(jax.local_devices())
             mesh = Mesh(devices, ("population",), axis_types=(AxisType.Auto,))
         (axis,) = mesh.axis_names
         count = population.active.shape[0]
-        multiple = mesh.size * as_method(optimizer).group_size
+        multiple = mesh.size * as_method(request.optimizer).group_size
         pad = -count % multiple  # padding repeats the last row, inactive
         padded = jax.tree.map(
             lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], pad, axis=0)]),
@@ -67,38 +59,36 @@ class Sharded:
         rows = jnp.minimum(jnp.arange(count + pad), count - 1)
 
         def share(
-            data: PyTree, members: PyTree, active: jax.Array, rows: jax.Array
+            whole: tuple[PyTree, ...], population: Population, rows: jax.Array
         ) -> tuple[jax.Array, PyTree]:
-            key, objective, optimizer, state, inputs = data
-            population = Population(members, active)
-            found = self.inner.rows(
-                key, objective, optimizer, state, population, rows, inputs
-            )
+            *head, inputs = whole
+            request = Request._make([*head, population, inputs])
             # every device gets all scalars, so that `tell` is the same on each
             return jax.tree.map(
-                lambda leaf: lax.all_gather(leaf, axis, tiled=True), found
+                lambda leaf: lax.all_gather(leaf, axis, tiled=True),
+                self.inner.rows(request, rows),
             )
 
         split, whole = PartitionSpec(axis), PartitionSpec()
         mapped = jax.shard_map(
             share,
             mesh=mesh,
-            in_specs=(whole, split, split, split),
+            in_specs=(whole, split, split),
             out_specs=whole,
             check_vma=False,
         )
-        data = (key, objective, optimizer, state, inputs)
-        # on every device whole, before it is split: else the compiler would split what
-        # is made of the population outside of here, the sums of `tell` too, which then
-        # differ in their last bits
-        each = padded, active, rows
+        # on every device whole, before it is split: else the compiler would also split
+        # what is made of the population elsewhere, such as the sums of `tell`, which
+        # then differ in their last bits
+        each = Population(padded, active), rows
         if mesh.axis_types == (AxisType.Explicit,):
             each = reshard(each, NamedSharding(mesh, whole))
             each = reshard(each, NamedSharding(mesh, split))
         else:
             each = lax.with_sharding_constraint(each, NamedSharding(mesh, whole))
-        found = mapped(data, *each)
-        fitness, aux = jax.tree.map(lambda leaf: leaf[:count], found)
+        *head, _, inputs = request
+        values = mapped((*head, inputs), *each)
+        fitness, aux = jax.tree.map(lambda leaf: leaf[:count], values)
         return judged(fitness, population.active, aux)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.core.evaluate import Evaluator, best_row
+from gfopt.core.evaluate import Evaluator, Request, best_row
 from gfopt.core.numpy_programs.random import encrypt
 from gfopt.core.objective import Inputs, Objective
 from gfopt.noise import threefry
@@ -138,9 +138,8 @@ def generation(
     if allowance is not None:
         rows = jnp.arange(population.active.shape[0])
         population = population._replace(active=population.active & (rows < allowance))
-    evaluation = evaluator(
-        keys.evaluate, objective, optimizer, state, population, inputs
-    )
+    request = Request(keys.evaluate, objective, optimizer, state, population, inputs)
+    evaluation = evaluator(request)
     state, info = optimizer.tell(state, population, evaluation)
     context = inputs.context
     if objective.update is not None:

@@ -5,14 +5,14 @@
     s <- s + std_learning_rate (standard deviation of the elites - s)
     s <- max(s, min_std)
 
-The elites are the best share ``elite_fraction`` of a generation. Rates below 1 smooth
-the updates; that of ``s`` and the floor ``min_std`` may be schedules, which is how
-dynamic smoothing and decaying extra noise are written.
+The elites are the best fraction ``elite_fraction`` of a generation. Rates below 1
+smooth the updates. The rate of ``s`` and the floor ``min_std`` may be schedules, for
+dynamic smoothing and for extra noise that decays.
 
 Sources: Rubinstein (1999), Methodology and Computing in Applied Probability 1, 127-190;
 de Boer, Kroese, Mannor, Rubinstein (2005), Annals of Operations Research 134, 19-67.
-The defaults are what measured well on BBOB in 5 and 10 dimensions; with the textbook's
-tenth of elites and 0.7 for both rates it stops short of most minima.
+The defaults did well on BBOB in 5 and 10 dimensions. With the textbook's tenth of
+elites and 0.7 for both rates, the search stops short of most minima.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ class CrossEntropy(Method):
     Args:
         population_size: candidates a step, ``P``.
         sigma: first standard deviation of every coordinate.
-        elite_fraction: share of the candidates that the next step learns from, or a
-            schedule; one candidate at least.
-        learning_rate: weight of the elites' mean against the old one, or a schedule.
+        elite_fraction: fraction of the candidates from which the next step learns, or
+            a schedule; at least one candidate.
+        learning_rate: weight of the elites' mean relative to the old one, or a
+            schedule.
         std_learning_rate: the same for the standard deviations.
         min_std: floor of the standard deviations, or a schedule.
         tol_x: stop where all standard deviations are below this.
@@ -88,17 +89,11 @@ class CrossEntropy(Method):
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)
-        number, field = schedules.number, schedules.field
-        rate = self.std_learning_rate
-        schedules.set_fields(
-            self,
-            sigma=number("sigma", self.sigma),
-            elite_fraction=field("elite_fraction", self.elite_fraction, checks.share),
-            learning_rate=field("learning_rate", self.learning_rate, checks.share),
-            std_learning_rate=field("std_learning_rate", rate, checks.share),
-            min_std=field("min_std", self.min_std, checks.non_negative),
-            tol_x=number("tol_x", self.tol_x, checks.non_negative),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", check=checks.non_negative)
+        shares = "elite_fraction", "learning_rate", "std_learning_rate"
+        schedules.set_schedules(self, *shares, check=checks.share)
+        schedules.set_schedules(self, "min_std", check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> CrossEntropyState:
         """Starts with ``N(solution, sigma^2 I)``."""
@@ -139,7 +134,7 @@ class CrossEntropy(Method):
         std = state.std * (1 + rate * (std_z - 1))
         floor = schedules.at("min_std", self.min_std, step)
         std = jnp.clip(std, floor, vectors.LIMIT)
-        # without one valid row nothing was learnt
+        # without a valid row there is nothing to learn
         learnt = jnp.any(evaluation.valid)
         new = CrossEntropyState(
             step=step + 1,
@@ -164,7 +159,7 @@ class CrossEntropy(Method):
         return shortened((step / std).astype(state.std.dtype))
 
     def stop(self, state: CrossEntropyState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``: all deviations are tiny; ``diverged``: it has run away."""
+        """Returns ``tol_x``, tiny deviations, and ``diverged``, too large a number."""
         has_left = vectors.has_left(vectors.flat(state.mean))
         return {
             "tol_x": jnp.all(state.std < self.tol_x),

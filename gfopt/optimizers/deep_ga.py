@@ -6,15 +6,15 @@ parents of the next generation, the elite among them first:
     theta_child = theta_parent + sigma z(seed),   z ~ N(0, I)
     theta_first = std / sqrt(fan_in) z(seed)      for a network's matrices
 
-A member is (parent, seed, sigma). The state logs those of all parents of all
-generations, so that each has its whole lineage; the decoded parents are a cache. For
-noisy objectives the first candidates are evaluated again, and only the new scores
-choose the elite.
+A member is (parent, seed, sigma). The state logs the members of all parents of all
+generations, so that the lineage of each is complete; the decoded parents are a cache.
+For noisy objectives the best candidates are evaluated again, and only the new scores
+select the elite.
 
 Source: Such, Madhavan, Conti, Lehman, Stanley, Clune (2017), arXiv 1712.06567,
-algorithm 1. Its code keeps an elite beside the ``T`` parents, as here within them, and
-its noise is a table, here as an option. Deviation: if fewer than ``T`` children are
-valid, the best of the old parents stay.
+algorithm 1. In its code the elite is an additional parent; here it is one of the ``T``.
+Its noise comes from a table, which is an option here. Deviation: if fewer than ``T``
+children are valid, the best old parents stay.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DeepGAMember(NamedTuple):
     Attributes:
         parent: its slot among the parents, ``i32[]``.
         seed: of the noise, ``uint32[]``.
-        sigma: its scale; 0 for the parent itself, and ``-std`` for a first draw.
+        sigma: its scale; 0 for the parent itself, ``-std`` for an initial draw.
     """
 
     parent: jax.Array
@@ -58,11 +58,11 @@ class DeepGAState(NamedTuple):
         generation: ``i32[]``; a generation takes two steps where candidates are
             evaluated again.
         parents: the solution's tree with leaves ``[T, ...]``, the elite first.
-        fitness: ``float[T]``; infinite for a slot that holds no parent yet.
-        lineage: members ``[G, T]``: what made the parents of each generation.
-        tried: ``(members, fitness)`` of the best ``T`` children that wait for their
-            second evaluation; () where there is none.
-        waits: ``bool[]``, whether some do.
+        fitness: ``float[T]``; infinite for a slot without a parent.
+        lineage: members ``[G, T]`` that made the parents of each generation.
+        tried: ``(members, fitness)`` of the best ``T`` children, which await a second
+            evaluation; () without reevaluation.
+        waits: ``bool[]``, whether candidates await a second evaluation.
     """
 
     step: jax.Array
@@ -88,17 +88,17 @@ class DeepGA(Method):
 
     Args:
         population_size: children of a generation, ``P``.
-        num_parents: the best that breed, ``T``; the elite is one of them.
+        num_parents: ``T``, how many breed; the elite is one of them.
         sigma: standard deviation of a mutation, or a schedule of the generation.
         initial_std: None to mutate the starting solution from the first generation on.
             A number draws the first generation's matrices anew, each with standard
             deviation ``initial_std / sqrt(fan_in)``, ``fan_in`` being the product of
             all axes but the last; vectors keep the starting solution's values.
-        elitism: keep the best so far as a parent; False where scores go stale.
-        num_candidates: how many are evaluated again, the elite included.
-        num_trials: fresh evaluations of each of them, whose mean chooses the elite; 0
+        elitism: keep the best so far as a parent; False if scores become outdated.
+        num_candidates: how many are evaluated again, including the elite.
+        num_trials: new evaluations of each of them, whose mean selects the elite; 0
             for objectives without noise.
-        max_generations: length of the lineage, at which the search stops.
+        max_generations: length of the lineage; the search then stops.
         noise: ``gaussian()``, ``rademacher()`` or a ``NoiseTable``.
 
     Raises:
@@ -139,13 +139,13 @@ class DeepGA(Method):
         checks.instance(
             "noise", self.noise, (noise.Noise, NoiseTable), "a gfopt noise family"
         )
-        schedules.set_fields(self, sigma=schedules.field("sigma", self.sigma))
+        schedules.set_schedules(self, "sigma")
         if self.initial_std is not None:
             checks.real("initial_std", self.initial_std)
             checks.positive("initial_std", self.initial_std)
 
     def init(self, key: Key, solution: Solution) -> DeepGAState:
-        """Starts with ``solution``, which is no parent before it has children."""
+        """Starts with ``solution``, which becomes a parent with its first children."""
         start = trees.starting_point(solution)
         size, wide = self.num_parents, trees.wide_dtype(start)
         parents = jax.tree.map(
@@ -212,7 +212,7 @@ class DeepGA(Method):
             return self._bred(state, children, found, elite)
 
         def second() -> DeepGAState:
-            # the mean of the fresh evaluations alone: the first score was selected for
+            # the mean of the new evaluations alone: selection biases the first score
             shape = self.num_candidates, self.num_trials
             rows, valid = fitness[: math.prod(shape)], evaluation.valid
             valid = valid[: math.prod(shape)].reshape(shape)
@@ -248,14 +248,14 @@ class DeepGA(Method):
         return jax.tree.map(lambda leaf: leaf[0], state.parents)
 
     def stop(self, state: DeepGAState) -> dict[str, jax.Array]:
-        """Returns ``max_generations``: the lineage has no place left."""
+        """Returns ``max_generations``: the lineage is full."""
         return {"max_generations": state.generation >= self.max_generations}
 
     def _has_elite(self, state: DeepGAState) -> jax.Array:
         return jnp.isfinite(state.fitness[0]) & self.elitism
 
     def _candidates(self, state: DeepGAState) -> tuple[DeepGAMember, jax.Array]:
-        """Returns the elite, if there is one, and the best children."""
+        """Returns the elite, if any, and the best children."""
         elite = _members((1,), state.fitness.dtype), state.fitness[:1]
         with_elite = jax.tree.map(
             lambda a, b: jnp.concatenate([a, b])[: self.num_candidates],
@@ -272,7 +272,7 @@ class DeepGA(Method):
         fitness: jax.Array,
         elite: jax.Array,
     ) -> DeepGAState:
-        """Makes the parents of the pool of sorted children and old parents."""
+        """Selects the parents from the sorted children and the old parents."""
         size = self.num_parents
         old = _members((size,), state.fitness.dtype)
         old = old._replace(parent=jnp.arange(size, dtype=jnp.int32))
@@ -299,7 +299,7 @@ class DeepGA(Method):
 def mutated(
     noise: noise.Noise | NoiseTable, tree: PyTree, seed: jax.Array, sigma: jax.Array
 ) -> PyTree:
-    """Applies one mutation: ``tree + sigma z(seed)``, or a first draw.
+    """Applies one mutation: ``tree + sigma z(seed)``, or an initial draw.
 
     Args:
         noise: its family.

@@ -1,7 +1,7 @@
 """A step of the mean along a search gradient, by any optax optimizer; ClipUp.
 
-ClipUp keeps a velocity of bounded length, and looks at the direction of the gradient
-only, so that its settings are distances in the space of the parameters:
+ClipUp keeps a velocity of bounded length and uses only the direction of the gradient,
+so that its settings are distances in parameter space:
 
     v <- momentum * v - learning_rate * g / |g|
     v <- v * min(1, max_velocity / |v|)
@@ -27,11 +27,11 @@ from gfopt.fusion import zero_after
 from gfopt.types import PyTree, Solution, State
 
 if TYPE_CHECKING:
-    import optax  # a tenth of a second, which only methods that descend should cost
+    import optax  # takes a tenth of a second: imported only for methods that descend
 
 
 class Default(NamedTuple):
-    """What a method descends with where the user says nothing."""
+    """The default transform and learning rate of a method."""
 
     transform: Callable[[], optax.GradientTransformation]
     learning_rate: float
@@ -47,7 +47,7 @@ def sgd() -> optax.GradientTransformation:
 
 @functools.cache
 def adam() -> optax.GradientTransformation:
-    """Returns the negative gradient in units of its size so far."""
+    """Returns the negative gradient in units of its running size."""
     import optax
 
     return optax.chain(optax.scale_by_adam(), optax.scale(-1.0))
@@ -60,10 +60,7 @@ def set_fields(optimizer: Any) -> None:
 
         kind = optax.GradientTransformation
         checks.instance("transform", optimizer.transform, kind, "an optax optimizer")
-    rate = optimizer.learning_rate
-    if rate is not None:
-        rate = schedules.field("learning_rate", rate, checks.non_negative)
-    schedules.set_fields(optimizer, learning_rate=rate)
+    schedules.set_schedules(optimizer, "learning_rate", check=checks.non_negative)
 
 
 def start(optimizer: Any, default: Default, mean: Solution) -> PyTree:
@@ -73,7 +70,7 @@ def start(optimizer: Any, default: Default, mean: Solution) -> PyTree:
 
 
 def learning_rate(optimizer: Any, default: Default, state: State) -> Any:
-    """Returns the learning rate of this step; 1 before a transform of the user's."""
+    """Returns the learning rate of this step; 1 for a transform of the user's."""
     rate = optimizer.learning_rate
     if rate is None:
         rate = default.learning_rate if optimizer.transform is None else 1.0
@@ -90,8 +87,8 @@ def step(
 ) -> tuple[Solution, PyTree, jax.Array]:
     """Moves ``state.mean`` by ``learning_rate * transform(gradient)``.
 
-    A step in which nothing ``counts``, or whose gradient is too large a number, leaves
-    the momentum alone, too. ``added`` is what mean and step make; None for their sum.
+    If ``counts`` is False or the gradient is not finite, the mean and the state of the
+    transform are unchanged. ``added(mean, step)`` combines the two; None for their sum.
 
     Returns:
         The mean, the transform's state and the norm of the gradient.
@@ -113,7 +110,7 @@ def step(
             mean = added(state.mean, change)
         return trees.cast_like((mean, new), old)
 
-    # a select between old and new would take a copy of both moments
+    # a select between old and new would copy both moments
     usable = counts & jnp.isfinite(norm)
     return (*lax.cond(usable, moved, lambda: old), norm)
 
@@ -121,7 +118,7 @@ def step(
 def penalty(optimizer: Any, state: State, weights: jax.Array) -> PyTree:
     """Returns ``weight_decay * mean``, to which the search gradient is added in place.
 
-    The sum is not made before its ``weights``, while the candidates are there.
+    The sum waits for its ``weights``, so that it is not made while candidates exist.
     """
     decay = schedules.at("weight_decay", optimizer.weight_decay, state.step)
     decay = decay + zero_after(weights)
@@ -143,9 +140,9 @@ def clip_up(
     """Returns the optimizer of PGPE: steps of bounded length, for use with optax.
 
     Args:
-        learning_rate: length of what a gradient adds to the velocity.
-        max_velocity: longest step; None for twice the learning rate.
-        momentum: share of the velocity that is kept.
+        learning_rate: how much a gradient adds to the velocity.
+        max_velocity: maximum length of a step; None for twice the learning rate.
+        momentum: fraction of the velocity that remains.
 
     Raises:
         TypeError: for an argument that is not a number.
@@ -175,7 +172,7 @@ def clip_up(
         gradient: PyTree, state: ClipUpState, params: PyTree = None
     ) -> tuple[PyTree, ClipUpState]:
         del params
-        # no direction, no push
+        # without a direction there is no push
         push = learning_rate * _inverse(optax.tree.norm(gradient))
         velocity = jax.tree.map(
             lambda v, g: momentum * v - push * g, state.velocity, gradient

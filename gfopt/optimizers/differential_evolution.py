@@ -5,13 +5,13 @@
     x_p <- u_p if f(u_p) <= f(x_p)
 
 ``x_base`` is the best member ("best1bin") or a random one ("rand1bin"); base, q and r
-are drawn without repetition from the members other than p. All of a generation see the
-population before it, as with scipy's ``updating="deferred"``. The first generation is
+are drawn without replacement from the other members. A whole generation is made from
+the previous one, as with scipy's ``updating="deferred"``. The first generation is
 ``x0`` and ``x0 + sigma z``, ``z ~ N(0, I)``.
 
-Source: Storn, Price (1997), J. Global Optimization 11, 341-359. Strategy and ``F`` are
-by default those of scipy's ``differential_evolution``; population size and crossover
-rate (there ``15 D`` and 0.7) are what measured best on BBOB in 5, 10 and 20 dimensions
+Source: Storn, Price (1997), J. Global Optimization 11, 341-359. The defaults
+of strategy and ``F`` are those of scipy's ``differential_evolution``. Population size
+and crossover rate (``15 D`` and 0.7 there) did best on BBOB in 5, 10 and 20 dimensions
 within 1000 D evaluations.
 """
 
@@ -55,7 +55,7 @@ class DifferentialEvolutionInfo(NamedTuple):
     Attributes:
         best_fitness: of all members.
         spread: longest edge of the box around them.
-        success_rate: share of the candidates that became members.
+        success_rate: fraction of the candidates that became members.
     """
 
     best_fitness: jax.Array
@@ -72,9 +72,9 @@ class DifferentialEvolution(Method):
             200.
         strategy: ``"best1bin"``, or ``"rand1bin"``, slower and harder to mislead.
         sigma: standard deviation of the first generation.
-        mutation: least factor ``F`` of a difference, or a schedule.
-        dither: width of the interval that ``F`` is drawn from; 0 for a constant.
-        crossover_rate: share of the coordinates that are changed, or a schedule.
+        mutation: smallest factor ``F`` of a difference, or a schedule.
+        dither: width of the interval from which ``F`` is drawn; 0 for a constant.
+        crossover_rate: probability that a coordinate changes, or a schedule.
         tol_x: stop where the members differ by less in every coordinate.
         tol_fun: stop where their values differ by less.
 
@@ -105,20 +105,13 @@ class DifferentialEvolution(Method):
             checks.integer("population_size", self.population_size, 4)
         checks.instance("strategy", self.strategy, str, "a strategy's name")
         checks.one_of("strategy", self.strategy, STRATEGIES)
-        number, field = schedules.number, schedules.field
-        positive = checks.non_negative
-        schedules.set_fields(
-            self,
-            sigma=number("sigma", self.sigma),
-            mutation=field("mutation", self.mutation, positive),
-            dither=field("dither", self.dither, positive),
-            crossover_rate=field("crossover_rate", self.crossover_rate, checks.share),
-            tol_x=number("tol_x", self.tol_x, positive),
-            tol_fun=number("tol_fun", self.tol_fun, positive),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
+        schedules.set_schedules(self, "mutation", "dither", check=checks.non_negative)
+        schedules.set_schedules(self, "crossover_rate", check=checks.share)
 
     def init(self, key: Key, solution: Solution) -> DifferentialEvolutionState:
-        """Starts without a member: the first generation makes all of them."""
+        """Starts without members: the first generation makes all of them."""
         center = trees.starting_point(solution)
         flat = vectors.flat(center)
         size = self.population_size or min(max(30, 2 * flat.size), 200)
@@ -146,7 +139,7 @@ class DifferentialEvolution(Method):
         factor = schedules.at("mutation", self.mutation, state.step)
         factor += schedules.at("dither", self.dither, state.step) * draws[0, 4]
         mutant = x_base + factor * (x[first] - x[second])
-        # u = v where a coin says so, and at one index at least
+        # u = v where a coin says so, and at least at one index
         rate = schedules.at("crossover_rate", self.crossover_rate, state.step)
         fill = jnp.floor(draws[:, 3:4] * dimension)
         crossed = (coins < rate) | (jnp.arange(dimension) == fill)
@@ -165,10 +158,10 @@ class DifferentialEvolution(Method):
         population: Population,
         evaluation: Evaluation,
     ) -> tuple[DifferentialEvolutionState, DifferentialEvolutionInfo]:
-        """Lets every candidate take its member's place unless it is worse."""
+        """Replaces each member by its candidate unless that is worse."""
         fitness = evaluation.fitness.astype(state.fitness.dtype)
         wins = evaluation.valid & (fitness <= state.fitness)
-        # in the first generation a failure has a place, too, which anything may take
+        # in the first generation even a failure takes a place, which any value may take
         is_first = jnp.all(jnp.isinf(state.fitness)) & jnp.any(wins)
         positions = jnp.where(
             (wins | is_first)[:, None], population.members, state.positions
@@ -194,7 +187,7 @@ class DifferentialEvolution(Method):
         """Returns the reasons to stop, each ``bool[]``.
 
         ``tol_x``: all members are one point; ``tol_fun``: all have one value;
-        ``diverged``: a member has run away to where numbers end.
+        ``diverged``: a member has reached the largest number allowed.
         """
         has_started = jnp.any(jnp.isfinite(state.fitness))
         return {
@@ -205,7 +198,7 @@ class DifferentialEvolution(Method):
 
 
 def _others(draws: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws three rows for each row, all different and none of them itself.
+    """Draws three other rows for each row, all different.
 
     Args:
         draws: ``float[P, 3]``, uniform in [0, 1).
@@ -214,7 +207,7 @@ def _others(draws: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         Three arrays ``i32[P]``.
     """
     size = draws.shape[0]
-    # distances from the row, without those that are taken: 1 .. P-1, P-2, P-3 of them
+    # distances from the row, excluding those in use: 1 .. P-1, P-2, P-3 of them
     count = jnp.arange(size - 1, size - 4, -1)
     a, b, c = (1 + jnp.floor(draws * count).astype(jnp.int32)).T
     b += b >= a

@@ -7,7 +7,7 @@ With vertices ``x_0 .. x_D``, best first, and ``c`` the mean of all but the wors
     shrink                   x_i <- x_0 + shrinkage (x_i - x_0),  D evaluations
 
 The first step evaluates all vertices, ``x0`` and ``x0 + sigma e_i``. A failure counts
-as worse than any value: nothing is drawn, so asking again would ask the same for ever.
+as worse than any value: nothing is random here, so asking again would not help.
 
 Sources: Nelder, Mead (1965), The Computer Journal 7, 308-313, with the comparisons of
 Lagarias, Reeds, Wright, Wright (1998), SIAM J. Optimization 9, 112-147, as in scipy;
@@ -30,11 +30,11 @@ from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 # what a step evaluates
 START, REFLECTION, EXPANSION, OUTSIDE, INSIDE, SHRINK = range(6)
-MAX_DIMENSION = 20_000  # a simplex of it takes 1.6 GB in float32
+MAX_DIMENSION = 20_000  # whose simplex takes 1.6 GB in float32
 
 
 class NelderMeadState(NamedTuple):
-    """The simplex and what it waits for.
+    """The simplex, and which evaluation comes next.
 
     Attributes:
         step: ``i32[]``.
@@ -42,7 +42,7 @@ class NelderMeadState(NamedTuple):
         simplex: ``float[D + 1, D]``, the best vertex first.
         fitness: ``float[D + 1]``, infinite for a vertex that failed.
         stage: ``i32[]``, what the next step evaluates.
-        reflected: ``float[D]``, the reflected point, while it waits for another.
+        reflected: ``float[D]``, the reflected point, while another is evaluated.
         reflected_fitness: ``float[]``.
     """
 
@@ -72,13 +72,13 @@ class NelderMeadInfo(NamedTuple):
 
 @pytree
 class NelderMead(Method):
-    """The downhill simplex method on any pytree, for up to some tens of numbers.
+    """The downhill simplex method on any pytree, for up to a few dozen numbers.
 
     Args:
         sigma: length of the edges from ``x0`` in the first simplex.
-        adaptive: coefficients that depend on the dimension, the classic ones in two:
-            on BBOB within 1000 D evaluations .54 against .49 of the targets in 5-D, .47
-            against .30 in 10-D.
+        adaptive: coefficients that depend on the dimension, and are the classic ones in
+            two. On BBOB within 1000 D evaluations they reach .54 of the targets, not
+            .49, in 5-D, and .47, not .30, in 10-D.
         tol_x: stop where the vertices differ by less in every coordinate.
 
     Raises:
@@ -99,11 +99,8 @@ class NelderMead(Method):
 
     def __post_init__(self) -> None:
         checks.instance("adaptive", self.adaptive, bool, "True or False")
-        schedules.set_fields(
-            self,
-            sigma=schedules.number("sigma", self.sigma),
-            tol_x=schedules.number("tol_x", self.tol_x, checks.non_negative),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> NelderMeadState:
         """Starts with the simplex ``x0, x0 + sigma e_i``."""
@@ -166,7 +163,7 @@ class NelderMead(Method):
         )
         is_better = jnp.array(
             [
-                jnp.any(evaluation.valid),  # START: no simplex without a value
+                jnp.any(evaluation.valid),  # START: without any value it stays
                 after_reflection == REFLECTION,
                 value < waiting,  # EXPANSION
                 value <= waiting,  # OUTSIDE
@@ -180,7 +177,7 @@ class NelderMead(Method):
         following = jnp.where(is_better, REFLECTION, turn_back)
         following = jnp.where(stage == REFLECTION, after_reflection, following)
 
-        # an expansion that is no better than the reflection leaves the reflection
+        # unless the expansion is better than the reflection, the reflection stays
         is_kept = (stage == EXPANSION) & ~is_better
         vertex = jnp.where(is_kept, state.reflected, point)
         new_worst = jnp.where(is_kept, waiting, value)
@@ -217,12 +214,12 @@ class NelderMead(Method):
     def widened(self, state: NelderMeadState, factor: jax.Array) -> NelderMeadState:
         """Returns a larger simplex around the best vertex, to be evaluated anew.
 
-        A vertex that was lucky is not believed any longer: all others would be drawn to
-        it until they are one point.
+        A lucky value is thus forgotten: otherwise it would draw all other vertices to
+        its own, until they coincide.
         """
         best, is_larger = state.simplex[0], factor > 1
         edges = (state.simplex - best) * factor.astype(best.dtype)
-        # what is a point already has no edges to grow from
+        # a simplex that is a point has no edges to scale
         first = schedules.at("sigma", self.sigma, 0)
         least = jnp.finfo(best.dtype).eps ** 0.5 * jnp.maximum(first, abs(best).max())
         axes = jnp.concatenate([0 * best[None], least * jnp.eye(best.size)])
@@ -233,7 +230,7 @@ class NelderMead(Method):
         return state._replace(simplex=larger, stage=stage)
 
     def stop(self, state: NelderMeadState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``: all vertices are one; ``diverged``: one has run away."""
+        """Returns ``tol_x``: the vertices are one; ``diverged``: one is too large."""
         return {
             "tol_x": vectors.is_small(state.simplex, self.tol_x),
             "diverged": vectors.has_left(state.simplex),
@@ -242,6 +239,8 @@ class NelderMead(Method):
 
 def _coefficients(dimension: int, adaptive: bool) -> tuple[float, float, float, float]:
     """Returns ``rho, chi, psi`` and the shrinkage."""
-    if not adaptive or dimension == 1:  # where 1 - 1/D would shrink to a point
+    if (
+        not adaptive or dimension == 1
+    ):  # in one dimension 1 - 1/D would shrink to a point
         return 1.0, 2.0, 0.5, 0.5
     return 1.0, 1 + 2 / dimension, 0.75 - 1 / (2 * dimension), 1 - 1 / dimension

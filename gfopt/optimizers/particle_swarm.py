@@ -3,8 +3,8 @@
     v <- w v + c_1 r_1 (b - x) + c_2 r_2 (g - x),   r_1, r_2 ~ U[0, 1)^D
     x <- x + v
 
-``b`` is the best point that the particle has seen, ``g`` the best that the swarm has;
-every coordinate draws its own random numbers. The first generation is ``x0`` and
+``b`` is the best point of the particle so far, ``g`` the best of the swarm. Each
+coordinate has its own random numbers. The first generation is ``x0`` and
 ``x0 + sigma z``, ``z ~ N(0, I)``, at rest.
 
 Source: Clerc, Kennedy (2002), IEEE Trans. Evolutionary Computation 6(1), 58-73: with
@@ -42,8 +42,8 @@ class ParticleSwarmState(NamedTuple):
         step: ``i32[]``.
         center: the starting solution.
         particles: positions and velocities, ``float[P, D]`` each.
-        best_positions: ``float[P, D]``, the best that each particle has seen.
-        best_fitness: ``float[P]``, infinite where it has seen nothing.
+        best_positions: ``float[P, D]``, the best of each particle so far.
+        best_fitness: ``float[P]``, infinite before a particle has a value.
     """
 
     step: jax.Array
@@ -57,7 +57,7 @@ class ParticleSwarmInfo(NamedTuple):
     """Diagnostics of one step.
 
     Attributes:
-        best_fitness: the best that the swarm has seen.
+        best_fitness: the best of the swarm so far.
         spread: longest edge of the box around the particles' bests.
         speed: root mean square of the velocities' coordinates.
     """
@@ -103,17 +103,10 @@ class ParticleSwarm(Method):
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)
-        number, field = schedules.number, schedules.field
-        positive = checks.non_negative
-        schedules.set_fields(
-            self,
-            sigma=number("sigma", self.sigma),
-            inertia=field("inertia", self.inertia, positive),
-            cognitive=field("cognitive", self.cognitive, positive),
-            social=field("social", self.social, positive),
-            tol_x=number("tol_x", self.tol_x, positive),
-            tol_fun=number("tol_fun", self.tol_fun, positive),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
+        names = "inertia", "cognitive", "social"
+        schedules.set_schedules(self, *names, check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> ParticleSwarmState:
         """Starts with all particles at ``solution``; ``ask`` spreads them."""
@@ -155,10 +148,10 @@ class ParticleSwarm(Method):
     def tell(
         self, state: ParticleSwarmState, population: Population, evaluation: Evaluation
     ) -> tuple[ParticleSwarmState, ParticleSwarmInfo]:
-        """Takes the swarm where it moved, and updates the particles' bests."""
+        """Moves the swarm, and updates the particles' bests."""
         fitness = evaluation.fitness.astype(state.best_fitness.dtype)
         improved = evaluation.valid & (fitness < state.best_fitness)
-        # a particle that has seen nothing is not pulled back to where it came from
+        # a particle without a value is not pulled back to where it came from
         takes = improved | jnp.isinf(state.best_fitness)
         position, _ = population.members
         new = ParticleSwarmState(
@@ -168,7 +161,7 @@ class ParticleSwarm(Method):
             best_positions=jnp.where(takes[:, None], position, state.best_positions),
             best_fitness=jnp.where(improved, fitness, state.best_fitness),
         )
-        # without one valid row nothing was learnt: the swarm moves another way
+        # without a valid row there is nothing to learn: the swarm moves elsewhere
         learnt = jnp.any(evaluation.valid)
         new = trees.chosen(learnt, new, state)
         info = ParticleSwarmInfo(
@@ -179,7 +172,7 @@ class ParticleSwarm(Method):
         return new._replace(step=state.step + 1), info
 
     def recommend(self, state: ParticleSwarmState) -> Solution:
-        """Returns the best that the swarm has seen."""
+        """Returns the best of the swarm so far."""
         best = vectors.best(state.best_positions, state.best_fitness)
         return vectors.unflat(best, state.center)
 
@@ -187,7 +180,7 @@ class ParticleSwarm(Method):
         """Returns the reasons to stop, each ``bool[]``.
 
         ``tol_x``: the particles' bests are one point; ``tol_fun``: they are one value;
-        ``diverged``: one has run away to where numbers end.
+        ``diverged``: one has reached the largest number allowed.
         """
         has_started = jnp.any(jnp.isfinite(state.best_fitness))
         is_small = vectors.is_small(state.best_positions, self.tol_x)

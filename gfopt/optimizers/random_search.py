@@ -1,7 +1,7 @@
 """Random search: the baseline that every method must beat.
 
 ``x_p = x0 + sigma * z_p`` with fresh noise; the best one so far is the answer. A
-member is a seed, and so is the memory of the best: nothing of size ``P x D`` exists.
+member is a seed, and so is the record of the best: nothing of size ``P x D`` exists.
 
 Source: Rastrigin (1963); as a baseline, Such et al. (2017), arXiv 1712.06567.
 """
@@ -75,10 +75,10 @@ class RandomSearch(Method):
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)
         checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
-        schedules.set_fields(self, sigma=schedules.field("sigma", self.sigma))
+        schedules.set_schedules(self, "sigma")
 
     def init(self, key: Key, solution: Solution) -> RandomSearchState:
-        """Starts at ``solution``, which counts as the best until something is told."""
+        """Starts at ``solution``, which counts as the best until the first tell."""
         center = trees.starting_point(solution)
         wide = trees.wide_dtype(center)
         return RandomSearchState(

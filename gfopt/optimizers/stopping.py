@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gfopt.core import trees
+from gfopt.core.schedules import Hyperparameter
 from gfopt.types import Evaluation
 
 SAMPLED = 5  # steps from one entry of the long memory to the next
@@ -22,11 +24,11 @@ class FitnessHistory(NamedTuple):
         recent: ``float[H]``, the best of each of the last H steps, newest first.
         spread: ``float[]``, the range of the last step.
         best: ``float[]``, the best so far.
-        since_best: ``i32[]``, steps since it was found.
+        since_best: ``i32[]``, steps since then.
         num_flat: ``i32[]``, steps in a row whose best three quarters were equal.
         bests: ``float[2 L]``, the best of every fifth step, newest first.
         medians: ``float[2 L]``, the median of every fifth step, newest first.
-        is_stagnant: ``bool[]``, whether neither has become better lately.
+        is_stagnant: ``bool[]``, whether neither has improved lately.
     """
 
     recent: jax.Array
@@ -39,8 +41,8 @@ class FitnessHistory(NamedTuple):
     is_stagnant: jax.Array
 
 
-def start(dimension: int, population_size: int, dtype: Any) -> FitnessHistory:
-    """Returns a history of ``H = 10 + 30 D / P`` steps, all to come."""
+def start(dimension: int, population_size: int, dtype: DTypeLike) -> FitnessHistory:
+    """Returns an empty history of ``H = 10 + 30 D / P`` steps."""
     length = 10 + math.ceil(30 * dimension / population_size)
     memory = 2 * max(50, 10 + min(2000, int(10 * dimension**1.5 / population_size)))
 
@@ -62,12 +64,12 @@ def start(dimension: int, population_size: int, dtype: Any) -> FitnessHistory:
 def extended(
     history: FitnessHistory, evaluation: Evaluation, step: jax.Array
 ) -> tuple[FitnessHistory, jax.Array]:
-    """Takes a step in; one without a valid row leaves no trace.
+    """Adds a step; one without a valid row changes nothing.
 
     Args:
-        history: so far.
+        history: before the step.
         evaluation: of this step.
-        step: ``i32[]``, a counter that a batch of runs shares.
+        step: ``i32[]``, a counter shared by a batch of runs.
 
     Returns:
         The new history, and whether the step ranked anything: ``bool[]``, False where
@@ -100,7 +102,7 @@ def extended(
 def _sampled(
     history: FitnessHistory, fitness: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Takes a step into the long memory and compares its two halves."""
+    """Adds a step to the long memory and compares its two halves."""
     ordered = jnp.sort(jnp.where(valid, fitness, jnp.inf))
     count = jnp.sum(valid)
     median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
@@ -113,7 +115,7 @@ def _sampled(
     return bests, medians, full & is_old & jnp.all(newer >= older)
 
 
-def is_flat(history: FitnessHistory, tol_fun: Any) -> jax.Array:
+def is_flat(history: FitnessHistory, tol_fun: Hyperparameter) -> jax.Array:
     """Tells whether the recent steps and the last one hardly differ: ``bool[]``."""
     full = jnp.all(jnp.isfinite(history.recent))
     moved = history.recent.max() - history.recent.min()
@@ -121,13 +123,16 @@ def is_flat(history: FitnessHistory, tol_fun: Any) -> jax.Array:
 
 
 def reasons(
-    history: FitnessHistory, largest_std: jax.Array, tol_x: Any, tol_fun: Any
+    history: FitnessHistory,
+    largest_std: jax.Array,
+    tol_x: Hyperparameter,
+    tol_fun: Hyperparameter,
 ) -> dict[str, jax.Array]:
-    """Returns what any method with standard deviations can say, each ``bool[]``.
+    """Returns the reasons of any method with standard deviations, each ``bool[]``.
 
     ``tol_x``: all standard deviations are tiny; ``tol_fun``: the best of the recent
     steps and the last generation hardly differ; ``diverged``: a standard deviation is
-    not a finite number any more.
+    no longer finite.
     """
     return {
         "tol_x": largest_std < tol_x,

@@ -1,14 +1,13 @@
-"""Candidates as vectors: what the methods that hold matrices of them share."""
+"""Candidates as vectors, for the methods that hold matrices of them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from gfopt.core import trees
+from gfopt.core.schedules import Number
 from gfopt.types import PyTree, Solution
 
 LIMIT = 1e30  # of a coordinate: sums and differences of such are still finite
@@ -26,12 +25,12 @@ def unflat(vector: jax.Array, like: Solution) -> Solution:
 
 
 def limited(x: jax.Array) -> jax.Array:
-    """Keeps a search that runs away from overflow, after which there is only NaN."""
+    """Bounds the coordinates, so that a diverging search does not overflow to NaN."""
     return jnp.clip(x, -LIMIT, LIMIT)
 
 
 def has_left(x: jax.Array) -> jax.Array:
-    """Tells whether a number has reached the limit: ``bool[]``."""
+    """Tells whether a coordinate has reached the limit: ``bool[]``."""
     return jnp.any(jnp.abs(x) >= LIMIT)
 
 
@@ -40,14 +39,14 @@ def size(points: jax.Array) -> jax.Array:
     return jnp.max(points.max(axis=0) - points.min(axis=0))
 
 
-def is_small(points: jax.Array, tol_x: Any) -> jax.Array:
-    """Tells whether points ``[N, D]`` are one, up to ``tol_x`` or to rounding."""
+def is_small(points: jax.Array, tol_x: Number) -> jax.Array:
+    """Tells whether points ``[N, D]`` agree to within ``tol_x`` or rounding."""
     resolution = 4 * jnp.finfo(points.dtype).eps * jnp.abs(points[0])
     edges = points.max(axis=0) - points.min(axis=0)
     return jnp.all(edges <= jnp.maximum(resolution, tol_x))
 
 
-def is_level(fitness: jax.Array, tol_fun: Any) -> jax.Array:
+def is_level(fitness: jax.Array, tol_fun: Number) -> jax.Array:
     """Tells whether the values ``[N]`` are finite and within ``tol_fun``."""
     worst = jnp.max(fitness)
     return jnp.isfinite(worst) & (worst <= jnp.min(fitness) + tol_fun)

@@ -143,7 +143,7 @@ class GeneticTokens(Method):
             tokens = jnp.where(is_new, alphabet.drawn(self.vocabulary, draws), tokens)
         return Population(tokens, jnp.ones(size, bool))
 
-    def _at(self, name: str, state: GeneticTokensState) -> jax.Array:
+    def _at(self, name: str, state: GeneticTokensState) -> schedules.Number:
         return schedules.at(name, getattr(self, name), state.step)
 
     def _moved(

@@ -15,28 +15,21 @@ import jax.numpy as jnp
 from jax import lax
 
 from gfopt import checks
-from gfopt.core.evaluate import judged
-from gfopt.core.objective import Inputs, Objective
+from gfopt.core.evaluate import Request, judged
 from gfopt.pytree import pytree
 from gfopt.tokens.beam_search import BeamSearch
 from gfopt.tokens.scores import Continuation
-from gfopt.types import Evaluation, Key, Population, PyTree, State
+from gfopt.types import Evaluation, Key, PyTree
 
 
 @pytree
 class SharedPrefix:
     """Evaluates candidates from their parents' caches, a parent at a time."""
 
-    def __call__(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Any,
-        state: State,
-        population: Population,
-        inputs: Inputs,
-    ) -> Evaluation:
+    def __call__(self, request: Request) -> Evaluation:
         """Evaluates the active rows of a population."""
+        key, objective, _, state, population, inputs = request
+        optimizer: Any = request.optimizer
         is_search = isinstance(optimizer, BeamSearch)
         if not is_search or not hasattr(objective.fun, "continued"):
             raise TypeError(

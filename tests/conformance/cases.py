@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from programs import cheap_jit
 
 import gfopt
 from gfopt import registry
-from gfopt.core.evaluate import Evaluator, judged, vmapped
+from gfopt.core.evaluate import Evaluator, Request, judged, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.methods_table import Row
 from gfopt.types import Evaluation, Optimizer, Population
@@ -50,9 +50,14 @@ class Case:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The numbers among its options: hyperparameters."""
-        options = self.configuration.options
-        return {k: v for k, v in options.items() if isinstance(v, float)}
+        """The hyperparameters among its options; of a part, ``"part.name"``."""
+        options = dict(self.configuration.options)
+        leaves = jax.tree_util.tree_leaves_with_path(options)
+        return {
+            ".".join([path[0].key, *(key.name for key in path[1:])]): leaf
+            for path, leaf in leaves
+            if isinstance(leaf, float)
+        }
 
     @property
     def x0(self) -> jax.Array:
@@ -69,9 +74,17 @@ class Case:
         return flag in self.row.flags
 
     def make(self, like: Any = None, **options: Any) -> Optimizer:
-        """Makes the optimizer, for solutions ``like`` this one (a vector of 5)."""
-        fields = {**self.configuration.options, **options}
+        """Makes the optimizer, for solutions ``like`` this one (a vector of 5).
+
+        An option ``"part.name"`` is a field of a part.
+        """
+        whole = {k: v for k, v in options.items() if "." not in k}
+        fields = {**self.configuration.options, **whole}
         inner = registry.method(self.row.name, fields)
+        for name in options.keys() - whole.keys():
+            part, field = name.split(".")
+            changed = replace(getattr(inner, part), **{field: options[name]})
+            inner = replace(inner, **{part: changed})
         if not self.bounded:
             return inner
         like = jnp.zeros(5) if like is None else like
@@ -212,7 +225,7 @@ def evaluate(
     """Evaluates a population; ``aux`` are the solutions that the objective saw."""
     TRACES["evaluate"] += 1
     problem, key = Objective(objective, has_aux=True), jax.random.key(0)
-    return evaluator(key, problem, optimizer, state, population, Inputs())
+    return evaluator(Request(key, problem, optimizer, state, population, Inputs()))
 
 
 def first_step(case: Case) -> tuple[Optimizer, Any, Any, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gfopt import consensus
 from gfopt.methods_table import Row
 
 
@@ -163,10 +164,9 @@ CONFIGURATIONS = {
             "diffusion": 1.2,
             "dt": 0.5,
             "floor": 0.02,
-            "longest": 20.0,
-            "memory_diffusion": 0.1,
-            "kick": 0.05,
-            "reduction": 0.1,
+            "scaling": consensus.Anisotropic(max_distance=20.0),
+            "kick": consensus.Kick(0.05),
+            "reduction": consensus.Reduction(0.1),
         },
         schedules=("alpha", "drift", "diffusion", "dt", "floor"),
         bound=0.3,

@@ -28,15 +28,16 @@ WRONG = Wrong()
 
 
 def names_of(optimizer: Any) -> set[str]:
-    """Returns the names of an optimizer's hyperparameters: its leaves."""
+    """Returns the names of its hyperparameters, its leaves: ``name``, ``part.name``."""
     paths = jax.tree_util.tree_leaves_with_path(optimizer)
-    return {path[0].name for path, _ in paths}
+    return {".".join(key.name for key in path) for path, _ in paths}
 
 
 def says(error: pytest.ExceptionInfo[Exception], name: str, came: Any) -> bool:
     """Tells whether a message names the argument, what was expected and what came."""
     text = str(error.value)
-    return text.startswith(name) and " must " in text and repr(came)[:20] in text
+    starts = text.startswith(name.split(".")[-1])
+    return starts and " must " in text and repr(came)[:20] in text
 
 
 @cases.each_method
@@ -106,7 +107,7 @@ def test_an_optimizer_is_a_value(case: Case) -> None:
     if not case.bounded:  # hashes where its fields do: bounds are arrays
         assert copy == optimizer and hash(copy) == hash(optimizer)
     for name, value in case.configuration.options.items():
-        other = 2 * value
+        other = jax.tree.map(lambda number: 2 * number, value)
         changed = dataclasses.replace(inner, **{name: other})
         assert getattr(changed, name) == other
         assert changed != inner
@@ -129,7 +130,7 @@ def test_a_wrong_hyperparameter_is_named(case: Case) -> None:
 
 @cases.each_method
 def test_an_array_of_a_hyperparameter_is_for_vmap(case: Case) -> None:
-    for name in names_of(case.make()) & set(case.configuration.options):
+    for name in names_of(case.make()) & set(case.numbers):
         several = case.make(**{name: jnp.full(3, 0.1)})
 
         def step(optimizer: Any) -> Any:
@@ -138,18 +139,20 @@ def test_an_array_of_a_hyperparameter_is_for_vmap(case: Case) -> None:
             evaluation = cases.evaluate(optimizer, state, population)
             return optimizer.tell(state, population, evaluation)[0]
 
-        with pytest.raises(ValueError, match=rf"^{name} must be one number.*\(3,\)"):
+        field = name.split(".")[-1]
+        with pytest.raises(ValueError, match=rf"^{field} must be one number.*\(3,\)"):
             jax.eval_shape(step, several)
         jax.eval_shape(jax.vmap(step, axis_size=3), batched(several, name))
 
 
 def batched(optimizer: Any, name: str) -> Any:
-    """Returns an optimizer with every other hyperparameter repeated, too."""
-    numbers = {
-        other: jnp.full(3, getattr(optimizer, other))
-        for other in names_of(optimizer) - {name}
-    }
-    return dataclasses.replace(optimizer, **numbers)
+    """Returns an optimizer with every other hyperparameter repeated as well."""
+
+    def repeated(path: Any, leaf: Any) -> Any:
+        is_it = ".".join(key.name for key in path) == name
+        return leaf if is_it else jnp.full(3, leaf)
+
+    return jax.tree_util.tree_map_with_path(repeated, optimizer)
 
 
 @cases.each_method

@@ -146,5 +146,7 @@ def test_of_many_names_the_nearest_comes_first() -> None:
 def test_a_function_of_fitness_is_named_where_one_is_wanted() -> None:
     with pytest.raises(TypeError, match="such as gfopt.shaping.centered_rank; got"):
         gfopt.OpenES(shaping="centered_rank")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="noise must be 'anisotropic' or.*directions"):
-        gfopt.CBO(noise=gfopt.rademacher())  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"scaling must be Anisotropic\(\), Isotropic\(\).*got Noise"
+    ):
+        gfopt.CBO(scaling=gfopt.rademacher())  # type: ignore[arg-type]

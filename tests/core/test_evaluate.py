@@ -10,6 +10,7 @@ import pytest
 import gfopt
 from gfopt.core.evaluate import (
     DEFAULT_ELEMENTS,
+    Request,
     best_row,
     decode_rows,
     default_evaluator,
@@ -55,7 +56,7 @@ def evaluated(evaluator, objective, active=None, inputs=None, points=POINTS):
     population = Population(points, active)
     state = {"x": jnp.zeros(D)}
     inputs = Inputs() if inputs is None else inputs
-    return evaluator(KEY, objective, METHOD, state, population, inputs)
+    return evaluator(Request(KEY, objective, METHOD, state, population, inputs))
 
 
 def sphere(x):
@@ -188,7 +189,7 @@ def generation_of(method, evaluator, objective):
     def evaluate(key):
         state = method.init(key, X0)
         population = method.ask(key, state)
-        return evaluator(key, objective, method, state, population, Inputs())
+        return evaluator(Request(key, objective, method, state, population, Inputs()))
 
     return evaluate(KEY)
 

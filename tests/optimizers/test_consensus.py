@@ -13,13 +13,18 @@ import pytest
 from optimizers.peers import X0, falling, turns, uneven
 
 import gfopt
+from gfopt import consensus
+from gfopt.consensus import cbo, variants
+from gfopt.consensus import weights as consensus_weights
 from gfopt.noise import law as noise_law
 from gfopt.noise import threefry
-from gfopt.optimizers.consensus import variants
-from gfopt.optimizers.consensus import weights as consensus_weights
 
 SIZE, DIMENSION = 6, len(X0)
-PLAIN = {"population_size": SIZE, "sigma": 0.5, "memory": None, "alpha": 30.0}
+SCALINGS = {
+    "anisotropic": consensus.Anisotropic(),
+    "isotropic": consensus.Isotropic(allow_divergence=True),
+}
+PLAIN = {"population_size": SIZE, "sigma": 0.5, "alpha": 30.0}
 
 
 def draws(key: jax.Array, turn: int, size: int = SIZE, kind: str = "gaussian") -> Any:
@@ -29,12 +34,16 @@ def draws(key: jax.Array, turn: int, size: int = SIZE, kind: str = "gaussian") -
 
 
 @pytest.mark.parametrize("kind", ["anisotropic", "isotropic"])
-@pytest.mark.parametrize("memory", [None, "best"])
-def test_steps_as_its_oracle(kind: str, memory: str | None) -> None:
+@pytest.mark.parametrize("has_memory", [False, True])
+def test_steps_as_its_oracle(kind: str, has_memory: bool) -> None:
     numbers = {"alpha": 30.0, "drift": 1.2, "diffusion": 0.6, "dt": 0.2}
-    pull = {"memory_drift": 0.5, "memory_diffusion": 0.3}
+    memory = consensus.BestMemory(drift=0.5, diffusion=0.3) if has_memory else None
     optimizer = gfopt.CBO(
-        population_size=SIZE, sigma=0.5, noise=kind, memory=memory, **numbers, **pull
+        population_size=SIZE,
+        sigma=0.5,
+        scaling=SCALINGS[kind],
+        memory=memory,
+        **numbers,
     )
     oracle = None
 
@@ -45,9 +54,8 @@ def test_steps_as_its_oracle(kind: str, memory: str | None) -> None:
     for turn in turns(optimizer, X0, 10, value):
         z = draws(turn.key, 0)
         if oracle is None:
-            oracle = oracles.CBO(
-                X0 + 0.5 * z, kind, memory is not None, **numbers, **pull
-            )
+            pull = {"memory_drift": 0.5, "memory_diffusion": 0.3}
+            oracle = oracles.CBO(X0 + 0.5 * z, kind, has_memory, **numbers, **pull)
         else:
             oracle.move(z, draws(turn.key, 1))
         np.testing.assert_allclose(turn.solutions, oracle.x, 1e-9, 1e-10)
@@ -127,25 +135,22 @@ def test_without_noise_particles_go_straight() -> None:
         np.testing.assert_allclose(moved, left * x, 1e-6, 1e-7)
 
 
-@pytest.mark.parametrize("convention", ["sqrt_dt", "sqrt_2dt"])
+@pytest.mark.parametrize("strength", [0.5, 0.5 * 2**0.5], ids=["sqrt_dt", "sqrt_2dt"])
 @pytest.mark.parametrize(
     ("kind", "factor"), [("isotropic", DIMENSION), ("anisotropic", 1)]
 )
-def test_the_second_moment(convention: str, kind: str, factor: int) -> None:
+def test_the_second_moment(strength: float, kind: str, factor: int) -> None:
     """C5: it grows by ``(1 - lambda dt)^2 + sigma^2 dt (D | 1)`` a step."""
-    drift, diffusion, dt, size = 1.0, 0.5, 0.04, 40_000
+    drift, dt, size = 1.0, 0.04, 40_000
     method, state, x = settled(
         population_size=size,
-        noise=kind,
+        scaling=SCALINGS[kind],
         drift=drift,
-        diffusion=diffusion,
+        diffusion=strength,
         dt=dt,
-        convention=convention,
-        is_forced=True,
     )
     moved = np.asarray(method.ask(jax.random.key(1), state).members.position)
-    strength = diffusion**2 * (2 if convention == "sqrt_2dt" else 1)
-    expected = (1 - drift * dt) ** 2 + strength * dt * factor
+    expected = (1 - drift * dt) ** 2 + strength**2 * dt * factor
     np.testing.assert_allclose((moved**2).sum() / (x**2).sum(), expected, 2e-2)
 
 
@@ -155,7 +160,7 @@ def test_the_second_moment(convention: str, kind: str, factor: int) -> None:
 def test_the_almost_sure_rate(kind: str, rate: float) -> None:
     """C6: log |x| moves by -lambda + sigma^2 (D - 2) / 2, or -lambda - sigma^2 / 2."""
     method, state, x = settled(
-        population_size=2000, noise=kind, diffusion=1.0, dt=1e-2, is_forced=True
+        population_size=2000, scaling=SCALINGS[kind], diffusion=1.0, dt=1e-2
     )
 
     def move(particles: Any, key: Any) -> Any:
@@ -173,16 +178,16 @@ def test_the_almost_sure_rate(kind: str, rate: float) -> None:
 def test_choices_that_are_plain_cbo() -> None:
     """C9: a kernel that sees all, a batch of all, no truncation, a memory at rest."""
     plain = gfopt.CBO(**PLAIN, dt=0.1)
-    still = {"memory_drift": 0.0, "memory_diffusion": 0.0}
+    still = consensus.BestMemory(drift=0.0, diffusion=0.0)
     expected = [t.solutions for t in turns(plain, X0, 4, lambda s, r, x: uneven(x))]
     for options, steps, tolerance in (
-        ({"kernel": "gaussian", "kernel_width": 1e9}, 4, 1e-6),
-        ({"kernel": "inverse_quadratic", "kernel_width": 1e9}, 4, 1e-6),
-        ({"kernel": "laplace", "kernel_width": 1e9}, 4, 1e-6),
-        ({"kernel": "constant", "kernel_width": 1e9}, 4, 1e-12),
-        ({"longest": 1e9}, 4, 1e-12),
+        ({"kernel": consensus.Kernel("gaussian", width=1e9)}, 4, 1e-6),
+        ({"kernel": consensus.Kernel("inverse_quadratic", width=1e9)}, 4, 1e-6),
+        ({"kernel": consensus.Kernel("laplace", width=1e9)}, 4, 1e-6),
+        ({"kernel": consensus.Kernel("constant", width=1e9)}, 4, 1e-12),
+        ({"scaling": consensus.Anisotropic(max_distance=1e9)}, 4, 1e-12),
         ({"batch_size": SIZE}, 4, 0),
-        ({"memory": "best", **still}, 2, 1e-12),
+        ({"memory": still}, 2, 1e-12),
     ):
         method = dataclasses.replace(plain, **options)
         found = turns(method, X0, steps, lambda s, r, x: uneven(x))
@@ -194,15 +199,14 @@ def test_a_kernel_sees_its_neighbours() -> None:
     """Two groups far apart: each particle's consensus is the best of its group."""
     x = jnp.array([[0.0], [0.5], [10.0], [10.5]])
     logs = consensus_weights.log_weights(jnp.array([0.0, 1, 5, 6]), x[:, 0] < 99, 1e3)
-    for kernel in consensus_weights.KERNELS[:3]:
-        found = consensus_weights.polarised(
-            kernel, 0.1, jnp.float32(1e3), x, x, logs, x[0]
-        )
-        np.testing.assert_allclose(found[:, 0], [0, 0.5, 10, 10.5], atol=1e-3)
-    found = consensus_weights.polarised(
-        "constant", 1.0, jnp.float32(1), x, x, logs, x[0]
-    )
-    np.testing.assert_allclose(found[:, 0], [0, 0, 10, 10], atol=1e-3)
+    own, step = np.array([0, 0.5, 10, 10.5]), jnp.int32(0)
+    for shape in ("gaussian", "laplace", "inverse_quadratic"):
+        kernel = consensus.Kernel(shape, width=0.1)
+        seen = kernel.consensus(x, x, logs, jnp.float32(1e3), x[0], step)
+        np.testing.assert_allclose(seen[:, 0], own, atol=1e-3)
+    kernel = consensus.Kernel("constant")
+    seen = kernel.consensus(x, x, logs, jnp.float32(1), x[0], step)
+    np.testing.assert_allclose(seen[:, 0], [0, 0, 10, 10], atol=1e-3)
 
 
 def test_samples_a_gaussian() -> None:
@@ -250,7 +254,6 @@ def test_finds_the_minimum_of_rastrigin() -> None:
     method = gfopt.CBO(
         population_size=100,
         sigma=4.0,
-        memory=None,
         alpha=1e5,
         diffusion=1.6**0.5,
         dt=0.02,
@@ -276,7 +279,7 @@ RASTRIGIN = 0.46  # share of successes when this was written
 def test_batches_take_turns() -> None:
     """Every particle is evaluated once before any is again; only a batch moves."""
     options = {**PLAIN, "alpha": 0.1, "batch_size": 2}
-    method = gfopt.CBO(**options, update="batch")
+    method = gfopt.CBO(**options, moves_all=False)
     seen: list[np.ndarray] = []
     for turn in turns(method, X0, 4, lambda s, r, x: uneven(x)):
         assert turn.population.active.sum() == 2 and turn.population.active[:2].all()
@@ -295,7 +298,7 @@ def test_batches_take_turns() -> None:
 
 def test_a_kick_follows_a_stagnation() -> None:
     """All particles in one point, and no better value: the noise is the kick's."""
-    method, state, _ = settled(kick=0.5, patience=3, dt=0.25)
+    method, state, _ = settled(kick=consensus.Kick(0.5, patience=3), dt=0.25)
     at = state.particles._replace(position=jnp.zeros((SIZE, DIMENSION)))
     state = state._replace(particles=at, is_stagnant=jnp.array(True))
     moved = method.ask(jax.random.key(1), state).members.position
@@ -305,8 +308,9 @@ def test_a_kick_follows_a_stagnation() -> None:
 
 
 def test_particles_go_as_their_variance_does() -> None:
-    method = gfopt.CBO(**{**PLAIN, "population_size": 40}, reduction=0.5, dt=0.3)
-    method = dataclasses.replace(method, min_particles=8, diffusion=0.5)
+    reduction = consensus.Reduction(0.5, min_particles=8)
+    numbers = {"population_size": 40, "diffusion": 0.5, "dt": 0.3}
+    method = gfopt.CBO(**{**PLAIN, **numbers}, reduction=reduction)
     counts, was = [], None
     for turn in turns(method, X0, 12, lambda s, r, x: uneven(x)):
         active = turn.population.active.sum()
@@ -357,19 +361,64 @@ def test_constraints_hold(mirror: Any, holds: Any) -> None:
 
 
 def test_explosive_noise_is_refused() -> None:
-    method = gfopt.CBO(noise="isotropic", diffusion=5.1, dt=0.01)
+    isotropic = consensus.Isotropic()
+    method = gfopt.CBO(scaling=isotropic, diffusion=5.1, dt=0.01)
     with pytest.raises(
         ValueError, match=r"^diffusion must be below .* in \d+ dimensions.*anisotropic"
     ):
         method.init(jax.random.key(0), jnp.zeros(3))
-    forced = dataclasses.replace(method, is_forced=True)
+    forced = dataclasses.replace(method, scaling=SCALINGS["isotropic"])
     forced.init(jax.random.key(0), jnp.zeros(3))
-    calm = gfopt.CBO(noise="isotropic", diffusion=0.5)
+    calm = gfopt.CBO(scaling=isotropic, diffusion=0.5)
     calm.init(jax.random.key(0), jnp.zeros(7))
-    with pytest.raises(ValueError, match="must be below 0.378 .* 7 dim"):
-        dataclasses.replace(calm, convention="sqrt_2dt").init(
+    with pytest.raises(ValueError, match="must be below 0.535 .* 7 dim"):
+        dataclasses.replace(calm, diffusion=0.5 * 2**0.5).init(
             jax.random.key(0), jnp.zeros(7)
         )
+
+
+PARTS = {
+    "scaling": (consensus.Anisotropic(1.0), consensus.Isotropic(1.0)),
+    "integrator": (consensus.Adam(),),
+    "memory": (consensus.BestMemory(0.1, 0.2), consensus.SmoothMemory(0.1, 0.2)),
+    "kernel": (consensus.Kernel(),),
+    "kick": (consensus.Kick(0.1),),
+    "reduction": (consensus.Reduction(0.5),),
+}
+
+
+@pytest.mark.parametrize("part", [p for parts in PARTS.values() for p in parts])
+def test_a_wrong_number_of_a_part_is_named(part: Any) -> None:
+    for path, _ in jax.tree_util.tree_leaves_with_path(part):
+        name = path[0].name
+        for kind, wrongs in (
+            (TypeError, ("0.1", True, [None], {"a": 1.0}, 1j)),
+            (ValueError, (-1.0, np.nan, np.inf, jnp.array([0.1, -0.1]))),
+        ):
+            for wrong in wrongs:
+                with pytest.raises(kind, match=f"^{name} must ") as error:
+                    dataclasses.replace(part, **{name: wrong})
+                assert repr(wrong)[:20] in str(error.value)
+
+
+def test_parts_may_be_names_in_a_file_of_options() -> None:
+    for name, parts in cbo.PARTS.items():
+        for word, part in parts.items():
+            assert gfopt.CBO(**{name: word}) == gfopt.CBO(**{name: part})
+        with pytest.raises(ValueError, match=f"^{name} must be one of '"):
+            gfopt.CBO(**{name: "nothing"})
+    for name in PARTS:
+        with pytest.raises(TypeError, match=f"^{name} must be .*got 3"):
+            gfopt.CBO(**{name: 3})
+
+
+def test_truncated_noise_takes_no_geometric_step() -> None:
+    """Exact steps of a geometric Brownian motion know no largest distance."""
+    options = {"integrator": consensus.Exponential(), "dt": 0.25, "drift": 0.0}
+    near = consensus.Anisotropic(max_distance=0.0)
+    method, state, x = settled(scaling=near, diffusion=1.0, **options)
+    moved = method.ask(jax.random.key(1), state).members.position
+    np.testing.assert_allclose(moved, x, 1e-6)
 
 
 def test_unknown_options_are_refused() -> None:
@@ -386,8 +435,9 @@ def test_a_scheme_is_apart_from_its_constants() -> None:
         assert constants.keys() <= {"alpha", "dt", "diffusion"}
         assert not scheme.keys() & constants.keys()
         method = gfopt.consensus_variant(name, tuned=True)
-        kept = gfopt.CBO(**scheme)
-        assert method == kept and gfopt.consensus_variant(name).noise == kept.noise
+        by_hand = gfopt.CBO(**scheme)
+        assert method == by_hand
+        assert gfopt.consensus_variant(name).scaling == by_hand.scaling
 
 
 @pytest.mark.parametrize("name", list(variants.VARIANTS))
@@ -399,7 +449,7 @@ def test_every_variant_comes_closer(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"noise": "covariance"}, {"integrator": "adam"}]
+    "options", [{}, {"scaling": "covariance"}, {"integrator": "adam"}]
 )
 def test_a_search_that_runs_away_stays_finite(options: Any) -> None:
     state = falling(gfopt.CBO(population_size=8, sigma=1e29, **options), 100)

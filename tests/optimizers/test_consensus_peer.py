@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import gfopt
+from gfopt import consensus
+from gfopt.consensus.cbo import CBO
 from gfopt.noise import law, threefry
-from gfopt.optimizers.consensus.cbo import CBO
 
 cbx = pytest.importorskip(
     "cbx.dynamics", reason="pip install --no-deps cbx  # and numpy, scipy, matplotlib"
@@ -38,7 +39,7 @@ def start() -> np.ndarray:
 
 def ours(**options: Any) -> np.ndarray:
     """Makes one step from ``start`` with the consensus that ``tell`` finds there."""
-    method = CBO(**{"population_size": SIZE, "memory": None, **options})
+    method = CBO(**{"population_size": SIZE, **options})
     state = method.init(KEY, jnp.zeros(DIMENSION))
     x = jnp.asarray(start())
     if method.mirror is not None:
@@ -77,7 +78,7 @@ NUMBERS = {"alpha": 4.0, "dt": 0.1}
 
 @pytest.mark.parametrize("kind", ["anisotropic", "isotropic"])
 def test_cbo(kind: str) -> None:
-    found = ours(noise=kind, drift=1.5, diffusion=0.6, **NUMBERS)
+    found = ours(scaling=kind, drift=1.5, diffusion=0.6, **NUMBERS)
     expected = theirs("CBO", noise=kind, lamda=1.5, sigma=0.6, **NUMBERS)
     np.testing.assert_allclose(found, expected, **TOLERANCE)
 
@@ -89,8 +90,8 @@ def test_constant_noise_is_a_floor() -> None:
 
 
 def test_memory() -> None:
-    pull = {"memory_drift": 0.4, "diffusion": 0.6}
-    found = ours(memory="best", **pull, **NUMBERS)
+    memory = consensus.BestMemory(drift=0.4)
+    found = ours(memory=memory, diffusion=0.6, **NUMBERS)
     expected = theirs(
         "CBOMemory", noise="anisotropic", lamda_memory=0.4, sigma=0.6, **NUMBERS
     )
@@ -107,7 +108,7 @@ def test_memory() -> None:
     ],
 )
 def test_polarised(kernel: str, name: str) -> None:
-    found = ours(kernel=kernel, kernel_width=0.8, diffusion=0.6, **NUMBERS)
+    found = ours(kernel=consensus.Kernel(kernel, width=0.8), diffusion=0.6, **NUMBERS)
     expected = theirs(
         "PolarCBO", noise="anisotropic", kernel=name, kappa=0.8, sigma=0.6, **NUMBERS
     )
@@ -117,19 +118,13 @@ def test_polarised(kernel: str, name: str) -> None:
 @pytest.mark.parametrize("mode", ["sampling", "optimization"])
 def test_consensus_based_sampling(mode: str) -> None:
     """CBXpy's slip: its docstring has the exponential factor, its code Euler's."""
-    found = ours(
-        noise="covariance",
-        is_sampling=mode == "sampling",
-        convention="sqrt_2dt",
-        diffusion=1.0,
-        **NUMBERS,
-    )
+    scaling = consensus.Covariance(is_sampling=mode == "sampling")
+    found = ours(scaling=scaling, diffusion=2**0.5, **NUMBERS)
     expected = theirs("CBS", mode=mode, lamda=1.0, **NUMBERS)
     np.testing.assert_allclose(found, expected, **TOLERANCE)
     exact = ours(
-        noise="covariance",
-        integrator="exponential",
-        is_sampling=mode == "sampling",
+        scaling=scaling,
+        integrator=consensus.Exponential(),
         diffusion=1.0,
         **NUMBERS,
     )

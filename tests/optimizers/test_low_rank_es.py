@@ -15,7 +15,7 @@ from core.models import MODELS, B, T, V
 
 import gfopt
 from gfopt import shaping
-from gfopt.core.evaluate import decode_rows, judged
+from gfopt.core.evaluate import Request, decode_rows, judged
 from gfopt.core.objective import Inputs, Objective
 from gfopt.lazy.interpreter import interpret
 
@@ -154,8 +154,9 @@ def decoder_loss(p, tokens):
 def evaluation_of(evaluator, optimizer, fun=decoder_loss):
     def evaluate(state, population, tokens):
         inputs = Inputs(args=(tokens,))
+        key = jax.random.key(0)
         return evaluator(
-            jax.random.key(0), Objective(fun), optimizer, state, population, inputs
+            Request(key, Objective(fun), optimizer, state, population, inputs)
         )
 
     return jax.jit(evaluate)

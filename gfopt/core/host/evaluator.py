@@ -13,7 +13,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.core.evaluate import decode_rows, judged
+from gfopt.core.evaluate import Request, decode_rows, judged
 from gfopt.core.host.host import HostPool, Outcome
 from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.core.objective import (
@@ -24,7 +24,7 @@ from gfopt.core.objective import (
     described,
 )
 from gfopt.lazy import lazy
-from gfopt.types import Evaluation, Key, Optimizer, Population, PyTree, Solution, State
+from gfopt.types import Evaluation, Key, Optimizer, PyTree, Solution, State
 
 # How a reason begins that says what a function should have returned, and what stands
 WRONG_KIND, EXAMPLE = "returned no ", ", such as "  # before what it did return
@@ -123,25 +123,18 @@ class HostEvaluator:
         valid = np.array([reason == "" for reason in reasons], bool)
         return HostValues(fitness, valid, [row[2] for row in rows], reasons)
 
-    def __call__(
-        self,
-        key: Key,
-        objective: Objective,
-        optimizer: Optimizer,
-        state: State,
-        population: Population,
-        inputs: Inputs,
-    ) -> Evaluation:
+    def __call__(self, request: Request) -> Evaluation:
         """Evaluates the active rows of a population."""
+        key, objective, optimizer, state, population, inputs = request
         active = np.asarray(population.active)
         stacked = decode_stacked(optimizer, state, population.members)
         rows = np.flatnonzero(active)
         solutions = [writable_row(stacked, int(row)) for row in rows]
         keys = row_keys(key, active.size)[rows] if objective.takes_key else None
-        found = self.values(objective, solutions, keys, inputs)
-        fitness, valid, aux = spread(found, rows, active.size)
-        told = jnp.asarray(fitness, fitness_dtype(state))
-        return judged(told, jnp.asarray(active), aux, valid)
+        values = self.values(objective, solutions, keys, inputs)
+        fitness, valid, aux = spread(values, rows, active.size)
+        typed = jnp.asarray(fitness, fitness_dtype(state))
+        return judged(typed, jnp.asarray(active), aux, valid)
 
     def close(self) -> None:
         """Ends the pool's workers."""

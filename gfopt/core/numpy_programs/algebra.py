@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import Rule, UnknownEquation, dtype_of, shape_of
+from gfopt.core.numpy_programs.rule import (
+    Function,
+    Rule,
+    UnknownEquation,
+    Value,
+    dtype_of,
+    shape_of,
+)
 from gfopt.jaxprs import Equation
 
 # OpenBLAS, which NumPy comes with, wakes its other threads for products of more
@@ -18,7 +25,7 @@ ALONE, ALONE_VECTOR = 1 << 18, 9000
 MOST_BLOCKS = 16
 
 
-def _dot_general(eqn: Equation) -> Callable[..., Any]:
+def _dot_general(eqn: Equation) -> Function:
     (left_sum, right_sum), (left_batch, right_batch) = eqn["dimension_numbers"]
     dtype, shape = dtype_of(eqn.outputs[0]), shape_of(eqn.outputs[0])
     left, right = (operand.aval.shape for operand in eqn.inputs)
@@ -38,7 +45,7 @@ def _dot_general(eqn: Equation) -> Callable[..., Any]:
         turned = len(left) == 2 and left_sum[0] == 0, right_sum[0] == 1
         return _product(left, right, turned)
 
-    def dot(a: Any, b: Any) -> Any:
+    def dot(a: Value, b: Value) -> Value:
         a = a.transpose(left_order).reshape(left_shape)
         b = b.transpose(right_order).reshape(right_shape)
         return np.matmul(a, b).reshape(shape)
@@ -48,7 +55,7 @@ def _dot_general(eqn: Equation) -> Callable[..., Any]:
 
 def _product(
     left: tuple[int, ...], right: tuple[int, ...], turned: tuple[bool, bool]
-) -> Callable[..., Any]:
+) -> Function:
     """Returns the product of vectors and matrices, the ``turned`` ones transposed."""
     turn_left, turn_right = turned
     rows = left[1 if turn_left else 0] if len(left) == 2 else 0
@@ -58,7 +65,7 @@ def _product(
     work = max(rows, 1) * max(columns, 1) * inner
     count = -(-work // alone)  # blocks of rows, or of columns, for one thread each
 
-    def dot(a: Any, b: Any) -> Any:
+    def dot(a: Value, b: Value) -> Value:
         a, b = a.T if turn_left else a, b.T if turn_right else b
         if not 1 < count <= MOST_BLOCKS:
             return np.dot(a, b)
@@ -73,13 +80,11 @@ def _product(
     return dot
 
 
-def _or_nan(
-    eqn: Equation, function: Callable[..., Sequence[Any]]
-) -> Callable[..., Any]:
+def _or_nan(eqn: Equation, function: Callable[..., Sequence[Value]]) -> Function:
     """Returns a decomposition whose results are NaN where it does not exist."""
     outputs = [(shape_of(variable), dtype_of(variable)) for variable in eqn.outputs]
 
-    def decomposition(*operands: Any) -> list[Any]:
+    def decomposition(*operands: Value) -> list[Value]:
         try:
             results = function(*operands)
         except np.linalg.LinAlgError:
@@ -94,28 +99,28 @@ def _or_nan(
     return decomposition
 
 
-def _cholesky(eqn: Equation) -> Callable[..., Any]:
+def _cholesky(eqn: Equation) -> Function:
     return _or_nan(eqn, lambda a: [np.linalg.cholesky(a)])
 
 
-def _eigh(eqn: Equation) -> Callable[..., Any]:
+def _eigh(eqn: Equation) -> Function:
     if eqn.get("subset_by_index") is not None:
         raise UnknownEquation("eigh of a part of the spectrum")
-    triangle: Any = "L" if eqn["lower"] else "U"
+    triangle: Literal["L", "U"] = "L" if eqn["lower"] else "U"
 
-    def eigh(a: Any) -> Sequence[Any]:
+    def eigh(a: Value) -> Sequence[Value]:
         values, vectors = np.linalg.eigh(a, triangle)
         return vectors, values
 
     return _or_nan(eqn, eigh)
 
 
-def _svd(eqn: Equation) -> Callable[..., Any]:
+def _svd(eqn: Equation) -> Function:
     full, vectors = eqn["full_matrices"], eqn["compute_uv"]
     if eqn.get("subset_by_index") is not None:
         raise UnknownEquation("svd of a part of the spectrum")
 
-    def svd(a: Any) -> Sequence[Any]:
+    def svd(a: Value) -> Sequence[Value]:
         if not vectors:
             return [np.linalg.svd(a, compute_uv=False)]
         left, values, right = np.linalg.svd(a, full_matrices=full)
@@ -124,14 +129,14 @@ def _svd(eqn: Equation) -> Callable[..., Any]:
     return _or_nan(eqn, svd)
 
 
-def _triangular_solve(eqn: Equation) -> Callable[..., Any]:
+def _triangular_solve(eqn: Equation) -> Function:
     if eqn["conjugate_a"] or eqn["unit_diagonal"] or not eqn["left_side"]:
         raise UnknownEquation("triangular_solve of another kind")
     size, turned = eqn.inputs[0].aval.shape[-1], eqn["transpose_a"]
     inside = np.tri(size, dtype=bool)
     inside = inside if eqn["lower"] else inside.T
 
-    def solve(a: Any, b: Any) -> Sequence[Any]:
+    def solve(a: Value, b: Value) -> Sequence[Value]:
         a = np.where(inside, a, a.dtype.type(0))
         return [np.linalg.solve(np.swapaxes(a, -1, -2) if turned else a, b)]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gfopt.core.numpy_programs.rule import (
+    Function,
     Rule,
     UnknownEquation,
+    Value,
     dtype_of,
     identity,
     shape_of,
@@ -19,33 +19,33 @@ from gfopt.core.numpy_programs.rule import (
 from gfopt.jaxprs import Equation
 
 
-def _same(function: Callable[..., Any]) -> Rule:
+def _same(function: Function) -> Rule:
     """Returns the rule of a function that needs nothing but its operands."""
     return lambda eqn: function
 
 
-def _all(*values: Any) -> tuple[Any, ...]:
+def _all(*values: Value) -> tuple[Value, ...]:
     return values
 
 
 # -- integers
 
 
-def _divide(a: Any, b: Any) -> Any:
+def _divide(a: Value, b: Value) -> Value:
     # rounds towards zero; NumPy rounds down
     quotient = np.floor_divide(a, b)
     inexact = np.remainder(a, b) != 0
     return quotient + (inexact & ((a < 0) != (b < 0))).astype(quotient.dtype)
 
 
-def _div(eqn: Equation) -> Callable[..., Any]:
+def _div(eqn: Equation) -> Function:
     kind = dtype_of(eqn.outputs[0]).kind
     if kind == "i":
         return _divide
     return np.floor_divide if kind == "u" else operator.truediv
 
 
-def _shift_right_logical(eqn: Equation) -> Callable[..., Any]:
+def _shift_right_logical(eqn: Equation) -> Function:
     dtype = dtype_of(eqn.outputs[0])
     if dtype.kind == "u":
         return operator.rshift
@@ -53,7 +53,7 @@ def _shift_right_logical(eqn: Equation) -> Callable[..., Any]:
     return lambda x, n: (x.view(unsigned) >> n.view(unsigned)).view(dtype)
 
 
-def _population_count(eqn: Equation) -> Callable[..., Any]:
+def _population_count(eqn: Equation) -> Function:
     dtype = dtype_of(eqn.outputs[0])
     return lambda x: np.bitwise_count(x).astype(dtype)
 
@@ -61,14 +61,14 @@ def _population_count(eqn: Equation) -> Callable[..., Any]:
 # -- powers and special functions
 
 
-def _pow(eqn: Equation) -> Callable[..., Any]:
+def _pow(eqn: Equation) -> Function:
     base, exponent = map(dtype_of, eqn.inputs)
     if base == exponent:
         return np.power
     return lambda x, y: np.power(x, y.astype(base))
 
 
-def _integer_pow(eqn: Equation) -> Callable[..., Any]:
+def _integer_pow(eqn: Equation) -> Function:
     exponent = eqn["y"]
     if exponent == 2:
         return lambda x: x * x
@@ -78,11 +78,11 @@ def _integer_pow(eqn: Equation) -> Callable[..., Any]:
     return lambda x: x**exponent
 
 
-def _rsqrt(x: Any) -> Any:
+def _rsqrt(x: Value) -> Value:
     return x.dtype.type(1) / np.sqrt(x)
 
 
-def _logistic(x: Any) -> Any:
+def _logistic(x: Value) -> Value:
     one = x.dtype.type(1)
     return one / (one + np.exp(-x))
 
@@ -111,11 +111,14 @@ _TAIL = (
 )
 
 
-def _horner(coefficients: tuple[float, ...], w: Any) -> Any:
-    return functools.reduce(lambda p, c: p * w + c, coefficients[1:], coefficients[0])
+def _horner(coefficients: tuple[float, ...], w: Value) -> Value:
+    total = np.asarray(coefficients[0])
+    for coefficient in coefficients[1:]:
+        total = total * w + coefficient
+    return total
 
 
-def _erf_inv(eqn: Equation) -> Callable[..., Any]:
+def _erf_inv(eqn: Equation) -> Function:
     """The approximation of float32: Giles, "Approximating the erfinv function" (2010).
 
     Computed in float64, so that only the last rounding is to float32.
@@ -123,7 +126,7 @@ def _erf_inv(eqn: Equation) -> Callable[..., Any]:
     if dtype_of(eqn.outputs[0]) != np.float32:
         raise UnknownEquation("erf_inv of float64")
 
-    def erf_inv(x: Any) -> Any:
+    def erf_inv(x: Value) -> Value:
         wide = np.asarray(x, np.float64)
         w = -np.log1p(-wide * wide)
         central = _horner(_CENTRAL, w - 2.5)
@@ -134,13 +137,13 @@ def _erf_inv(eqn: Equation) -> Callable[..., Any]:
     return erf_inv
 
 
-def _round(eqn: Equation) -> Callable[..., Any]:
+def _round(eqn: Equation) -> Function:
     if eqn["rounding_method"].name == "TO_NEAREST_EVEN":
         return np.rint
     return lambda x: np.copysign(np.floor(np.abs(x) + x.dtype.type(0.5)), x)
 
 
-def _reduce_precision(eqn: Equation) -> Callable[..., Any]:
+def _reduce_precision(eqn: Equation) -> Function:
     dtype, kept = dtype_of(eqn.outputs[0]), eqn["mantissa_bits"]
     details = np.finfo(dtype)
     if eqn["exponent_bits"] != details.nexp or dtype.itemsize < 4:
@@ -151,7 +154,7 @@ def _reduce_precision(eqn: Equation) -> Callable[..., Any]:
         return identity
     mask, half, cut = words(2**cut - 1), words(2 ** (cut - 1) - 1), words(cut)
 
-    def rounded(x: Any) -> Any:
+    def rounded(x: Value) -> Value:
         bits = x.view(words)
         bits = (bits + half + ((bits >> cut) & words(1))) & ~mask  # to even
         return np.where(np.isfinite(x), bits.view(dtype), x)[()]
@@ -162,7 +165,7 @@ def _reduce_precision(eqn: Equation) -> Callable[..., Any]:
 # -- choices and conversions
 
 
-def _select(eqn: Equation) -> Callable[..., Any]:
+def _select(eqn: Equation) -> Function:
     which, *cases = eqn.inputs
     if not which.aval.shape:
         return lambda which, *cases: cases[int(which)]
@@ -173,11 +176,11 @@ def _select(eqn: Equation) -> Callable[..., Any]:
     return lambda which, no, yes: np.where(which, yes, no)
 
 
-def _clamp(low: Any, x: Any, high: Any) -> Any:
+def _clamp(low: Value, x: Value, high: Value) -> Value:
     return np.minimum(np.maximum(x, low), high)
 
 
-def _convert(eqn: Equation) -> Callable[..., Any]:
+def _convert(eqn: Equation) -> Function:
     source, dtype = dtype_of(eqn.inputs[0]), dtype_of(eqn.outputs[0])
     if source == dtype:
         return identity
@@ -185,10 +188,10 @@ def _convert(eqn: Equation) -> Callable[..., Any]:
         # what does not fit is the nearest number that does, and NaN is 0
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
 
-        def number(x: Any) -> Any:
+        def number(x: Any) -> Value:  # a NumPy scalar
             return dtype.type(0 if x != x else int(min(max(x, least), most)))
 
-        def numbers(x: Any) -> Any:
+        def numbers(x: Value) -> Value:
             inside = np.where(x == x, np.maximum(x, least), 0)
             return np.where(inside >= most, dtype.type(most), inside.astype(dtype))
 
@@ -200,7 +203,7 @@ def _convert(eqn: Equation) -> Callable[..., Any]:
     return lambda x: x.astype(dtype)
 
 
-def _bitcast(eqn: Equation) -> Callable[..., Any]:
+def _bitcast(eqn: Equation) -> Function:
     source, dtype = dtype_of(eqn.inputs[0]), dtype_of(eqn.outputs[0])
     if source.itemsize != dtype.itemsize:
         raise UnknownEquation("bitcast_convert_type between sizes")
@@ -208,7 +211,7 @@ def _bitcast(eqn: Equation) -> Callable[..., Any]:
 
 
 #: Those that need nothing but their operands.
-_PLAIN: dict[str, Callable[..., Any]] = {
+_PLAIN: dict[str, Function] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,

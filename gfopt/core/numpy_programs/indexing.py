@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import Rule, UnknownEquation, dtype_of
+from gfopt.core.numpy_programs.rule import (
+    Function,
+    Rule,
+    UnknownEquation,
+    Value,
+    dtype_of,
+)
 from gfopt.jaxprs import Equation
+
+#: The index of each axis, and which windows lie inside; None for all.
+_Windows: TypeAlias = tuple[tuple[Value | int, ...], Value | None]
 
 
 class _Indices:
@@ -44,22 +52,22 @@ class _Indices:
             for place, axis in enumerate(shown)
         }
         self.axes = range(len(shape))
-        self._latest: Any = None
+        self._latest: tuple[Value, _Windows] | None = None
 
-    def __call__(self, indices: Any) -> tuple[tuple[Any, ...], Any]:
-        """Returns the index of each axis, and which windows lie inside (or None)."""
+    def __call__(self, indices: Value) -> _Windows:
+        """Returns where the windows lie."""
         # constant indices come as the same array each time
         if self._latest is not None and self._latest[0] is indices:
             return self._latest[1]
-        index = self._found(indices)
+        index = self._windows(indices)
         self._latest = indices, index
         return index
 
-    def _found(self, indices: Any) -> tuple[tuple[Any, ...], Any]:
+    def _windows(self, indices: Value) -> _Windows:
         ones = (1,) * self.rank
         batch = indices.shape[:-1]
-        inside: Any = None
-        starts: dict[int, Any] = {}
+        inside: Value | None = None
+        starts: dict[int, Value] = {}
         for place, axis in enumerate(self.index_map):
             start = indices[..., place].astype(np.int64)
             bounded = np.minimum(np.maximum(start, 0), self.most[place])
@@ -79,7 +87,7 @@ class _Indices:
         return index, inside
 
 
-def _missing(dtype: np.dtype) -> Any:
+def _missing(dtype: np.dtype) -> float:
     """Returns what stands for a number that is not there, as JAX has it."""
     if dtype.kind == "i":
         return np.iinfo(dtype).min
@@ -88,7 +96,7 @@ def _missing(dtype: np.dtype) -> Any:
     return dtype.kind == "b" or np.nan
 
 
-def _gather(eqn: Equation) -> Callable[..., Any]:
+def _gather(eqn: Equation) -> Function:
     numbers, sizes = eqn["dimension_numbers"], eqn["slice_sizes"]
     removed = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     batching = numbers.operand_batching_dims, numbers.start_indices_batching_dims
@@ -112,7 +120,7 @@ def _gather(eqn: Equation) -> Callable[..., Any]:
     order = np.argsort([*batch, *numbers.offset_dims])
     as_it_is = list(order) == list(range(last))
 
-    def gather(x: Any, indices: Any) -> Any:
+    def gather(x: Value, indices: Value) -> Value:
         index, inside = indices_of(indices)
         result = x[index]
         if inside is not None:
@@ -124,7 +132,7 @@ def _gather(eqn: Equation) -> Callable[..., Any]:
 
 
 def _scatter(combine: np.ufunc | None) -> Rule:
-    def rule(eqn: Equation) -> Callable[..., Any]:
+    def rule(eqn: Equation) -> Function:
         numbers, shape = eqn["dimension_numbers"], eqn.inputs[0].aval.shape
         removed = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
         windows = numbers.update_window_dims
@@ -147,7 +155,7 @@ def _scatter(combine: np.ufunc | None) -> Rule:
         batch = [axis for axis in range(len(updates)) if axis not in windows]
         order = (*batch, *windows)
 
-        def scatter(x: Any, indices: Any, updates: Any) -> Any:
+        def scatter(x: Value, indices: Value, updates: Value) -> Value:
             index, inside = indices_of(indices)
             updates = updates.transpose(order)
             if inside is not None:
@@ -160,7 +168,7 @@ def _scatter(combine: np.ufunc | None) -> Rule:
             if combine is None:
                 result[index] = updates
             else:
-                combine.at(result, index, updates)
+                combine.at(result, index, updates)  # type: ignore[arg-type]
             return result
 
         return scatter
@@ -171,10 +179,10 @@ def _scatter(combine: np.ufunc | None) -> Rule:
 # -- order
 
 
-def _sort(eqn: Equation) -> Callable[..., Any]:
+def _sort(eqn: Equation) -> Function:
     axis, num_keys = eqn["dimension"], eqn["num_keys"]
 
-    def sort(*columns: Any) -> list[Any]:
+    def sort(*columns: Value) -> list[Value]:
         if num_keys == 1:  # stable whether or not it must be; NaN comes last
             order = np.argsort(columns[0], axis, kind="stable")
         else:
@@ -184,13 +192,13 @@ def _sort(eqn: Equation) -> Callable[..., Any]:
     return sort
 
 
-def _top_k(eqn: Equation) -> Callable[..., Any]:
+def _top_k(eqn: Equation) -> Function:
     k, dtype = eqn["k"], dtype_of(eqn.outputs[1])
     axis = eqn.get("axis", -1)
     if axis not in (-1, eqn.inputs[0].aval.ndim - 1):
         raise UnknownEquation("top_k of another axis than the last")
 
-    def top_k(x: Any) -> list[Any]:
+    def top_k(x: Value) -> list[Value]:
         # of equal values the first: sorted backwards, the last of a stable order
         back = np.argsort(x[..., ::-1], -1, kind="stable")[..., ::-1][..., :k]
         index = x.shape[-1] - 1 - back

@@ -7,15 +7,15 @@ out here by its counter-based definition; other kinds of keys are left to the co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from gfopt.core.numpy_programs.rule import (
+    Function,
     Rule,
     UnknownEquation,
+    Value,
     dtype_of,
     identity,
     shape_of,
@@ -34,7 +34,9 @@ _SHIFTS = [
 FEW, _MASK = 3, 0xFFFFFFFF  # words for which Python's integers are faster
 
 
-def encrypt(k0: Any, k1: Any, c0: Any, c1: Any) -> tuple[Any, Any]:
+def encrypt(
+    k0: Value, k1: Value, c0: Value | np.uint32, c1: Value | np.uint32
+) -> tuple[Value, Value]:
     """Encrypts counters, as ``threefry.encrypt`` does: uint32 words or arrays."""
     words = np.broadcast(k0, k1, c0, c1)
     if words.size <= FEW:
@@ -70,7 +72,7 @@ def _encrypted(k0: int, k1: int, x: int, y: int) -> tuple[int, int]:
     return x, y
 
 
-def _counters(shape: tuple[int, ...]) -> tuple[Any, Any]:
+def _counters(shape: tuple[int, ...]) -> tuple[Value, Value]:
     size = math.prod(shape)
     if size >= 1 << 32:
         raise UnknownEquation("random words beyond a counter of 32 bits")
@@ -78,7 +80,7 @@ def _counters(shape: tuple[int, ...]) -> tuple[Any, Any]:
     return np.zeros(shape, np.uint32), low
 
 
-def _wrap(eqn: Equation) -> Callable[..., Any]:
+def _wrap(eqn: Equation) -> Function:
     kinds = [variable.aval.dtype for variable in (*eqn.inputs, *eqn.outputs)]
     keys = [k for k in kinds if jax.numpy.issubdtype(k, jax.dtypes.prng_key)]
     if any("fry" not in str(kind) for kind in keys):
@@ -89,14 +91,14 @@ def _wrap(eqn: Equation) -> Callable[..., Any]:
     return identity
 
 
-def _seed(eqn: Equation) -> Callable[..., Any]:
+def _seed(eqn: Equation) -> Function:
     _wrap(eqn)
     dtype = dtype_of(eqn.inputs[0])
     if eqn.inputs[0].aval.shape or dtype.kind not in "iu":
         raise UnknownEquation("random_seed of anything but one integer")
     mask = (1 << 8 * dtype.itemsize) - 1
 
-    def seed(number: Any) -> Any:
+    def seed(number: Value) -> Value:
         unsigned = int(number) & mask
         return np.array([unsigned >> 32, unsigned & 0xFFFFFFFF], np.uint32)
 
@@ -109,13 +111,13 @@ def _one_key(eqn: Equation) -> None:
         raise UnknownEquation(f"{eqn.name} of several keys")
 
 
-def _split(eqn: Equation) -> Callable[..., Any]:
+def _split(eqn: Equation) -> Function:
     _one_key(eqn)
     high, low = _counters(tuple(eqn["shape"]))
     return lambda key: np.stack(encrypt(key[0], key[1], high, low), -1)
 
 
-def _fold_in(eqn: Equation) -> Callable[..., Any]:
+def _fold_in(eqn: Equation) -> Function:
     _wrap(eqn)
     zero = np.uint32(0)
     return lambda key, data: np.stack(
@@ -123,12 +125,12 @@ def _fold_in(eqn: Equation) -> Callable[..., Any]:
     )
 
 
-def _bits(eqn: Equation) -> Callable[..., Any]:
+def _bits(eqn: Equation) -> Function:
     _one_key(eqn)
     high, low = _counters(tuple(eqn["shape"]))
     width, dtype = eqn["bit_width"], dtype_of(eqn.outputs[0])
 
-    def bits(key: Any) -> Any:
+    def bits(key: Value) -> Value:
         first, second = encrypt(key[0], key[1], high, low)
         if width < 64:
             return (first ^ second).astype(dtype)
@@ -137,11 +139,11 @@ def _bits(eqn: Equation) -> Callable[..., Any]:
     return bits
 
 
-def _threefry(eqn: Equation) -> Callable[..., Any]:
+def _threefry(eqn: Equation) -> Function:
     return encrypt
 
 
-def named(eqn: Equation) -> Callable[..., Any] | None:
+def named(eqn: Equation) -> Function | None:
     """Returns the function of a program of ``threefry.py`` that stands in another.
 
     None for any other program, and for these where they are batched: the program itself

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import Rule, UnknownEquation, dtype_of, shape_of
+from gfopt.core.numpy_programs.rule import (
+    Function,
+    Rule,
+    UnknownEquation,
+    Value,
+    dtype_of,
+    shape_of,
+)
 from gfopt.jaxprs import Equation
 
 
 def _reduce(ufunc: np.ufunc) -> Rule:
-    def rule(eqn: Equation) -> Callable[..., Any]:
+    def rule(eqn: Equation) -> Function:
         axes, dtype = tuple(eqn["axes"]), dtype_of(eqn.outputs[0])
         if ufunc.identity is None and 0 in shape_of(eqn.inputs[0]):
             raise UnknownEquation(f"{eqn.name} of nothing")
@@ -25,15 +31,15 @@ def _reduce(ufunc: np.ufunc) -> Rule:
 
 
 def _logical(whole: np.ufunc, bits: np.ufunc) -> Rule:
-    def rule(eqn: Equation) -> Callable[..., Any]:
+    def rule(eqn: Equation) -> Function:
         is_bool = dtype_of(eqn.outputs[0]).kind == "b"
         return _reduce(whole if is_bool else bits)(eqn)
 
     return rule
 
 
-def _arg(function: Callable[..., Any]) -> Rule:
-    def rule(eqn: Equation) -> Callable[..., Any]:
+def _arg(function: Callable[..., Value]) -> Rule:
+    def rule(eqn: Equation) -> Function:
         (axis,), dtype = eqn["axes"], dtype_of(eqn.outputs[0])
         return lambda x: function(x, axis).astype(dtype)
 
@@ -41,7 +47,7 @@ def _arg(function: Callable[..., Any]) -> Rule:
 
 
 def _accumulate(ufunc: np.ufunc) -> Rule:
-    def rule(eqn: Equation) -> Callable[..., Any]:
+    def rule(eqn: Equation) -> Function:
         axis, dtype = eqn["axis"], dtype_of(eqn.outputs[0])
         if not eqn["reverse"]:
             return lambda x: ufunc.accumulate(x, axis, dtype)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from gfopt.jaxprs import Equation
 
-#: From an equation to a function of its operands' values.
-Rule = Callable[[Equation], Callable[..., Any]]
+Value: TypeAlias = np.ndarray  # or a NumPy scalar, which has the same methods
+#: A function of the operands' values, to the value of the result or of each of several.
+Function: TypeAlias = Callable[..., Value | Sequence[Value]]
+Rule: TypeAlias = Callable[[Equation], Function]
 
 
 class UnknownEquation(Exception):
@@ -32,6 +34,6 @@ def shape_of(variable: Any) -> tuple[int, ...]:
     return (*aval.shape, 2) if is_key else tuple(aval.shape)
 
 
-def identity(value: Any) -> Any:
+def identity(value: Value) -> Value:
     """Returns its operand."""
     return value

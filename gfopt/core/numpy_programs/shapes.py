@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from gfopt.core.numpy_programs.rule import (
+    Function,
     Rule,
     UnknownEquation,
+    Value,
     dtype_of,
     identity,
     shape_of,
@@ -19,7 +20,7 @@ from gfopt.jaxprs import Equation
 # -- views
 
 
-def _reshape(eqn: Equation) -> Callable[..., Any]:
+def _reshape(eqn: Equation) -> Function:
     if eqn.name == "reshape" and eqn["dimensions"] is not None:
         raise UnknownEquation("reshape of other dimensions")
     shape = shape_of(eqn.outputs[0])
@@ -30,7 +31,7 @@ def _reshape(eqn: Equation) -> Callable[..., Any]:
     return lambda x: x.reshape(shape)
 
 
-def _broadcast(eqn: Equation) -> Callable[..., Any]:
+def _broadcast(eqn: Equation) -> Function:
     if len(eqn.inputs) != 1:
         raise UnknownEquation("broadcast_in_dim to a shape that is computed")
     source, shape = shape_of(eqn.inputs[0]), shape_of(eqn.outputs[0])
@@ -44,7 +45,7 @@ def _broadcast(eqn: Equation) -> Callable[..., Any]:
     if tuple(aligned) == shape:
         return lambda x: x.reshape(shape)
 
-    def broadcast(x: Any) -> Any:
+    def broadcast(x: Value) -> Value:
         result = np.empty(shape, dtype)
         result[...] = x.reshape(aligned)
         return result
@@ -52,17 +53,17 @@ def _broadcast(eqn: Equation) -> Callable[..., Any]:
     return broadcast
 
 
-def _transpose(eqn: Equation) -> Callable[..., Any]:
+def _transpose(eqn: Equation) -> Function:
     order = eqn["permutation"]
     return lambda x: x.transpose(order)
 
 
-def _rev(eqn: Equation) -> Callable[..., Any]:
+def _rev(eqn: Equation) -> Function:
     axes = tuple(eqn["dimensions"])
     return lambda x: np.flip(x, axes)
 
 
-def _iota(eqn: Equation) -> Callable[..., Any]:
+def _iota(eqn: Equation) -> Function:
     shape, axis = eqn["shape"], eqn["dimension"]
     numbers = np.arange(shape[axis], dtype=eqn["dtype"])
     column = numbers.reshape([-1 if i == axis else 1 for i in range(len(shape))])
@@ -72,22 +73,22 @@ def _iota(eqn: Equation) -> Callable[..., Any]:
 # -- parts that are joined
 
 
-def _concatenate(eqn: Equation) -> Callable[..., Any]:
+def _concatenate(eqn: Equation) -> Function:
     axis = eqn["dimension"]
     return lambda *parts: np.concatenate(parts, axis)
 
 
-def _stack(eqn: Equation) -> Callable[..., Any]:
+def _stack(eqn: Equation) -> Function:
     axis = eqn["axis"]
     return lambda *parts: np.stack(parts, axis)
 
 
-def _tile(eqn: Equation) -> Callable[..., Any]:
+def _tile(eqn: Equation) -> Function:
     reps = tuple(eqn["reps"])
     return lambda x: np.tile(x, reps)
 
 
-def _pad(eqn: Equation) -> Callable[..., Any]:
+def _pad(eqn: Equation) -> Function:
     shape, config = shape_of(eqn.outputs[0]), eqn["padding_config"]
     if any(low < 0 or high < 0 or inside for low, high, inside in config):
         raise UnknownEquation("pad with negative or inner widths")
@@ -96,7 +97,7 @@ def _pad(eqn: Equation) -> Callable[..., Any]:
         slice(low, low + size) for size, (low, _, _) in zip(source, config, strict=True)
     )
 
-    def pad(x: Any, value: Any) -> Any:
+    def pad(x: Value, value: Value) -> Value:
         result = np.full(shape, value, x.dtype)
         result[inner] = x
         return result
@@ -107,7 +108,7 @@ def _pad(eqn: Equation) -> Callable[..., Any]:
 # -- parts that are cut out
 
 
-def _slice(eqn: Equation) -> Callable[..., Any]:
+def _slice(eqn: Equation) -> Function:
     starts, stops = eqn["start_indices"], eqn["limit_indices"]
     strides = eqn["strides"] or [1] * len(starts)
     limits = zip(starts, stops, strides, strict=True)
@@ -115,20 +116,22 @@ def _slice(eqn: Equation) -> Callable[..., Any]:
     return lambda x: x[part]
 
 
-def _split(eqn: Equation) -> Callable[..., Any]:
+def _split(eqn: Equation) -> Function:
     axis, stops = eqn["axis"], np.cumsum(eqn["sizes"])[:-1]
     return lambda x: np.split(x, stops, axis)
 
 
-def _unstack(eqn: Equation) -> Callable[..., Any]:
+def _unstack(eqn: Equation) -> Function:
     axis = eqn["axis"]
     return lambda x: [part[()] for part in np.moveaxis(x, axis, 0)]
 
 
-def _window(shape: tuple[int, ...], sizes: Any) -> Callable[..., tuple[slice, ...]]:
+def _window(
+    shape: tuple[int, ...], sizes: Sequence[int]
+) -> Callable[..., tuple[slice, ...]]:
     most = [whole - size for whole, size in zip(shape, sizes, strict=True)]
 
-    def window(starts: Any) -> tuple[slice, ...]:
+    def window(starts: Value) -> tuple[slice, ...]:
         return tuple(
             slice(first, first + size)
             for first, size in zip(
@@ -141,15 +144,15 @@ def _window(shape: tuple[int, ...], sizes: Any) -> Callable[..., tuple[slice, ..
     return window
 
 
-def _dynamic_slice(eqn: Equation) -> Callable[..., Any]:
+def _dynamic_slice(eqn: Equation) -> Function:
     window = _window(eqn.inputs[0].aval.shape, eqn["slice_sizes"])
     return lambda x, *starts: x[window(starts)]
 
 
-def _dynamic_update_slice(eqn: Equation) -> Callable[..., Any]:
+def _dynamic_update_slice(eqn: Equation) -> Function:
     window = _window(eqn.inputs[0].aval.shape, eqn.inputs[1].aval.shape)
 
-    def update(x: Any, part: Any, *starts: Any) -> Any:
+    def update(x: Value, part: Value, *starts: Value) -> Value:
         result = x.copy()
         result[window(starts)] = part
         return result

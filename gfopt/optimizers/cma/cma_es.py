@@ -144,18 +144,9 @@ class CMAES(Method):
         if self.num_active is not None:
             kinds = int, np.integer, jax.Array
             checks.instance("num_active", self.num_active, kinds, "a number of rows")
-        number = schedules.number
-        schedules.set_fields(
-            self,
-            sigma=number("sigma", self.sigma),
-            tol_x=number("tol_x", self.tol_x, checks.non_negative),
-            tol_up=number("tol_up", self.tol_up),
-            tol_fun=number("tol_fun", self.tol_fun, checks.non_negative),
-            tol_fun_history=number(
-                "tol_fun_history", self.tol_fun_history, checks.non_negative
-            ),
-            tol_condition=number("tol_condition", self.tol_condition),
-        )
+        schedules.set_numbers(self, "sigma", "tol_up", "tol_condition")
+        names = "tol_x", "tol_fun", "tol_fun_history"
+        schedules.set_numbers(self, *names, check=checks.non_negative)
 
     def _size(self, dimension: int) -> int:
         return self.population_size or default_population_size(dimension)

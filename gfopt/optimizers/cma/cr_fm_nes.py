@@ -154,13 +154,8 @@ class CRFMNES(Method):
     def __post_init__(self) -> None:
         if self.population_size is not None:
             checks.integer("population_size", self.population_size, 2, even=True)
-        number = schedules.number
-        schedules.set_fields(
-            self,
-            sigma=number("sigma", self.sigma),
-            tol_x=number("tol_x", self.tol_x, checks.non_negative),
-            tol_fun=number("tol_fun", self.tol_fun, checks.non_negative),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
 
     def _size(self, dimension: int) -> int:
         size = self.population_size or snes.default_population_size(dimension)

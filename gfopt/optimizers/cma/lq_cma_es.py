@@ -128,8 +128,7 @@ class LQCMAES(CMAES):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        threshold = schedules.number("threshold", self.threshold, checks.share)
-        schedules.set_fields(self, threshold=threshold)
+        schedules.set_numbers(self, "threshold", check=checks.share)
         checks.integer("batch_size", self.batch_size, 1)
 
     def init(self, key: Key, solution: Solution) -> LQCMAESState:  # type: ignore[override]

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gfopt import shaping
-from gfopt.types import Evaluation
+from gfopt.core.schedules import Number
+from gfopt.types import Evaluation, State
 
 
 class Constants(NamedTuple):
@@ -25,13 +27,13 @@ class Constants(NamedTuple):
     Numbers, or arrays where the population size is traced.
     """
 
-    weights: Any
-    mu_eff: Any
-    c_sigma: Any
-    d_sigma: Any
-    c_c: Any
-    c_1: Any
-    c_mu: Any
+    weights: jax.Array | np.ndarray
+    mu_eff: Number
+    c_sigma: Number
+    d_sigma: Number
+    c_c: Number
+    c_1: Number
+    c_mu: Number
     chi: float
 
 
@@ -55,8 +57,8 @@ def constants(
         >>> round(c.mu_eff, 4), round(c.c_1, 6), round(c.c_mu, 6), round(c.c_c, 6)
         (3.1673, 0.015284, 0.023552, 0.29499)
     """
-    n: Any = dimension
-    lam: Any = population_size
+    n = dimension
+    lam: Number = population_size
     xp: Any = np
     if num_active is not None:
         lam, xp = num_active, jnp
@@ -81,14 +83,14 @@ def constants(
     weights = positive / positive.sum()
     weights = weights + negative * (scale / xp.maximum(-negative.sum(), 1e-30))
     chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-    found = Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi)
+    traced = Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi)
     if num_active is not None:
-        return found
-    return Constants(weights, *map(float, found[1:]))
+        return traced
+    return Constants(weights, *map(float, traced[1:]))
 
 
 def recombination_weights(
-    table: Any, evaluation: Evaluation, dtype: Any
+    table: jax.Array | np.ndarray, evaluation: Evaluation, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array]:
     """Recombination weights by rank, failures at 0; and the share that is valid.
 
@@ -109,7 +111,7 @@ def recombination_weights(
 
 def cumulated(
     c: Constants,
-    state: Any,
+    state: State,
     age: jax.Array,
     z_w: jax.Array,
     y_w: jax.Array,

@@ -109,13 +109,8 @@ class SepCMAES(Method):
         if self.population_size is not None:
             checks.integer("population_size", self.population_size, 2)
         checks.instance("active", self.active, bool, "True or False")
-        number = schedules.number
-        schedules.set_fields(
-            self,
-            sigma=number("sigma", self.sigma),
-            tol_x=number("tol_x", self.tol_x, checks.non_negative),
-            tol_fun=number("tol_fun", self.tol_fun, checks.non_negative),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
 
     def _size(self, dimension: int) -> int:
         return self.population_size or default_population_size(dimension)

@@ -98,9 +98,8 @@ class ARS(Seeded):
             checks.integer("num_elites", self.num_elites, 1)
             checks.within("num_elites", self.num_elites, 1, self.population_size // 2)
         descent.set_fields(self)
-        decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
-        sigma = schedules.field("sigma", self.sigma)
-        schedules.set_fields(self, sigma=sigma, weight_decay=decay)
+        schedules.set_schedules(self, "sigma")
+        schedules.set_schedules(self, "weight_decay", check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> ARSState:
         """Starts with ``theta`` at ``solution``."""

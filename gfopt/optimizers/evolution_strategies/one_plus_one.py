@@ -84,14 +84,9 @@ class OnePlusOneES(Method):
     tol_x: schedules.Hyperparameter = 1e-11
 
     def __post_init__(self) -> None:
-        number, damping = schedules.number, self.damping
         checks.within("sigma", self.sigma, LEAST, MOST)
-        schedules.set_fields(
-            self,
-            sigma=number("sigma", self.sigma),
-            damping=None if damping is None else number("damping", damping),
-            tol_x=number("tol_x", self.tol_x, checks.non_negative),
-        )
+        schedules.set_numbers(self, "sigma", "damping")
+        schedules.set_numbers(self, "tol_x", check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> OnePlusOneState:
         """Starts with the parent at ``solution``."""

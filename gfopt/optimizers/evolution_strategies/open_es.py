@@ -96,9 +96,8 @@ class OpenES(Seeded):
         checks.instance("noise", self.noise, families, "a gfopt noise family")
         checks.is_callable("shaping", self.shaping, shaping.KIND)
         descent.set_fields(self)
-        decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
-        sigma = schedules.field("sigma", self.sigma)
-        schedules.set_fields(self, sigma=sigma, weight_decay=decay)
+        schedules.set_schedules(self, "sigma")
+        schedules.set_schedules(self, "weight_decay", check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> OpenESState:
         """Starts with ``theta`` at ``solution``."""

@@ -19,7 +19,7 @@ Deviation: all members are at the same part of the episode.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,14 +117,13 @@ class PersistentES(Seeded):
         checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")
         checks.is_callable("shaping", self.shaping, shaping.KIND)
         descent.set_fields(self)
-        decay = schedules.field("weight_decay", self.weight_decay, checks.non_negative)
-        sigma = schedules.field("sigma", self.sigma)
-        schedules.set_fields(self, sigma=sigma, weight_decay=decay)
+        schedules.set_schedules(self, "sigma")
+        schedules.set_schedules(self, "weight_decay", check=checks.non_negative)
 
     def _is_cached(self, solution: Solution) -> bool:
         return False  # of the noise that tell needs, a member knows the newest only
 
-    def _sigma(self, state: State) -> Any:
+    def _sigma(self, state: State) -> schedules.Number:
         episode = state.step - state.step % self.num_unrolls
         return schedules.at("sigma", self.sigma, episode)
 

@@ -18,7 +18,7 @@ of sigma. As there, ``g_m`` is sigma^2 times the gradient.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,15 +105,9 @@ class PGPE(Seeded):
         checks.is_callable("shaping", self.shaping, shaping.KIND)
         check_deviations(self)
         descent.set_fields(self)
-        rate, change = self.std_learning_rate, self.max_std_change
-        if rate is not None:
-            rate = schedules.field("std_learning_rate", rate, checks.non_negative)
-        schedules.set_fields(
-            self,
-            sigma=schedules.number("sigma", self.sigma),
-            std_learning_rate=rate,
-            max_std_change=schedules.number("max_std_change", change, checks.share),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_schedules(self, "std_learning_rate", check=checks.non_negative)
+        schedules.set_numbers(self, "max_std_change", check=checks.share)
 
     def init(self, key: Key, solution: Solution) -> PGPEState:
         """Starts with ``N(solution, sigma^2 I)``."""
@@ -155,7 +149,7 @@ class PGPE(Seeded):
 
     def _deviations(self, state: PGPEState, square: PyTree, total: jax.Array) -> PyTree:
         """Returns the new standard deviations, from ``1 / P sum_p (u_p - b) z_p^2``."""
-        rate: Any = 0.1 if self.std_learning_rate is None else self.std_learning_rate
+        rate = 0.1 if self.std_learning_rate is None else self.std_learning_rate
         rate = schedules.at("std_learning_rate", rate, state.step)
         most = schedules.at("max_std_change", self.max_std_change, state.step)
         shift = total / self.population_size

@@ -68,7 +68,7 @@ class Seeded(Method):
         """Returns the population size for such a solution."""
         return self.population_size
 
-    def _sigma(self, state: State) -> Any:
+    def _sigma(self, state: State) -> schedules.Number:
         """Returns the scale of this step's members."""
         return schedules.at("sigma", self.sigma, state.step)
 

@@ -16,7 +16,7 @@ share their utility, and a step that ranks nothing moves nothing.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,15 +112,10 @@ class SNES(Seeded):
             checks.integer("population_size", size, 2, even=self.antithetic)
         checks.is_callable("shaping", self.shaping, shaping.KIND)
         check_deviations(self)
-        rate = learning_rate_field
-        schedules.set_fields(
-            self,
-            sigma=schedules.number("sigma", self.sigma),
-            learning_rate=rate("learning_rate", self.learning_rate),
-            std_learning_rate=rate("std_learning_rate", self.std_learning_rate),
-            tol_x=schedules.number("tol_x", self.tol_x, checks.non_negative),
-            tol_fun=schedules.number("tol_fun", self.tol_fun, checks.non_negative),
-        )
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
+        rates = "learning_rate", "std_learning_rate"
+        schedules.set_schedules(self, *rates, check=checks.non_negative)
 
     def _size(self, solution: Solution) -> int:
         size = self.population_size
@@ -145,7 +140,7 @@ class SNES(Seeded):
     def _spread(self, state: State) -> PyTree:
         return state.std
 
-    def _std_rate(self, state: SNESState) -> Any:
+    def _std_rate(self, state: SNESState) -> schedules.Number:
         rate = self.std_learning_rate
         if rate is None:
             dimension = trees.num_parameters(state.mean)
@@ -197,13 +192,6 @@ class SNES(Seeded):
         """Returns ``tol_x``, ``tol_fun`` and ``diverged``, each ``bool[]``."""
         largest, _ = extremes(state.std)
         return stopping.reasons(state.history, largest, self.tol_x, self.tol_fun)
-
-
-def learning_rate_field(
-    name: str, value: schedules.Hyperparameter | None
-) -> schedules.Hyperparameter:
-    """Returns a learning rate as a dataclass stores it; None is for its default."""
-    return value if value is None else schedules.field(name, value, checks.non_negative)
 
 
 def growth(exponent: jax.Array) -> jax.Array:

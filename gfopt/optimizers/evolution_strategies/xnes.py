@@ -112,24 +112,14 @@ class XNES(Method):
         if self.population_size is not None:
             checks.integer("population_size", self.population_size, 2)
         rates = ("learning_rate", "sigma_learning_rate", "shape_learning_rate")
-        tolerances = ("tol_x", "tol_fun")
-        schedules.set_fields(
-            self,
-            sigma=schedules.number("sigma", self.sigma),
-            **{
-                name: nes.learning_rate_field(name, getattr(self, name))
-                for name in rates
-            },
-            **{
-                name: schedules.number(name, getattr(self, name), checks.non_negative)
-                for name in tolerances
-            },
-        )
+        schedules.set_schedules(self, *rates, check=checks.non_negative)
+        schedules.set_numbers(self, "sigma")
+        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
 
     def _size(self, dimension: int) -> int:
         return self.population_size or nes.default_population_size(dimension)
 
-    def _rate(self, name: str, state: XNESState) -> jax.Array:
+    def _rate(self, name: str, state: XNESState) -> schedules.Number:
         """Returns a learning rate of the covariance at this step."""
         value, dimension = getattr(self, name), len(state.shape)
         if value is None:

@@ -1,7 +1,7 @@
-"""An archive of behaviours in a ring, and how far from it others are.
+"""An archive of behaviours, a ring buffer, and the novelty of others.
 
 The novelty of a behaviour is its mean distance to its ``k`` nearest neighbours among
-the archive and the present population, itself left out:
+the archive and the present population, excluding itself:
 
     novelty(b) = 1/k sum_{i=1..k} |b - b_(i)|
 
@@ -21,11 +21,11 @@ BLOCK = 1 << 22  # distances that are held at a time
 
 
 class Archive(NamedTuple):
-    """The last behaviours that were kept.
+    """The latest archived behaviours.
 
     Attributes:
         descriptors: ``float[A, K]``.
-        num_kept: in all, ``i32[]``; place ``num_kept mod A`` is the next.
+        num_kept: ``i32[]``, all ever archived; ``num_kept mod A`` is the next place.
     """
 
     descriptors: jax.Array
@@ -47,15 +47,16 @@ def novelty(
 ) -> jax.Array:
     """Returns the novelty of each row: ``float[P]``, 0 for rows that are not valid.
 
-    The mean is taken over fewer neighbours where there are no ``k``; without any it is
-    infinite distance, the largest finite number.
+    With fewer than ``k`` neighbours the mean is over those; without any the novelty is
+    the largest finite number.
 
     Args:
         descriptors: ``float[P, K]``.
-        valid: ``bool[P]``; other rows are nobody's neighbour.
-        archive: what was kept before.
+        valid: ``bool[P]``; the other rows are not neighbours.
+        archive: before this step.
         k: number of neighbours.
-        among_rows: rows are each other's neighbours, too; False for the archive alone.
+        among_rows: whether rows are also neighbours of each other; False for the
+            archive alone.
 
     Example:
         >>> points = jnp.arange(5.0)[:, None]
@@ -84,10 +85,10 @@ def novelty(
 
 
 def insert(archive: Archive, descriptors: jax.Array, chosen: jax.Array) -> Archive:
-    """Keeps the chosen rows, the oldest ones of a full archive being overwritten.
+    """Adds the chosen rows; in a full archive they replace the oldest ones.
 
     Args:
-        archive: what was kept before.
+        archive: before this step.
         descriptors: ``float[P, K]``.
         chosen: ``bool[P]``.
 
@@ -99,7 +100,7 @@ def insert(archive: Archive, descriptors: jax.Array, chosen: jax.Array) -> Archi
     places = archive.descriptors.shape[0]
     number = jnp.cumsum(chosen) - 1
     total = jnp.sum(chosen, dtype=jnp.int32)
-    # of more than A chosen rows the last A stay; what is not kept goes nowhere
+    # of more than A chosen rows the last A stay; the others go out of bounds
     stays = chosen & (number >= total - places)
     place = jnp.where(stays, (archive.num_kept + number) % places, places)
     kept = archive.descriptors.at[place].set(

@@ -1,32 +1,32 @@
-"""An augmented Lagrangian: constraints ``g(x) <= 0`` for methods that know of none.
+"""An augmented Lagrangian: constraints ``g(x) <= 0`` for unconstrained methods.
 
-The inner method, one that compares candidates of one generation only, minimises
+The inner method, which must compare only candidates of one generation, minimises
 
     h(x) = f(x) + sum_k phi_k(g_k(x))
     phi(g) = gamma g + omega g^2 / 2  where gamma + omega g >= 0
     phi(g) = -gamma^2 / (2 omega)     elsewhere
 
-With f_m, g_m the weighted means of the better half by h, which stand for the values at
-the new mean, each step ends with
+Let f_m, g_m be the weighted means over the better half by h; they stand for the values
+at the new mean. Each step ends with
 
     gamma <- max(0, gamma + omega g_m / 5)
     omega <- omega chi^(1/4)  where omega g_m^2 < 3 |change of h_m| / D
                               or 5 |change of g_m| < |g_m|
     omega <- omega / chi      elsewhere
 
-A constraint has no weight until a tenth of a generation breaks it; then gamma and omega
-begin with ``iqr(f) / (D iqr(g))`` and 2/5 of it, by interquartile ranges.
+A constraint has no weight until a tenth of a generation violates it; then gamma and
+omega start at ``iqr(f) / (D iqr(g))`` and 2/5 of that, with interquartile ranges.
 
 Source: Atamna, Auger and Hansen, "Linearly convergent evolution strategies via
 augmented Lagrangian constraint handling" (FOGA 2017), algorithm 1 and section 8.2.
-Deviations: means of candidates in place of an evaluation of the mean; omega moves only
-where the constraint is felt; chi is 1.15, and the first coefficients are nearly those
+Deviations: means over candidates replace an evaluation of the mean; omega changes only
+where the constraint is active; chi is 1.15; the initial coefficients are nearly those
 of pycma 4.5.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ class LagrangianState(NamedTuple):
         inner: the inner method's state.
         best: the best feasible solution.
         multipliers: ``gamma``, ``float[M]``.
-        penalties: ``omega``, ``float[M]``, 0 where a constraint has no weight yet.
+        penalties: ``omega``, ``float[M]``, 0 before a constraint has a weight.
         last_fitness: ``f_m`` of the last step, ``float[]``.
         last_values: ``g_m`` of the last step, ``float[M]``.
     """
@@ -83,8 +83,8 @@ class AugmentedLagrangian(FeasibilityRule):
     """Runs ``inner`` on the augmented Lagrangian, whose coefficients it adapts.
 
     Args:
-        inner: a method that keeps no values from step to step, such as CMA-ES.
-        num_constraints: ``M``, of all constraints together.
+        inner: a method that does not keep values between steps, such as CMA-ES.
+        num_constraints: ``M``, in total.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -107,7 +107,7 @@ class AugmentedLagrangian(FeasibilityRule):
         super().__post_init__()
         checks.integer("num_constraints", self.num_constraints, 1)
 
-    def init(self, key: Key, solution: Solution) -> Any:
+    def init(self, key: Key, solution: Solution) -> State:
         """Starts the inner method, the constraints without weight."""
         inner = self.inner.init(key, solution)
         best = no_best(solution)
@@ -124,8 +124,8 @@ class AugmentedLagrangian(FeasibilityRule):
         )
 
     def tell(
-        self, state: Any, population: Population, evaluation: Evaluation
-    ) -> tuple[Any, Info]:
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, Info]:
         """Tells the inner method h, then adapts the coefficients."""
         best = self.updated_best(state, population, evaluation)
         told, values = separated(evaluation, self.num_constraints)
@@ -135,7 +135,7 @@ class AugmentedLagrangian(FeasibilityRule):
         g = jnp.where(valid[:, None], values, jnp.nan).astype(dtype)
         dimension = trees.num_parameters(self.decode(state, _first(population)))
 
-        # what a tenth of the generation breaks for the first time gets its weight
+        # a constraint gets its weight when a tenth of a generation first violates it
         share = jnp.sum(g > 0, axis=0) / jnp.maximum(jnp.sum(valid), 1)
         is_new = (state.penalties == 0) & (share > 0.1)
         slope = _spread(f) / (
@@ -154,7 +154,7 @@ class AugmentedLagrangian(FeasibilityRule):
         g_m = weights @ jnp.where(valid[:, None], g, 0)
         h_m = f_m + _penalty(g_m, gamma, omega)
         last = state.last_fitness + _penalty(state.last_values, gamma, omega)
-        # omega must grow where it is weak beside h, or where g hardly changes
+        # omega must grow where it is small relative to h, or where g hardly changes
         is_weak = omega * g_m**2 < 3 * jnp.abs(h_m - last) / dimension
         is_weak |= 5 * jnp.abs(g_m - state.last_values) < jnp.abs(g_m)
         factor = jnp.where(is_weak, CHI**0.25, 1 / CHI)
@@ -174,7 +174,7 @@ class AugmentedLagrangian(FeasibilityRule):
 
 
 def constrained(optimizer: Optimizer, num_constraints: int) -> Optimizer:
-    """Returns a method within the wrapper that suits it.
+    """Wraps a method in the wrapper that suits it.
 
     Args:
         optimizer: a method, bounded or not.
@@ -203,7 +203,7 @@ def _weights(evaluation: Evaluation) -> jax.Array:
 
 
 def _spread(values: jax.Array) -> jax.Array:
-    """Returns the interquartile range of what is not NaN, column by column."""
+    """Returns the interquartile range of each column, ignoring NaN."""
     low, high = jnp.nanquantile(values, jnp.array([0.25, 0.75]), axis=0)
     return high - low
 

@@ -1,4 +1,4 @@
-"""Bounds for methods that have none: a wrapper that is itself an optimizer."""
+"""Bounds for unbounded methods: a wrapper that is itself an optimizer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ STEP_SIZES = ("sigma", "max_std", "min_std", "spread")  # diagnostics that are l
 class Bounded(StatelessWrapper):
     """Runs ``inner`` on ``y`` and shows the objective ``x = fold(scale * y)``.
 
-    Every candidate and the recommended point lie inside the bounds. Lazy leaves are
-    made dense, because the fold needs the numbers.
+    Every candidate and the recommended point lie within the bounds. Lazy leaves are
+    materialised, because the fold needs the numbers.
 
     Args:
         inner: any optimizer.
@@ -104,12 +104,12 @@ class Bounded(StatelessWrapper):
         return jax.vmap(self.space.solution)(super().decode_group(state, members))
 
     def encode(self, state: State, solution: Solution) -> Member:
-        """Encodes where it lies in the search."""
+        """Encodes the solution's place in the search space."""
         return super().encode(state, self.space.search(solution))
 
 
 def refuse_slopes(optimizer: Optimizer, what: str, argument: str = "inner") -> None:
-    """Refuses a method of finite differences where they have no meaning."""
+    """Refuses a method of finite differences where these have no meaning."""
     if as_method(optimizer).follows_slopes:
         raise TypeError(
             f"{argument} must be a method that ranks candidates for {what}, not one of "

@@ -1,22 +1,22 @@
-"""A feasibility rule: constraints ``g(x) <= 0`` for methods that know of none.
+"""A feasibility rule: constraints ``g(x) <= 0`` for unconstrained methods.
 
-What is feasible goes by its fitness and before all else, the rest by the sum of what
-the constraints are exceeded by:
+Feasible candidates rank by their fitness and before all others, which rank by the sum
+of their violations:
 
     f'(x) = min(f(x), 1e30)                          where all g_k(x) <= 0
     f'(x) = 1e30 (1000 + ln sum_k max(g_k(x), 0))    elsewhere
 
-so that values stay comparable from step to step, also for methods that keep them. The
-logarithm orders excesses of all magnitudes within the digits of a float.
+so that values stay comparable from step to step, even for methods that keep them. The
+logarithm orders violations of all magnitudes within the precision of a float.
 
 Source: Deb, "An efficient constraint handling method for genetic algorithms" (Computer
-Methods in Applied Mechanics and Engineering 186, 2000), eq. 4. Deviation: the excess is
-on a logarithmic scale above all fitness, not added to the worst one seen.
+Methods in Applied Mechanics and Engineering 186, 2000), eq. 4. Deviation: the violation
+is on a logarithmic scale above any fitness, not added to the worst one so far.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +39,15 @@ from gfopt.types import (
     State,
 )
 
-MOST_KEPT = 1 << 20  # numbers up to which the best feasible solution is kept
-FEASIBLE = 1e30  # the largest fitness that is told of what is feasible
+MOST_KEPT = 1 << 20  # size up to which the best feasible solution is stored
+FEASIBLE = 1e30  # the largest fitness that a feasible candidate is given
 
 
 class Best(NamedTuple):
     """The best feasible solution so far.
 
     Attributes:
-        fitness: ``float[]``, infinite where none was seen.
+        fitness: ``float[]``, infinite before there is one.
         solution: a tree like the solution; ``()`` where it is too large to copy.
     """
 
@@ -65,10 +65,10 @@ class RuleState(NamedTuple):
 
 @pytree
 class FeasibilityRule(Wrapper):
-    """Runs ``inner`` with what is feasible before what is not.
+    """Runs ``inner`` with feasible candidates ranked before all others.
 
     Args:
-        inner: a method for which only the order of values matters.
+        inner: a method that uses only the order of values.
 
     Raises:
         TypeError: for an argument of the wrong type, or a method of finite differences.
@@ -96,13 +96,13 @@ class FeasibilityRule(Wrapper):
         return RuleState(inner.step, inner, no_best(solution))
 
     def tell(
-        self, state: Any, population: Population, evaluation: Evaluation
-    ) -> tuple[Any, Info]:
-        """Tells the inner method the fitness of what is feasible, above it the rest."""
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, Info]:
+        """Tells the inner method the fitness of feasible rows, above it the others."""
         best = self.updated_best(state, population, evaluation)
         told, values = separated(evaluation, 1)
         excess = jnp.sum(jnp.maximum(values, 0), axis=1)
-        # the logarithm orders excesses of all magnitudes within the digits of a float
+        # the logarithm orders violations of all magnitudes within a float's precision
         order = jnp.log(jnp.maximum(excess, jnp.finfo(excess.dtype).tiny))
         worst = FEASIBLE * (1000 + order)
         kept = jnp.minimum(told.fitness, FEASIBLE)  # larger ones are feasible as well
@@ -112,7 +112,7 @@ class FeasibilityRule(Wrapper):
         return RuleState(inner.step, inner, best), info
 
     def updated_best(
-        self, state: Any, population: Population, evaluation: Evaluation
+        self, state: State, population: Population, evaluation: Evaluation
     ) -> Best:
         """Returns the best feasible solution, this generation's included."""
         index, fitness = best_row(evaluation)
@@ -125,7 +125,7 @@ class FeasibilityRule(Wrapper):
         solution = lazy.materialise(self.decode(state, member))
         return Best(best, trees.chosen(is_better, solution, state.best.solution))
 
-    def recommend(self, state: Any) -> Solution:
+    def recommend(self, state: State) -> Solution:
         """Returns the best feasible solution; before there is one, the method's."""
         own = super().recommend(state)
         if not jax.tree.leaves(state.best.solution):
@@ -135,7 +135,7 @@ class FeasibilityRule(Wrapper):
 
 def separated(evaluation: Evaluation, count: int) -> tuple[Evaluation, jax.Array]:
     """Returns the evaluation without constraints, and their values ``[P, M]``."""
-    if not isinstance(evaluation.aux, ConstraintValues):  # not one row came back
+    if not isinstance(evaluation.aux, ConstraintValues):  # no row came back
         return evaluation, jnp.zeros((evaluation.valid.size, count))
     values, aux = evaluation.aux
     valid = evaluation.valid & jnp.all(jnp.isfinite(values), axis=1)
@@ -143,7 +143,7 @@ def separated(evaluation: Evaluation, count: int) -> tuple[Evaluation, jax.Array
 
 
 def no_best(solution: Solution) -> Best:
-    """Returns what stands for the best feasible solution before there is one."""
+    """Returns the placeholder for the best feasible solution."""
     solution = trees.starting_point(solution)
     infinite = jnp.full((), jnp.inf, trees.wide_dtype(solution))
     is_small = trees.num_parameters(solution) <= MOST_KEPT

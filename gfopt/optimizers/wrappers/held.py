@@ -1,4 +1,4 @@
-"""Numbers that are not searched: a wrapper that puts them into every solution."""
+"""Fixed numbers: a wrapper that inserts them into every solution."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Free = tuple[tuple[int, ...] | None, ...]
 
 
 def free_numbers(space: Space) -> Free | None:
-    """Returns which numbers of a space can differ; None where all of them can."""
+    """Returns which numbers of a space can vary; None where all of them can."""
 
     def leaf(low: Any, high: Any) -> tuple[int, ...] | None:
         is_free = np.ravel(np.asarray(low) < np.asarray(high))
@@ -39,7 +39,7 @@ def free_numbers(space: Space) -> Free | None:
 
 
 def reduced(tree: PyTree, free: Free) -> PyTree:
-    """Returns the free numbers of a tree, as vectors where some of a leaf are held.
+    """Returns the free numbers of a tree, as a vector where part of a leaf is fixed.
 
     Example:
         >>> reduced({"a": np.arange(3), "b": np.ones(2)}, ((0, 2), ()))
@@ -91,13 +91,13 @@ def reduced_space(space: Space, free: Free) -> Space:
 
 @pytree
 class Held(StatelessWrapper):
-    """Runs ``inner`` on the free numbers and holds the others.
+    """Runs ``inner`` on the free numbers and keeps the others fixed.
 
-    Where no number is free, ``inner`` searches one that nobody sees, and stops at once.
+    Where no number is free, ``inner`` searches a dummy number and stops at once.
 
     Args:
         inner: a method for the free numbers.
-        values: a solution with the numbers that are held.
+        values: a solution with the fixed numbers.
         space: of the whole solution.
         free: which numbers are free.
     """
@@ -117,11 +117,11 @@ class Held(StatelessWrapper):
         return self.inner.init(key, self._reduced(trees.starting_point(solution)))
 
     def decode(self, state: State, member: Member) -> Solution:
-        """Decodes, and puts the held numbers in."""
+        """Decodes, and inserts the fixed numbers."""
         return self._filled(super().decode(state, member))
 
     def recommend(self, state: State) -> Solution:
-        """Returns the inner method's answer with the held numbers."""
+        """Returns the inner method's answer with the fixed numbers."""
         return self._filled(super().recommend(state))
 
     def stop(self, state: State) -> dict[str, jax.Array]:
@@ -131,11 +131,11 @@ class Held(StatelessWrapper):
         return super().stop(state)
 
     def decode_group(self, state: State, members: PyTree) -> PyTree:
-        """Decodes a group of members ``[g, ...]``, and puts the held numbers in."""
+        """Decodes a group of members ``[g, ...]``, and inserts the fixed numbers."""
         return jax.vmap(self._filled)(super().decode_group(state, members))
 
     def standard_deviations(self, state: State) -> Solution | None:
-        """Returns those of the inner method, 0 for what is held."""
+        """Returns those of the inner method, 0 for fixed numbers."""
         found = super().standard_deviations(state)
         nothing = jax.tree.map(jnp.zeros_like, self.values)
         return None if found is None else filled(found, self.free, nothing)

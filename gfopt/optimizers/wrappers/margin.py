@@ -1,23 +1,23 @@
-"""A margin for integers and choices: no value of them ever becomes impossible.
+"""A margin for integers and choices: none of their values ever becomes impossible.
 
-A normal distribution that shrinks soon lies within one integer's interval, where its
-candidates are all alike and nothing is learnt. The margin keeps the chance to leave it
-at ``alpha = 1 / (D P)`` for each coordinate, by the mean m and a stretch a of the
-candidates' distances to it, which the inner method does not see:
+A shrinking normal distribution soon lies within the interval of one integer. Then all
+candidates are alike, and there is nothing to learn. The margin keeps the probability of
+leaving the interval at ``alpha = 1 / (D P)`` for each coordinate. It moves the mean m,
+and stretches the candidates' distances to it by a, which the inner method does not see:
 
     x = m + a (y - m),   y ~ N(m, s^2),   p- , p+ = P(x beyond the interval's ends)
 
-The inner method's step of the mean is taken a times as long. Between two other
-integers, p <- max(alpha / 2, p) for both ends, and m and a are those of the
-distribution that has these chances. With other integers on one side only, the mean
-comes so near to that end that p >= alpha, and a stays. Of k choices each has
-coordinates of its own, of which the largest decides: those of the others come so near
-to it that each has the chance ``alpha``.
+The inner method's step of the mean is also stretched by a. Between two other integers,
+p <- max(alpha / 2, p) at both ends, and m and a are those of the distribution with
+these probabilities. With other integers on one side only, the mean moves so near to
+that end that p >= alpha, and a stays. Each of k choices has its own coordinate, and the
+largest decides: the other coordinates move so near to it that each choice has the
+probability ``alpha``.
 
 Source: Hamano, Saito, Nomura and Shirakawa, "CMA-ES with margin" (GECCO 2022), arXiv
 2205.13482, algorithm 1 and section 4. Deviations: the mean's step is stretched; what
-the ends' chances gain, the interval loses, without rescaling the three; the fold makes
-mirror images of the first and last integer; choices are not in the paper.
+the ends gain, the interval loses, without rescaling the three; the fold mirrors the
+first and the last integer; choices are not in the paper.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class MarginState(NamedTuple):
     Attributes:
         step: ``i32[]``.
         inner: the inner method's state, its mean corrected.
-        stretch: ``a``, a tree like the mean, 1 or so.
+        stretch: ``a``, a tree like the mean, close to 1.
     """
 
     step: jax.Array
@@ -66,8 +66,8 @@ class MarginState(NamedTuple):
 class Margin(Wrapper):
     """Runs ``inner``, a method with a normal distribution, in a space with integers.
 
-    It searches where ``Bounded`` searches, which goes around it; ``minimize`` puts
-    both there by itself.
+    It searches in the coordinates of ``Bounded``, which must wrap it; ``minimize`` adds
+    both as needed.
 
     Args:
         inner: a method with ``standard_deviations(state)`` and a state with ``mean``.
@@ -176,9 +176,9 @@ def _with_margin(
     Args:
         m: the mean.
         s: the standard deviation of the candidates.
-        below: how far the lower end of the mean's interval is; infinite for no other.
+        below: distance to the lower end of the mean's interval; infinite if none.
         above: the same for the upper end.
-        alpha: the chance to leave the interval, at least.
+        alpha: the smallest probability of leaving the interval.
     """
     s = jnp.maximum(s, jnp.finfo(s.dtype).tiny)
     has_below, has_above = jnp.isfinite(below), jnp.isfinite(above)
@@ -203,7 +203,7 @@ def _quantile(alpha: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _near_choices(m: jax.Array, s: jax.Array, alpha: jax.Array) -> jax.Array:
-    """Returns the means ``[..., k]`` so near to the largest that all have a chance."""
+    """Moves the means ``[..., k]`` so near to the largest that all can win."""
     best = jnp.argmax(m, axis=-1, keepdims=True)
     most, its = (jnp.take_along_axis(v, best, axis=-1) for v in (m, s))
     # P(x_j > x_best) >= alpha, x_j - x_best ~ N(m_j - m_best, s_j^2 + s_best^2)

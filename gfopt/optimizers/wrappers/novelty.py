@@ -1,11 +1,11 @@
-"""Novelty search: a wrapper that rewards what was not seen before.
+"""Novelty search: a wrapper that rewards new behaviours.
 
-The inner method is told, in place of the fitness, how common a behaviour is, or a mixed
+Instead of the fitness, the inner method is told how common a behaviour is, or a mixed
 rank of both:
 
     loss_p = -((1 - w) rank(novelty_p) + w rank(-fitness_p))
 
-A behaviour is a vector of ``K`` descriptors that the objective returns as its aux
+A behaviour is a vector of ``K`` descriptors, which the objective returns as its aux
 (``gfopt.Objective(fun, has_aux=True)``), such as where a walker ended.
 
 Sources: Lehman, Stanley (2011), Evolutionary Computation 19, for novelty; Such et al.
@@ -16,7 +16,6 @@ a small probability; Conti et al. (2018), arXiv 1712.06560, equation 4, for the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -47,13 +46,13 @@ def whole(aux: PyTree) -> jax.Array:
 
 
 class NoveltyState(NamedTuple):
-    """What the inner method knows, what was seen, and the best.
+    """The inner method's state, the archive, and the best solution.
 
     Attributes:
         step: ``i32[]``.
         inner: the inner method's state.
-        archive: behaviours that were kept.
-        seed: of the draws that decide what is kept.
+        archive: earlier behaviours.
+        seed: of the draws that decide what is archived.
         best: the solution of the best fitness so far.
         best_fitness: ``float[]``.
     """
@@ -77,18 +76,18 @@ class NoveltyInfo(NamedTuple):
 
 @pytree
 class Novelty(Wrapper):
-    """Runs ``inner`` on the novelty of what the candidates do.
+    """Runs ``inner`` on the novelty of its candidates' behaviours.
 
-    The recommended solution is the best by fitness that was evaluated.
+    The recommended solution is the best evaluated one by fitness.
 
     Args:
         inner: a method that ranks its candidates, such as
-            ``DeepGA(elitism=False)``; an elite's novelty would go stale.
+            ``DeepGA(elitism=False)``; an elite's novelty would become outdated.
         num_descriptors: numbers that describe a behaviour, ``K``.
         num_neighbours: ``k``.
-        archive_size: behaviours that are kept; then the oldest give way.
-        probability: with which a behaviour is kept, or a schedule.
-        weight: ``w``, the share of the fitness; 0 for novelty alone. May be a schedule.
+        archive_size: behaviours in the archive; the oldest are replaced.
+        probability: that a behaviour is archived, or a schedule.
+        weight: ``w`` of the fitness, or a schedule; 0 for novelty alone.
         descriptor: ``aux -> float[K]`` of one candidate; the aux itself by default.
 
     Raises:
@@ -112,7 +111,7 @@ class Novelty(Wrapper):
     archive_size: int = static(default=2000)
     probability: schedules.Hyperparameter = 0.01
     weight: schedules.Hyperparameter = 0.0
-    descriptor: Callable[[Any], jax.Array] = static(default=whole)
+    descriptor: Callable[[PyTree], jax.Array] = static(default=whole)
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
@@ -125,12 +124,7 @@ class Novelty(Wrapper):
                 "inner must not keep an elite, whose novelty goes stale: expected "
                 f"elitism=False; got {checks.shown(self.inner)}"
             )
-        share = partial(schedules.field, check=checks.share)
-        schedules.set_fields(
-            self,
-            probability=share("probability", self.probability),
-            weight=share("weight", self.weight),
-        )
+        schedules.set_schedules(self, "probability", "weight", check=checks.share)
 
     def init(self, key: Key, solution: Solution) -> NoveltyState:
         """Starts the inner method with an empty archive."""
@@ -148,7 +142,7 @@ class Novelty(Wrapper):
     def tell(
         self, state: NoveltyState, population: Population, evaluation: Evaluation
     ) -> tuple[NoveltyState, NoveltyInfo]:
-        """Tells the inner method what is rare, and keeps some of what was seen."""
+        """Tells the inner method what is rare, and archives some behaviours."""
         descriptors, valid = described(self, evaluation)
         found = archives.novelty(descriptors, valid, state.archive, self.num_neighbours)
         weight = schedules.at("weight", self.weight, state.step)
@@ -180,14 +174,14 @@ class Novelty(Wrapper):
 
 
 def described(optimizer: Any, evaluation: Evaluation) -> tuple[jax.Array, jax.Array]:
-    """Returns the behaviours of a population, and which of them are known.
+    """Returns the behaviours of a population, and which of them are valid.
 
     Args:
         optimizer: has a ``descriptor`` and ``num_descriptors``.
         evaluation: of the population.
 
     Returns:
-        ``(float[P, K], bool[P])``; what is not known is 0.
+        ``(float[P, K], bool[P])``; 0 where not valid.
 
     Raises:
         ValueError: where a descriptor has another shape.
@@ -200,13 +194,13 @@ def described(optimizer: Any, evaluation: Evaluation) -> tuple[jax.Array, jax.Ar
             "num_descriptors says, from the aux of an objective with has_aux=True; "
             f"got shape {jnp.shape(descriptors)[1:]}"
         )
-    # where a walker went astray nobody can say how new that is
+    # a behaviour that is not finite has no novelty
     valid = evaluation.valid & jnp.all(jnp.isfinite(descriptors), axis=1)
     return jnp.where(valid[:, None], descriptors, 0), valid
 
 
 def mixed_loss(
-    weight: Any, novelty: jax.Array, fitness: jax.Array, valid: jax.Array
+    weight: schedules.Number, novelty: jax.Array, fitness: jax.Array, valid: jax.Array
 ) -> jax.Array:
     """Returns ``-((1 - w) rank(novelty) + w rank(-fitness))``: ``float[P]``."""
     # larger utilities are better: centered ranks of -novelty and of the fitness

@@ -1,19 +1,19 @@
 """Novelty-seeking evolution strategies: agents that share an archive of behaviours.
 
-``M`` agents, each with a strategy of its own, step side by side. What the strategy of
-agent ``m`` is told of its candidate ``p`` is a mixed rank:
+``M`` agents, each with its own strategy, step in parallel. The strategy of agent ``m``
+is told a mixed rank of its candidate ``p``:
 
     loss_mp = -((1 - w) rank(N(b_mp, A)) + w rank(-fitness_mp))
 
 with the novelty ``N`` against the archive ``A`` alone. The archive holds the behaviours
 of all agents' means at every step. ``w = 0`` is NS-ES, ``w = 1/2`` NSR-ES; NSRA-ES
-adapts it: up by ``weight_change`` whenever a mean is better than all means before, down
-by as much after ``patience`` steps without.
+adapts it: up by ``weight_change`` whenever a mean is better than all earlier means, and
+down by as much after ``patience`` steps without that.
 
 Source: Conti, Madhavan, Petroski Such, Lehman, Stanley, Clune (2018), arXiv 1712.06560,
-algorithms 1 to 3. Deviations: all agents step in each generation, where the paper draws
-one by its novelty; a mean is evaluated with the generation after the step that made it;
-a strategy that ranks what it is told ranks the mix again.
+algorithms 1 to 3. Deviations: all agents step in each generation, while the paper draws
+one by its novelty; a mean is evaluated with the next generation; a strategy that ranks
+its fitness ranks the mix again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class AgentMember(NamedTuple):
     Attributes:
         agent: its number, ``i32[]``.
         is_mean: ``bool[]``.
-        inner: the strategy's own member; of no meaning for a mean.
+        inner: the strategy's own member; unused for a mean.
     """
 
     agent: jax.Array
@@ -62,15 +62,15 @@ class AgentMember(NamedTuple):
 
 
 class NoveltyAgentsState(NamedTuple):
-    """The agents, what they have seen, and the best.
+    """The agents, their archive, and the best solution.
 
     Attributes:
         step: ``i32[]``.
         agents: states of the inner strategy, leaves ``[M, ...]``.
         archive: behaviours of the means.
-        weight: share of the fitness, ``float[]``.
+        weight: of the fitness, ``float[]``.
         mean_fitness: of the best mean so far, ``float[]``.
-        num_barren: steps since a mean was better, ``i32[]``.
+        num_barren: steps since a mean improved, ``i32[]``.
         best: the solution of the best fitness so far.
         best_fitness: ``float[]``.
     """
@@ -97,22 +97,22 @@ class NoveltyAgentsInfo(NamedTuple):
 
 @pytree
 class NoveltyAgents(Method):
-    """Runs several copies of ``inner`` that keep away from where any of them has been.
+    """Runs several copies of ``inner`` that avoid where any of them has been.
 
     A generation has ``M P + M`` rows: the candidates of the agents, then their means.
-    The recommended solution is the best by fitness that was evaluated.
+    The recommended solution is the best evaluated one by fitness.
 
     Args:
         inner: an evolution strategy, such as ``OpenES``, of which all rows are active.
         num_descriptors: numbers that describe a behaviour, ``K``.
         num_agents: ``M``.
         num_neighbours: ``k``.
-        archive_size: behaviours that are kept; then the oldest give way.
-        weight: ``w``, the (first) share of the fitness; 0 for novelty alone.
-        weight_change: by how much ``w`` adapts; 0 to leave it as it is.
-        patience: steps without a better mean after which ``w`` goes down.
+        archive_size: behaviours in the archive; the oldest are replaced.
+        weight: ``w``, the (initial) weight of the fitness; 0 for novelty alone.
+        weight_change: how much ``w`` adapts; 0 for a constant weight.
+        patience: steps without a better mean before ``w`` decreases.
         initial_std: None to start all agents at the solution. A number draws the
-            matrices of each anew, with standard deviation ``initial_std /
+            matrices of each agent, with standard deviation ``initial_std /
             sqrt(fan_in)``.
         descriptor: ``aux -> float[K]`` of one candidate; the aux itself by default.
 
@@ -136,11 +136,11 @@ class NoveltyAgents(Method):
     num_agents: int = static(default=5)
     num_neighbours: int = static(default=10)
     archive_size: int = static(default=2000)
-    weight: Any = 0.5
-    weight_change: Any = 0.0
+    weight: float = 0.5
+    weight_change: float = 0.0
     patience: int = static(default=50)
     initial_std: float | None = static(default=None)
-    descriptor: Callable[[Any], jax.Array] = static(default=whole)
+    descriptor: Callable[[PyTree], jax.Array] = static(default=whole)
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
@@ -187,7 +187,7 @@ class NoveltyAgents(Method):
         asked = jax.vmap(self.inner.ask)(keys, state.agents)
         numbers = jnp.arange(self.num_agents, dtype=jnp.int32)
         size = asked.active.shape[1]
-        # a mean's row holds the agent's first member, which nobody reads
+        # a mean's row holds the agent's first member, which is not used
         inner = jax.tree.map(
             lambda leaf: jnp.concatenate([_flat(leaf), leaf[:, 0]]), asked.members
         )
@@ -275,7 +275,7 @@ class NoveltyAgents(Method):
     def _adapted(
         self, state: NoveltyAgentsState, fitness: jax.Array, valid: jax.Array
     ) -> NoveltyAgentsState:
-        """Moves the weight by what the means reached."""
+        """Adapts the weight to the fitness of the means."""
         reached = jnp.min(jnp.where(valid, fitness, jnp.inf))
         reached = reached.astype(state.mean_fitness.dtype)
         is_better = reached < state.mean_fitness

@@ -5,20 +5,20 @@ of both values of candidate i among all values of the step, n of them,
 
     agreement = 1 - 3 / (n - 2) mean_i max(|a_i - b_i| - 1, 0)
 
-is 1 without noise and 0 on average where there is nothing but noise. From its running
-mean follows how many evaluations a step takes, in units of the method's population:
+is 1 without noise, and 0 on average for pure noise. Its running mean determines the
+evaluations of a step, in units of the method's population:
 
     effort = clip(GAIN (1 - agreement) / agreement, 1, max_effort)
 
 A mean of that many values has the same reliability at every noise level (the
-Spearman-Brown formula). Where ``grows``, they are spent on more candidates, which
+Spearman-Brown formula). If ``grows``, the evaluations go to more candidates, which
 averages better than more values of the same ones: ``inner`` runs with 1, 4, 16, ...
-times its population. Otherwise each candidate is evaluated so often, the first ones
-once more where it is no whole number, and ``inner`` is told the means. Where hardly any
+times its population. Otherwise each candidate is evaluated that often, the first ones
+once more if the number is not whole, and ``inner`` is told the means. When hardly any
 agreement is left, ``inner`` is widened, by a larger sigma or simplex: longer steps
-stand out of the noise. Without noise two candidates of every third step are evaluated
-twice. A step of one to three candidates has no ranks to compare: there the values are
-those of the last eight candidates that were evaluated twice.
+stand out from the noise. Without noise, two candidates of every third step are
+evaluated twice. A step of one to three candidates has no ranks to compare: it uses the
+values of the last eight candidates that were evaluated twice.
 
 Source: Hansen, Niederberger, Guzzella and Koumoutsakos, "A method for handling
 uncertainty in evolutionary optimization" (IEEE TEC 13(1), 2009): rank changes of
@@ -59,19 +59,19 @@ from gfopt.types import (
 GAIN = 1.3
 GROWTH = 4  # from one population size to the next: each is a program of its own
 RATE = 0.1  # of the running mean, after the first steps
-CALM = 0.9  # agreement above which a measurement is made only now and then:
+CALM = 0.9  # agreement above which measurements become rare:
 INTERVAL = 3  # every third step, and
 FIRST = 6  # in the first steps
-CHECKED = 2  # candidates that are evaluated twice, or one of SHARE where that is more
+CHECKED = 2  # candidates that are evaluated twice, or one of SHARE if that is more
 SHARE = 8
 FEW = 4  # candidates, in a step of fewer the last RECENT pairs are compared
 RECENT = 8
 DROWNED = 0.3  # agreement below which sigma is raised,
-INFLATION = 0.3  # by so many e-folds a step for each 1 that is missing
+INFLATION = 0.3  # by this many e-folds a step for each 1 below it
 
 
 class ReevaluatedState(NamedTuple):
-    """The inner method's state and what is known of the noise.
+    """The inner method's state and estimates of the noise.
 
     Attributes:
         step: ``i32[]``.
@@ -98,12 +98,12 @@ class ReevaluatedMember(NamedTuple):
 class Reevaluated(Wrapper):
     """Runs ``inner`` on noisy values, with as many evaluations as the noise asks for.
 
-    The answer is what the method recommends; the best value that was seen is only the
+    The answer is what the method recommends: the best value so far is only the
     luckiest. The diagnostics are those of ``inner``, ``effort`` and ``agreement``.
 
     Args:
         inner: any optimizer.
-        max_effort: most evaluations of a step, in populations of ``inner``.
+        max_effort: largest number of evaluations a step, in populations of ``inner``.
         grows: spend them on more candidates. For methods whose state does not depend
             on the population size, flagged ``resizable``.
 
@@ -151,14 +151,14 @@ class Reevaluated(Wrapper):
         return jnp.clip(GAIN * (1 - known) / known, 1, self.max_effort)
 
     def init(self, key: Key, solution: Solution) -> ReevaluatedState:
-        """Starts the inner method, and takes the values to be exact."""
+        """Starts the inner method, and assumes exact values."""
         inner = self.inner.init(key, solution)
         dtype = trees.wide_dtype(trees.starting_point(solution))
         recent = jnp.full((2, RECENT), jnp.nan, dtype)
         return ReevaluatedState(jnp.int32(0), inner, jnp.float32(1), recent)
 
     def ask(self, key: Key, state: ReevaluatedState) -> Population:
-        """Asks the inner method and repeats its candidates, all before any twice."""
+        """Asks the inner method and repeats its candidates, in full rounds."""
         sizes = self._sizes(state.inner)
         population = self._method(sizes[-1]).ask(key, state.inner)
         count = jnp.sum(population.active, dtype=jnp.int32)
@@ -170,7 +170,7 @@ class Reevaluated(Wrapper):
         checked = jnp.minimum(jnp.maximum(CHECKED, count // SHARE), count)
         more = jnp.maximum(more, jnp.where(is_due, checked, 0))
         rows = jnp.arange(self._num_rows(sizes), dtype=jnp.int32)
-        # members that are not evaluated stand last: the inner method may need them
+        # unevaluated members come last: the inner method may need them
         late = rows - (rows.size - sizes[-1])
         candidate = jnp.where(late >= count, late, rows % jnp.maximum(count, 1))
         members = jax.tree.map(lambda leaf: leaf[candidate], population.members)
@@ -198,7 +198,7 @@ class Reevaluated(Wrapper):
         count = jnp.argmax(candidate != rows).astype(jnp.int32)
         late = candidate.size - sizes[-1]
         values = jnp.where(evaluation.valid, evaluation.fitness, jnp.nan)
-        # a line for each turn, a column for each candidate; NaN where there is no value
+        # a row for each round, a column for each candidate; NaN where there is no value
         turns = 2 if self.grows else self.max_effort
         table = jnp.full((turns, sizes[-1]), jnp.nan, values.dtype)
         table = table.at[rows // count, candidate].set(values, mode="drop")
@@ -239,7 +239,7 @@ class Reevaluated(Wrapper):
         """Decodes a group of members ``[g, ...]``."""
         return super().decode_group(state, members.inner)
 
-    encode = Method.encode  # which candidate a solution would be is not known
+    encode = Method.encode  # the index of the candidate is not known
 
 
 def rank_agreement(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -250,7 +250,7 @@ def rank_agreement(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.
         second: the same.
 
     Returns:
-        The agreement ``float32[]``, and whether there was anything to compare.
+        The agreement ``float32[]``, and whether there were ranks to compare.
 
     Example:
         >>> first = jnp.array([1.0, 2.0, 3.0, 4.0])
@@ -274,7 +274,7 @@ def rank_agreement(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _means(table: jax.Array) -> jax.Array:
-    """Returns the means of the columns over what is known; NaN where nothing is."""
+    """Returns the means of the columns, ignoring NaN; NaN for an empty column."""
     known = jnp.isfinite(table)
     total = jnp.sum(jnp.where(known, table, 0), axis=0)
     count = jnp.sum(known, axis=0)

@@ -1,23 +1,23 @@
 """Restarts with growing populations, IPOP and BIPOP: a wrapper that is an optimizer.
 
 When a run of the inner method has a reason to stop, the next one starts elsewhere with
-another population size. IPOP doubles it every time. BIPOP alternates by what each
-regime has spent: large populations, doubled every time, and small ones,
+another population size. IPOP doubles it each time. BIPOP alternates between two
+regimes: large populations, doubled each time, and small ones,
 
     P_small = P_0 (P_large / (2 P_0))^(U^2),   sigma = sigma_0 10^(-2 U)
 
-with U uniform in [0, 1], each for at most half of what the large ones have used.
+with U uniform in [0, 1], each with at most half of the evaluations of the large ones.
 
-A program has ``P_0 2^tier`` rows, and of these ``num_active`` are in use. The driver
-moves a run that needs more, or less than half of them, to another tier, through
-``wanted_tier`` and ``at_tier``: so there are at most ``log2(P_max / P_0) + 1``
+A program has ``P_0 2^tier`` rows, of which ``num_active`` are in use. The driver moves
+a run that needs more rows, or less than half of them, to another tier, through
+``wanted_tier`` and ``at_tier``. There are thus at most ``log2(P_max / P_0) + 1``
 programs, and the cost is that of the rows in use.
 
 Sources: Auger and Hansen, "A restart CMA evolution strategy with increasing population
 size" (CEC 2005); Hansen, "Benchmarking a BI-population CMA-ES on the BBOB-2009
 function testbed" (GECCO workshop 2009), section 2. Deviations: a run starts at a point
 drawn uniformly from ``x0 +- reach sigma`` in each coordinate, since there may be no
-bounds to draw between; small runs never have fewer than ``P_0`` rows.
+bounds; small runs have at least ``P_0`` rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from gfopt import checks
-from gfopt.core import trees
+from gfopt.core import schedules, trees
 from gfopt.optimizers.evolution_strategies.snes import default_population_size
 from gfopt.protocol import Wrapper, as_method, innermost
 from gfopt.pytree import pytree, static
@@ -47,11 +47,11 @@ from gfopt.types import (
 
 
 class RestartsState(NamedTuple):
-    """The run that goes on, and what is known of the earlier ones.
+    """The current run, and a record of the earlier ones.
 
     Attributes:
         step: ``i32[]``.
-        inner: the state of the run that goes on.
+        inner: the state of the current run.
         seed: ``uint32[2]``, from which the starts are drawn.
         origin: the first starting point.
         sigma: ``float[]``, the first step size of this run.
@@ -60,11 +60,11 @@ class RestartsState(NamedTuple):
         num_restarts: ``i32[]``.
         is_small: ``bool[]``, whether this is a run of the small regime.
         spent: ``float[2]``, evaluations of the large and of the small regime.
-        left: ``float[]``, evaluations that this run may still make.
+        left: ``float[]``, evaluations left for this run.
         run_fitness: ``float[]``, the best of this run.
         fitness: ``float[]``, the best of the earlier runs.
-        answer: what the best of the earlier runs recommended.
-        since_better: ``i32[]``, runs since it.
+        answer: the recommendation of the best earlier run.
+        since_better: ``i32[]``, runs since then.
     """
 
     step: jax.Array
@@ -89,17 +89,17 @@ class Restarts(Wrapper):
     """Runs ``inner`` again and again, IPOP or BIPOP.
 
     Args:
-        inner: a method that can be restarted, such as ``CMAES``; its population size is
-            set from here.
-        bipop: alternate between large and small populations; else double every time.
+        inner: a method that can be restarted, such as ``CMAES``; this wrapper sets its
+            population size.
+        bipop: alternate between large and small populations; otherwise always double.
         first_size: ``P_0``; None for ``4 + floor(3 ln D)``.
-        largest_size: no population is larger.
-        tier: there are ``P_0 2^tier`` rows. Drivers raise it as the search asks for
-            more; in ``gfopt.run`` populations are never larger.
-        patience: stop after so many runs in a row that found nothing better, by the
-            inner method's ``tol_fun``; None for never.
-        reach: standard deviations around x0 in which a run may start. Within bounds,
-            which fold, it may reach from one end to the other and back.
+        largest_size: largest population size.
+        tier: there are ``P_0 2^tier`` rows. Drivers raise it as needed; in
+            ``gfopt.run`` it limits the population size.
+        patience: stop after this many runs in a row without an improvement by the inner
+            method's ``tol_fun``; None for never.
+        reach: a run starts within this many standard deviations of x0. Bounds fold, so
+            that it may exceed them.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -141,7 +141,7 @@ class Restarts(Wrapper):
         checks.positive("reach", self.reach)
 
     @property
-    def sigma(self) -> Any:
+    def sigma(self) -> schedules.Hyperparameter:
         """The first step size of the method that is restarted."""
         return innermost(self.inner).sigma  # type: ignore[attr-defined]
 
@@ -172,7 +172,7 @@ class Restarts(Wrapper):
             num_active=first,
             doublings=jnp.int32(0),
             num_restarts=jnp.int32(0),
-            is_small=jnp.ones((), bool),  # so is the first run counted
+            is_small=jnp.ones((), bool),  # the first run is counted as such
             spent=jnp.zeros(2, dtype),
             left=infinite,
             run_fitness=infinite + 0,
@@ -182,14 +182,14 @@ class Restarts(Wrapper):
         )
 
     def within(self, state: RestartsState) -> Any:
-        """Returns the run that goes on."""
+        """Returns the method of the current run."""
         dimension = trees.num_parameters(state.origin)
         return self._sized(dimension, state.num_active, state.sigma)
 
     def tell(
         self, state: RestartsState, population: Population, evaluation: Evaluation
     ) -> tuple[RestartsState, Info]:
-        """Tells the run that goes on; starts the next where it has ended."""
+        """Tells the current run; starts the next if it has ended."""
         current = self.within(state)
         inner, info = current.tell(state.inner, population, evaluation)
         used = jnp.sum(population.active).astype(state.left.dtype)
@@ -209,7 +209,7 @@ class Restarts(Wrapper):
         return new._replace(inner=current.at_step(new.inner, state.step)), info
 
     def _restarted(self, state: RestartsState) -> RestartsState:
-        """Chooses regime, population, step size and start of the next run."""
+        """Chooses the regime, population size, step size and start of the next run."""
         key = jax.random.wrap_key_data(state.seed, impl="threefry2x32")
         key = jax.random.fold_in(key, state.num_restarts)
         where, when, inner_key = jax.random.split(key, 3)
@@ -249,19 +249,19 @@ class Restarts(Wrapper):
         )
 
     def recommend(self, state: RestartsState) -> Solution:
-        """Returns the answer of the run that found the best value."""
+        """Returns the answer of the run with the best value."""
         found = self.within(state).recommend(state.inner)
         is_best = state.run_fitness <= state.fitness
         return trees.chosen(is_best, found, state.answer)
 
     def stop(self, state: RestartsState) -> dict[str, jax.Array]:
-        """Returns ``patience``: the last runs found nothing better."""
+        """Returns ``patience``: the last runs brought no improvement."""
         if self.patience is None:
             return {}
         return {"patience": state.since_better >= self.patience}
 
     def wanted_tier(self, state: RestartsState) -> jax.Array:
-        """Returns the tier that the run that goes on should have, ``i32[]``."""
+        """Returns the tier that the current run needs, ``i32[]``."""
         first = self._first_size(trees.num_parameters(state.origin))
         doublings = jnp.ceil(jnp.log2(state.num_active / first) - 1e-6)
         return jnp.maximum(doublings, 0).astype(jnp.int32)

@@ -1,10 +1,10 @@
-"""Search in a subspace: few numbers that stand for many.
+"""Search in a random subspace of few dimensions.
 
     x = x0 + A z,   z in R^d,   A in R^{D x d}
 
-A large solution, such as a soft prompt, is searched by a method for a few hundred
-numbers: its members stay vectors of d numbers. The columns of A are random, so that
-good solutions that fill only a few dimensions are likely to be near.
+A method for a few hundred numbers searches a large solution, such as a soft prompt: its
+members remain vectors of d numbers. The columns of A are random, so that good solutions
+are likely to be near if only a few dimensions matter.
 
 Sources: Wang et al., "Bayesian optimization in a billion dimensions via random
 embeddings" (JAIR 2016), section 3; Sun et al., "Black-box tuning for
@@ -65,7 +65,7 @@ class Subspace(Wrapper):
 
     Args:
         inner: a method for d numbers, which starts at 0.
-        dimension: d, the numbers that are searched. Where ``basis`` is given, its own.
+        dimension: d; None if ``basis`` is given, which then determines it.
         kind: ``"gaussian"``, independent numbers of variance ``1 / d``, or
             ``"orthogonal"``, columns at right angles of length ``sqrt(D / d)``.
         basis: A itself, a tree like ``x0`` whose leaves have a leading axis ``d``; None
@@ -105,7 +105,7 @@ class Subspace(Wrapper):
 
     @property
     def search_space(self) -> None:
-        """None: what the inner method searches are not numbers of x."""
+        """None: the inner method does not search numbers of x."""
         return None
 
     def init(self, key: Key, solution: Solution) -> SubspaceState:

@@ -94,7 +94,7 @@ class FZOO(Directions):
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 3)
         self._check()
-        schedules.set_fields(self, eps=schedules.field("eps", self.eps))
+        schedules.set_schedules(self, "eps")
 
     def ask(self, key: Key, state: ZerothOrderState) -> Population:
         """Proposes the weights themselves, then ``P - 1`` directions."""

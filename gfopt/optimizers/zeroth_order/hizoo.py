@@ -93,15 +93,9 @@ class HiZOO(Method):
     follows_slopes = True
 
     def __post_init__(self) -> None:
-        rate = schedules.field("learning_rate", self.learning_rate, checks.non_negative)
-        schedules.set_fields(
-            self,
-            learning_rate=rate,
-            eps=schedules.field("eps", self.eps),
-            hessian_rate=schedules.field(
-                "hessian_rate", self.hessian_rate, checks.share
-            ),
-        )
+        schedules.set_schedules(self, "learning_rate", check=checks.non_negative)
+        schedules.set_schedules(self, "eps")
+        schedules.set_schedules(self, "hessian_rate", check=checks.share)
 
     @property
     def population_size(self) -> int:

@@ -64,4 +64,4 @@ class MeZO(TwoSided):
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)
         self._check()
-        schedules.set_fields(self, eps=schedules.field("eps", self.eps))
+        schedules.set_schedules(self, "eps")

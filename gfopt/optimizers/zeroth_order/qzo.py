@@ -35,7 +35,16 @@ from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided, stepped
 from gfopt.pytree import pytree, static
-from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
+from gfopt.types import (
+    Evaluation,
+    Info,
+    Key,
+    Member,
+    Population,
+    PyTree,
+    Solution,
+    State,
+)
 
 if TYPE_CHECKING:
     import optax
@@ -152,15 +161,9 @@ class QZO(TwoSided):
         checks.instance("noise", self.noise, noise.Noise, "gaussian() or rademacher()")
         checks.instance("relative", self.relative, bool, "True or False")
         self._check()
-        clip = self.clip
-        if clip is not None:
-            clip = schedules.field("clip", clip, checks.non_negative)
-        schedules.set_fields(
-            self,
-            eps=schedules.field("eps", self.eps),
-            clip=clip,
-            min_scale=schedules.number("min_scale", self.min_scale),
-        )
+        schedules.set_schedules(self, "eps")
+        schedules.set_schedules(self, "clip", check=checks.non_negative)
+        schedules.set_numbers(self, "min_scale")
 
     def log_header(self) -> dict[str, str]:
         """Returns what a log of (seed, d', learning rate) needs to say beside them."""
@@ -180,10 +183,10 @@ class QZO(TwoSided):
     def _default(self) -> descent.Default:
         return _RELATIVE if self.relative else _ABSOLUTE
 
-    def _rate(self, state: Any) -> Any:
+    def _rate(self, state: State) -> schedules.Number:
         return descent.learning_rate(self, self._default, state)
 
-    def decode(self, state: Any, member: Member) -> Solution:
+    def decode(self, state: State, member: Member) -> Solution:
         """Returns ``Delta + sign * eps * z`` as lazy leaves."""
         units = jax.tree.map(
             lambda leaf, is_scale: leaf if self.relative and is_scale else None,
@@ -194,8 +197,8 @@ class QZO(TwoSided):
         return perturbed(state.mean, member.seed, scale, self.noise.kind, units=units)
 
     def tell(
-        self, state: Any, population: Population, evaluation: Evaluation
-    ) -> tuple[Any, Any]:
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[QZOState, Info]:
         """Adds ``-lr mean(d' z)`` in place; a pair with an invalid loss weighs nothing.
 
         Returns:
@@ -246,8 +249,8 @@ class QZO(TwoSided):
         state: QZOState,
         seeds: jax.Array,
         slopes: jax.Array,
-        rate: Any,
-        counts: Any,
+        rate: schedules.Number,
+        counts: jax.Array,
     ) -> tuple[Solution, PyTree]:
         """Returns the mean and the transform's state after a step, if it ``counts``."""
         rule = self.min_scale, self.relative
@@ -284,8 +287,8 @@ def scales_stepped(
     mean: Solution,
     seeds: jax.Array,
     slopes: jax.Array,
-    rate: Any,
-    min_scale: Any,
+    rate: schedules.Number,
+    min_scale: schedules.Hyperparameter,
     relative: bool,
 ) -> Solution:
     """Returns ``mean - rate * sum_i slopes[i] z_i``, scales kept on their side of 0.

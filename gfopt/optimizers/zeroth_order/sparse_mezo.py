@@ -80,11 +80,8 @@ class SparseMeZO(TwoSided):
         checks.instance("noise", self.noise, noise.Noise, "a gfopt.noise.Noise")
         self._check()
         checks.positive("moving", self.moving)
-        schedules.set_fields(
-            self,
-            eps=schedules.field("eps", self.eps),
-            moving=schedules.number("moving", self.moving, checks.share),
-        )
+        schedules.set_schedules(self, "eps")
+        schedules.set_numbers(self, "moving", check=checks.share)
 
     def log_header(self) -> NoReturn:
         """Refuses: what moves depends on the weights, which a log has not."""

@@ -11,9 +11,6 @@ III.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -70,15 +67,9 @@ class SPSA(TwoSided):
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2, even=True)
         self._check()
-        number = partial(schedules.number, check=checks.non_negative)
-        schedules.set_fields(
-            self,
-            learning_rate=number("learning_rate", self.learning_rate),
-            eps=schedules.number("eps", self.eps),
-            stability=number("stability", self.stability),
-            learning_rate_decay=number("learning_rate_decay", self.learning_rate_decay),
-            eps_decay=number("eps_decay", self.eps_decay),
-        )
+        schedules.set_numbers(self, "eps")
+        names = "learning_rate", "stability", "learning_rate_decay", "eps_decay"
+        schedules.set_numbers(self, *names, check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> ZerothOrderState:
         """Starts with ``theta`` at ``solution``; in the transform's place stands ``k``.
@@ -97,16 +88,16 @@ class SPSA(TwoSided):
         moved = super()._moved(state, seeds, slopes, counts)
         return moved._replace(transform=state.transform + counts)
 
-    def _rate(self, state: ZerothOrderState) -> Any:
+    def _rate(self, state: ZerothOrderState) -> schedules.Number:
         # a_k = a / (A + k + 1)^alpha
         delay = self._number("stability", state) + state.transform + 1
         power = delay ** self._number("learning_rate_decay", state)
         return self._number("learning_rate", state) / power
 
-    def _eps(self, state: ZerothOrderState) -> Any:
+    def _eps(self, state: ZerothOrderState) -> schedules.Number:
         # c_k = c / (k + 1)^gamma
         power = (state.transform + 1) ** self._number("eps_decay", state)
         return self._number("eps", state) / power
 
-    def _number(self, name: str, state: ZerothOrderState) -> Any:
+    def _number(self, name: str, state: ZerothOrderState) -> schedules.Number:
         return schedules.at(name, getattr(self, name), state.transform)

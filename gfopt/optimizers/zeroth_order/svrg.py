@@ -136,7 +136,7 @@ class SVRG(TwoSided):
         checks.integer("period", self.period, 2)
         checks.below("anchor_batches", self.anchor_batches, "period", self.period)
         self._check()
-        schedules.set_fields(self, eps=schedules.field("eps", self.eps))
+        schedules.set_schedules(self, "eps")
 
     @property
     def population_size(self) -> int:  # type: ignore[override]

@@ -94,11 +94,11 @@ class Directions(Method):
         transform = descent.start(self, _DESCENT, mean) if own else ()
         return ZerothOrderState(jnp.int32(0), mean, transform)
 
-    def _rate(self, state: State) -> Any:
+    def _rate(self, state: State) -> schedules.Number:
         """Returns the learning rate of this step."""
         return descent.learning_rate(self, _DESCENT, state)
 
-    def _eps(self, state: State) -> Any:
+    def _eps(self, state: State) -> schedules.Number:
         """Returns the radius of this step."""
         return schedules.at("eps", self.eps, state.step)
 
@@ -228,7 +228,7 @@ def stepped(
     mean: Solution,
     seeds: jax.Array,
     slopes: jax.Array,
-    rate: Any,
+    rate: schedules.Number,
     added: Any = None,
     random: jax.Array | None = None,
 ) -> Solution:

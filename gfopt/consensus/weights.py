@@ -11,7 +11,7 @@ as wide as the values need.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,6 @@ from gfopt import checks
 from gfopt.core import schedules
 from gfopt.pytree import pytree
 
-KERNELS = ("gaussian", "laplace", "constant", "inverse_quadratic")
-_CHUNK = 32  # rows of the [N, N] kernel that are held at a time
 _HALVINGS = 25  # of an interval of some 20 to 100 powers of e
 
 
@@ -49,16 +47,12 @@ class EffectiveSampleSize:
         2.0
     """
 
-    eta: Any = 0.5
-    max_alpha: Any = 1e15
+    eta: schedules.Hyperparameter = 0.5
+    max_alpha: schedules.Hyperparameter = 1e15
 
     def __post_init__(self) -> None:
-        number = schedules.number
-        schedules.set_fields(
-            self,
-            eta=number("eta", self.eta, checks.share),
-            max_alpha=number("max_alpha", self.max_alpha),
-        )
+        schedules.set_numbers(self, "eta", check=checks.share)
+        schedules.set_numbers(self, "max_alpha")
 
     def solve(self, fitness: jax.Array, valid: jax.Array) -> jax.Array:
         """Returns alpha for fitness ``[N]``, or ``max_alpha`` where none is enough."""
@@ -73,7 +67,9 @@ class EffectiveSampleSize:
         high = jnp.where(jnp.any(differs), jnp.minimum(high, most), most)
         low = jnp.where(jnp.any(differs), jnp.minimum(low, high), most)
 
-        def halve(_: Any, sides: tuple[jax.Array, jax.Array]) -> Any:
+        def halve(
+            _: jax.Array, sides: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array]:
             low, high = sides
             middle = (low + high) / 2
             weights = consensus_weights(fitness, valid, jnp.exp(middle))
@@ -91,13 +87,17 @@ def _gap(fitness: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.minimum(fitness - lowest, jnp.finfo(fitness.dtype).max)
 
 
-def log_weights(fitness: jax.Array, valid: jax.Array, alpha: Any) -> jax.Array:
+def log_weights(
+    fitness: jax.Array, valid: jax.Array, alpha: schedules.Number
+) -> jax.Array:
     """Returns ``-alpha (f - min f)``, ``[N]``: 0 for the best, -inf for failures."""
     # the best comes first: no alpha, however large, overflows its weight
     return jnp.where(valid, -alpha * _gap(fitness, valid), -jnp.inf)
 
 
-def consensus_weights(fitness: jax.Array, valid: jax.Array, alpha: Any) -> jax.Array:
+def consensus_weights(
+    fitness: jax.Array, valid: jax.Array, alpha: schedules.Number
+) -> jax.Array:
     """Returns the weights ``[N]`` of a consensus, which add up to 1.
 
     Args:
@@ -123,8 +123,11 @@ def effective_sample_size(weights: jax.Array) -> jax.Array:
     return jnp.where(square > 0, jnp.sum(weights) ** 2 / jnp.maximum(square, 1e-30), 0)
 
 
+Alpha: TypeAlias = schedules.Hyperparameter | EffectiveSampleSize
+
+
 def alpha_at(
-    alpha: Any, step: jax.Array, fitness: jax.Array, valid: jax.Array
+    alpha: Alpha, step: jax.Array, fitness: jax.Array, valid: jax.Array
 ) -> jax.Array:
     """Returns a number's, a schedule's or an effective sample size's alpha."""
     if isinstance(alpha, EffectiveSampleSize):
@@ -132,7 +135,7 @@ def alpha_at(
     return jnp.asarray(schedules.at("alpha", alpha, step), fitness.dtype)
 
 
-def alpha_field(alpha: Any) -> Any:
+def alpha_field(alpha: Alpha) -> Alpha:
     """Returns alpha as a dataclass stores it."""
     if isinstance(alpha, EffectiveSampleSize):
         return alpha
@@ -149,45 +152,3 @@ def lengths(rows: jax.Array) -> jax.Array:
     largest = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
     scaled = rows / jnp.where(largest > 0, largest, 1)
     return largest * jnp.sqrt(jnp.sum(scaled**2, axis=-1, keepdims=True))
-
-
-def polarised(
-    kernel: str,
-    width: Any,
-    alpha: jax.Array,
-    positions: jax.Array,
-    points: jax.Array,
-    logs: jax.Array,
-    fallback: jax.Array,
-) -> jax.Array:
-    """Returns a consensus for each particle, ``[N, D]``, in chunks of its rows.
-
-    ``c(x) = sum_j k(x, x_j)^alpha exp(-alpha f_j) x_j``, normalised.
-
-    Args:
-        kernel: one of ``KERNELS``.
-        width: ``kappa``.
-        alpha: the exponent of the kernel.
-        positions: ``x``, ``[N, D]``.
-        points: ``x_j``, ``[N, D]``.
-        logs: ``-alpha f_j``, ``[N]``, -inf for failures.
-        fallback: ``[D]``, for a particle that sees no other.
-    """
-
-    def consensus(x: jax.Array) -> jax.Array:
-        r = lengths(points - x)[:, 0] / width
-        if kernel == "gaussian":
-            exponents = logs - alpha * r**2 / 2
-        elif kernel == "laplace":
-            exponents = logs - alpha * r
-        elif kernel == "inverse_quadratic":
-            exponents = logs - alpha * jnp.log1p(r**2)
-        else:
-            exponents = jnp.where(r <= 1, logs, -jnp.inf)
-        highest = jnp.max(exponents)
-        seen = jnp.isfinite(highest)
-        weights = jnp.exp(exponents - jnp.where(seen, highest, 0))
-        weights /= jnp.maximum(jnp.sum(weights), 1e-30)
-        return jnp.where(seen, weighted_mean(weights, points), fallback)
-
-    return lax.map(consensus, positions, batch_size=min(_CHUNK, len(positions)))

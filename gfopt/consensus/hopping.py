@@ -14,17 +14,17 @@ arXiv 2306.09778.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gfopt import checks
+from gfopt.consensus import weights as weighing
+from gfopt.consensus.weights import EffectiveSampleSize
 from gfopt.core import schedules, trees
 from gfopt.noise import threefry
 from gfopt.noise.noise import Noise
-from gfopt.optimizers.consensus import weights as weighing
-from gfopt.optimizers.consensus.weights import EffectiveSampleSize
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -80,17 +80,14 @@ class ConsensusHopping(Method):
 
     population_size: int = static(default=100)
     sigma: schedules.Hyperparameter = 0.3
-    alpha: Any = EffectiveSampleSize(0.1)
+    alpha: weighing.Alpha = EffectiveSampleSize(0.1)
     noise: Noise = static(default=Noise("gaussian"))
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)
         checks.instance("noise", self.noise, Noise, "a gfopt.noise.Noise")
-        schedules.set_fields(
-            self,
-            sigma=schedules.field("sigma", self.sigma),
-            alpha=weighing.alpha_field(self.alpha),
-        )
+        schedules.set_schedules(self, "sigma")
+        schedules.set_fields(self, alpha=weighing.alpha_field(self.alpha))
 
     def init(self, key: Key, solution: Solution) -> ConsensusHoppingState:
         """Starts with ``solution`` as the consensus."""

@@ -1,0 +1,21 @@
+"""Consensus-based optimization, and the parts of which its schemes are made."""
+
+from gfopt.consensus.integrators import Adam, Euler, Exponential
+from gfopt.consensus.kernels import Kernel
+from gfopt.consensus.memories import BestMemory, SmoothMemory
+from gfopt.consensus.particles import Kick, Reduction
+from gfopt.consensus.scalings import Anisotropic, Covariance, Isotropic
+
+__all__ = [
+    "Adam",
+    "Anisotropic",
+    "BestMemory",
+    "Covariance",
+    "Euler",
+    "Exponential",
+    "Isotropic",
+    "Kernel",
+    "Kick",
+    "Reduction",
+    "SmoothMemory",
+]

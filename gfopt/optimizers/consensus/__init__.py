@@ -1,1 +1,0 @@
-"""Consensus-based optimization."""
