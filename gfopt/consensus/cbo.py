@@ -195,7 +195,15 @@ class CBO(Method):
         """Starts with all particles at ``solution``; ``ask`` spreads them."""
         center = trees.starting_point(solution)
         x0 = vectors.flat(center)
-        self.scaling.refuse_divergence(self.drift, self.diffusion, x0.size)
+        diffusion = checks.concrete(self.diffusion)  # None for a schedule or a tracer
+        limit = self.scaling.diffusion_limit(self.drift, x0.size)
+        if diffusion is not None and diffusion >= limit:
+            raise ValueError(
+                f"diffusion must be below {limit:.3g} for isotropic noise in {x0.size} "
+                f"dimensions and a drift of {float(self.drift):g}, or the particles "
+                f"fly apart; got {float(diffusion):g}. Take scaling='anisotropic', or "
+                "Isotropic(allow_divergence=True)"
+            )
         start = x0 if self.mirror is None else self.mirror.to_dual(x0)
         position = jnp.tile(start, (self.population_size, 1))
         zero = jnp.zeros((), x0.dtype)

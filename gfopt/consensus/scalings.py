@@ -11,8 +11,7 @@ Riedl, Sun, arXiv 2310.16610 (truncated distances).
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +39,8 @@ class Cloud(NamedTuple):
     weights: jax.Array
 
 
-class Scaling(ABC):
+@runtime_checkable
+class Scaling(Protocol):
     """What all scalings have in common."""
 
     @property
@@ -48,7 +48,6 @@ class Scaling(ABC):
         """Whether each coordinate of ``x - c`` is a geometric Brownian motion."""
         return False
 
-    @abstractmethod
     def scaled(self, z: jax.Array, distance: jax.Array, cloud: Cloud) -> jax.Array:
         """Returns ``S(x - c) z``, ``[N, D]``.
 
@@ -62,13 +61,9 @@ class Scaling(ABC):
         """Returns the factor of all noise at this inverse temperature."""
         return 1.0
 
-    def refuse_divergence(
-        self,
-        drift: schedules.Hyperparameter,
-        diffusion: schedules.Hyperparameter,
-        dimension: int,
-    ) -> None:
-        """Refuses noise by which the particles are known to fly apart."""
+    def diffusion_limit(self, drift: schedules.Hyperparameter, dimension: int) -> float:
+        """Returns the diffusion from which the particles are known to fly apart."""
+        return math.inf
 
 
 @pytree
@@ -133,26 +128,12 @@ class Isotropic(Scaling):
         """Returns ``|x - c| z``, ``[N, D]``."""
         return _truncated(lengths(distance), self.max_distance, cloud.step) * z
 
-    def refuse_divergence(
-        self,
-        drift: schedules.Hyperparameter,
-        diffusion: schedules.Hyperparameter,
-        dimension: int,
-    ) -> None:
-        """Refuses ``2 drift <= D diffusion^2`` where both are known numbers."""
-        pull, push = checks.concrete(drift), checks.concrete(diffusion)
-        if self.allow_divergence or self.max_distance is not None:
-            return
-        if pull is None or push is None:  # a schedule or a tracer
-            return
-        if 2 * float(pull) <= dimension * float(push) ** 2:
-            limit = math.sqrt(2 * float(pull) / dimension)
-            raise ValueError(
-                f"diffusion must be below {limit:.3g} for isotropic noise in "
-                f"{dimension} dimensions and a drift of {float(pull):g}, or the "
-                f"particles fly apart; got {float(push):g}. Take "
-                "scaling='anisotropic', or Isotropic(allow_divergence=True)"
-            )
+    def diffusion_limit(self, drift: schedules.Hyperparameter, dimension: int) -> float:
+        """Returns ``sqrt(2 drift / D)``, infinity where the drift is not a number."""
+        value = checks.concrete(drift)  # None for a schedule or a tracer
+        if self.allow_divergence or self.max_distance is not None or value is None:
+            return math.inf
+        return math.sqrt(2 * float(value) / dimension)
 
 
 @pytree
