@@ -10,8 +10,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import numpy as np
 
 PyTree: TypeAlias = Any
+JsonObject: TypeAlias = dict[str, Any]
+Array: TypeAlias = jax.Array | np.ndarray
 Key: TypeAlias = jax.Array
 Solution: TypeAlias = PyTree  # what the objective receives; un-batched
 Member: TypeAlias = PyTree  # how to make one candidate: a vector, a seed and a sign

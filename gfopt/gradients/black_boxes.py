@@ -10,7 +10,6 @@ black-box parts).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +20,14 @@ from gfopt.types import Key, PyTree, Solution
 
 
 def black_box(
-    fun: Callable[..., Any],
+    fun: Callable[..., PyTree],
     kind: str = "two_sided",
     *,
     num_queries: int = 1,
     eps: float = 1e-3,
     directions: str = "gaussian",
     batch_size: int | None = None,
-) -> Callable[..., Any]:
+) -> Callable[..., PyTree]:
     """Makes a black box part of a model that is trained by gradients.
 
     Forward it is ``fun``. Backward it multiplies with an estimate of its Jacobian: the
@@ -65,7 +64,9 @@ def black_box(
     if kind == "one_point":
         raise ValueError("kind must not be 'one_point' here: there is no value before")
 
-    def projected(x: Solution, cotangent: PyTree, args: tuple[Any, ...]) -> jax.Array:
+    def projected(
+        x: Solution, cotangent: PyTree, args: tuple[PyTree, ...]
+    ) -> jax.Array:
         pairs = zip(
             jax.tree.leaves(cotangent), jax.tree.leaves(fun(x, *args)), strict=True
         )
@@ -84,13 +85,13 @@ def black_box(
     checks.is_callable("fun", fun)
 
     @jax.custom_vjp
-    def boxed(key: Key, x: Solution, *args: Any) -> Any:
+    def boxed(key: Key, x: Solution, *args: PyTree) -> PyTree:
         return fun(x, *args)
 
-    def forward(key: Key, x: Solution, *args: Any) -> tuple[Any, Any]:
+    def forward(key: Key, x: Solution, *args: PyTree) -> tuple[PyTree, PyTree]:
         return fun(x, *args), (key, x, args)
 
-    def backward(kept: Any, cotangent: PyTree) -> tuple[Any, ...]:
+    def backward(kept: PyTree, cotangent: PyTree) -> tuple[PyTree, ...]:
         key, x, args = kept
         gradient = estimate(key, x, cotangent, args).gradient
         return None, gradient, *[None] * len(args)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import trees
@@ -61,10 +62,10 @@ class GradientEstimator:
         Array([2., 4.], dtype=float32)
     """
 
-    fun: Callable[..., Any]
+    fun: Callable[..., jax.Array]
     kind: str = "two_sided"
     num_queries: int = 1
-    eps: Any = 1e-3
+    eps: ArrayLike = 1e-3
     directions: str = "gaussian"
     batch_size: int | None = None
 
@@ -83,7 +84,7 @@ class GradientEstimator:
             )
 
     def __call__(
-        self, key: Key, x: Solution, *args: Any, previous: Any = None
+        self, key: Key, x: Solution, *args: PyTree, previous: ArrayLike | None = None
     ) -> Estimate:
         """Estimates the gradient of ``fun(x, *args)`` in ``x``.
 
@@ -144,7 +145,7 @@ class GradientEstimator:
             found = jnp.append(found, base)
         return Estimate(_finite_mean(found), trees.cast_like(gradient, x))
 
-    def _by_coordinates(self, x: Solution, args: tuple[Any, ...]) -> Estimate:
+    def _by_coordinates(self, x: Solution, args: tuple[PyTree, ...]) -> Estimate:
         flat, unravel = ravel_pytree(x)
         eps = jnp.asarray(self.eps, flat.dtype)
 
@@ -160,10 +161,12 @@ class GradientEstimator:
         gradient = unravel(slopes.astype(flat.dtype))
         return Estimate(_finite_mean(found), gradient)
 
-    def _value(self, x: Solution, args: tuple[Any, ...]) -> jax.Array:
+    def _value(self, x: Solution, args: tuple[PyTree, ...]) -> jax.Array:
         return jnp.asarray(self.fun(x, *args))
 
-    def _mapped(self, fun: Callable[[Any], Any], rows: jax.Array, x: Solution) -> Any:
+    def _mapped(
+        self, fun: Callable[[PyTree], PyTree], rows: jax.Array, x: Solution
+    ) -> PyTree:
         """Maps over rows, all at once where the perturbed solutions are small."""
         batch = self.batch_size
         if batch is None:
@@ -179,7 +182,7 @@ def _finite_mean(values: jax.Array) -> jax.Array:
 
 
 def gradient_estimator(
-    fun: Callable[..., Any],
+    fun: Callable[..., jax.Array],
     kind: str = "two_sided",
     *,
     num_queries: int = 1,

@@ -6,7 +6,6 @@ Source: Nguyen et al. (2025), arXiv 2407.19580 (coresets by such sketches).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,11 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.noise import law, noise, threefry
-from gfopt.types import Key, Solution
+from gfopt.types import Key, PyTree, Solution
 
 
 def per_sample_directional_derivatives(
-    losses: Callable[[Any], jax.Array],
+    losses: Callable[[PyTree], jax.Array],
     params: Solution,
     key: Key,
     num_directions: int,

@@ -9,7 +9,6 @@ downloaded. A network is a plain pytree, a tuple of layers ``{"w": [in, out], "b
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.problems.networks import network_outputs
 from gfopt.pytree import pytree, static
-from gfopt.types import Key, PyTree
+from gfopt.types import Array, Key, PyTree
 
 NUM_CLASSES = 10
 
@@ -38,10 +37,10 @@ class Classification:
         batch_size: images in a mini-batch.
     """
 
-    train_images: Any = field(repr=False)
-    train_labels: Any = field(repr=False)
-    test_images: Any = field(repr=False)
-    test_labels: Any = field(repr=False)
+    train_images: Array = field(repr=False)
+    train_labels: Array = field(repr=False)
+    test_images: Array = field(repr=False)
+    test_labels: Array = field(repr=False)
     batch_size: int = static(default=128)
 
     def __call__(self, network: PyTree, rows: jax.Array) -> jax.Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +47,7 @@ def mlp(key: Key, sizes: tuple[int, ...] = (64, 32, 10)) -> PyTree:
     )
 
 
-def network_outputs(network: PyTree, inputs: Any) -> Any:
+def network_outputs(network: PyTree, inputs: jax.Array) -> jax.Array:
     """Runs a network as ``mlp`` makes it, in JAX or in NumPy.
 
     Args:

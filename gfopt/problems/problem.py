@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from gfopt import checks
+from gfopt.types import PyTree, Solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,9 @@ class Problem:
         (3, array([ 1.4, -2.3, -4.6]))
     """
 
-    fun: Callable[[np.ndarray], Any]
-    x0: Any = None
-    bounds: Any = None
+    fun: Callable[[np.ndarray], ArrayLike]
+    x0: Solution = None
+    bounds: PyTree = None
     optimum: float | None = None
     name: str = ""
 
@@ -97,7 +98,7 @@ class Problem:
         return np.stack([np.broadcast_to(e, self.dimension) for e in self._ends], 1)
 
 
-def as_problems(given: Any, argument: str = "problems") -> tuple[Problem, ...]:
+def as_problems(given: object, argument: str = "problems") -> tuple[Problem, ...]:
     """Returns problems of one, several, or a dictionary that names them.
 
     Whatever can be called and has an ``x0`` or ``bounds``, and perhaps an ``optimum``
@@ -124,7 +125,7 @@ def as_problems(given: Any, argument: str = "problems") -> tuple[Problem, ...]:
     return tuple(found)
 
 
-def _as_problem(value: Any, argument: str, name: str = "") -> Problem:
+def _as_problem(value: object, argument: str, name: str = "") -> Problem:
     if isinstance(value, Problem):
         return replace(value, name=name or value.name)
     if not callable(value) or not (hasattr(value, "x0") or hasattr(value, "bounds")):

@@ -8,7 +8,7 @@ Sohl-Dickstein (2021), arXiv 2112.13835, use it for persistent ES.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Unrolls(NamedTuple):
 
 
 def unrolled(
-    unroll: Callable[..., tuple[Any, PyTree]],
+    unroll: Callable[..., tuple[jax.Array, PyTree]],
     start: PyTree,
     *,
     population_size: int,
@@ -81,8 +81,8 @@ def unrolled(
     )
 
     def fun(
-        x: Solution, *rest: Any, context: Unrolls, row: jax.Array
-    ) -> tuple[Any, PyTree]:
+        x: Solution, *rest: PyTree, context: Unrolls, row: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
         return unroll(x, jax.tree.map(lambda leaf: leaf[row], context.inner), *rest)
 
     def update(context: Unrolls, evaluation: Evaluation) -> Unrolls:

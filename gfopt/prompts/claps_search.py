@@ -13,10 +13,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from gfopt import checks, registry
 from gfopt.core.objective import Objective
@@ -35,6 +35,7 @@ from gfopt.prompts.counted_objectives import function_of
 from gfopt.prompts.ledger import Ledger
 from gfopt.prompts.vocabulary import cluster_vocabulary, influence, prune
 from gfopt.tokens.alphabet import vocabulary
+from gfopt.types import JsonObject
 
 _ROWS = 50  # candidates for each query: a search that finds nothing new must end
 
@@ -74,21 +75,21 @@ class ClapsResult:
 
 def claps(
     objective: Objective,
-    start: Any,
+    start: npt.ArrayLike,
     *,
-    ids: Any = None,
-    embeddings: Any = None,
+    ids: npt.ArrayLike | None = None,
+    embeddings: npt.ArrayLike | None = None,
     num_clusters: int = 2000,
     num_kept: int = 20,
     position: int = 0,
-    predict: Callable[[Any], Any] | None = None,
+    predict: Callable[[jax.Array], npt.ArrayLike] | None = None,
     method: str = "genetic_tokens",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     seed: int = 0,
     block: int = 256,
-    after_block: Callable[[Objective], Any] | None = None,
+    after_block: Callable[[Objective], object] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    callbacks: Callable[[Result], Any] | Iterable[Callable[[Result], Any]] = (),
+    callbacks: Callable[[Result], object] | Iterable[Callable[[Result], object]] = (),
     progress: bool = False,
 ) -> ClapsResult:
     """Searches a prompt among the tokens that have an influence.
@@ -234,7 +235,12 @@ def budget_is_used(result: Result) -> bool:
     return bool(result.context.left <= 0)
 
 
-def _candidates(ids: Any, embeddings: Any, num_clusters: int, seed: int) -> np.ndarray:
+def _candidates(
+    ids: npt.ArrayLike | None,
+    embeddings: npt.ArrayLike | None,
+    num_clusters: int,
+    seed: int,
+) -> np.ndarray:
     if embeddings is not None:
         return cluster_vocabulary(embeddings, num_clusters, ids=ids, seed=seed)
     if ids is None:
@@ -245,7 +251,7 @@ def _candidates(ids: Any, embeddings: Any, num_clusters: int, seed: int) -> np.n
     return np.asarray(allowed)
 
 
-def _resumed(place: Path, header: dict[str, Any], objective: Objective) -> Objective:
+def _resumed(place: Path, header: JsonObject, objective: Objective) -> Objective:
     """Returns the objective with the ledger of an earlier session, if there is one.
 
     What was asked then is answered from it, so that pruning goes on where it was.

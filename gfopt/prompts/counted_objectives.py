@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
 
 from gfopt import checks
 from gfopt.core.objective import Inputs, Objective
 from gfopt.prompts.ledger import Ledger, empty_ledger, noted, planned
-from gfopt.types import Evaluation
+from gfopt.types import Evaluation, PyTree
 
 
 @jax.tree_util.register_pytree_node_class
@@ -29,12 +30,17 @@ class Counted:
     """The function of a counted objective; see ``counted``."""
 
     def __init__(
-        self, score: Any, batched: bool, is_host: bool, chunk: int, num_tokens: Any
+        self,
+        score: Callable[..., PyTree],
+        batched: bool,
+        is_host: bool,
+        chunk: int,
+        num_tokens: int | Callable[[PyTree], PyTree],
     ):
         self.score, self.batched, self.is_host = score, batched, is_host
         self.chunk, self.num_tokens = chunk, num_tokens
 
-    def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[tuple[PyTree], tuple[object, ...]]:
         """Flattens: a score that is a pytree, such as one with a model, is data."""
         is_data = not jax.tree_util.all_leaves([self.score])
         rest = self.batched, self.is_host, self.chunk, self.num_tokens
@@ -44,13 +50,13 @@ class Counted:
         )
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[Any, ...], data: tuple[Any]) -> Counted:
+    def tree_unflatten(cls, static: tuple[Any, ...], data: tuple[PyTree]) -> Counted:
         """Rebuilds it."""
         return cls(static[0] if data[0] is None else data[0], *static[1:])
 
     def __call__(
-        self, prompts: Any, *args: Any, context: Ledger
-    ) -> tuple[Any, dict[str, Any]]:
+        self, prompts: PyTree, *args: PyTree, context: Ledger
+    ) -> tuple[PyTree, dict[str, PyTree]]:
         """Returns the values of prompts ``[b, L]``, and what the ledger is to note."""
         place, leader, is_asked = planned(context, prompts)
         if self.is_host:
@@ -81,7 +87,9 @@ class Counted:
             values = np.asarray(values, np.float64)
         return values, told
 
-    def _called(self, prompts: np.ndarray, is_asked: np.ndarray, args: Any) -> Any:
+    def _called(
+        self, prompts: np.ndarray, is_asked: np.ndarray, args: PyTree
+    ) -> PyTree:
         """Calls a Python score; one that fails every time says why."""
         values = np.full(len(prompts), np.nan, np.float32)
         rows = np.flatnonzero(is_asked)
@@ -98,7 +106,9 @@ class Counted:
             raise errors[0]
         return values
 
-    def _computed(self, prompts: jax.Array, is_asked: jax.Array, args: Any) -> Any:
+    def _computed(
+        self, prompts: jax.Array, is_asked: jax.Array, args: PyTree
+    ) -> PyTree:
         """Runs a JAX score on the prompts that are asked, some at a time."""
         count = prompts.shape[0]
         size = min(self.chunk, count)
@@ -121,11 +131,11 @@ class Counted:
 
 
 def counted(
-    score: Callable[..., Any],
+    score: Callable[..., PyTree],
     length: int,
     *,
     budget: int | None = None,
-    num_tokens: int | Callable[[Any], Any] | None = None,
+    num_tokens: int | Callable[[PyTree], PyTree] | None = None,
     batched: bool = False,
     is_host: bool = False,
     chunk: int = 16,
@@ -194,7 +204,7 @@ def counted(
     )
 
 
-def function_of(objective: Any) -> Counted:
+def function_of(objective: object) -> Counted:
     """Returns the function of a counted objective, and refuses any other."""
     fun = getattr(objective, "fun", None)
     if not isinstance(fun, Counted):
@@ -206,7 +216,7 @@ def function_of(objective: Any) -> Counted:
 
 
 def answers(
-    objective: Objective, prompts: Any, block: int = 256
+    objective: Objective, prompts: npt.ArrayLike, block: int = 256
 ) -> tuple[np.ndarray, Objective]:
     """Asks a counted objective for the values of prompts, outside of a search.
 
@@ -246,5 +256,5 @@ def answers(
 @jax.jit  # the ledger is an argument: all blocks are one program
 def _value(
     objective: Objective, prompts: jax.Array, key: None, inputs: Inputs
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, PyTree]:
     return objective.value(prompts, key, inputs)

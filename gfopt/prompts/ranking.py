@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from gfopt import checks, jaxprs
 
@@ -105,7 +106,9 @@ NORMALISATIONS = ("softmax", "sum", "none")
 CALIBRATIONS = ("none", "answers", "selection", "both")
 
 
-def calibrate(probabilities: Any, normalisation: str = "softmax") -> jax.Array:
+def calibrate(
+    probabilities: npt.ArrayLike, normalisation: str = "softmax"
+) -> jax.Array:
     """Divides each answer's probability by its mean over the inputs.
 
     ``q(y | x, t) = p(y | x, t) / mean_x' p(y | x', t)``, so that the mean of ``q`` over
@@ -142,7 +145,7 @@ def calibrate(probabilities: Any, normalisation: str = "softmax") -> jax.Array:
 
 
 def rank_prompts(
-    probabilities: Any,
+    probabilities: npt.ArrayLike,
     method: str = "mutual_information",
     *,
     calibration: str = "answers",
@@ -198,7 +201,7 @@ def rank_prompts(
     return PromptRanking(order, scores, answers, chosen)
 
 
-def _checked(probabilities: Any) -> jax.Array:
+def _checked(probabilities: npt.ArrayLike) -> jax.Array:
     expected = "probabilities must be an array [T, X, Y] of numbers from 0 to 1"
     p = jnp.asarray(probabilities)
     if p.ndim != 3 or p.size == 0:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from gfopt import checks
 from gfopt.core.objective import Objective
@@ -31,7 +32,11 @@ _ROUNDS = 30  # of k-means
 
 
 def cluster_vocabulary(
-    embeddings: Any, num_clusters: int, *, ids: Any = None, seed: int = 0
+    embeddings: npt.ArrayLike,
+    num_clusters: int,
+    *,
+    ids: npt.ArrayLike | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
     """Chooses tokens that stand for all others: k-means, nearest to each mean.
 
@@ -122,7 +127,9 @@ class Influence(NamedTuple):
     objective: Objective
 
 
-def with_token(start: Any, ids: Any, position: int = 0) -> np.ndarray:
+def with_token(
+    start: npt.ArrayLike, ids: npt.ArrayLike, position: int = 0
+) -> np.ndarray:
     """Returns prompts that are ``start`` with one token put in, ``int32[n, L]``."""
     base, tokens = np.asarray(starting_tokens(start)), np.asarray(ids, np.int32)
     checks.integer("position", position, 0)
@@ -137,13 +144,13 @@ def with_token(start: Any, ids: Any, position: int = 0) -> np.ndarray:
 
 def influence(
     objective: Objective,
-    ids: Any,
-    start: Any,
+    ids: npt.ArrayLike,
+    start: npt.ArrayLike,
     *,
     position: int = 0,
-    predict: Callable[[Any], Any] | None = None,
+    predict: Callable[[jax.Array], npt.ArrayLike] | None = None,
     block: int = 256,
-    after_block: Callable[[Objective], Any] | None = None,
+    after_block: Callable[[Objective], object] | None = None,
 ) -> Influence:
     """Measures what each token does to a prompt, one query each and one for the start.
 
@@ -200,7 +207,7 @@ def _on_predictions(
     objective: Objective,
     prompts: np.ndarray,
     base: np.ndarray,
-    predict: Callable[[Any], Any],
+    predict: Callable[[jax.Array], npt.ArrayLike],
     block: int,
 ) -> Influence:
     if objective.context.left < 1:
@@ -224,12 +231,12 @@ def _on_predictions(
     return Influence(found, 0.0, replace(objective, context=ledger))
 
 
-def _log_probabilities(p: Any) -> jax.Array:
+def _log_probabilities(p: npt.ArrayLike) -> jax.Array:
     tiny = jnp.finfo(jnp.float32).tiny
     return jnp.log(jnp.maximum(jnp.asarray(p, jnp.float32), tiny))
 
 
-def prune(ids: Any, values: Any, num_kept: int) -> np.ndarray:
+def prune(ids: npt.ArrayLike, values: npt.ArrayLike, num_kept: int) -> np.ndarray:
     """Keeps the tokens with the largest influence, always as many.
 
     Args:

@@ -21,7 +21,7 @@ the repository ggml-org/ggml.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def blocks_of(kind: str, parts: Parts) -> np.ndarray:
     layout = LAYOUTS[kind]
     lead = parts.scales.shape
 
-    def grouped(array: Any) -> np.ndarray:
+    def grouped(array: np.ndarray | None) -> np.ndarray:
         return np.ascontiguousarray(array).view(np.uint8).reshape(*lead, -1)
 
     field = _code_fields(layout, grouped(parts.codes))

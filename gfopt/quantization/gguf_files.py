@@ -12,21 +12,30 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from gfopt.lazy.lazy import Lazy
 from gfopt.quantization.gguf_blocks import LAYOUTS, Parts, blocks_of, parts_of
 from gfopt.quantization.quantized import Quantized
+from gfopt.types import PyTree
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader, ReaderTensor
 
 INSTALL = "pip install 'gfopt[lm]'"
-_PLAIN: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+_PLAIN: dict[str, DTypeLike] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+}
 _BAD_FILE = (ValueError, KeyError, IndexError, OverflowError, TypeError, MemoryError)
 
 
-def open_gguf(path: str | os.PathLike[str]) -> Any:
+def open_gguf(path: str | os.PathLike[str]) -> GGUFReader:
     """Returns a reader of the package ``gguf``.
 
     Raises:
@@ -61,12 +70,12 @@ def open_gguf(path: str | os.PathLike[str]) -> Any:
     return reader
 
 
-def shape_of(tensor: Any) -> tuple[int, ...]:
+def shape_of(tensor: ReaderTensor) -> tuple[int, ...]:
     """Returns the shape of a reader's tensor, ``[out, in]`` of a matrix."""
     return tuple(map(int, reversed(tensor.shape)))
 
 
-def read_tensors(reader: Any) -> dict[str, Any]:
+def read_tensors(reader: GGUFReader) -> dict[str, PyTree]:
     """Returns the tensors of a file by name.
 
     Args:
@@ -82,7 +91,7 @@ def read_tensors(reader: Any) -> dict[str, Any]:
     return {tensor.name: _read(tensor) for tensor in reader.tensors}
 
 
-def dense_tensors(reader: Any) -> dict[str, np.ndarray]:
+def dense_tensors(reader: GGUFReader) -> dict[str, np.ndarray]:
     """Returns the tensors of a file by name, all of them dense in float32.
 
     Args:
@@ -106,7 +115,7 @@ def dense_tensors(reader: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def _read(tensor: Any) -> Any:
+def _read(tensor: ReaderTensor) -> PyTree:
     kind, shape = tensor.tensor_type.name, shape_of(tensor)
     if kind in _PLAIN:
         return np.array(tensor.data).view(_PLAIN[kind]).reshape(shape)
@@ -133,7 +142,7 @@ def _read(tensor: Any) -> Any:
 
 
 def write_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Any], like: Any
+    path: str | os.PathLike[str], tensors: Mapping[str, PyTree], like: GGUFReader
 ) -> None:
     """Writes a file with other numbers in it, of the same types and metadata.
 
@@ -153,7 +162,7 @@ def write_tensors(
     parts = {
         name: _written(known[name], tensor, name) for name, tensor in tensors.items()
     }
-    source = Path(like.data.filename)
+    source = Path(str(like.data.filename))
     shutil.copyfile(source, path)
     with Path(path).open("r+b") as file:
         for name, data in parts.items():
@@ -161,7 +170,7 @@ def write_tensors(
             file.write(data)
 
 
-def _written(tensor: Any, value: Any, name: str) -> bytes:
+def _written(tensor: ReaderTensor, value: PyTree, name: str) -> bytes:
     kind, shape = tensor.tensor_type.name, shape_of(tensor)
     is_quantized = isinstance(value, Lazy)
     if tuple(value.shape) != shape or is_quantized != (kind in LAYOUTS):
@@ -185,5 +194,5 @@ def _written(tensor: Any, value: Any, name: str) -> bytes:
     return blocks_of(kind, parts).tobytes()
 
 
-def _as_array(part: Any) -> np.ndarray | None:
+def _as_array(part: PyTree) -> np.ndarray | None:
     return None if part is None else np.asarray(part)

@@ -14,11 +14,11 @@ quantization in PCM", IEEE Trans. Information Theory 28(2).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from gfopt import checks
 from gfopt.core import trees
@@ -36,10 +36,10 @@ def quantize(
     group_size: int | None = 32,
     symmetric: bool = True,
     axis: int = -1,
-    codebook: Any = None,
-    where: Callable[[str, Any], bool] | None = None,
+    codebook: ArrayLike | None = None,
+    where: Callable[[str, PyTree], bool] | None = None,
     min_size: int = 1024,
-    scale_dtype: Any = jnp.float32,
+    scale_dtype: DTypeLike = jnp.float32,
 ) -> PyTree:
     """Returns a tree whose matrices are ``Quantized`` leaves, for an unmodified model.
 
@@ -96,7 +96,7 @@ def quantize(
     wanted = _is_matrix if where is None else where
     checks.is_callable("where", wanted)
 
-    def leaf(path: Any, w: Any) -> Any:
+    def leaf(path: tuple[object, ...], w: PyTree) -> PyTree:
         is_float = not is_lazy(w) and jnp.issubdtype(jnp.result_type(w), jnp.floating)
         if not is_float or jnp.size(w) < min_size or jnp.ndim(w) < 2:
             return w
@@ -127,11 +127,11 @@ def quantize(
     return jax.tree_util.tree_map_with_path(leaf, params, is_leaf=is_lazy)
 
 
-def _is_matrix(path: str, leaf: Any) -> bool:
+def _is_matrix(path: str, leaf: PyTree) -> bool:
     return not any(word in path.lower() for word in ("norm", "bias"))
 
 
-def _checked_codebook(codebook: Any, bits: int) -> jax.Array | None:
+def _checked_codebook(codebook: ArrayLike | None, bits: int) -> jax.Array | None:
     if codebook is None or isinstance(codebook, str):
         if codebook is not None:
             checks.one_of("codebook", codebook, ["fitted"])
@@ -154,7 +154,7 @@ def _grouped(w: jax.Array, group_size: int | None, bits: int) -> jax.Array:
     return w.reshape(*w.shape[:-1], -1, size)
 
 
-def _scales(size: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def _scales(size: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """Returns the scales in their dtype and in float32; 1 for a group of zeros."""
     scales = jnp.where(size > 0, size, 1).astype(dtype)
     wide = scales.astype(jnp.float32)[..., None]
@@ -162,7 +162,7 @@ def _scales(size: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _symmetric(
-    groups: jax.Array, bits: int, dtype: Any
+    groups: jax.Array, bits: int, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, None]:
     # Delta = max |w| / (2^(k - 1) - 1),   code = round(w / Delta)
     most = 2 ** (bits - 1) - 1
@@ -172,7 +172,7 @@ def _symmetric(
 
 
 def _asymmetric(
-    groups: jax.Array, bits: int, dtype: Any
+    groups: jax.Array, bits: int, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     # Delta = (max w - min w) / (2^k - 1),   code = round(w / Delta) + zero
     most = 2**bits - 1
@@ -185,7 +185,7 @@ def _asymmetric(
 
 
 def _by_codebook(
-    groups: jax.Array, table: jax.Array | None, size: int, dtype: Any
+    groups: jax.Array, table: jax.Array | None, size: int, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     scales, wide = _scales(jnp.max(jnp.abs(groups), axis=-1), dtype)
     shares = groups / wide
@@ -207,7 +207,7 @@ def _fitted(x: jax.Array, size: int) -> jax.Array:
     """Returns the codebook of least squared error that Lloyd's turns lead to."""
     start = jnp.quantile(x, (jnp.arange(size) + 0.5) / size)
 
-    def turn(_: Any, table: jax.Array) -> jax.Array:
+    def turn(_: jax.Array, table: jax.Array) -> jax.Array:
         nearest = _nearest(x, table)
         sums = jnp.zeros(size).at[nearest].add(x)
         counts = jnp.zeros(size).at[nearest].add(1)

@@ -24,6 +24,7 @@ from gfopt import checks
 from gfopt.lazy.lazy import RowBlocks, is_lazy, materialise
 from gfopt.lazy.views import Index, View, rows_view, slice_axis
 from gfopt.pytree import pytree, static
+from gfopt.types import Array, PyTree
 
 BITS = (2, 4, 5, 6, 8)
 
@@ -73,13 +74,13 @@ class Quantized(RowBlocks):
         (Quantized(float32[2,2]), [[1.0, 0.5], [-16.0, -2.0]])
     """
 
-    codes: Any
-    scales: Any
-    zeros: Any = None
-    minima: Any = None
-    codebook: Any = None
-    subscales: Any = None
-    subminima: Any = None
+    codes: Array
+    scales: PyTree
+    zeros: Array | None = None
+    minima: Array | None = None
+    codebook: Array | None = None
+    subscales: Array | None = None
+    subminima: Array | None = None
     columns: int = static(kw_only=True)
     group_size: int = static(kw_only=True)
     bits: int = static(default=4, kw_only=True)
@@ -121,14 +122,14 @@ class Quantized(RowBlocks):
     def block(self, start: Index, num_rows: int) -> jax.Array:
         """Returns rows of the weights, in float32 or wider."""
 
-        def part(array: Any) -> jax.Array:
-            rows = array.reshape(-1, array.shape[-1])
+        def part(array: Array) -> jax.Array:
+            rows = jnp.reshape(array, (-1, array.shape[-1]))
             return slice_axis(rows, 0, start, num_rows)
 
-        def wide(array: Any) -> jax.Array:
+        def wide(array: jax.Array) -> jax.Array:
             return array.astype(jnp.promote_types(self.scales.dtype, jnp.float32))
 
-        def by_group(array: jax.Array, factors: Any) -> jax.Array:
+        def by_group(array: jax.Array, factors: Array | None) -> jax.Array:
             if factors is None:
                 return array
             whole = wide(part(factors)).reshape(*array.shape, -1)
@@ -157,7 +158,7 @@ class Quantized(RowBlocks):
         return dataclasses.replace(self, gain=gain)
 
 
-def _rows(scales: Any, start: Index, num_rows: int) -> jax.Array:
+def _rows(scales: PyTree, start: Index, num_rows: int) -> jax.Array:
     """Returns rows of the scales; of lazy ones no others are made, if possible."""
     if is_lazy(scales):
         rows = scales.reshape((scales.size // scales.shape[-1], scales.shape[-1]))
@@ -173,7 +174,7 @@ def whole_bytes(bits: int) -> int:
     return 8 // math.gcd(8, bits)
 
 
-def unpacked(codes: Any, bits: int) -> Any:
+def unpacked(codes: PyTree, bits: int) -> PyTree:
     """Returns the codes in the bytes of a group: ``uint8[..., n * 8 / bits]``.
 
     Example:
@@ -191,7 +192,7 @@ def unpacked(codes: Any, bits: int) -> Any:
     return parts.reshape(*codes.shape[:-1], -1)
 
 
-def packed(codes: Any, bits: int) -> Any:
+def packed(codes: PyTree, bits: int) -> PyTree:
     """Returns the bytes of a group's codes, the inverse of ``unpacked``.
 
     Example:

@@ -45,10 +45,10 @@ def from_qwix(params: PyTree) -> PyTree:
             "from_qwix needs the package qwix: pip install qwix"
         ) from None
 
-    def is_own(node: Any) -> bool:
+    def is_own(node: object) -> bool:
         return isinstance(getattr(node, "array", node), QArray)
 
-    def leaf(path: Any, node: Any) -> Any:
+    def leaf(path: tuple[object, ...], node: PyTree) -> PyTree:
         if not is_own(node):
             return node
         return _quantized(trees.path_name(path), getattr(node, "array", node))

@@ -10,15 +10,17 @@ of rows and columns; here each row has its own.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gfopt.quantization.quantized import Quantized, packed, whole_bytes
+from gfopt.types import Array
 
 
 def scaled_codes(
-    name: str, codes: Any, scales: Any, block: tuple[int, int] | None = None
+    name: str,
+    codes: Array,
+    scales: Array,
+    block: tuple[int, int] | None = None,
 ) -> Quantized:
     """Returns a matrix as a lazy leaf.
 
@@ -52,8 +54,8 @@ def scaled_codes(
 
 def packed_codes(
     name: str,
-    words: Any,
-    scales: Any,
+    words: Array,
+    scales: Array,
     block: tuple[int, int] | None = None,
     *,
     bits: int,
@@ -88,7 +90,7 @@ def packed_codes(
 def _leaf(
     name: str,
     codes: np.ndarray,
-    scales: Any,
+    scales: Array,
     block: tuple[int, int] | None,
     *,
     codebook: np.ndarray | None,

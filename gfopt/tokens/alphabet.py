@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks, jaxprs
-from gfopt.types import Solution
+from gfopt.types import PyTree, Solution
 
 
 @jax.tree_util.register_pytree_node_class
@@ -27,7 +27,7 @@ class AllTokens(int):
         return (), int(self)
 
     @classmethod
-    def tree_unflatten(cls, size: int, leaves: Any) -> AllTokens:
+    def tree_unflatten(cls, size: int, leaves: tuple[()]) -> AllTokens:
         """Rebuilds the number."""
         del leaves
         return cls(size)
@@ -38,7 +38,7 @@ Vocabulary: TypeAlias = Any  # AllTokens, or int32[n], ascending
 _EXPECTED = "the number of tokens, 1 or above, or a vector of token ids"
 
 
-def vocabulary(value: Any, name: str = "vocabulary") -> Vocabulary:
+def vocabulary(value: PyTree, name: str = "vocabulary") -> Vocabulary:
     """Returns a vocabulary as a method stores it: ids ascending, each once.
 
     Raises:

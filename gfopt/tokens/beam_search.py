@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.protocol import Method
@@ -72,13 +73,13 @@ def count(holds: jax.Array) -> jax.Array:
     return jnp.sum(holds, dtype=jnp.int32)
 
 
-def rows_of(prompt: Any, beams: Beams) -> jax.Array:
+def rows_of(prompt: ArrayLike, beams: Beams) -> jax.Array:
     """Returns the tokens that one more of each text costs, ``i32[]``."""
     prompts = jnp.atleast_2d(jnp.asarray(prompt)).shape[0]
     return prompts * count(beams.alive)
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Refuses what has no ``start`` and ``extend``."""
     for name in ("start", "extend"):
         if type(model) is object:
@@ -90,7 +91,7 @@ def check_model(model: Any) -> None:
             )
 
 
-def check_tokens(name: str, tokens: Any, dimensions: tuple[int, ...] = (1,)) -> None:
+def check_tokens(name: str, tokens: PyTree, dimensions: tuple[int, ...] = (1,)) -> None:
     """Refuses anything but an array of integers with so many dimensions."""
     is_array = hasattr(tokens, "dtype") and hasattr(tokens, "ndim")
     if is_array and (
@@ -129,10 +130,10 @@ def proposal_of(method: Any, logits: jax.Array) -> jax.Array:
 
 
 def started(
-    model: LanguageModel, prompt: jax.Array, count: int, max_length: int
+    model: LanguageModel, prompt: ArrayLike, count: int, max_length: int
 ) -> Beams:
     """Reads the prompt; the first of ``count`` slots holds the empty text."""
-    logits, cache = model.start(prompt, max_length)
+    logits, cache = model.start(jnp.asarray(prompt), max_length)
 
     def repeated(leaf: jax.Array) -> jax.Array:
         return jnp.broadcast_to(leaf, (count, *leaf.shape))
@@ -146,7 +147,9 @@ def started(
     )
 
 
-def allowed_tokens(size: int, vocabulary: Any, forbidden: Any) -> jax.Array | None:
+def allowed_tokens(
+    size: int, vocabulary: ArrayLike | None, forbidden: ArrayLike | None
+) -> jax.Array | None:
     """Returns which tokens may be drawn, ``bool[V]``, or None for all."""
     allowed = None
     if vocabulary is not None:
@@ -161,7 +164,10 @@ def allowed_tokens(size: int, vocabulary: Any, forbidden: Any) -> jax.Array | No
 
 
 def log_proposal(
-    logits: jax.Array, temperature: Any, top_p: Any, allowed: jax.Array | None
+    logits: jax.Array,
+    temperature: ArrayLike,
+    top_p: ArrayLike | None,
+    allowed: jax.Array | None,
 ) -> jax.Array:
     """Returns the log-probabilities of the next token, ``[..., V]``.
 

@@ -25,11 +25,12 @@ finalists may be evaluated again where the score is random.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import trees
@@ -37,6 +38,7 @@ from gfopt.noise import threefry
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet, beam_search
 from gfopt.tokens.beam_search import Beams, BeamSearch, Extension
+from gfopt.tokens.language_model import LanguageModel
 from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -120,14 +122,14 @@ class Beast(BeamSearch):
         Array(7, dtype=int32)
     """
 
-    model: Any
-    prompt: Any
+    model: LanguageModel
+    prompt: ArrayLike
     beam_width: int = static(default=15)
     num_candidates: int = static(default=15)
-    temperature: Any = 1.0
-    top_p: Any = None
-    vocabulary: Any = None
-    forbidden: Any = None
+    temperature: ArrayLike = 1.0
+    top_p: ArrayLike | None = None
+    vocabulary: ArrayLike | None = None
+    forbidden: ArrayLike | None = None
     scores_first: bool = static(default=False)
     ngram: int = static(default=1)
     num_finalists: int = static(default=1)

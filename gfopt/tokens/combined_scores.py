@@ -12,6 +12,7 @@ from gfopt import checks
 from gfopt.pytree import pytree
 from gfopt.tokens.beam_search import check_model
 from gfopt.tokens.scores import Continuation
+from gfopt.types import PyTree
 
 
 @pytree
@@ -56,11 +57,13 @@ class Universal:
     def _target(self) -> Any:
         return getattr(self.score, "target", None)
 
-    def _each(self, call: Callable[[Any, Any], jax.Array], caches: Any) -> jax.Array:
+    def _each(
+        self, call: Callable[[Any, PyTree], jax.Array], caches: PyTree
+    ) -> jax.Array:
         """Returns ``call(score of one prompt, its cache)`` for all prompts, ``[m]``."""
         score = self.score
 
-        def one(prompt: jax.Array, target: jax.Array, cache: Any) -> jax.Array:
+        def one(prompt: jax.Array, target: jax.Array, cache: PyTree) -> jax.Array:
             return call(type(score)(score.model, prompt, target, score.tail), cache)
 
         return jax.vmap(one)(self._prompt, self._target, caches)
@@ -109,7 +112,7 @@ class Total:
     """
 
     scores: tuple[Any, ...]
-    weights: tuple[Any, ...] | None = None
+    weights: tuple[float | jax.Array, ...] | None = None
 
     def __post_init__(self) -> None:
         checks.instance("scores", self.scores, tuple, "a tuple of scores")

@@ -180,7 +180,7 @@ class SeveralPrompts:
         Array([1., 2.], dtype=float32)
     """
 
-    model: Any
+    model: LanguageModel
 
     def start(self, prompt: jax.Array, room: int) -> tuple[jax.Array, Cache]:
         """Reads all prompts."""
@@ -221,7 +221,7 @@ class SeveralModels:
         Array([-0.6931472, -0.6931472], dtype=float32)
     """
 
-    models: tuple[Any, ...]
+    models: tuple[LanguageModel, ...]
 
     def __post_init__(self) -> None:
         checks.instance("models", self.models, tuple, "a tuple of language models")

@@ -17,11 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.pytree import pytree, static
 from gfopt.tokens.language_model import TokenBuffer, read_prompt
+from gfopt.types import JsonObject
 
 
 @pytree
@@ -47,7 +50,7 @@ class HostModel:
         Array([0., 0., 0., 1.], dtype=float32)
     """
 
-    fun: Callable[[np.ndarray, np.ndarray], Any] = static()
+    fun: Callable[[np.ndarray, np.ndarray], npt.ArrayLike] = static()
     vocabulary_size: int = static()
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ class HostModel:
         )
         return logits, TokenBuffer(text[:room], cache.length + count)
 
-    def _called(self, text: Any, places: Any) -> np.ndarray:
+    def _called(self, text: ArrayLike, places: ArrayLike) -> np.ndarray:
         text, places = np.asarray(text), np.asarray(places)
         batch = text.shape[:-1]
         rows = text.reshape(-1, text.shape[-1])
@@ -176,7 +179,7 @@ class EndpointModel:
             OSError: where the server can't be reached or refuses.
             ValueError: where it answers something else.
         """
-        asked: dict[str, Any] = {
+        asked: JsonObject = {
             "prompt": [int(token) for token in tokens],
             "echo": True,
             "logprobs": 1,
@@ -208,7 +211,7 @@ class EndpointModel:
 
 
 def continuation_score(
-    log_probabilities: Callable[[Sequence[int]], Any],
+    log_probabilities: Callable[[Sequence[int]], npt.ArrayLike],
     prompt: Sequence[int],
     target: Sequence[int],
     tail: Sequence[int] = (),
@@ -247,7 +250,7 @@ def continuation_score(
 
 
 def _continuation_loss(
-    log_probabilities: Callable[[Sequence[int]], Any],
+    log_probabilities: Callable[[Sequence[int]], npt.ArrayLike],
     prompt: tuple[int, ...],
     tail: tuple[int, ...],
     target: tuple[int, ...],

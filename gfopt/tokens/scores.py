@@ -8,15 +8,16 @@ Its model is a leaf, so that the weights are arguments of the compiled program.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.pytree import pytree, static
 from gfopt.tokens.beam_search import check_model, check_tokens
-from gfopt.tokens.language_model import Cache
+from gfopt.tokens.language_model import Cache, LanguageModel
 from gfopt.tokens.sequences import END, followed_by, length_of
 from gfopt.types import Key
 
@@ -35,12 +36,14 @@ class Continuation(NamedTuple):
     length: jax.Array
 
 
-def _ids(tokens: Any) -> jax.Array:
+def _ids(tokens: ArrayLike | None) -> jax.Array:
     """Returns an array of ids, empty for None."""
     return jnp.zeros(0, jnp.int32) if tokens is None else jnp.asarray(tokens)
 
 
-def _from_the_last(model: Any, prompt: jax.Array, tokens: jax.Array) -> Continuation:
+def _from_the_last(
+    model: LanguageModel, prompt: jax.Array, tokens: jax.Array
+) -> Continuation:
     """Returns a text behind a prompt whose last token is read again.
 
     The text may be empty: what follows it is then predicted from the prompt's end.
@@ -64,7 +67,7 @@ def _log_likelihoods(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 class _BehindAPrompt:
     """What scores of a text behind one prompt have in common."""
 
-    prompt: Any
+    prompt: ArrayLike
 
     @property
     def prompt_tokens(self) -> jax.Array:
@@ -100,10 +103,10 @@ class Targeted(_BehindAPrompt):
     Source: Sadasivan et al. (2024), arXiv 2402.15570, equation 1.
     """
 
-    model: Any
-    prompt: Any
-    target: Any
-    tail: Any = None
+    model: LanguageModel
+    prompt: ArrayLike
+    target: ArrayLike
+    tail: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -162,11 +165,11 @@ class Untargeted(_BehindAPrompt):
     Source: Sadasivan et al. (2024), arXiv 2402.15570, section 4.2.
     """
 
-    model: Any
-    prompt: Any
-    tail: Any = None
+    model: LanguageModel
+    prompt: ArrayLike
+    tail: ArrayLike | None = None
     num_sampled: int = static(default=10)
-    temperature: Any = 1.0
+    temperature: ArrayLike = 1.0
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -231,8 +234,8 @@ class Fluency(_BehindAPrompt):
         Array(1.3862944, dtype=float32)
     """
 
-    model: Any
-    prompt: Any
+    model: LanguageModel
+    prompt: ArrayLike
     total: bool = static(default=False)
 
     def __post_init__(self) -> None:

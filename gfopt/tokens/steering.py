@@ -25,16 +25,18 @@ last step does not resample: its particles have weights.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.noise import threefry
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet, beam_search
 from gfopt.tokens.beam_search import Beams, BeamSearch, Extension
+from gfopt.tokens.language_model import LanguageModel
 from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -117,16 +119,16 @@ class Steering(BeamSearch):
         True
     """
 
-    model: Any
-    prompt: Any
+    model: LanguageModel
+    prompt: ArrayLike
     num_particles: int = static(default=32)
-    scale: Any = 1.0
+    scale: ArrayLike = 1.0
     potential: str = static(default="difference")
-    threshold: Any = 0.5
-    temperature: Any = 1.0
-    top_p: Any = None
-    vocabulary: Any = None
-    forbidden: Any = None
+    threshold: ArrayLike = 0.5
+    temperature: ArrayLike = 1.0
+    top_p: ArrayLike | None = None
+    vocabulary: ArrayLike | None = None
+    forbidden: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         beam_search.check_model(self.model)

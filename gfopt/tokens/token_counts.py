@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gfopt.core.objective import Objective
 from gfopt.pytree import pytree
 from gfopt.tokens.sequences import length_of
-from gfopt.types import Evaluation
+from gfopt.types import Evaluation, PyTree
 
 
 class TokenCount(NamedTuple):
@@ -39,12 +39,12 @@ class Counted:
 
     score: Any
 
-    def __call__(self, *given: Any) -> tuple[jax.Array, TokenCount]:
+    def __call__(self, *given: PyTree) -> tuple[jax.Array, TokenCount]:
         """Scores a text; prompt and text are read."""
         count = self.score.num_tokens(length_of(given[-1])) + self.score.prompt_tokens
         return self.score(*given), TokenCount(jnp.asarray(count, jnp.int32))
 
-    def continued(self, *given: Any) -> tuple[jax.Array, TokenCount]:
+    def continued(self, *given: PyTree) -> tuple[jax.Array, TokenCount]:
         """Scores a text whose beginning was read: only the rest counts."""
         count = self.score.num_tokens(given[-1].length)
         return self.score.continued(*given), TokenCount(jnp.asarray(count, jnp.int32))

@@ -13,11 +13,13 @@ Optimization Benchmarking 2009: Noiseless Functions Definitions", RR-6829, INRIA
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from gfopt.types import Array
 
 # The first rotation of an instance, R, is drawn this far from the second one, Q.
 R_SEED_OFFSET = 1_000_000
@@ -34,8 +36,8 @@ class Peaks(NamedTuple):
         scales: `[K, D]`, the diagonals of the matrices C_i.
     """
 
-    centers: Any
-    scales: Any
+    centers: Array
+    scales: Array
 
 
 # --- instance data, on the host -------------------------------------------------------
@@ -219,7 +221,7 @@ def conditioning(alpha: float, x: jax.Array) -> jax.Array:
     return powers(np.sqrt(alpha), x) * x
 
 
-def rotate(matrix: Any, x: jax.Array) -> jax.Array:
+def rotate(matrix: jax.Array, x: jax.Array) -> jax.Array:
     """Returns `matrix @ x` in full precision, which accelerators do not default to."""
     return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
 

@@ -14,13 +14,14 @@ last layer is drawn as the others are, not at a tenth of their scale.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core.objective import Objective
@@ -70,9 +71,9 @@ class AtariEpisodes(NamedTuple):
             0 to 255: a descriptor for novelty search.
     """
 
-    num_steps: Any
-    share_cut: Any
-    memory: Any
+    num_steps: ArrayLike
+    share_cut: ArrayLike
+    memory: PyTree
 
 
 class AtariContext(NamedTuple):
@@ -84,7 +85,7 @@ class AtariContext(NamedTuple):
     """
 
     max_steps: Any
-    num_steps: Any
+    num_steps: ArrayLike
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Atari:
             longest = np.int32(min(2 * int(longest), self.most_steps))
         return AtariContext(longest, np.float64(context.num_steps + steps))
 
-    def episodes(self, step: Any, key: Key) -> np.ndarray:
+    def episodes(self, step: ArrayLike, key: Key) -> np.ndarray:
         """Draws the episodes of a generation; the ``batches`` of ``minimize``."""
         del step
         return episode_seeds(np.asarray(jax.random.key_data(key)), self.num_episodes)
@@ -209,7 +210,7 @@ class Atari:
         seen = AtariEpisodes(np.int32(sum(steps)), np.float32(np.mean(cut)), memory)
         return float(np.mean(scores)), seen
 
-    def returns(self, seeds: Any, weights: Solution) -> np.ndarray:
+    def returns(self, seeds: Iterable[int], weights: Solution) -> np.ndarray:
         """Returns the scores of the episodes with these seeds, ``float64[n]``.
 
         Args:

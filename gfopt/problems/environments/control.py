@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -37,12 +35,12 @@ class CartPole:
         (1.0, False)
     """
 
-    gravity: Any = 9.8
-    cart_mass: Any = 1.0
-    pole_mass: Any = 0.1
-    half_length: Any = 0.5
-    force: Any = 10.0
-    seconds: Any = 0.02
+    gravity: float | jax.Array = 9.8
+    cart_mass: float | jax.Array = 1.0
+    pole_mass: float | jax.Array = 0.1
+    half_length: float | jax.Array = 0.5
+    force: float | jax.Array = 10.0
+    seconds: float | jax.Array = 0.02
 
     def reset(self, key: Key) -> tuple[jax.Array, jax.Array]:
         """Starts near the middle: every number uniform within 0.05 of 0."""
@@ -50,7 +48,7 @@ class CartPole:
         return state, state
 
     def step(
-        self, key: Key, state: jax.Array, action: Any
+        self, key: Key, state: jax.Array, action: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Pushes for one step."""
         del key
@@ -95,11 +93,11 @@ class Pendulum:
         (3,)
     """
 
-    gravity: Any = 10.0
-    mass: Any = 1.0
-    length: Any = 1.0
-    torque: Any = 2.0
-    seconds: Any = 0.05
+    gravity: float | jax.Array = 10.0
+    mass: float | jax.Array = 1.0
+    length: float | jax.Array = 1.0
+    torque: float | jax.Array = 2.0
+    seconds: float | jax.Array = 0.05
 
     def reset(self, key: Key) -> tuple[jax.Array, jax.Array]:
         """Starts at any angle, with an angular speed from -1 to 1."""
@@ -108,7 +106,7 @@ class Pendulum:
         return state, self._observed(state)
 
     def step(
-        self, key: Key, state: jax.Array, action: Any
+        self, key: Key, state: jax.Array, action: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """Turns the motor for one step."""
         del key

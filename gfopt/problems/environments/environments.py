@@ -8,13 +8,14 @@ in processes if ``workers`` says so, with a NumPy policy.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core.objective import Objective
@@ -44,7 +45,7 @@ class GymnaxEnvironment:
         return state, observation
 
     def step(
-        self, key: Key, state: PyTree, action: Any
+        self, key: Key, state: PyTree, action: jax.Array
     ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
         """Makes one step; after the last one gymnax has begun a new episode."""
         observation, state, reward, *ends, _ = self.environment.step(
@@ -53,7 +54,7 @@ class GymnaxEnvironment:
         return state, observation, reward, jnp.any(jnp.stack(ends))
 
 
-def gymnax(name: str, **options: Any) -> GymnaxEnvironment:
+def gymnax(name: str, **options: object) -> GymnaxEnvironment:
     """Makes an environment of gymnax.
 
     Args:
@@ -92,7 +93,7 @@ class BraxEnvironment:
         return state, state.obs
 
     def step(
-        self, key: Key, state: PyTree, action: Any
+        self, key: Key, state: PyTree, action: jax.Array
     ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
         """Makes one step."""
         del key
@@ -100,7 +101,7 @@ class BraxEnvironment:
         return state, state.obs, state.reward, state.done > 0
 
 
-def brax(name: str, backend: str = "mjx", **options: Any) -> BraxEnvironment:
+def brax(name: str, backend: str = "mjx", **options: object) -> BraxEnvironment:
     """Makes an environment of Brax. On a CPU it compiles for minutes and runs slowly.
 
     Args:
@@ -188,7 +189,7 @@ class GymnasiumRollout:
         first = jax.tree.map(np.asarray, normalisation.prior_moments(shape))
         return Objective(self, context=first, update=_updated, **fixed)
 
-    def episodes(self, step: Any, key: Key) -> np.ndarray:
+    def episodes(self, step: ArrayLike, key: Key) -> np.ndarray:
         """Draws the episodes of a generation; the ``batches`` of ``minimize``."""
         del step
         return episode_seeds(np.asarray(jax.random.key_data(key)), self.num_episodes)
@@ -221,7 +222,7 @@ class GymnasiumRollout:
 
     def returns(
         self,
-        seeds: Any,
+        seeds: Iterable[int],
         parameters: Solution,
         context: Moments | None = None,
     ) -> np.ndarray:

@@ -8,7 +8,6 @@ dispatch of a compiled program does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -76,7 +75,7 @@ def reference_statistics(
     return tuple(found)
 
 
-def normalised_by(y: np.ndarray, statistics: Any) -> np.ndarray:
+def normalised_by(y: np.ndarray, statistics: PyTree) -> np.ndarray:
     """Returns ``(y - mean) / sqrt(variance + 1e-3)``, channel by channel."""
     return (y - statistics.mean) / np.sqrt(statistics.variance + LEAST_VARIANCE)
 

@@ -11,7 +11,6 @@ objectives", section 4; layouts, sensors and numbers are our own.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from gfopt.core.objective import Objective
 from gfopt.problems.environments.deception import Deception, deception_of
 from gfopt.problems.environments.policies import Policy
 from gfopt.pytree import pytree, static
+from gfopt.types import Array, PyTree
 
 RAY_ANGLES = tuple(math.radians(angle) for angle in (-90, -45, 0, 45, 90, 180))
 NUM_OBSERVATIONS = len(RAY_ANGLES) + 2
@@ -73,9 +73,9 @@ class Maze:
         Deception(trap=(1, 3), gap=13.23..., length=56, followed=172)
     """
 
-    walls: Any
-    start: Any
-    goal: Any
+    walls: Array
+    start: Array
+    goal: Array
     num_steps: int = static(default=400)
 
     @classmethod
@@ -127,7 +127,7 @@ class Maze:
         checks.is_callable("policy", policy)
         return Objective(_Walk(self, policy), has_aux=True)
 
-    def walk(self, policy: Policy, parameters: Any) -> jax.Array:
+    def walk(self, policy: Policy, parameters: PyTree) -> jax.Array:
         """Returns the places ``float[num_steps, 2]`` (row, column) of a walk."""
         goal = self.goal + 0.5
 
@@ -173,7 +173,7 @@ class Maze:
             ValueError: where no way leads to the goal.
         """
         start, goal = (tuple(map(int, cell)) for cell in (self.start, self.goal))
-        return deception_of(self.walls, start, goal)
+        return deception_of(np.asarray(self.walls), start, goal)
 
 
 @pytree(eq=False)
@@ -183,7 +183,7 @@ class _Walk:
     maze: Maze
     policy: Policy = static()
 
-    def __call__(self, parameters: Any) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, parameters: PyTree) -> tuple[jax.Array, jax.Array]:
         end = self.maze.walk(self.policy, parameters)[-1]
         return jnp.linalg.norm(end - (self.maze.goal + 0.5)), end
 

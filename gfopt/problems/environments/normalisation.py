@@ -15,12 +15,12 @@ the variance and the clipping are those of Salimans et al. (2017), arXiv 1703.03
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gfopt.types import Evaluation
+from gfopt.types import Evaluation, PyTree
 
 # the prior weighs as much as this part of one observation of mean 0 and variance 1
 PRIOR_COUNT = 1e-2
@@ -41,9 +41,9 @@ class Moments(NamedTuple):
         Array([0., 0., 0.], dtype=float32)
     """
 
-    num_observations: Any
-    mean: Any
-    deviations: Any
+    num_observations: PyTree
+    mean: PyTree
+    deviations: PyTree
 
 
 def no_moments(shape: tuple[int, ...]) -> Moments:
@@ -103,7 +103,7 @@ def updated(moments: Moments, evaluation: Evaluation) -> Moments:
     return joined(both)
 
 
-def normalised(observation: Any, moments: Moments) -> Any:
+def normalised(observation: PyTree, moments: Moments) -> PyTree:
     """Returns ``clip((observation - mean) / std, -5, 5)``; of NumPy arrays, too."""
     variance = (moments.deviations / moments.num_observations).clip(LEAST_VARIANCE)
     return ((observation - moments.mean) / variance**0.5).clip(-CLIP, CLIP)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import trees
@@ -52,7 +53,7 @@ class Episodes(NamedTuple):
         observations: the moments of what was observed; () unless it is normalised.
     """
 
-    num_steps: Any
+    num_steps: ArrayLike
     observations: PyTree
 
 
@@ -108,7 +109,7 @@ class Rollout:
     num_episodes: int = 1
     max_steps: int = 1000
     normalise: bool = False
-    prepare: Callable[[Any], Any] | None = None
+    prepare: Callable[[PyTree], PyTree] | None = None
 
     def __post_init__(self) -> None:
         checks.is_callable("policy", self.policy)
@@ -118,7 +119,7 @@ class Rollout:
         if self.prepare is not None:
             checks.is_callable("prepare", self.prepare)
 
-    def tree_flatten(self) -> tuple[tuple[PyTree], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[tuple[PyTree], tuple[object, ...]]:
         """Flattens: the environment is data where it is a pytree, else static."""
         is_data = not jax.tree_util.all_leaves([self.environment])
         rest = tuple(getattr(self, f.name) for f in fields(self)[1:])
@@ -155,7 +156,7 @@ class Rollout:
         _, observation = jax.eval_shape(self.environment.reset, jax.random.key(0))
         return normalisation.prior_moments(observation.shape)
 
-    def episodes(self, step: Any, key: Key) -> jax.Array:
+    def episodes(self, step: ArrayLike, key: Key) -> jax.Array:
         """Draws the episodes of a generation; the ``batches`` argument of ``run``."""
         del step
         return jax.random.split(key, self.num_episodes)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gfopt import checks
 from gfopt.problems.language_models.hugging_face.config_file import is_ignored
 from gfopt.problems.language_models.llama import Layer, Llama
 from gfopt.problems.language_models.rotary import Rotary
+from gfopt.types import JsonObject
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 KINDS = ("llama", "qwen2", "qwen3")
 REQUIRED = "required"
 _AGAIN = "convert the model again, or get another file"
 
 #: What is computed, each field with llama.cpp's default.
-FIELDS: dict[str, Any] = {
+FIELDS: JsonObject = {
     "block_count": REQUIRED,
     "attention.head_count": REQUIRED,
     "attention.head_count_kv": None,  # as many as there are heads
@@ -56,8 +60,8 @@ class Fields:
             with ``*`` among them.
     """
 
-    def __init__(self, reader: Any, ignore: Sequence[str] = ()) -> None:
-        self.path = reader.data.filename
+    def __init__(self, reader: GGUFReader, ignore: Sequence[str] = ()) -> None:
+        self.path = str(reader.data.filename)
         self.fields = {
             name: field
             for name, field in reader.fields.items()
@@ -94,7 +98,7 @@ class Fields:
             )
         return default
 
-    def known(self) -> dict[str, Any]:
+    def known(self) -> JsonObject:
         """Returns all computed fields of a Llama, defaults filled in.
 
         Raises:
@@ -122,7 +126,7 @@ class Fields:
             self._check(checks.positive, name, values[name])
         return values
 
-    def _check(self, check: Any, name: str, value: Any, *least: int) -> None:
+    def _check(self, check: Any, name: str, value: object, *least: int) -> None:
         if value is None:
             return
         try:
@@ -130,7 +134,7 @@ class Fields:
         except TypeError as error:  # such as a number for each layer
             raise ValueError(str(error)) from None
 
-    def sizes(self, values: dict[str, Any], shapes: dict[str, Any]) -> dict[str, int]:
+    def sizes(self, values: JsonObject, shapes: JsonObject) -> dict[str, int]:
         """Returns the model's sizes by the names of ``config.json``.
 
         Args:
@@ -174,7 +178,7 @@ class Fields:
             "vocab_size": vocabulary,
         }
 
-    def model(self, values: dict[str, Any], size: int, factors: Iterable[Any]) -> Llama:
+    def model(self, values: JsonObject, size: int, factors: Iterable[Any]) -> Llama:
         """Returns the forward pass.
 
         Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,10 @@ from gfopt.quantization import gguf_files
 from gfopt.quantization.gguf_blocks import LAYOUTS
 from gfopt.types import PyTree
 
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+    from tokenizers import Tokenizer
+
 FACTORS = "rope_freqs.weight"
 _NAMES = {
     "token_embd.weight": "embedding",
@@ -60,7 +64,7 @@ def load_gguf(
     path: str | Path,
     *,
     quantized: bool = False,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     ignore: Sequence[str] = (),
 ) -> Pretrained:
     """Reads a Llama-type model from a GGUF file.
@@ -197,8 +201,8 @@ def _names(
 
 
 def _ordered(
-    layer: dict[str, Any], order: Callable[..., np.ndarray] | None, size: int
-) -> dict[str, Any]:
+    layer: dict[str, PyTree], order: Callable[..., np.ndarray] | None, size: int
+) -> dict[str, PyTree]:
     """Returns a layer with the pairs of its heads in another order."""
     if order is None:
         return layer
@@ -211,7 +215,10 @@ def _ordered(
 
 
 def _check_shapes(
-    reader: Any, fields: Fields, known: dict[str, Any], names: list[dict[str, str]]
+    reader: GGUFReader,
+    fields: Fields,
+    known: dict[str, PyTree],
+    names: list[dict[str, str]],
 ) -> int:
     """Refuses a tensor whose shape is not what the model has; returns a head's size."""
     actual = {tensor.name: gguf_files.shape_of(tensor) for tensor in reader.tensors}

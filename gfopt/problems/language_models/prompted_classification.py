@@ -12,18 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
 
 from gfopt import checks
 from gfopt.problems.language_models.language_models import Pretrained
 from gfopt.problems.language_models.llama import Llama
 from gfopt.pytree import pytree, static
-from gfopt.types import PyTree
+from gfopt.types import Array, PyTree
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @pytree(eq=False)
@@ -46,11 +50,13 @@ class PromptedClassification:
 
     model: Llama = static()
     weights: PyTree = field(repr=False)
-    bodies: Any = field(repr=False)
-    lengths: Any = field(repr=False)
-    labels: Any = field(repr=False)
-    words: Any
-    opening: Any = field(default_factory=lambda: jnp.zeros(0, jnp.int32), repr=False)
+    bodies: jax.Array = field(repr=False)
+    lengths: jax.Array = field(repr=False)
+    labels: jax.Array = field(repr=False)
+    words: jax.Array
+    opening: jax.Array = field(
+        default_factory=lambda: jnp.zeros(0, jnp.int32), repr=False
+    )
 
     def log_probabilities(self, prompt: jax.Array) -> jax.Array:
         """Returns those of the answers alone, ``float[X, Y]``, under a prompt."""
@@ -80,7 +86,7 @@ class PromptedClassification:
         guesses = jnp.argmax(self.log_probabilities(prompt), axis=1)
         return jnp.mean(guesses == self.labels)
 
-    def num_tokens(self, prompt: Any) -> Any:
+    def num_tokens(self, prompt: Array) -> jax.Array:
         """Returns how many tokens the model reads for one prompt."""
         size = (prompt >= 0).sum() + self.opening.size
         return self.lengths.sum() + size * len(self.lengths)
@@ -89,7 +95,7 @@ class PromptedClassification:
 def prompted(
     found: Pretrained,
     texts: Sequence[str],
-    labels: Any,
+    labels: npt.ArrayLike,
     words: Sequence[str],
     template: str = "\nReview: {}\nSentiment:",
 ) -> PromptedClassification:
@@ -152,7 +158,7 @@ def prompted(
     )
 
 
-def word_tokens(tokenizer: Any, size: int) -> np.ndarray:
+def word_tokens(tokenizer: Tokenizer, size: int) -> np.ndarray:
     """Returns the ids of tokens that are a word of lower-case letters after a space.
 
     Args:

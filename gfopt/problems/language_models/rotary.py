@@ -13,11 +13,14 @@ Sources: Su et al. (2021), arXiv 2104.09864, section 3.2; Chen et al. (2023), ar
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+
+from gfopt.types import PyTree
 
 NO_POSITIONS = (math.inf,)
 
@@ -68,7 +71,9 @@ def llama3_factors(
     return tuple((1 / ((1 - share) / factor + share)).tolist())
 
 
-def tables(rates: np.ndarray, length: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def tables(
+    rates: np.ndarray, length: int, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array]:
     """Returns cosine and sine of the angles, ``[..., L, 1, s / 2]``."""
     angles = (np.arange(length)[:, None] * rates[..., None, :])[..., None, :]
     return jnp.asarray(np.cos(angles), dtype), jnp.asarray(np.sin(angles), dtype)
@@ -82,7 +87,7 @@ def turned(heads: jax.Array, turns: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.stack(pairs, axis=-1).reshape(heads.shape)
 
 
-def neighbours(rows: Any, size: int) -> Any:
+def neighbours(rows: PyTree, size: int) -> PyTree:
     """Brings the pairs ``(i, i + s / 2)`` of each head's rows to ``(2i, 2i + 1)``.
 
     Example:
@@ -93,7 +98,7 @@ def neighbours(rows: Any, size: int) -> Any:
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
-def halves(rows: Any, size: int) -> Any:
+def halves(rows: PyTree, size: int) -> PyTree:
     """Brings the pairs ``(2i, 2i + 1)`` of each head's rows to ``(i, i + s / 2)``."""
     pairs = rows.reshape(-1, size // 2, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ from gfopt.problems.language_models.hugging_face.tensor_files import read_tensor
 from gfopt.problems.language_models.hugging_face.weight_source import WeightSource
 from gfopt.problems.language_models.layer_stacks import stacked, with_stacks
 from gfopt.problems.language_models.pretrained import Pretrained
+from gfopt.types import PyTree
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _TOP = {"embed_tokens.weight": "embedding", "norm.weight": "norm"}
 
@@ -69,7 +73,9 @@ def load_safetensors(folder: str | Path, *, ignore: Sequence[str] = ()) -> Pretr
     tensors = read_tensors(folder)
     files = {name: t for name, t in tensors.items() if not is_ignored(name, ignore)}
     source = WeightSource(files, config, path, block)
-    top: dict[str, Any] = {ours: source.take(name, ours) for name, ours in _TOP.items()}
+    top: dict[str, PyTree] = {
+        ours: source.take(name, ours) for name, ours in _TOP.items()
+    }
     if not config["tie_word_embeddings"]:
         top["head"] = source.take("lm_head.weight", "head")
     else:
@@ -86,7 +92,7 @@ def load_safetensors(folder: str | Path, *, ignore: Sequence[str] = ()) -> Pretr
     return Pretrained(with_stacks(model, kinds), weights, tokenizer)
 
 
-def _tokenizer(path: Path) -> Any:
+def _tokenizer(path: Path) -> Tokenizer | None:
     if not path.exists():
         return None
     try:

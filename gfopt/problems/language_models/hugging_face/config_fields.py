@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gfopt.types import JsonObject
+
 REQUIRED = "required"
 
 SIZES = dict.fromkeys(
@@ -23,7 +25,7 @@ SIZES = dict.fromkeys(
     ],
     REQUIRED,
 )
-_SHARED: dict[str, Any] = SIZES | {
+_SHARED: JsonObject = SIZES | {
     "num_key_value_heads": None,  # as many as there are heads
     "head_dim": None,  # hidden_size / num_attention_heads
     "hidden_act": "silu",
@@ -40,7 +42,7 @@ _WINDOWS = {
     "max_window_layers": 28,
     "layer_types": None,
 }
-_GEMMA: dict[str, Any] = _SHARED | {
+_GEMMA: JsonObject = _SHARED | {
     "num_key_value_heads": 16,
     "head_dim": 256,
     "hidden_act": None,
@@ -58,7 +60,7 @@ _GEMMA_2 = _GEMMA | {
 }
 
 #: What is computed, by ``model_type``: each field with its default.
-KINDS: dict[str, dict[str, Any]] = {
+KINDS: dict[str, JsonObject] = {
     "llama": _SHARED | {"attention_bias": False, "mlp_bias": False},
     "mistral": _SHARED | {"num_key_value_heads": 8, "sliding_window": 4096},
     "qwen2": _SHARED | {"num_key_value_heads": 32} | _WINDOWS,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from gfopt import checks
 from gfopt.problems.language_models.hugging_face.config_fields import (
@@ -16,6 +15,7 @@ from gfopt.problems.language_models.hugging_face.config_fields import (
     SIZES,
     UNUSED,
 )
+from gfopt.types import JsonObject
 
 # null switches these off, or means something else than their default
 _NULLABLE = (
@@ -48,7 +48,7 @@ _MAPPINGS = ("rope_scaling", "rope_parameters", "quantization_config")
 _ALIASES = {"_sliding_window_pattern": "sliding_window_pattern"}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Reads one object of a JSON file.
 
     Raises:
@@ -67,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def checked_ignore(ignore: Any) -> tuple[str, ...]:
+def checked_ignore(ignore: Iterable[str]) -> tuple[str, ...]:
     """Returns names and patterns of what is not read.
 
     Raises:
@@ -83,7 +83,7 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in ignore)
 
 
-def read_config(path: Path, ignore: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(path: Path, ignore: Sequence[str] = ()) -> JsonObject:
     """Returns all computed fields of a ``config.json``, defaults filled in.
 
     Args:
@@ -121,7 +121,7 @@ def read_config(path: Path, ignore: Sequence[str] = ()) -> dict[str, Any]:
     return config | {"model_type": kind}
 
 
-def _check_type(path: Path, name: str, value: Any) -> None:
+def _check_type(path: Path, name: str, value: object) -> None:
     where = f"{name} of {path}"
     try:
         if name in _COUNTS:
@@ -139,7 +139,7 @@ def _check_type(path: Path, name: str, value: Any) -> None:
         raise ValueError(str(error)) from None
 
 
-def _check(path: Path, kind: str, name: str, value: Any) -> None:
+def _check(path: Path, kind: str, name: str, value: object) -> None:
     if name in KINDS[kind] or name in UNUSED or value is None:
         return
     remedy = f"pass ignore=({name!r},) if the logits don't depend on it"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from gfopt import checks
 from gfopt.problems.language_models.llama import Layer
 from gfopt.problems.language_models.rotary import NO_POSITIONS, Rotary, llama3_factors
+from gfopt.types import JsonObject
 
 _ROPE_FIELDS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -21,7 +21,7 @@ _ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def layers_of(config: dict[str, Any], path: Path, size: int) -> tuple[Layer, ...]:
+def layers_of(config: JsonObject, path: Path, size: int) -> tuple[Layer, ...]:
     """Returns what each layer has of its own.
 
     Args:
@@ -49,7 +49,7 @@ def layers_of(config: dict[str, Any], path: Path, size: int) -> tuple[Layer, ...
     return tuple(layers)
 
 
-def _turning(config: dict[str, Any], path: Path, count: int) -> list[bool]:
+def _turning(config: JsonObject, path: Path, count: int) -> list[bool]:
     """Returns which layers of a SmolLM3 have positions."""
     flags = config["no_rope_layers"]
     if flags is None:
@@ -67,7 +67,7 @@ def _turning(config: dict[str, Any], path: Path, count: int) -> list[bool]:
     return [bool(turns) for turns in flags]
 
 
-def _sliding(config: dict[str, Any], path: Path, turning: list[bool]) -> list[bool]:
+def _sliding(config: JsonObject, path: Path, turning: list[bool]) -> list[bool]:
     """Returns which layers have a window."""
     kind, types = config["model_type"], config.get("layer_types")
     has_window = config.get("sliding_window") is not None
@@ -98,7 +98,7 @@ def _sliding(config: dict[str, Any], path: Path, turning: list[bool]) -> list[bo
     return [True for _ in numbers]
 
 
-def _rotary(config: dict[str, Any], path: Path, size: int, layer_type: str) -> Rotary:
+def _rotary(config: JsonObject, path: Path, size: int, layer_type: str) -> Rotary:
     """Returns the positions of the layers of one type."""
     is_local = layer_type == "sliding_attention"
     base = config["rope_local_base_freq" if is_local else "rope_theta"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from gfopt import checks
 from gfopt.problems.language_models.hugging_face.layer_kinds import layers_of
 from gfopt.problems.language_models.llama import Llama
+from gfopt.types import JsonObject
 
 #: What Hugging Face calls a layer's weights, and what ``Llama`` does.
 LAYER_NAMES = {
@@ -37,7 +37,7 @@ _ACTIVATIONS = {
 }
 
 
-def head_size(config: dict[str, Any], path: Path) -> int:
+def head_size(config: JsonObject, path: Path) -> int:
     """Returns the numbers in a head, ``s``."""
     width, heads = config["hidden_size"], config["num_attention_heads"]
     size = config["head_dim"]
@@ -53,7 +53,7 @@ def head_size(config: dict[str, Any], path: Path) -> int:
     return int(size)
 
 
-def model_of(config: dict[str, Any], path: Path) -> Llama:
+def model_of(config: JsonObject, path: Path) -> Llama:
     """Returns the forward pass.
 
     Args:
@@ -89,7 +89,7 @@ def model_of(config: dict[str, Any], path: Path) -> Llama:
     )
 
 
-def layer_names(config: dict[str, Any]) -> dict[str, str]:
+def layer_names(config: JsonObject) -> dict[str, str]:
     """Returns what a layer's tensors are called in the file, and here."""
     kind, names = config["model_type"], dict(LAYER_NAMES)
     if kind in ("gemma2", "gemma3_text"):
@@ -106,7 +106,7 @@ def layer_names(config: dict[str, Any]) -> dict[str, str]:
     return {f"{name}.weight": ours for name, ours in names.items()} | biases
 
 
-def shapes(config: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+def shapes(config: JsonObject, path: Path) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of all weights that a layer may have, and of the others."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     size = head_size(config, path)
@@ -119,7 +119,10 @@ def shapes(config: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
         "down": width,
     }
     rows["value"] = rows["key"]
-    columns = dict.fromkeys(rows, width) | {"output": rows["query"], "down": inner}
+    columns: dict[str, int] = dict.fromkeys(rows, width) | {
+        "output": rows["query"],
+        "down": inner,
+    }
     by_name: dict[str, tuple[int, ...]] = {}
     for name, count in rows.items():
         by_name[name], by_name[f"{name}_bias"] = (count, columns[name]), (count,)
@@ -129,7 +132,7 @@ def shapes(config: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
     return by_name | dict.fromkeys(("embedding", "head"), (config["vocab_size"], width))
 
 
-def _activation(config: dict[str, Any], path: Path) -> str:
+def _activation(config: JsonObject, path: Path) -> str:
     """Returns the gate's activation; the first Gemma's "gelu" means its tanh form."""
     acts = [config["hidden_act"], config.get("hidden_activation")]
     if config["model_type"] == "gemma":

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gfopt import checks
 from gfopt.problems.language_models.hugging_face.config_file import is_ignored
+from gfopt.types import JsonObject
 
 FORMATS = ("int-quantized", "float-quantized", "naive-quantized", "pack-quantized")
 # of each method the fields that change nothing here
@@ -40,7 +40,7 @@ _UNUSED_WEIGHTS = ("observer", "observer_kwargs")
 
 
 def block_of(
-    config: dict[str, Any] | None, path: Path, ignore: Sequence[str]
+    config: JsonObject | None, path: Path, ignore: Sequence[str]
 ) -> tuple[int, int] | None:
     """Checks a ``quantization_config`` and returns the block that shares a scale.
 
@@ -103,7 +103,7 @@ def block_of(
 
 
 def _group_size(
-    where: str, group: Any, path: Path, ignore: Sequence[str]
+    where: str, group: JsonObject, path: Path, ignore: Sequence[str]
 ) -> int | None:
     """Checks what is said of some modules; returns how many codes share a scale."""
     entries = _known(group, where, ignore)
@@ -130,7 +130,7 @@ def _group_size(
     return size
 
 
-def _known(fields: Any, where: str, ignore: Sequence[str]) -> dict[str, Any]:
+def _known(fields: object, where: str, ignore: Sequence[str]) -> JsonObject:
     """Returns the fields that say something and are not ignored."""
     if fields is not None and not isinstance(fields, dict):
         raise ValueError(f"{where} must be an object; got {checks.shown(fields)}")
@@ -141,7 +141,7 @@ def _known(fields: Any, where: str, ignore: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _refused(path: Path, where: str, name: str, value: Any) -> ValueError:
+def _refused(path: Path, where: str, name: str, value: object) -> ValueError:
     return ValueError(
         f"{where} of {path} must have fields that are computed; got {name}: "
         f"{checks.shown(value)} (load the weights of the model before it was "

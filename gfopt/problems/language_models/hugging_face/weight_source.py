@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from gfopt.problems.language_models.llama import Llama
 from gfopt.problems.language_models.rotary import Rotary, neighbours
 from gfopt.quantization.quantized import Quantized
 from gfopt.quantization.scaled_codes import packed_codes, scaled_codes
+from gfopt.types import JsonObject, PyTree
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 CODES = ("I8", "F8_E4M3", "F8_E5M2")
@@ -30,7 +30,7 @@ class WeightSource:
     def __init__(
         self,
         files: dict[str, Tensor],
-        config: dict[str, Any],
+        config: JsonObject,
         path: Path,
         block: tuple[int, int] | None,
     ) -> None:
@@ -45,7 +45,7 @@ class WeightSource:
         self.head_size = head_size(config, path)
         self.is_gemma = config["model_type"].startswith("gemma")
 
-    def take(self, name: str, ours: str) -> Any:
+    def take(self, name: str, ours: str) -> PyTree:
         """Returns a weight in our order and form; it counts as used."""
         name = name if ours == "head" else self.prefix + name
         if ours in MATRICES and f"{name}_packed" in self.files:
@@ -110,7 +110,7 @@ class WeightSource:
         codes, scales = (self._turned(ours, part) for part in (leaf.codes, leaf.scales))
         return dataclasses.replace(leaf, codes=codes, scales=scales)
 
-    def _turned(self, ours: str, rows: Any) -> Any:
+    def _turned(self, ours: str, rows: PyTree) -> PyTree:
         """Brings the pairs of a head into the order that ``Llama`` turns."""
         is_turned = ours.startswith(("query", "key"))
         return neighbours(rows, self.head_size) if is_turned else rows
