@@ -42,6 +42,7 @@ from gfopt.driver.result import Result as Result
 from gfopt.driver.run import RunResult as RunResult
 from gfopt.driver.run import run as run
 from gfopt.driver.scipy_method import scipy_method as scipy_method
+from gfopt.driver.study import Study as Study
 from gfopt.driver.tracker import Tracker as Tracker
 from gfopt.driver.warm_start import warm_start as warm_start
 from gfopt.noise.noise import gaussian as gaussian

@@ -17,6 +17,7 @@ from gfopt.cli.memory_command import memory
 from gfopt.cli.prompt_command import prompt
 from gfopt.cli.report_command import report
 from gfopt.cli.sweep_command import sweep_study
+from gfopt.cli.worker_command import worker
 
 __all__ = ["USAGE_ERROR", "command"]
 
@@ -35,6 +36,7 @@ def command() -> Any:
     app.command("report")(report)
     app.command("export")(export)
     app.command("sweep")(sweep_study)
+    app.command("worker")(worker)
     app.command("prompt")(prompt)
     app.command("memory")(memory)
     return get_command(app)

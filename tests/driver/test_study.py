@@ -1,0 +1,273 @@
+"""A study in a file that several programs share."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+import gfopt
+from gfopt.driver.study import _plain, _tree
+
+START = ("cma_es", [3.0, -2.0])
+
+
+def sphere(x: Any) -> float:
+    return float(np.sum(np.square(x)))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "study.db")
+
+
+def log(path: str) -> list[tuple[int, str, float | None, str]]:
+    with closing(sqlite3.connect(path)) as file, file:
+        query = "SELECT trial, kind, value, note FROM log ORDER BY seq"
+        return file.execute(query).fetchall()
+
+
+def straight(num_trials: int) -> gfopt.Result:
+    """Returns what one program finds in memory."""
+    search = gfopt.AskTell(*START, seed=1)
+    for _ in range(num_trials):
+        (trial,) = search.ask(1)
+        search.tell(trial, sphere(trial.solution))
+    return search.result
+
+
+def test_programs_in_turn_make_the_search_of_one(path: str) -> None:
+    made = gfopt.Study(path, *START, seed=1, budget=50)
+    other = gfopt.Study(path)
+    for number in range(10):
+        (made, other)[number % 2].work(sphere, trials=5)
+    result, expected = other.result, straight(50)
+    assert result.status is gfopt.Status.BUDGET
+    assert result.nfev == expected.nfev == 50
+    assert result.fun == expected.fun
+    np.testing.assert_array_equal(result.x, expected.x)
+    np.testing.assert_array_equal(
+        result.history["fitness"], expected.history["fitness"]
+    )
+
+
+def _works(path: str) -> None:
+    gfopt.Study(path).work(slow)
+
+
+def slow(x: Any) -> float:
+    time.sleep(0.02)
+    return sphere(x)
+
+
+def test_programs_at_once_make_the_search_of_one(path: str) -> None:
+    study = gfopt.Study(path, *START, seed=1, budget=40)
+    context = multiprocessing.get_context("spawn")
+    programs = [context.Process(target=_works, args=(path,)) for _ in range(2)]
+    for program in programs:
+        program.start()
+    for program in programs:
+        program.join()
+    result, expected = study.result, straight(40)
+    assert (result.nfev, result.fun) == (40, expected.fun)
+    np.testing.assert_array_equal(result.x, expected.x)
+    told = [trial for trial, kind, *_ in log(path) if kind == "tell"]
+    assert sorted(told) == list(range(40))
+
+
+def _dies(path: str) -> None:
+    gfopt.Study(path).work(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_dead_program_gives_its_trial_back(path: str) -> None:
+    study = gfopt.Study(path, *START, seed=1, budget=12, attempts=2)
+    program = multiprocessing.get_context("spawn").Process(target=_dies, args=(path,))
+    program.start()
+    program.join()
+    assert program.exitcode == -signal.SIGKILL
+    assert [kind for _, kind, *_ in log(path)] == ["ask"]
+    result = study.work(sphere)
+    assert (result.nfev, result.failures, result.fun) == (12, {}, straight(12).fun)
+
+
+def test_a_trial_whose_programs_die_counts_as_failed(path: str) -> None:
+    study = gfopt.Study(path, *START, seed=1, budget=12, attempts=2, patience=0.01)
+    for _ in range(2):  # twice begun, never told
+        assert study._begun().id == 0
+        time.sleep(0.02)
+    result = study.work(sphere)
+    assert (result.nfev, result.failures) == (12, {"its programs died": 1})
+
+
+def test_a_value_that_comes_twice_counts_once(path: str) -> None:
+    study = gfopt.Study(path, *START, seed=1, budget=12, patience=0.01)
+    late = study._begun()
+    time.sleep(0.02)
+    again = gfopt.Study(path)
+    assert again._begun().id == late.id
+    again._finish(late.id, 1.0, "")
+    study._finish(late.id, 2.0, "")
+    assert [value for _, kind, value, _ in log(path) if kind == "tell"] == [1.0]
+    assert study.work(sphere).nfev == 12
+
+
+def test_ctrl_c_gives_the_trial_back(path: str) -> None:
+    study = gfopt.Study(path, *START, seed=1, budget=12, attempts=1)
+
+    def interrupted(_: Any) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.work(interrupted)
+    assert study.work(sphere).failures == {}
+
+
+def test_failures_are_counted_and_shown_once(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def fails(x: Any) -> float:
+        calls.append(x)
+        if len(calls) % 3 == 0:
+            raise OSError("no licence")
+        return np.inf if len(calls) % 4 == 0 else sphere(x)
+
+    study = gfopt.Study(path, *START, seed=1, budget=12)
+    with caplog.at_level(logging.WARNING, "gfopt"):
+        result = study.work(fails)
+    assert result.failures == {"OSError: no licence": 4, "value inf": 2}
+    (record,) = caplog.records
+    assert record.exc_info is not None
+
+
+def test_ends_at_the_target_and_in_the_users_sense(path: str) -> None:
+    study = gfopt.Study(path, *START, maximize=True, target=-0.5)
+    result = study.work(lambda x: -sphere(x))
+    assert result.status is gfopt.Status.TARGET
+    assert result.fun >= -0.5
+    assert result.success
+    assert study.work(sphere).nfev == result.nfev  # over is over
+
+
+def test_a_search_that_converges_is_over(path: str) -> None:
+    study = gfopt.Study(path, "cma_es", [1.0], options={"tol_x": 0.1}, sigma0=0.2)
+    assert study.work(sphere).status is gfopt.Status.CONVERGED
+
+
+def test_spaces_go_through_the_file(path: str) -> None:
+    spaces = gfopt.spaces
+    bounds = {"a": spaces.real(1e-3, 1.0, log=True), "b": spaces.integer(0, 9)}
+    made = gfopt.Study(path, "cma_es", {"a": 0.1, "b": 3.0}, bounds=bounds, budget=30)
+    seen = []
+
+    def fun(x: Any) -> float:
+        seen.append(x)
+        return x["a"] + (x["b"] - 4) ** 2
+
+    opened = gfopt.Study(path)
+    assert opened.work(fun).fun < made.work(fun).history["fitness"][0]
+    assert all(1e-3 <= x["a"] <= 1 and x["b"] in range(10) for x in seen)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"seed": 2}, "another search"),
+        ({"budget": 7}, "another budget: null, not 7"),
+    ],
+)
+def test_other_settings_are_refused(
+    path: str, words: dict[str, Any], message: str
+) -> None:
+    gfopt.Study(path, *START, seed=1)
+    with pytest.raises(ValueError, match=message):
+        gfopt.Study(path, *START, **{"seed": 1} | words)
+
+
+def test_other_versions_are_refused(path: str) -> None:
+    gfopt.Study(path, *START)
+    with closing(sqlite3.connect(path)) as file, file:
+        (text,) = file.execute("SELECT json FROM settings").fetchone()
+        settings = json.loads(text) | {"versions": {"gfopt": "0", "jax": "0"}}
+        file.execute("UPDATE settings SET json = ?", (json.dumps(settings),))
+    with pytest.raises(ValueError, match="another versions"):
+        gfopt.Study(path)
+
+
+def test_another_candidate_is_noticed(path: str) -> None:
+    gfopt.Study(path, *START).work(sphere, trials=3)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE log SET note = 'x' WHERE trial = 1 AND kind = 'ask'")
+    with pytest.raises(ValueError, match="trial 1 of .* is another solution here"):
+        gfopt.Study(path).work(sphere)
+
+
+def test_what_is_not_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="method and x0 must be given for a new"):
+        gfopt.Study(tmp_path / "none.db")
+    text = tmp_path / "text.db"
+    text.write_text("a text, long enough to be no header of a database" * 4)
+    with pytest.raises(ValueError, match="path must be a study that can be written"):
+        gfopt.Study(text)
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as file, file:
+        file.execute("CREATE TABLE settings (json TEXT)")
+    with pytest.raises(ValueError, match="path must be a study; .* something else"):
+        gfopt.Study(other)
+    with pytest.raises(ValueError, match="path must be a study that can be written"):
+        gfopt.Study(tmp_path / "missing" / "study.db", *START)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "error", "message"),
+    [
+        (START, {"budget": 0}, ValueError, "budget"),
+        (START, {"target": np.nan}, ValueError, "target"),
+        (START, {"attempts": 0}, ValueError, "attempts"),
+        (START, {"patience": 0}, ValueError, "patience"),
+        (("nelder", [1.0]), {}, ValueError, "nelder_mead"),
+        ((gfopt.CMAES(), [1.0]), {}, TypeError, "method must be a method's name"),
+        (("cma_es", [object()]), {}, TypeError, "x0 must be made of numbers"),
+    ],
+)
+def test_bad_input(
+    path: str, arguments: Any, words: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        gfopt.Study(path, *arguments, **words)
+    assert not Path(path).exists()
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda parts: (
+        st.lists(parts)
+        | st.lists(parts).map(tuple)
+        | st.dictionaries(st.text() | st.integers(), parts)
+    ),
+    max_leaves=10,
+)
+
+
+@given(_VALUES)
+def test_settings_come_back(value: Any) -> None:
+    assert _tree(json.loads(json.dumps(_plain("x0", value)))) == value
+
+
+def test_arrays_come_back() -> None:
+    array = np.array([[1, 2], [3, 4]], np.float32)
+    back = _tree(json.loads(json.dumps(_plain("x0", array))))
+    np.testing.assert_array_equal(back, array, strict=True)
