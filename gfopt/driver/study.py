@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -243,7 +244,7 @@ class Study:
         """Returns the settings in the file, which is made if need be."""
         ours = {
             "format": _FORMAT,
-            "versions": {"gfopt": __version__, "jax": jax.__version__},
+            "versions": {"gfopt": __version__, "jax": version("jax")},
         }
         with self._transaction() as file:
             if not file.execute("SELECT 1 FROM sqlite_master").fetchone():
