@@ -7,7 +7,7 @@
 
 ``z`` is normal, random signs, or uniform on the sphere of radius sqrt(D). On a
 quadratic ``E|g|^2 / |gradient|^2`` of one two-sided direction is D + 2, D and D.
-Coordinates cost 2 D values and have no variance: the choice if that many can be paid.
+Coordinates cost 2 D values and have no variance: the choice where D is small.
 
 Sources: Nesterov, Spokoiny (2017), "Random gradient-free minimization of convex
 functions", Found. Comput. Math. 17, section 2 (one- and two-sided); Spall (1992), IEEE
@@ -99,7 +99,7 @@ class GradientEstimator:
             ``(value, gradient)``. A value that is not finite weighs nothing.
 
         Raises:
-            TypeError, ValueError: for an ``x`` that is no solution.
+            TypeError, ValueError: for an ``x`` that is not a solution.
             ValueError: for ``previous`` with another kind.
         """
         x = trees.as_inexact(x)

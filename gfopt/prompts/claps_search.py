@@ -189,8 +189,8 @@ def claps(
         block=block,
         after_block=pruned_block,
     )
-    # what a session that goes on is told again is no answer: the search must see the
-    # ledger of a session that was never stopped
+    # a resumed session re-reads saved answers: they are not cache hits, so that its
+    # ledger is that of a session that was never stopped
     ledger = measured.objective.context._replace(answered=answered)
     objective = replace(objective, context=ledger)
     kept = prune(candidates, measured.values, num_kept)

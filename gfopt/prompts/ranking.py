@@ -168,7 +168,7 @@ def rank_prompts(
         A ``PromptRanking``.
 
     Raises:
-        ValueError: for another shape, numbers that are no probabilities, or an unknown
+        ValueError: for another shape, numbers that are not probabilities, or an unknown
             name.
 
     Source: Yang et al. (2024), arXiv 2305.14877; their abbreviations are MI,

@@ -51,7 +51,7 @@ def quantize(
         bits: of a code, 2, 4, 5, 6 or 8.
         group_size: weights that share a scale; None for a whole axis (channel-wise).
         symmetric: False for groups with a zero point of their own.
-        axis: which axis is cut into groups, as a rule the one that is summed over: -2
+        axis: the axis that is cut into groups, usually the one that is summed over: -2
             of ``[in, out]``, -1 of ``[out, in]``.
         codebook: what the codes mean, ``float[2**bits]`` from -1 to 1, or
             ``"fitted"`` for one that is fitted to each leaf; None for integers.

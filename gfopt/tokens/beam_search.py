@@ -37,10 +37,10 @@ class BeamSearch(Method):
 
 
 class Beams(NamedTuple):
-    """``N`` texts of one length behind one prompt.
+    """``N`` texts of one length after one prompt.
 
     Attributes:
-        tokens: ``i32[N, L]``, ``-1`` behind the end.
+        tokens: ``i32[N, L]``, ``-1`` after the end.
         length: of all texts, ``i32[]``.
         logits: of the next token of each, ``[N, V]``.
         cache: of prompt and text, leaves ``[N, ...]``.
@@ -80,7 +80,7 @@ def rows_of(prompt: ArrayLike, beams: Beams) -> jax.Array:
 
 
 def check_model(model: object) -> None:
-    """Refuses what has no ``start`` and ``extend``."""
+    """Rejects a model without ``start`` and ``extend``."""
     for name in ("start", "extend"):
         if type(model) is object:
             return  # a placeholder from tree unflattening
@@ -267,7 +267,7 @@ def appended(
     most_drawn: int = 0,
     draw: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> tuple[Beams, jax.Array]:
-    """Appends what was chosen, and some that are drawn behind it.
+    """Appends what was chosen, and some that are drawn after it.
 
     The last tokens are not read: nothing follows them.
 
@@ -276,7 +276,7 @@ def appended(
         beams: the texts.
         tokens: what each is given, ``i32[N]``.
         grows: ``bool[]``; False changes nothing.
-        most_drawn: tokens that are drawn behind it at most; never the last.
+        most_drawn: tokens that are drawn after it at most; never the last.
         draw: ``(number, logits [N, V]) -> i32[N]`` draws them.
 
     Returns:
@@ -311,7 +311,7 @@ def grown(
         beams: the texts.
         first: the token that each is given, ``i32[N]``.
         count: tokens that are appended and read, ``i32[]``; 0 reads none.
-        draw: ``(number, logits [N, V]) -> i32[N]``, the tokens behind the first.
+        draw: ``(number, logits [N, V]) -> i32[N]``, the tokens after the first.
     """
 
     def body(number: jax.Array, beams: Beams) -> Beams:

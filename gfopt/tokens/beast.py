@@ -1,6 +1,6 @@
 """BEAST: a beam search whose candidates are drawn from a language model.
 
-Beams are texts behind a prompt. Of each, ``k2`` continuations by one token are drawn
+Beams are texts after a prompt. Of each, ``k2`` continuations by one token are drawn
 without replacement from the model's own distribution, so that what is tried stays
 readable; the best ``k1`` of the ``k1 k2`` candidates are the next beams:
 
@@ -11,7 +11,7 @@ The first tokens are drawn, ``k1`` distinct ones, and not evaluated. The best of
 lengths is the answer. No gradient is needed, and no sweep over the vocabulary.
 
 ``tell`` reads the survivors' last tokens, one row of one token each, and keeps the next
-logits; ``ask`` only draws. A solution is ``i32[L]`` with ``-1`` behind its end, so that
+logits; ``ask`` only draws. A solution is ``i32[L]`` with ``-1`` after its end, so that
 one program serves all lengths. What ``tell`` draws (``ngram``), and the first tokens,
 come from the state's seed.
 
@@ -87,7 +87,7 @@ class Beast(BeamSearch):
     Args:
         model: what proposes tokens, a ``LanguageModel``; its weights are leaves.
         prompt: the text that is continued, ``i32[n]``, or several, ``i32[m, n]``, for
-            ``SeveralPrompts``; ``-1`` behind the end.
+            ``SeveralPrompts``; ``-1`` after the end.
         beam_width: beams, ``k1``.
         num_candidates: continuations of each beam, ``k2``; fewer are more readable.
         temperature: of the proposal.

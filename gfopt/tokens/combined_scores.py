@@ -21,7 +21,7 @@ class Universal:
 
     Args:
         score: a ``Targeted`` with prompts ``i32[m, n]`` and targets ``i32[m, t]``, each
-            with ``-1`` behind its end.
+            with ``-1`` after its end.
 
     Raises:
         ValueError: where prompts and targets are not as many.

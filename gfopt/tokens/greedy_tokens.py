@@ -2,7 +2,7 @@
 
     x_k <- argmin_v f(x_1 .. x_{k-1}, v, x_{k+1} .. x_L)
 
-The positions behind ``k`` hold the start's tokens: where these are padding that the
+The positions after ``k`` hold the start's tokens: where these are padding that the
 objective skips, a prompt grows by appending. After the last position it begins again at
 the first, until ``num_sweeps`` are done.
 

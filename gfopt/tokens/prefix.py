@@ -84,7 +84,7 @@ class SharedPrefix:
 
             return jax.vmap(one)(jnp.arange(active.shape[0]))
 
-        if optimizer.num_trials:  # they are no children of the beams
+        if optimizer.num_trials:  # these are not children of the beams
             fitness, aux = lax.cond(state.waits, finalists, children)
         else:
             fitness, aux = children()

@@ -33,7 +33,7 @@ class HostModel:
 
     Args:
         fun: ``(tokens int32[B, C], at int32[B, m]) -> logits [B, m, V]``, those of the
-            token after each place ``at``; what stands behind a place changes nothing.
+            token after each place ``at``; what stands after a place changes nothing.
         vocabulary_size: ``V``.
 
     Raises:
@@ -123,7 +123,7 @@ def torch_model(model: Any, vocabulary_size: int, *, batch_size: int = 32) -> Ho
         device = getattr(model, "device", None)
         for start in range(0, len(tokens), batch_size):
             rows, places = tokens[start:][:batch_size], at[start:][:batch_size]
-            # what stands behind the last place that is asked for is not read
+            # what stands after the last place that is asked for is not read
             rows = rows[:, : int(places.max()) + 1]
             with torch.no_grad():
                 # a copy: what a callback is given is not to be written to

@@ -1,9 +1,10 @@
 """What a text of tokens is worth to a language model: objectives, lower is better.
 
-A score is called with a solution, ``i32[L]`` with ``-1`` behind its end. It can also go
-on from a cache, ``continued(Continuation(cache, tokens, length))``, where prompt and
-text were read before: so does ``gfopt.tokens.shared_prefix()`` for a beam's candidates.
-Its model is a leaf, so that the weights are arguments of the compiled program.
+A score is called with a solution, ``i32[L]`` with ``-1`` after its end. Where prompt
+and text were read before, it continues from their cache:
+``continued(Continuation(cache, tokens, length))``. That is how
+``gfopt.tokens.shared_prefix()`` evaluates a beam's candidates. The model is a leaf, so
+that the weights are arguments of the compiled program.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def _ids(tokens: ArrayLike | None) -> jax.Array:
 def _from_the_last(
     model: LanguageModel, prompt: jax.Array, tokens: jax.Array
 ) -> Continuation:
-    """Returns a text behind a prompt whose last token is read again.
+    """Returns a text after a prompt whose last token is read again.
 
     The text may be empty: what follows it is then predicted from the prompt's end.
     """
@@ -58,14 +59,14 @@ def _from_the_last(
 
 
 def _log_likelihoods(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Returns ``log p`` of each token, 0 behind the end, ``[T]``."""
+    """Returns ``log p`` of each token, 0 after the end, ``[T]``."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     each = jnp.take_along_axis(log_p, jnp.maximum(tokens, 0)[:, None], axis=-1)[:, 0]
     return jnp.where(tokens >= 0, each, 0.0)
 
 
-class _BehindAPrompt:
-    """What scores of a text behind one prompt have in common."""
+class _AfterPrompt:
+    """What scores of a text after one prompt have in common."""
 
     prompt: ArrayLike
 
@@ -76,7 +77,7 @@ class _BehindAPrompt:
 
 
 @pytree
-class Targeted(_BehindAPrompt):
+class Targeted(_AfterPrompt):
     """How unlikely a given continuation is: its mean negative log-likelihood in nats.
 
         -1/|t| sum_i log p(t_i | prompt, text, tail, t_<i)
@@ -85,12 +86,12 @@ class Targeted(_BehindAPrompt):
 
     Args:
         model: a ``LanguageModel``.
-        prompt: what stands before the text, ``i32[n]``, ``-1`` behind its end.
-        target: the continuation, ``i32[t]``, ``-1`` behind its end.
+        prompt: what stands before the text, ``i32[n]``, ``-1`` after its end.
+        target: the continuation, ``i32[t]``, ``-1`` after its end.
         tail: what stands between text and target, such as a template's end.
 
     Raises:
-        TypeError: for what is no array of token ids.
+        TypeError: for anything but an array of token ids.
 
     Example:
         >>> from gfopt.tokens import FunctionModel, Targeted
@@ -138,10 +139,10 @@ class Targeted(_BehindAPrompt):
 
 
 @pytree
-class Untargeted(_BehindAPrompt):
+class Untargeted(_AfterPrompt):
     """How likely the model finds its own continuation, in nats: random.
 
-    The model draws ``num_sampled`` tokens behind the text; their mean log-likelihood is
+    The model draws ``num_sampled`` tokens after the text; their mean log-likelihood is
     the score, so that the minimum is a text after which the model is least sure. It
     takes a key: ``gfopt.Objective(score, takes_key=True)``.
 
@@ -208,14 +209,14 @@ class Untargeted(_BehindAPrompt):
     def num_tokens(self, length: jax.Array) -> jax.Array:
         """Returns what a text of ``length`` tokens costs where it was not read."""
         start = length + _ids(self.tail).shape[0]
-        # 0 + 1 + ... behind a row that is read again each time
+        # 0 + 1 + ... after a row that is read again each time
         again = self.num_sampled * (self.num_sampled - 1) // 2
         return self.num_sampled * start + again
 
 
 @pytree
-class Fluency(_BehindAPrompt):
-    """How unlikely the text itself is behind the prompt, nats a token.
+class Fluency(_AfterPrompt):
+    """How unlikely the text itself is after the prompt, nats a token.
 
     Its minimum is what ordinary beam decoding looks for.
 
@@ -251,5 +252,5 @@ class Fluency(_BehindAPrompt):
         return found if self.total else found / jnp.maximum(length_of(tokens), 1)
 
     def num_tokens(self, length: jax.Array) -> jax.Array:
-        """Returns what a text of ``length`` tokens costs behind the prompt."""
+        """Returns what a text of ``length`` tokens costs after the prompt."""
         return length

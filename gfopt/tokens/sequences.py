@@ -23,7 +23,7 @@ def length_of(tokens: jax.Array) -> jax.Array:
 
 
 def followed_by(tokens: jax.Array, length: jax.Array, rest: jax.Array) -> jax.Array:
-    """Returns the first ``length`` tokens and ``rest`` behind them, ``i32[L + R]``.
+    """Returns the first ``length`` tokens and ``rest`` after them, ``i32[L + R]``.
 
     Example:
         >>> followed_by(jnp.array([5, 0, -1]), 2, jnp.array([7, 8]))

@@ -89,7 +89,7 @@ class Steering(BeamSearch):
     Args:
         model: what proposes tokens, a ``LanguageModel``; its weights are leaves.
         prompt: the text that is continued, ``i32[n]``, or several for
-            ``SeveralPrompts``; ``-1`` behind the end.
+            ``SeveralPrompts``; ``-1`` after the end.
         num_particles: texts, ``N``.
         scale: how much a reward counts, the inverse of a temperature.
         potential: ``"difference"``, ``"max"`` or ``"sum"``.

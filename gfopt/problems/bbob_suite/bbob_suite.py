@@ -82,7 +82,7 @@ class BBOBProblem:
                 "problem must be one instance; got a stack of shape "
                 f"{jnp.shape(self.f_opt)}: call it under jax.vmap(lambda p, x: p(x))"
             )
-        # Every leaf in the dtype of x, the instance number too: nobody reads it here.
+        # Every leaf in the dtype of x, even the instance number, which nothing reads.
         problem = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), self)
         return BBOB_FUNCTIONS[self.function].formula(problem, x) + problem.f_opt
 

@@ -21,7 +21,7 @@ class Deception(NamedTuple):
         gap: by how much the distance must rise again, at least, on any way from the
             trap to the goal, in cells.
         length: steps from cell to cell of the shortest way from start to goal.
-        followed: steps of who follows a wall to the goal, by the better hand.
+        followed: steps to the goal along a wall, with the better of the two hands.
     """
 
     trap: Cell

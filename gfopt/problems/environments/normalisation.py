@@ -104,6 +104,6 @@ def updated(moments: Moments, evaluation: Evaluation) -> Moments:
 
 
 def normalised(observation: PyTree, moments: Moments) -> PyTree:
-    """Returns ``clip((observation - mean) / std, -5, 5)``; of NumPy arrays, too."""
+    """Returns ``clip((observation - mean) / std, -5, 5)``, for NumPy arrays as well."""
     variance = (moments.deviations / moments.num_observations).clip(LEAST_VARIANCE)
     return ((observation - moments.mean) / variance**0.5).clip(-CLIP, CLIP)

@@ -136,7 +136,7 @@ def load_gguf(
 
 
 def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
-    """Writes quantized weights, trained ones as a rule, as a GGUF file.
+    """Writes quantized weights, usually trained ones, as a GGUF file.
 
     Args:
         weights: as ``load_gguf(like, quantized=True)`` has them.

@@ -1,6 +1,6 @@
 """Classifying texts with a language model: how well does a prompt work?
 
-A text is read behind the prompt and within a template, and the likeliest of a few words
+A text is read after the prompt and within a template, and the likeliest of a few words
 is the answer:
 
     prompt   "Review: " text "Sentiment:"   ->   " positive" or " negative"
@@ -111,7 +111,7 @@ def prompted(
             text.
 
     Raises:
-        TypeError: for a template that is no text.
+        TypeError: for a template that is not a text.
         ValueError: for texts and labels of different numbers, labels without a word,
             words that begin with the same token, or a template without ``{}``.
     """
