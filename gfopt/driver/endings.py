@@ -51,8 +51,8 @@ STATUSES: Mapping[Status, str] = MappingProxyType(
         Status.FAILED: "there was no valid value",
         Status.DIVERGED: "the search ran away",
         Status.PRECISION: "steps are lost in rounding",
-        Status.STALLED: "it stands still, and has found nothing better than `x0`",
-        Status.COMPLETE: "all that was to be done is done",
+        Status.STALLED: "no progress, and nothing better than `x0`",
+        Status.COMPLETE: "everything that was asked for is done",
     }
 )
 
@@ -78,10 +78,10 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
             Status.STALLED, "twice in a row most of a step had the same best value"
         ),
         "stagnation": Reason(
-            Status.STALLED, "neither best nor median became better for long"
+            Status.STALLED, "neither best nor median improved for long"
         ),
         "patience": Reason(
-            Status.STALLED, "so many restarts in a row found nothing better"
+            Status.STALLED, "this many restarts in a row found nothing better"
         ),
         "no_effect_axis": Reason(Status.PRECISION, "a step along an axis changes no x"),
         "no_effect_coordinate": Reason(
@@ -89,18 +89,21 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         ),
         "tol_condition": Reason(Status.PRECISION, "the covariance is degenerate"),
         "tol_up": Reason(
-            Status.DIVERGED, "a standard deviation grew by so large a factor"
+            Status.DIVERGED, "a standard deviation grew by more than this factor"
         ),
         "diverged": Reason(
-            Status.DIVERGED, "a number is not finite, or beyond all that is sensible"
+            Status.DIVERGED, "a number is not finite, or absurdly large"
         ),
         "max_generations": Reason(
-            Status.BUDGET, "as many generations as the method makes, or can hold"
+            Status.BUDGET,
+            "the number of generations that the method makes, or can hold",
         ),
-        "max_tokens": Reason(Status.BUDGET, "so many tokens were read"),
+        "max_tokens": Reason(Status.BUDGET, "this many tokens were read"),
         "max_length": Reason(Status.COMPLETE, "all texts have their length"),
         "all_fixed": Reason(Status.COMPLETE, "no number is free to be searched"),
-        "num_sweeps": Reason(Status.COMPLETE, "all positions were settled so often"),
+        "num_sweeps": Reason(
+            Status.COMPLETE, "all positions were settled this many times"
+        ),
     }
 )
 
