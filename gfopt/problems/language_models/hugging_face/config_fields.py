@@ -135,5 +135,5 @@ def fields_table() -> str:
         listed = " or ".join(f"`{json.dumps(value)}`" for value in values)
         lines.append(f"| `{name}` | {listed or '-'} |")
     unused = ", ".join(f"`{name}`" for name in sorted(UNUSED))
-    lines += ["", f"These change no logits: {unused}."]
+    lines += ["", f"These do not change the logits: {unused}."]
     return "\n".join(lines)
