@@ -166,7 +166,7 @@ def _runs(
     # every setting with every seed, setting by setting
     leaves = [np.repeat(np.stack(column), seeds, axis=0) for column in columns]
     numbers, x0 = np.tile(np.arange(seeds), count), np.tile(starts, (count, 1))
-    # chunks of one size, so that a run has the same bits however many there are
+    # chunks of one size: in a chunk of another a run may have other last bits
     chunk = min(CHUNK, count * seeds)
     filled = math.ceil(count * seeds / chunk) * chunk
     rows = np.arange(filled) % (count * seeds)

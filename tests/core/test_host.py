@@ -373,7 +373,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     HostPool(workers=2).map(math.sqrt, [(1,), (2,)])
     """
     with script(tmp_path, text) as parent:
-        _, errors = parent.communicate(timeout=30)
+        _, errors = parent.communicate(timeout=120)
         assert parent.returncode == 1
         assert "under `if __name__ == '__main__':`" in errors.splitlines()[-1]
 

@@ -159,9 +159,14 @@ def test_restarts_around_it_grow_its_population() -> None:
         return float(10 * x.size + np.sum(x**2 - 10 * np.cos(2 * np.pi * x)))
 
     method = gfopt.Restarts(LQCMAES(sigma=2.0), bipop=False)
-    result = gfopt.minimize(rastrigin, [3.0, -2.0], method=method, budget=250, seed=3)
-    assert result.optimizer.tier > 0 and result.nfev == 250
-    assert result.fun < 2.0 and rastrigin(result.recommended) < 4.0
+    results = [
+        gfopt.minimize(rastrigin, [3.0, -2.0], method=method, budget=250, seed=seed)
+        for seed in range(3)
+    ]
+    assert any(result.optimizer.tier > 0 for result in results)
+    assert all(result.nfev == 250 for result in results)
+    assert np.median([result.fun for result in results]) < 2.0
+    assert np.median([rastrigin(result.recommended) for result in results]) < 4.0
 
 
 def test_wrong_arguments_are_refused() -> None:
