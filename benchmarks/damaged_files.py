@@ -26,7 +26,7 @@ import numpy as np
 from common import save, show
 
 import gfopt
-from gfopt.driver import minimisation
+from gfopt.driver import checkpoint
 from gfopt.driver.storage import previous
 
 X0 = [1.5, -0.5]
@@ -188,8 +188,8 @@ def main() -> None:
     options.add_argument("--flips", type=int, default=1000)
     options.add_argument("--cuts", type=int, default=200)
     given = options.parse_args()
-    minimisation.SAVE_SECONDS = 0.0
-    minimisation.SAVE_SHARE = float("inf")
+    checkpoint.SAVE_SECONDS = 0.0
+    checkpoint.SAVE_SHARE = float("inf")
     results, rows = {}, []
     with tempfile.TemporaryDirectory() as place:
         kinds = checkpoints(Path(place)) | logs(Path(place)) | genomes(Path(place))

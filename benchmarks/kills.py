@@ -31,8 +31,8 @@ CHILD = """
 import sys, time, zlib
 import jax, numpy as np
 import gfopt
-from gfopt.driver import minimisation
-minimisation.SAVE_SECONDS, minimisation.SAVE_SHARE = 0.0, float("inf")
+from gfopt.driver import checkpoint
+checkpoint.SAVE_SECONDS, checkpoint.SAVE_SHARE = 0.0, float("inf")
 method, path, log, folder = sys.argv[1:]
 def host(x):
     value = float(np.max(np.abs(x)))

@@ -17,6 +17,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core import constraints as constrained
 from gfopt.core import trees
+from gfopt.core.sense import Sense
 from gfopt.lazy import interpreter
 from gfopt.types import Key, PyTree, Solution
 
@@ -157,6 +158,11 @@ class Objective:
         return found
 
     @property
+    def sense(self) -> Sense:
+        """Which of two values is better."""
+        return Sense(self.maximize)
+
+    @property
     def returns_pairs(self) -> bool:
         """Whether ``full_fun`` returns ``(number, aux)``."""
         return self.has_aux or bool(self.constraints)
@@ -193,7 +199,7 @@ class Objective:
         check_number(found, expected)
         fitness = jnp.asarray(found).reshape(expected)
         fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
-        return -fitness if self.maximize else fitness, aux
+        return self.sense.fitness(fitness), aux
 
 
 def _equal(first: Any, second: Any) -> bool:

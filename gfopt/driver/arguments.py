@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import jax
@@ -25,6 +25,42 @@ def check_seed(seed: Any) -> None:
     checks.integer("seed", seed, 0)
     if seed >= 2**64:
         raise ValueError(f"seed must be below 2**64; got {checks.shown(seed)}")
+
+
+def check_limits(
+    budget: int | None, max_seconds: float | None, target: float | None
+) -> None:
+    """Refuses limits of a search that cannot be met."""
+    if budget is not None:
+        checks.integer("budget", budget, 1)
+    if max_seconds is not None:
+        checks.real("max_seconds", max_seconds, 0.0)
+    if target is not None:
+        checks.real("target", target)
+        checks.finite("target", target)
+
+
+def as_callbacks(callbacks: Any) -> tuple[Callable[..., object], ...]:
+    """Returns one function, or several, as a tuple."""
+    if callable(callbacks):
+        return (callbacks,)
+    checks.instance("callbacks", callbacks, Iterable, "a function or several")
+    listed = tuple(callbacks)
+    for callback in listed:
+        checks.is_callable("callbacks", callback)
+    return listed
+
+
+def check_batches(batches: Any) -> None:
+    """Refuses data that is neither a function nor an iterable of pytrees."""
+    if batches is None or callable(batches):
+        return
+    checks.instance("batches", batches, Iterable, "a function or an iterable")
+    if isinstance(batches, str | bytes):
+        raise TypeError(
+            "batches must be a function or an iterable of pytrees; "
+            f"got {checks.shown(batches)}"
+        )
 
 
 def check_evaluator(evaluator: Any) -> None:

@@ -17,13 +17,15 @@ import numpy as np
 
 from gfopt import checks, registry
 from gfopt.core import trees
+from gfopt.core.sense import Sense
 from gfopt.driver.arguments import as_solution, check_seed, values_told
 from gfopt.driver.endings import Status, ending_of
 from gfopt.driver.history import History
+from gfopt.driver.host_search import HostSearch
 from gfopt.driver.late_trials import Generation, LateTrials
+from gfopt.driver.method import against_noise
 from gfopt.driver.result import MOST_KEPT, Result, reasons_with_values
-from gfopt.driver.search import Search
-from gfopt.driver.setup import against_noise, setup
+from gfopt.driver.setup import setup
 from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.optimizers.wrappers.held import Held
 from gfopt.protocol import as_method, layers
@@ -116,38 +118,37 @@ class AskTell:
     ):
         check_seed(seed)
         checks.instance("maximize", maximize, bool, "True or False")
-        made = setup(method, x0, sigma0, bounds, options, steady=not noisy)
-        made = against_noise(made, noisy)
-        if made.costly is not None:
-            made = made._replace(optimizer=made.costly)
-        self._sign = -1.0 if maximize else 1.0
+        checks.instance("noisy", noisy, bool, "True or False")
+        start = setup(method, x0, sigma0, bounds, options, allows_model=not noisy)
+        optimizer = against_noise(start.hosted) if noisy else start.hosted
+        self._sense = Sense(maximize)
         self._began = time.monotonic()
-        self._search = Search(made.optimizer, made.x0, seed, made.x64)
-        self._history = History(maximize, None)
+        self._search = HostSearch(optimizer, start.x0, seed, start.x64)
+        self._history = History(self._sense)
         self._failures: Counter[str] = Counter()
         self._late = LateTrials()
         self._turn = threading.Condition()  # notified of every generation that opens
-        plain: Any = made.optimizer
+        plain = optimizer
         while isinstance(plain, Held | Bounded):
             plain = plain.inner
         # other wrappers make generations of their own of it
         row = registry.row_of(plain) if len(layers(plain)) == 1 else None
-        self._x0 = made.x0
+        self._x0 = start.x0
         self._injects = row is not None and "injects" in row.flags
         self._waiting: list[tuple[Solution, float]] = []
         self._uses_late = row is not None and "tolerates_stale" in row.flags
         self._first_id = 0
-        wants_start = trees.num_parameters(made.x0) <= MOST_KEPT
-        wants_start &= not registry.takes_tokens(made.optimizer)
+        wants_start = trees.num_parameters(start.x0) <= MOST_KEPT
+        wants_start &= not registry.takes_tokens(optimizer)
         with self._turn:
-            self._open(wants_start and not self._search.begins_at(made.x0))
+            self._open(wants_start and not self._search.begins_at(start.x0))
 
     def _open(self, with_start: bool = False) -> None:
         """Starts on the search's open generation."""
         self._rows = [START] * with_start + self._search.active_rows.tolist()
         self._is_member = np.array(self._rows) != START
         self._num_asked = 0  # how many of the rows were handed out
-        self._values = np.full(len(self._rows), np.nan)
+        self._fitness = np.full(len(self._rows), np.nan)
         self._told = np.zeros(len(self._rows), bool)
         self._num_free = len(self._rows)  # that are not taken by injected solutions
         self._place()
@@ -216,15 +217,15 @@ class AskTell:
                 number of values than of trials. Nothing has been taken in then.
         """
         ids, numbers = _told(trials, values)
-        now = ids - self._first_id
+        fitness, now = self._sense.fitness(numbers), ids - self._first_id
         self._check(ids, now)
         is_late = now < 0
         late = ids[is_late].tolist()
         if late:
-            self._take_late(late, numbers[is_late])
-            now, numbers = now[~is_late], numbers[~is_late]
+            self._take_late(late, fitness[is_late])
+            now, fitness = now[~is_late], fitness[~is_late]
         if now.size:
-            self._values[now] = numbers
+            self._fitness[now] = fitness
             self._told[now] = True
             self._note(now)
         if self._told.all():
@@ -260,7 +261,7 @@ class AskTell:
 
     def _note(self, indices: np.ndarray) -> None:
         """Remembers the best of some values of the open generation, and failures."""
-        fitness = self._sign * self._values[indices]
+        fitness = self._fitness[indices]
         valid = np.isfinite(fitness)
         if not valid.all():
             self._failures["told as failed"] += int((~valid).sum())
@@ -270,10 +271,9 @@ class AskTell:
         if row == START:
             self._note_solution(value, self._x0)
         elif value < self._search.best_fitness:
-            self._search.note(row, value)
+            self._search.remember(row, value)
         for index in indices[~self._is_member[indices]]:
-            value = self._values[index]
-            self._history.begin(value if math.isfinite(value) else math.nan)
+            self._history.begin(float(self._fitness[index]))
 
     def _note_solution(self, fitness: float, solution: Solution) -> None:
         """Remembers a solution that is in no row of the open generation, if best."""
@@ -314,12 +314,14 @@ class AskTell:
         given = [self._like_x0(solution) for solution in solutions]
         numbers = values_told(values, len(given), "solutions")
         known = [
-            (solution, float(value))
-            for solution, value in zip(given, numbers, strict=True)
-            if math.isfinite(value)
+            (solution, float(fitness))
+            for solution, fitness in zip(
+                given, self._sense.fitness(numbers), strict=True
+            )
+            if math.isfinite(fitness)
         ]
-        for solution, value in known:
-            self._note_solution(self._sign * value, solution)
+        for solution, fitness in known:
+            self._note_solution(fitness, solution)
         if self._injects:
             self._waiting += known
             self._place()
@@ -354,10 +356,10 @@ class AskTell:
             return
         least = len(self._rows) - int(self._is_member.sum()) // 2
         while self._waiting and self._num_free > least:
-            solution, value = self._waiting.pop(0)
+            solution, fitness = self._waiting.pop(0)
             self._num_free -= 1
             self._search.inject(self._rows[self._num_free], solution)
-            self._values[self._num_free] = value
+            self._fitness[self._num_free] = fitness
             self._told[self._num_free] = True
 
     @_locked
@@ -383,19 +385,14 @@ class AskTell:
         return self._x0 if row == START else self._search.clean(row)
 
     def _advance(self) -> None:
-        search, size = self._search, self._search.rows
-        fitness, valid = np.full(size, np.inf), np.zeros(size, bool)
-        rows, values = search.active_rows, self._values[self._is_member]
-        fitness[rows] = self._sign * values
-        valid[rows] = np.isfinite(values)
-        told = values[self._told[self._is_member] & np.isfinite(values)]
-        best = np.nan
-        if told.size:
-            best = told.max() if self._sign < 0 else told.min()
+        search, fitness = self._search, self._fitness[self._is_member]
+        told = fitness[self._told[self._is_member] & np.isfinite(fitness)]
+        whole = np.full(search.rows, np.nan)
+        whole[search.active_rows] = fitness
         self._first_id += len(self._rows)
-        search.advance(fitness, valid)
+        search.tell(whole)
         columns = {
-            "fitness": best,
+            "fitness": told.min() if told.size else np.nan,
             "num_evaluations": self._num_told,
             "num_valid": told.size,
             **search.info,
@@ -409,33 +406,30 @@ class AskTell:
         """Values of the open generation's own candidates."""
         return int((self._told & self._is_member)[: self._num_free].sum())
 
-    def _take_late(self, late: list[int], numbers: np.ndarray) -> None:
+    def _take_late(self, late: list[int], fitness: np.ndarray) -> None:
         """Takes values of closed generations in: for the best, and where it can be."""
-        values = dict(zip(late, numbers.tolist(), strict=True))
+        told = dict(zip(late, fitness.tolist(), strict=True))
         for generation in self._late:
-            fitness = np.full(generation.num_rows, np.inf)
-            valid = np.zeros(generation.num_rows, bool)
+            by_row = np.full(generation.num_rows, np.nan)
             for i in [i for i in late if i in generation.missing]:
                 row, solution = generation.missing.pop(i)
-                value = self._sign * values[i]
-                is_known = math.isfinite(value)
                 if row == START:
-                    self._history.begin(values[i] if is_known else math.nan)
+                    self._history.begin(told[i])
                 else:
-                    fitness[row], valid[row] = value, is_known
+                    by_row[row] = told[i]
                     self._history.nfev += 1
-                if is_known:
-                    self._note_solution(value, solution)
+                if math.isfinite(told[i]):
+                    self._note_solution(told[i], solution)
                 else:
                     self._failures["told as failed"] += 1
-            if generation.population is not None and valid.any():
-                self._search.tell_late(generation.population, fitness, valid)
+            if generation.population is not None and np.isfinite(by_row).any():
+                self._search.tell_late(generation.population, by_row)
         self._late.drop_complete()
 
     @_locked
     def stop(self) -> dict[str, Any]:
         """Returns the method's reasons to stop with their tolerances, by name."""
-        names = self._search.stop_reasons()
+        names = self._search.reasons
         return reasons_with_values(self._search.optimizer, names) if names else {}
 
     @property
@@ -443,15 +437,15 @@ class AskTell:
     def result(self) -> Result:
         """The outcome so far."""
         search, status, message = self._search, Status.RUNNING, "running"
-        is_known, fun = math.isfinite(search.best_fitness), math.nan
-        if is_known:
-            fun = self._sign * search.best_fitness
-        if reasons := search.stop_reasons():
-            is_better = self._history.is_better(fun)
-            status, message = ending_of(search.optimizer, reasons, is_known, is_better)
+        if reasons := search.reasons:
+            best = search.best_fitness
+            is_better = self._history.is_better(best)
+            status, message = ending_of(
+                search.optimizer, reasons, math.isfinite(best), is_better
+            )
         return Result(
             x=jax.tree.map(np.array, search.best_x),
-            fun=fun,
+            fun=self._history.value(search.best_fitness),
             recommended=search.recommended(),
             success=status.is_success,
             status=status,

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import os
+import time
 import types
 import zlib
 from pathlib import Path
@@ -24,8 +25,8 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.core.constraints import ConstraintValues
+from gfopt.core.host.values import Value
 from gfopt.core.objective import Objective
-from gfopt.driver.hosted import Value
 from gfopt.driver.recovery import is_of, recovered
 from gfopt.driver.setup import Setup
 from gfopt.driver.storage import (
@@ -39,6 +40,9 @@ from gfopt.driver.storage import (
 )
 from gfopt.driver.tree_records import with_table, without_table
 from gfopt.types import PyTree
+
+SAVE_SECONDS = 1.0  # between two snapshots, at least
+SAVE_SHARE = 0.05  # of the time that may go into snapshots
 
 _FLAGS = (
     "takes_key",
@@ -75,6 +79,7 @@ class Checkpoint:
         self.history: dict[str, np.ndarray] = {}
         self.known: dict[tuple[int, int], Value] = {}
         self.finished: Record | None = None
+        self._last_save, self._save_seconds = time.monotonic(), 0.0
         contents = self._open()
         try:
             if contents is not None:
@@ -124,7 +129,18 @@ class Checkpoint:
         if is_damaged:
             self._replace(records, keep=False)
 
-    def note(self, step: int, row: int, value: Value) -> None:
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the snapshot says of the run; empty without one."""
+        return {} if self.snapshot is None else self.snapshot.meta
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the next snapshot."""
+        pause = max(SAVE_SECONDS, self._save_seconds / SAVE_SHARE)
+        return time.monotonic() >= self._last_save + pause
+
+    def write(self, step: int, row: int, value: Value) -> None:
         """Writes a finished evaluation."""
         self._writer.write(_as_record(step, row, value), sync=False)
 
@@ -142,9 +158,12 @@ class Checkpoint:
             tree: all that goes on, arrays only.
             history: columns of the generations so far.
         """
+        began = time.monotonic()
         snapshot = with_table(tree_to_record("snapshot", tree, meta), history)
         values = (_as_record(*at, value) for at, value in self.known.items())
         self._replace([snapshot, *values], keep=True)
+        self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - began
 
     def _replace(self, records: list[Record], keep: bool) -> None:
         if os.name == "nt":
@@ -270,7 +289,7 @@ def _as_value(record: Record) -> Value:
     if "aux" in record.meta:
         leaves = (arrays[f"aux{number}"] for number in range(len(arrays) - 3))
         aux = _fleshed(record.meta["aux"], leaves)
-    return float(arrays["fitness"]), record.meta.get("reason", ""), aux
+    return Value(float(arrays["fitness"]), record.meta.get("reason", ""), aux)
 
 
 def _skeleton(tree: PyTree) -> Any:

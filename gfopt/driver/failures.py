@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gfopt.core.host.evaluator import EXAMPLE
+from gfopt.core.host.values import EXAMPLE
 
 MOST_MESSAGES = 10  # of one exception, that are told apart
 OTHER = "(other messages)"

@@ -31,16 +31,25 @@ class Ends(NamedTuple):
     max_seconds: float | None
     target: float | None
 
+    @property
+    def most_evaluations(self) -> float:
+        """The budget, infinity for none."""
+        return math.inf if self.budget is None else self.budget
 
-def to_record(result: Result, ends: Ends, is_costly: bool, tier: int) -> Record:
+    @property
+    def most_seconds(self) -> float:
+        """The time, infinity for none."""
+        return math.inf if self.max_seconds is None else self.max_seconds
+
+
+def to_record(result: Result, ends: Ends) -> Record:
     """Returns the record of a result."""
     meta = {name: getattr(result, name) for name in _PLAIN}
     more = {
         "fun": None if math.isnan(result.fun) else result.fun,
         "status": int(result.status),
         "ends": list(ends),
-        "is_costly": is_costly,
-        "tier": tier,
+        "tier": as_method(result.optimizer).tier,
         "has_x": result.x is not None,
     }
     x = () if result.x is None else result.x
@@ -50,7 +59,7 @@ def to_record(result: Result, ends: Ends, is_costly: bool, tier: int) -> Record:
 
 
 def from_record(
-    record: Record, ends: Ends, made: Setup, objective: Objective
+    record: Record, ends: Ends, setup: Setup, objective: Objective
 ) -> Result | None:
     """Returns the result, None where a call with these ends would go on.
 
@@ -61,17 +70,15 @@ def from_record(
     status, before = Status(meta["status"]), Ends(*meta["ends"])
     if before.target != ends.target or (status in LIMITED and before != ends):
         return None
-    optimizer: Any = made.optimizer
-    if meta["is_costly"] and made.costly is not None:
-        optimizer = made.costly
+    optimizer = setup.hosted if meta["path"] == "host" else setup.optimizer
     if meta["tier"]:
         optimizer = as_method(optimizer).at_tier(meta["tier"])
-    with jax.enable_x64(made.x64):
+    with jax.enable_x64(setup.x64):
         state = jax.eval_shape(
-            lambda x0: optimizer.init(jax.random.key(0), x0), made.x0
+            lambda x0: optimizer.init(jax.random.key(0), x0), setup.x0
         )
         template: dict[str, Any] = {
-            "x": made.x0 if meta["has_x"] else (),
+            "x": setup.x0 if meta["has_x"] else (),
             "recommended": jax.eval_shape(optimizer.recommend, state),
             "state": state,
             "context": jax.tree.map(np.asarray, objective.context),

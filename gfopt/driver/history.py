@@ -6,40 +6,50 @@ import math
 
 import numpy as np
 
+from gfopt.core.sense import Sense
+
 Columns = dict[str, np.ndarray]
 
 MOST_PARTS = 1000  # small arrays take ten times the memory of one that joins them
 
 
 class History:
-    """The records of a search so far.
+    """The records of a search so far, in the caller's sense of better.
+
+    It is told fitnesses, of which the lower is better, and holds values.
 
     Args:
-        maximize: the sense in which values are reported.
-        first_value: of an evaluation before the first generation, in the user's sense;
-            None if there was none.
+        sense: which of two values is better.
+
+    Attributes:
+        first_value: that of an evaluation before the first generation, NaN if it
+            failed; None if there was none.
+        nfev: evaluations so far.
+        nit: complete generations so far.
     """
 
-    def __init__(self, maximize: bool, first_value: float | None):
-        self._maximize = maximize
+    def __init__(self, sense: Sense):
+        self._sense = sense
         self.first_value: float | None = None
         self._parts: list[Columns] = []
         self._open: list[Columns] = []  # a generation that is not complete
         self.nfev, self.nit = 0, 0
-        if first_value is not None:
-            self.begin(first_value)
 
-    def begin(self, first_value: float) -> None:
+    def value(self, fitness: float) -> float:
+        """Returns the value of a fitness, NaN for one that is not finite."""
+        return self._sense.value(fitness) if math.isfinite(fitness) else math.nan
+
+    def begin(self, fitness: float) -> None:
         """Counts an evaluation before the first generation."""
-        self.first_value = first_value
+        self.first_value = self.value(fitness)
         self.nfev += 1
 
-    def is_better(self, value: float) -> bool:
-        """Tells whether a value is better than the first, if that is known."""
+    def is_better(self, fitness: float) -> bool:
+        """Tells whether a fitness is better than the first, if that is known."""
         first = self.first_value
         if first is None or math.isnan(first):
             return True
-        return value > first if self._maximize else value < first
+        return fitness < self._sense.fitness(first)
 
     @property
     def is_open(self) -> bool:
@@ -50,14 +60,22 @@ class History:
         """Adds the records of some generations, or of the one that is open."""
         if not columns:
             return
-        self.nfev += int(columns["num_evaluations"].sum())
+        columns = columns | {"fitness": self._sense.value(columns["fitness"])}
         if is_complete:
-            self._parts.append(columns)
-            if len(self._parts) >= MOST_PARTS:
-                self.complete()
-            self.nit += len(columns["fitness"])
+            self.restore(columns)
         else:
+            self.nfev += int(columns["num_evaluations"].sum())
             self._open.append(columns)
+
+    def restore(self, columns: Columns) -> None:
+        """Adds complete generations as ``complete`` returned them."""
+        if not columns:
+            return
+        self.nfev += int(columns["num_evaluations"].sum())
+        self.nit += len(columns["fitness"])
+        self._parts.append(columns)
+        if len(self._parts) >= MOST_PARTS:
+            self.complete()
 
     def complete(self) -> Columns:
         """Returns the complete generations, joined once and for all."""
@@ -68,13 +86,13 @@ class History:
         """Returns the columns of ``Result.history``."""
         complete = self.complete()
         columns = _joined([*([complete] if complete else []), *self._open])
-        fitness = columns.pop("fitness", np.zeros(0))
+        values = columns.pop("fitness", np.zeros(0))
         counts = columns.pop("num_evaluations", np.zeros(0, np.int64))
-        better = np.fmax if self._maximize else np.fmin
         first = math.nan if self.first_value is None else self.first_value
-        best = better.accumulate(np.concatenate([[first], fitness]))
+        fitness = self._sense.fitness(np.concatenate([[first], values]))
+        best = self._sense.value(np.fmin.accumulate(fitness))
         nfev = int(self.first_value is not None) + np.cumsum(counts, dtype=np.int64)
-        return {"nfev": nfev, "fitness": fitness, "best": best[1:], **columns}
+        return {"nfev": nfev, "fitness": values, "best": best[1:], **columns}
 
 
 def _joined(parts: list[Columns]) -> Columns:

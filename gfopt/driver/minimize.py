@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
@@ -18,12 +17,21 @@ from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective, as_objective
-from gfopt.driver.arguments import check_evaluator, check_frozen, check_seed
+from gfopt.driver.arguments import (
+    as_callbacks,
+    check_batches,
+    check_evaluator,
+    check_frozen,
+    check_limits,
+    check_seed,
+)
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint, configuration
-from gfopt.driver.minimisation import Minimisation, unstarted
+from gfopt.driver.finished import Ends
+from gfopt.driver.loop import Loop, unstarted
+from gfopt.driver.method import against_noise
 from gfopt.driver.result import Result
-from gfopt.driver.setup import against_noise, setup
+from gfopt.driver.setup import Setup, setup
 from gfopt.optimizers.wrappers.augmented_lagrangian import constrained
 from gfopt.optimizers.wrappers.bounded import refuse_slopes
 from gfopt.types import Optimizer, PyTree
@@ -126,95 +134,87 @@ def minimize(
         >>> result.x.round(4), result.success, result.path
         (array([1., 1., 1.]), True, 'compiled')
     """
+    check_seed(seed)
+    for name, flag in (
+        ("maximize", maximize),
+        ("noisy", noisy),
+        ("progress", progress),
+    ):
+        checks.instance(name, flag, bool, "True or False")
+    check_limits(budget, max_seconds, target)
+    checks.instance("args", args, tuple, "a tuple of further arguments")
+    listed = as_callbacks(callbacks)
+    check_batches(batches)
+    for name, path in (("checkpoint", checkpoint), ("log", log)):
+        if path is not None:
+            checks.instance(name, path, (str, os.PathLike), "a path")
     objective = as_objective(fun)
-    # to restart makes sense where somebody says until when
-    has_end = not (budget is None and max_seconds is None and target is None)
-    made = setup(
+    objective = replace(
+        objective,
+        maximize=maximize or objective.maximize,
+        constraints=objective.constraints + as_constraints(constraints),
+    )
+
+    start = setup(
         method,
         x0,
         sigma0,
         bounds,
         options,
-        steady=not (
-            noisy
-            or constraints
-            or objective.constraints
-            or objective.takes_key
-            or batches is not None
+        allows_model=not (
+            noisy or objective.constraints or objective.takes_key or batches is not None
         ),
-        restarts=has_end,
+        # to begin again makes sense where somebody says until when
+        restarts=not (budget is None and max_seconds is None and target is None),
     )
-    made = against_noise(made, noisy)
-    check_seed(seed)
-    for name, flag in (("maximize", maximize), ("progress", progress)):
-        checks.instance(name, flag, bool, "True or False")
-    if budget is not None:
-        checks.integer("budget", budget, 1)
-    if max_seconds is not None:
-        checks.real("max_seconds", max_seconds, 0.0)
-    if target is not None:
-        checks.real("target", target)
-        checks.finite("target", target)
-    checks.instance("args", args, tuple, "a tuple of further arguments")
-    check_frozen(made.x0, frozen)
-    if not callable(callbacks):
-        checks.instance("callbacks", callbacks, Iterable, "a function or several")
-    listed = (callbacks,) if callable(callbacks) else tuple(callbacks)
-    for callback in listed:
-        checks.is_callable("callbacks", callback)
-    if batches is not None and not callable(batches):
-        checks.instance("batches", batches, Iterable, "a function or an iterable")
-        if isinstance(batches, str | bytes):
-            raise TypeError(
-                "batches must be a function or an iterable of pytrees; "
-                f"got {checks.shown(batches)}"
-            )
-    for name, path in (("checkpoint", checkpoint), ("log", log)):
-        if path is not None:
-            checks.instance(name, path, (str, os.PathLike), "a path")
-    if maximize:
-        objective = replace(objective, maximize=True)
-    given = as_constraints(constraints)
-    if given:
-        objective = replace(objective, constraints=objective.constraints + given)
+    check_frozen(start.x0, frozen)
+    if noisy:
+        start = start.wrapped(against_noise)
     starts_feasible = True
     if objective.constraints:
-        x0 = made.x0 if frozen is None else trees.merge(made.x0, frozen)
-        refuse_slopes(made.optimizer, "constraints", "method")
+        refuse_slopes(start.optimizer, "constraints", "method")
         try:
-            with jax.enable_x64(made.x64):
-                values = values_at(objective.constraints, x0, objective.batched)
+            values = _constraint_values(objective, start, frozen)
         except KeyboardInterrupt:
-            return unstarted(made, "interrupted in a constraint", 0.0)
+            return unstarted(start, "interrupted in a constraint", 0.0)
         starts_feasible = bool(np.all(values <= 0))
-        made = made._replace(optimizer=constrained(made.optimizer, values.size))
+        start = start.wrapped(lambda inner: constrained(inner, values.size))
     if budget is None and max_seconds is None:
-        size = trees.num_parameters(made.x0)
+        size = trees.num_parameters(start.x0)
         budget = min(DEFAULT_BUDGET * size, MOST_DEFAULT_BUDGET)
+
     with ExitStack() as stack:
         saved = None
         if checkpoint is not None:
-            config = configuration(made, objective, seed, frozen, args)
+            config = configuration(start, objective, seed, frozen, args)
             saved = stack.enter_context(Checkpoint(checkpoint, config))
         logged = None
         if log is not None:
             # brings the methods that a log can be of, which most searches don't need
             from gfopt.driver.log_writer import LogWriter
 
-            logged = stack.enter_context(LogWriter(log, made.optimizer, made.x0))
-        chosen = _evaluator(evaluator, workers, stack)
-        data = Batches(batches, seed)
-        inputs = Inputs(frozen, args)
-        search = Minimisation(
-            made, objective, chosen, inputs, seed, data, saved, starts_feasible, logged
+            logged = stack.enter_context(LogWriter(log, start.optimizer, start.x0))
+        loop = Loop(
+            start,
+            objective,
+            _evaluator(evaluator, workers, stack),
+            Inputs(frozen, args),
+            seed,
+            Batches(batches, seed),
+            saved,
+            logged,
+            starts_feasible,
         )
-        return search.run(
-            math.inf if budget is None else budget,
-            math.inf if max_seconds is None else max_seconds,
-            target,
-            listed,
-            progress,
-        )
+        return loop.run(Ends(budget, max_seconds, target), listed, progress)
+
+
+def _constraint_values(
+    objective: Objective, start: Setup, frozen: PyTree
+) -> np.ndarray:
+    """Returns the values of the constraints at the start, ``float64[M]``."""
+    x0 = start.x0 if frozen is None else trees.merge(start.x0, frozen)
+    with jax.enable_x64(start.x64):
+        return values_at(objective.constraints, x0, objective.batched)
 
 
 def _evaluator(

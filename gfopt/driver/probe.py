@@ -33,12 +33,12 @@ class Probe(NamedTuple):
     Attributes:
         traceable: whether the objective may be compiled.
         reason: why, in words.
-        value: ``f(x0)`` in the user's sense, if a real call was made, else None.
+        fitness: of ``x0``, if a real call was made, else None; NaN if it failed.
     """
 
     traceable: bool
     reason: str
-    value: float | None
+    fitness: float | None
 
 
 def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -> Probe:
@@ -90,23 +90,21 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
         return Probe(False, why, math.nan)
     jitted = _value(objective, one, keys, inputs)
     found = float(np.asarray(jitted, np.float64).reshape(()))
-    paid = -real if objective.maximize else real
     if not np.allclose(real, found, rtol=1e-3, atol=1e-6, equal_nan=True):
         why = f"a real call gave {real:.6g}, the compiled one {found:.6g}"
-        return Probe(False, why, paid)
-    return Probe(True, "a JAX function", paid)
+        return Probe(False, why, real)
+    return Probe(True, "a JAX function", real)
 
 
-def value_of(
+def fitness_of(
     objective: Objective, x0: Solution, key: Key | None, inputs: Inputs
 ) -> float:
-    """Returns ``f(x0)`` of a JAX function in the user's sense.
+    """Returns the fitness of ``x0`` under a JAX function.
 
     The arguments are those of ``probe``.
     """
-    found = _value(objective, *_one(objective, x0, key, inputs))
-    value = float(np.asarray(found, np.float64).reshape(()))
-    return -value if objective.maximize else value
+    fitness = _value(objective, *_one(objective, x0, key, inputs))
+    return float(np.asarray(fitness, np.float64).reshape(()))
 
 
 def _one(

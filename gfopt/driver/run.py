@@ -250,9 +250,13 @@ def _scanned(
             stopped_at = jnp.where(live, new.step, stopped_at)
             new = trees.chosen(live, new, state)._replace(step=new.step)
         nfev += row.num_evaluations
-        better = jnp.fmax if objective.maximize else jnp.fmin
-        best = better(best, row.best_fitness.astype(best.dtype))
-        columns = {"nfev": nfev, "fitness": row.best_fitness, "best": best}
+        best = jnp.fmin(best, row.best_fitness.astype(best.dtype))
+        value = objective.sense.value
+        columns = {
+            "nfev": nfev,
+            "fitness": value(row.best_fitness),
+            "best": value(best),
+        }
         columns |= {"num_valid": row.num_valid, **diagnostics(row.info)}
         return _Carry(new, new_context, stopped, stopped_at, nfev, best), columns
 

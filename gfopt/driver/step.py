@@ -28,7 +28,7 @@ class StepRecord(NamedTuple):
     """What the history keeps of a step: scalars only.
 
     Attributes:
-        best_fitness: the best of this step in the user's sense; NaN if none is valid.
+        best_fitness: the best of this step, lower is better; NaN if none is valid.
         num_evaluations: rows that were evaluated.
         num_valid: rows that came back with a finite number.
         info: the method's own diagnostics.
@@ -99,12 +99,12 @@ def _split(first: jax.Array, second: jax.Array, count: int) -> list[Key]:
     return [wrapped(jnp.stack(pair)) for pair in pairs]
 
 
-def record(objective: Objective, evaluation: Evaluation, info: Info) -> StepRecord:
+def record(evaluation: Evaluation, info: Info) -> StepRecord:
     """Returns what the history keeps of a step."""
     _, best = best_row(evaluation)
     best = jnp.where(jnp.isfinite(best), best, jnp.nan)
     return StepRecord(
-        best_fitness=-best if objective.maximize else best,
+        best_fitness=best,
         num_evaluations=jnp.int32(evaluation.valid.shape[0]),
         num_valid=jnp.sum(evaluation.valid, dtype=jnp.int32),
         info=info,
@@ -144,7 +144,7 @@ def generation(
     context = inputs.context
     if objective.update is not None:
         context = objective.update(context, evaluation)
-    row = record(objective, evaluation, info)
+    row = record(evaluation, info)
     row = row._replace(num_evaluations=jnp.sum(population.active, dtype=jnp.int32))
     return state, context, row, population, evaluation
 

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from gfopt.core.objective import Objective
+from gfopt.driver.host_search import HostSearch
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result import Result
-from gfopt.driver.search import Search
 from gfopt.problems import BBOBProblem, bbob
 from gfopt.problems.problem import Problem
 from gfopt.research.counted import Counted, Ended
@@ -93,7 +93,7 @@ def _solved(batch: Batch, fun: Counted, x0: np.ndarray, seed: int) -> Ending:
 
 def _search(optimizer: Optimizer, fun: Counted, x0: np.ndarray, seed: int) -> Ending:
     """Runs a method as it is: the same run as the compiled one."""
-    search = Search(optimizer, x0, seed, x64=True)
+    search = HostSearch(optimizer, x0, seed, x64=True)
     size, reasons = search.rows, ["stalled"]
     while search.active_rows.size:
         fitness = np.full(search.rows, np.inf)
@@ -101,8 +101,8 @@ def _search(optimizer: Optimizer, fun: Counted, x0: np.ndarray, seed: int) -> En
             fitness[row] = fun(search.solution(int(row)))
             if fun.status:
                 return Ending(fun.status, size)
-        search.advance(fitness, np.isfinite(fitness))
-        reasons = search.stop_reasons()
+        search.tell(fitness)
+        reasons = search.reasons
         if reasons:
             break
     return Ending(min(reasons, default="stalled"), size)

@@ -19,8 +19,8 @@ import numpy as np
 
 from gfopt import checks, registry
 from gfopt.core.objective import Objective
-from gfopt.driver import setup as setups
 from gfopt.driver.run import run
+from gfopt.driver.setup import setup
 from gfopt.driver.step import population_size
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.research.sweep_result import SweepResult
@@ -134,7 +134,7 @@ def _design(
 def _optimizer(setting: dict[str, Any], problem: Problem, x0: np.ndarray) -> Optimizer:
     method, options = setting["method"], dict(setting)
     del options["method"]
-    return setups.setup(method, x0, None, problem.box, options).optimizer
+    return setup(method, x0, None, problem.box, options).optimizer
 
 
 def _groups(optimizers: Sequence[Optimizer]) -> list[list[int]]:

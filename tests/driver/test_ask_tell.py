@@ -324,7 +324,8 @@ def test_a_pickle_in_the_middle_goes_on_bit_for_bit(x0):
 
 def test_large_arrays_keep_their_precision(monkeypatch):
     """JAX makes float32 of a float64 array that is unpickled elsewhere."""
-    monkeypatch.setattr("gfopt.driver.packing.LARGE", 1)  # all arrays are large now
+    # all arrays are large now
+    monkeypatch.setattr("gfopt.driver.packing.LARGE", 1)
     options = {"population_size": 4}
     search, straight = (session("random_search", options=options) for _ in range(2))
     for one in (search, straight):

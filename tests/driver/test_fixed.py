@@ -81,8 +81,8 @@ def test_compiled_searches_find_the_rest(name):
 
 def test_auto_counts_the_numbers_that_are_free():
     made = setup("auto", np.zeros(45), bounds=[(-1, 1)] * 5 + [(0, 0)] * 40)
-    assert isinstance(made.costly, Held) and isinstance(made.optimizer, Held)
-    assert isinstance(gfopt.protocol.innermost(made.costly), gfopt.LQCMAES)
+    assert isinstance(made.hosted, Held) and isinstance(made.optimizer, Held)
+    assert isinstance(gfopt.protocol.innermost(made.hosted), gfopt.LQCMAES)
     sigma = setup("cma_es", np.zeros(2), [0.1, 9.0], [(-1, 1), (0, 0)]).optimizer
     assert sigma.search_space.scale.tolist() == [0.1, 1.0]
 

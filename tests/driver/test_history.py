@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gfopt.core.sense import Sense
 from gfopt.driver.history import History
 
 
@@ -23,10 +24,13 @@ def columns(*fitness: float, count: int = 4, **more: Any) -> dict[str, np.ndarra
 
 @pytest.mark.parametrize("maximize", [False, True])
 def test_the_best_so_far_in_the_users_sense(maximize):
-    history = History(maximize, 2.0)
-    history.add(columns(3.0, 1.0), True)
-    history.add(columns(np.nan, 2.5), True)
+    sense = Sense(maximize)
+    history = History(sense)
+    history.begin(sense.fitness(2.0))
+    history.add(columns(*map(sense.fitness, (3.0, 1.0))), True)
+    history.add(columns(*map(sense.fitness, (np.nan, 2.5))), True)
     table = history.table()
+    np.testing.assert_array_equal(table["fitness"], [3.0, 1.0, np.nan, 2.5])
     best = [3.0, 3.0, 3.0, 3.0] if maximize else [2.0, 1.0, 1.0, 1.0]
     assert table["best"].tolist() == best
     assert table["nfev"].tolist() == [5, 9, 13, 17]  # the first value is one, too
@@ -35,13 +39,15 @@ def test_the_best_so_far_in_the_users_sense(maximize):
 
 def test_before_anything_was_valid_the_best_is_unknown():
     for first in (None, np.nan):
-        history = History(False, first)
+        history = History(Sense())
+        if first is not None:
+            history.begin(first)
         history.add(columns(np.nan, 4.0, 5.0), True)
         np.testing.assert_array_equal(history.table()["best"], [np.nan, 4.0, 4.0])
 
 
 def test_an_empty_history_has_its_columns():
-    table = History(False, None).table()
+    table = History(Sense()).table()
     assert {name: len(table[name]) for name in ("nfev", "fitness", "best")} == {
         "nfev": 0,
         "fitness": 0,
@@ -50,7 +56,7 @@ def test_an_empty_history_has_its_columns():
 
 
 def test_an_open_generation_counts_but_is_not_kept():
-    history = History(False, None)
+    history = History(Sense())
     history.add(columns(3.0), True)
     history.add({}, False)
     assert not history.is_open
@@ -62,7 +68,7 @@ def test_an_open_generation_counts_but_is_not_kept():
 
 
 def test_what_a_part_lacks_is_nan():
-    history = History(False, None)
+    history = History(Sense())
     history.add(columns(3.0), True)
     history.add(columns(2.0, sigma=[0.5]), True)
     np.testing.assert_array_equal(history.table()["sigma"], [np.nan, 0.5])
@@ -70,7 +76,7 @@ def test_what_a_part_lacks_is_nan():
 
 def test_a_table_for_every_generation_joins_each_part_once():
     """A callback reads one each time: joined anew it would take the square."""
-    history = History(False, None)
+    history = History(Sense())
     for step in range(100):
         history.add(columns(float(step), sigma=[0.5]), True)
         assert len(history.table()["sigma"]) == step + 1

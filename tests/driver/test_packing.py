@@ -113,7 +113,8 @@ def test_what_differs_has_another_layout():
 def test_a_layout_from_another_process_is_equal(tmp_path):
     tree = "{'alpha': np.zeros(2), 'beta': [np.ones(3, np.int32)]}"
     program = (
-        "import pickle, sys, numpy as np; from gfopt.driver.packing import pack\n"
+        "import pickle, sys, numpy as np\n"
+        "from gfopt.driver.packing import pack\n"
         f"pickle.dump(pack({tree}).layout, open(sys.argv[1], 'wb'))"
     )
     path = tmp_path / "layout"

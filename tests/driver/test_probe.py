@@ -178,7 +178,7 @@ def test_a_real_call_that_raises_is_a_paid_failure():
         raise OSError("no disk")
 
     answer = found(fun)
-    assert not answer.traceable and np.isnan(answer.value)
+    assert not answer.traceable and np.isnan(answer.fitness)
     assert answer.reason == "it can be traced, but a real call raised OSError: no disk"
 
 
@@ -196,7 +196,7 @@ def test_a_real_call_that_raises_is_a_paid_failure():
 )
 def test_what_cannot_be_traced_says_why(fun, words):
     answer = found(fun)
-    assert not answer.traceable and answer.value is None
+    assert not answer.traceable and answer.fitness is None
     assert "tracing it raised" in answer.reason and words in answer.reason
 
 
@@ -217,11 +217,11 @@ PURE = {
 def test_a_pure_function_is_a_jax_function(fun):
     answer = found(fun)
     assert answer.traceable and answer.reason == "a JAX function"
-    np.testing.assert_allclose(answer.value, np.sum(fun(X0)), rtol=1e-6)
+    np.testing.assert_allclose(answer.fitness, np.sum(fun(X0)), rtol=1e-6)
 
 
 def test_a_value_that_is_not_finite_is_a_value():
-    assert np.isnan(found(lambda x: jnp.log(-x[0])).value)
+    assert np.isnan(found(lambda x: jnp.log(-x[0])).fitness)
     assert found(lambda x: jnp.divide(1, x[0] - 1)).traceable
 
 
@@ -231,7 +231,7 @@ def test_what_is_said_is_believed_without_a_call():
 
     for said in (True, False):
         answer = found(gfopt.Objective(fun, traceable=said))
-        assert (answer.traceable, answer.value) == (said, None)
+        assert (answer.traceable, answer.fitness) == (said, None)
         assert "said" in answer.reason
 
 
@@ -257,7 +257,7 @@ def test_all_that_an_objective_can_take():
             maximize=True,
         )
         answer = probe(objective, x0, KEY, Inputs(**inputs, context=0.5))
-        assert answer.traceable and answer.value == (9 + 16) * 3 + 1.5
+        assert answer.traceable and answer.fitness == (9 + 16) * 3 + 1.5
 
 
 @pytest.mark.parametrize(

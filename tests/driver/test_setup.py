@@ -11,7 +11,8 @@ import scipy.optimize
 import gfopt
 from gfopt import registry
 from gfopt.driver.arguments import as_solution, check_frozen
-from gfopt.driver.setup import auto_method, setup
+from gfopt.driver.method import auto_method
+from gfopt.driver.setup import setup
 from gfopt.protocol import as_method, innermost
 
 
@@ -70,15 +71,18 @@ def test_auto():
     assert {size: auto_method(size) for size in sizes} == sizes
     small = setup("auto", np.ones(3), sigma0=0.7)
     assert small.optimizer == gfopt.CMAES(sigma=0.7)
-    assert isinstance(small.costly, gfopt.LQCMAES) and small.costly.sigma == 0.7
-    again = setup("auto", np.ones(3), sigma0=0.7, restarts=True).costly
-    assert isinstance(again, gfopt.Restarts) and again.inner == small.costly
-    bounded = setup("auto", np.ones(3), bounds=(0.0, 2.0), restarts=True).costly
+    assert isinstance(small.hosted, gfopt.LQCMAES) and small.hosted.sigma == 0.7
+    again = setup("auto", np.ones(3), sigma0=0.7, restarts=True).hosted
+    assert isinstance(again, gfopt.Restarts) and again.inner == small.hosted
+    bounded = setup("auto", np.ones(3), bounds=(0.0, 2.0), restarts=True).hosted
     assert isinstance(bounded.inner, gfopt.Restarts)
     # where values are noisy, options are given or there are many numbers: no model
-    assert setup("auto", np.ones(3), steady=False).costly is None
-    assert setup("auto", np.ones(3), options={"active": False}).costly is None
-    assert setup("auto", np.ones(41)).costly is None
+    for made in (
+        setup("auto", np.ones(3), allows_model=False),
+        setup("auto", np.ones(3), options={"active": False}),
+        setup("auto", np.ones(41)),
+    ):
+        assert made.hosted is made.optimizer
     assert isinstance(setup("auto", jnp.ones(2000)).optimizer, gfopt.CRFMNES)
 
 

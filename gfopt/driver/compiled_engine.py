@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from gfopt.core import trees
 from gfopt.core.evaluate import (
@@ -20,8 +23,11 @@ from gfopt.core.evaluate import (
 )
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
+from gfopt.driver.engine import Carry, Limits, reasons_that_hold
 from gfopt.driver.failures import Failures
-from gfopt.driver.search import recommend
+from gfopt.driver.history import Columns
+from gfopt.driver.host_search import recommend
+from gfopt.driver.progress import Interrupt
 from gfopt.driver.setup import Setup
 from gfopt.driver.tiers import at_tier
 from gfopt.lazy import lazy
@@ -29,41 +35,17 @@ from gfopt.protocol import as_method, diagnostics
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
+CALL_SECONDS = 0.25  # that a call should last: limits are looked at between
 _MOST = 2**31 - 1  # what an i32 counts to
 
 
-class Carry(NamedTuple):
-    """What goes on from call to call.
+class _Limits(NamedTuple):
+    """``Limits`` as arguments of the program, without what a clock decides."""
 
-    Attributes:
-        state: the method's state.
-        context: the objective's context.
-        best_fitness: the best so far, lower is better.
-        best_x: its solution, or ``()`` where it is too large to copy.
-        num_barren: evaluations in the generations since the last valid one.
-    """
-
-    state: State
-    context: PyTree
-    best_fitness: jax.Array
-    best_x: Solution
-    num_barren: jax.Array
-
-
-class Limits(NamedTuple):
-    """Where a call must stop.
-
-    Attributes:
-        generations: ``i32[]``, at most ``ROWS``.
-        evaluations: ``i32[]``, that may still be made.
-        target: ``float[]``, in the internal sense; -inf for none.
-        barren: ``i32[]``, evaluations without a valid one after which to give up.
-    """
-
-    generations: Any
-    evaluations: Any
-    target: Any
-    barren: Any
+    generations: ArrayLike
+    evaluations: ArrayLike
+    target: ArrayLike
+    barren: ArrayLike
 
 
 class _Next(NamedTuple):
@@ -107,7 +89,7 @@ def _advance(
     key_data: jax.Array,
     carry: Carry,
     inputs: Inputs,
-    limits: Limits,
+    limits: _Limits,
 ) -> tuple[Carry, jax.Array, steps.StepRecord, dict[str, jax.Array], _Next]:
     """Runs generations until a limit is met, at least one.
 
@@ -166,7 +148,7 @@ def _advance(
         table = jax.tree.map(lambda whole, leaf: whole.at[count].set(leaf), table, row)
         return carry, table, count + 1, evaluations - row.num_evaluations
 
-    first = (carry, table, jnp.int32(0), limits.evaluations)
+    first = (carry, table, jnp.int32(0), jnp.asarray(limits.evaluations))
     carry, table, count, _ = lax.while_loop(unfinished, body, first)
     state = carry.state
     return (
@@ -178,22 +160,21 @@ def _advance(
     )
 
 
-class CompiledSearch:
-    """The state of a compiled search and the call that advances it.
+class CompiledEngine:
+    """The state of a compiled search, and the call that advances it; an ``Engine``.
 
     Args:
         setup: method, starting solution and precision.
         objective: a traceable objective.
-        evaluator: a traceable evaluator, or None to choose one by size.
         inputs: what the objective needs beside the solution.
+        evaluator: a traceable evaluator, or None to choose one by size.
         seed: of the run.
-        first: ``f(x0)``, lower is better; infinity if it is not known.
+        first: fitness of the starting solution; infinity if it is not known.
         keep_x: whether the best solution is kept.
     """
 
     path = "compiled"
     counts: Mapping[int, int] = {}  # its programs are compiled from the start
-    size: int  # evaluations of the next generation
 
     def __init__(
         self,
@@ -208,11 +189,12 @@ class CompiledSearch:
         self._setup, self._objective = setup, objective
         self._inputs, self.optimizer = inputs, setup.optimizer
         init_key, self._run_key = steps.seed_keys(seed)
-        self.failures = Failures()
-        self.reasons: list[str] = []
+        self.failures, self.reasons = Failures(), list[str]()
+        self.size, self.is_open = 0, False
+        self._pace = _Pace()
         with self._precision():
             x0 = jax.tree.map(jnp.array, setup.x0)  # a copy: the carry is donated
-            self._carry = _start(
+            self.carry = _start(
                 trees.node_types(setup.optimizer),
                 setup.optimizer,
                 init_key,
@@ -222,138 +204,129 @@ class CompiledSearch:
                 x0 if keep_x else (),
             )
             self._asked_evaluator = evaluator
-            self._prepare(_next(self.optimizer, self._carry.state))
+            self._prepare(_next(self.optimizer, self.carry.state))
 
     def _prepare(self, needed: _Next) -> None:
         """Makes ready for the next generation, at the tier that it asks for."""
-        if needed.tier is not None and int(needed.tier) != self.tier:
+        if needed.tier is not None and int(needed.tier) != self._tier:
             self.move(int(needed.tier))
-            needed = _next(self.optimizer, self._carry.state)
+            needed = _next(self.optimizer, self.carry.state)
         self.size = int(needed.evaluations)
         self._evaluator = self._asked_evaluator or self._default_evaluator()
 
     def _default_evaluator(self) -> Evaluator:
-        optimizer, state = self.optimizer, self._carry.state
+        optimizer, state = self.optimizer, self.carry.state
         rows = steps.population_size(optimizer, state)
         size = member_size(optimizer, state, self._setup.x0, rows)
         return default_evaluator(size, rows, self.size)
 
     @property
-    def tier(self) -> int:
-        """The tier of the method's rows."""
+    def _tier(self) -> int:
         return as_method(self.optimizer).tier
 
     def move(self, tier: int) -> None:
         """Moves the method to another tier of rows."""
         with self._precision():
-            self.optimizer, state = at_tier(self.optimizer, self._carry.state, tier)
+            self.optimizer, state = at_tier(self.optimizer, self.carry.state, tier)
             state = jax.tree.map(jnp.asarray, state)
-        self._carry = self._carry._replace(state=state)
+        self.carry = self.carry._replace(state=state)
 
-    def _precision(self) -> Any:
+    def _precision(self) -> AbstractContextManager[object]:
         return jax.enable_x64(self._setup.x64)
-
-    @property
-    def state(self) -> State:
-        """The method's state."""
-        return self._carry.state
-
-    @property
-    def context(self) -> PyTree:
-        """What the objective carries from step to step."""
-        return self._carry.context
 
     @property
     def best_fitness(self) -> float:
         """The best so far, lower is better."""
-        return float(self._carry.best_fitness)
-
-    @property
-    def best_x(self) -> Solution:
-        """The best solution so far as NumPy arrays; None where it is not kept."""
-        if not jax.tree.leaves(self._carry.best_x):
-            return None
-        return jax.tree.map(np.array, self._carry.best_x)
+        return float(self.carry.best_fitness)
 
     @property
     def num_barren(self) -> int:
         """Evaluations in the generations since the last valid one."""
-        return int(self._carry.num_barren)
+        return int(self.carry.num_barren)
 
     def rounded(self, target: float) -> float:
-        """Returns a target in the precision in which the values are compared."""
-        dtype = self._carry.best_fitness.dtype
+        """Returns a target in the precision in which fitness is compared."""
+        dtype = self.carry.best_fitness.dtype
         limit = float(np.finfo(dtype).max)
         return float(np.asarray(np.clip(target, -limit, limit), dtype))
 
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
         with self._precision():
-            found = recommend(self.optimizer, self._carry.state)
-        return jax.tree.map(np.asarray, found)
+            solution = recommend(self.optimizer, self.carry.state)
+        return jax.tree.map(np.asarray, solution)
 
-    def advance(
-        self,
-        generations: int,
-        evaluations: float,
-        target: float,
-        barren: int,
-        batch: PyTree,
-    ) -> dict[str, np.ndarray]:
-        """Runs up to ``generations`` and returns their records as columns."""
+    def begin(self, batch: PyTree, interrupt: Interrupt) -> None:
+        """Does nothing: the probe has evaluated the starting solution."""
+
+    def advance(self, limits: Limits, batch: PyTree, interrupt: Interrupt) -> Columns:
+        """Runs generations in one call and returns their records as columns."""
         # whole generations first: one that is cut short is a call of its own, which
         # no snapshot follows, so that a longer run goes on from before it
-        is_cut = evaluations < self.size
+        self.is_open = limits.evaluations < self.size
         # and which is not told: few values are a bad generation
-        before = jax.tree.map(np.array, self._carry.state) if is_cut else None
+        before = jax.tree.map(np.array, self.carry.state) if self.is_open else None
+        began = time.monotonic()
+        generations = min(self._pace.generations, limits.generations, ROWS)
         with self._precision():
-            limits = Limits(
-                np.int32(min(generations, ROWS)),
-                np.int32(min(evaluations, _MOST)),
-                np.float64(target),
-                np.int32(barren),
-            )
-            self._carry, count, table, reasons, needed = _advance(
+            self.carry, count, table, reasons, needed = _advance(
                 self.optimizer,
                 self._objective,
                 self._evaluator,
                 self._run_key,
-                self._carry,
+                self.carry,
                 self._inputs._replace(batch=batch),
-                limits,
+                _Limits(
+                    np.int32(generations),
+                    np.int32(min(limits.evaluations, _MOST)),
+                    np.float64(limits.target),
+                    np.int32(limits.barren),
+                ),
             )
         columns = _columns(jax.device_get(table), int(count))
         failed = int((columns["num_evaluations"] - columns["num_valid"]).sum())
         if failed:
             self.failures["returned NaN or an infinity"] += failed
         if before is not None:
-            self._carry = self._carry._replace(state=before)
+            self.carry = self.carry._replace(state=before)
             return columns
-        self.reasons = [name for name, holds in reasons.items() if bool(holds)]
+        self.reasons = reasons_that_hold(reasons)
         with self._precision():
             self._prepare(needed)
+        self._pace.add(time.monotonic() - began, int(count), limits.deadline)
         return columns
-
-    def snapshot(self) -> PyTree:
-        """Returns all that goes on, as a tree of arrays."""
-        return self._carry._asdict()
 
     def restore(
         self,
-        snapshot: PyTree,
+        carry: Carry,
         counts: Mapping[int, int],
         history: Mapping[str, np.ndarray],
     ) -> None:
-        """Goes on from a snapshot; what else is given is for the host path."""
-        del counts, history
+        """Goes on from a snapshot; ``counts`` and ``history`` are for the host path."""
         with self._precision():
-            self._carry = Carry(**jax.tree.map(jnp.array, snapshot))
-            found = as_method(self.optimizer).stop(self._carry.state)
-            self._prepare(_next(self.optimizer, self._carry.state))
-        self.reasons = [name for name, holds in found.items() if bool(holds)]
+            self.carry = jax.tree.map(jnp.array, carry)
+            reasons = as_method(self.optimizer).stop(self.carry.state)
+            self._prepare(_next(self.optimizer, self.carry.state))
+        self.reasons = reasons_that_hold(reasons)
 
 
-def _columns(rows: steps.StepRecord, count: int) -> dict[str, np.ndarray]:
+class _Pace:
+    """How many generations a call should run, from how long they take."""
+
+    def __init__(self) -> None:
+        self.generations, self._calls = 1, 0
+
+    def add(self, seconds: float, count: int, deadline: float) -> None:
+        """Takes in the time of a call; that of the first is mostly compilation."""
+        self._calls += 1
+        if self._calls == 1:
+            return
+        left = min(CALL_SECONDS, deadline - time.monotonic())
+        fitting = max(1, int(left * count / max(seconds, 1e-9)))
+        self.generations = min(2 * self.generations, fitting, ROWS)
+
+
+def _columns(rows: steps.StepRecord, count: int) -> Columns:
     """Returns the first ``count`` records as named columns."""
     named = {
         "fitness": rows.best_fitness,

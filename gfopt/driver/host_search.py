@@ -1,7 +1,8 @@
-"""The host's side of a run: one state, one open generation, what was seen so far."""
+"""A search whose evaluations happen outside of compiled programs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,13 @@ from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.driver.tiers import at_tier
 from gfopt.driver.turns import Opened, Plain, Told, Turns, told_of
 from gfopt.protocol import as_method
-from gfopt.types import Optimizer, Population, PyTree, Solution, State
+from gfopt.types import (
+    Optimizer,
+    Population,
+    PyTree,
+    Solution,
+    State,
+)
 
 
 @jax.jit
@@ -35,10 +42,9 @@ def _told_late(
     optimizer: Optimizer,
     state: State,
     population: Population,
-    fitness: Any,
-    valid: Any,
+    fitness: jax.Array,
 ) -> State:
-    evaluation = judged(fitness, population.active, (), valid)
+    evaluation = judged(fitness, population.active, ())
     return optimizer.tell(state, population, evaluation)[0]
 
 
@@ -69,47 +75,45 @@ def _reasons(optimizer: Optimizer, state: State) -> Told:
     return told_of(optimizer, state, {})
 
 
-class Search:
-    """A run whose evaluations happen outside of compiled programs.
+class HostSearch:
+    """A method's state, its open generation, and the best solution so far.
 
     Args:
         optimizer: the method.
         x0: starting solution, already in the precision of the search.
         seed: of the run.
         x64: whether the programs run in double precision.
-        state: continue from here instead of ``x0``.
-        counts: by tier, how many turns the search has made.
 
     Attributes:
+        optimizer: the method, at the number of rows that it asked for.
+        best_fitness: the best so far, lower is better.
+        best_x: its solution.
         info: the method's scalars of the last step, in their own precision.
+        step: how often it was told.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        x0: Solution,
-        seed: int,
-        x64: bool,
-        state: State | None = None,
-        counts: Mapping[int, int] | None = None,
-    ):
+    def __init__(self, optimizer: Optimizer, x0: Solution, seed: int, x64: bool):
         self.optimizer = optimizer
         self.x64 = x64
         self.best_x = x0
-        self.best_fitness = np.inf
+        self.best_fitness = math.inf
         init_key, self._run_key = seed_keys(seed)
-        self._turns = self._turns_of(counts or {})
+        self._turns = self._turns_of({})
         self._told = Told()
         self.info: dict[str, np.ndarray] = {}
         with self.precision():
-            if state is None:
-                self._see(self._turns[self.tier].start(init_key, x0))
-            else:
-                self._see(self._turns[self.tier].open(state))
-                self._told = _reasons(optimizer, state)
+            self._see(self._turns[self.tier].start(init_key, x0))
             first = self.state
             self.dtype = evaluator.fitness_dtype(first)
-        self.step = int(first.step)  # tells so far
+        self.step = int(first.step)
+
+    def resume(self, state: State, counts: Mapping[int, int]) -> None:
+        """Goes on from a state, after so many turns at each tier."""
+        self._turns = self._turns_of(counts)
+        with self.precision():
+            self._see(self._turns[self.tier].open(state))
+            self._told = _reasons(self.optimizer, state)
+        self.step = int(self.state.step)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is pickled: NumPy arrays, which keep their precision."""
@@ -138,6 +142,11 @@ class Search:
     def tier(self) -> int:
         """The tier of the method's rows."""
         return as_method(self.optimizer).tier
+
+    @property
+    def size(self) -> int:
+        """Evaluations of the open generation."""
+        return self.active_rows.size
 
     @property
     def counts(self) -> dict[int, int]:
@@ -194,24 +203,23 @@ class Search:
         rows = np.arange(self.rows, dtype=np.int32)
         return np.asarray(_row_keys(self._run_key, np.int32(self.step), rows))
 
-    def note(self, row: int, fitness: float, keep_x: bool = True) -> None:
-        """Remembers a candidate of the open generation as the best so far."""
+    def remember(self, row: int, fitness: float, keep_x: bool = True) -> None:
+        """Takes a candidate of the open generation as the best so far."""
         self.best_fitness = fitness
         if keep_x:
             self.best_x = self.clean(row)
 
-    def advance(self, fitness: np.ndarray, valid: np.ndarray, aux: PyTree = ()) -> None:
+    def tell(self, fitness: np.ndarray, aux: PyTree = ()) -> None:
         """Tells the open generation and opens the next.
 
         Args:
-            fitness: ``float64[P]``, lower is better.
-            valid: ``bool[P]``.
+            fitness: ``float64[P]``, lower is better; not finite for a failure.
             aux: ``[P, ...]`` or ``()``.
         """
-        told = np.where(valid, fitness, np.nan).astype(self.dtype)
+        fitness = np.asarray(fitness, self.dtype)
         with self.precision():
             turns = self._turns[self.tier]
-            opened, self._told = turns.tell(self._opened, told, aux)
+            opened, self._told = turns.tell(self._opened, fitness, aux)
             self._see(opened)
             info = map(np.asarray, self._told.info)
             self.info = dict(zip(self._told.info_names, info, strict=True))
@@ -220,15 +228,13 @@ class Search:
                 self.move(int(wanted))
         self.step += 1
 
-    def tell_late(
-        self, population: Population, fitness: np.ndarray, valid: np.ndarray
-    ) -> None:
+    def tell_late(self, population: Population, fitness: np.ndarray) -> None:
         """Tells rows of a generation that is closed; the open one stays open."""
         with self.precision():
             if self._asked_from is None:
                 self._asked_from = self.state  # what the open rows are decoded with
             fitness = np.asarray(fitness, self.dtype)
-            state = _told_late(self.optimizer, self.state, population, fitness, valid)
+            state = _told_late(self.optimizer, self.state, population, fitness)
             # the counter is the open generation's: the same keys are asked again
             state = fetched(state)._replace(step=np.int32(self.step))
             self._opened = self._opened._replace(pair=Plain((state, self.population)))
@@ -247,8 +253,9 @@ class Search:
         with self.precision():
             return jax.tree.map(np.asarray, _recommended(self.optimizer, self.state))
 
-    def stop_reasons(self) -> list[str]:
-        """Returns the names of the method's own reasons to stop, if any hold."""
+    @property
+    def reasons(self) -> list[str]:
+        """The names of the method's own reasons to stop that hold."""
         return self._told.reasons_that_hold()
 
     def clean(self, row: int) -> Solution:

@@ -1,0 +1,35 @@
+"""Which of two values is better: the one place that turns a sign."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+Number = TypeVar("Number", float, np.ndarray, jax.Array)
+
+
+class Sense(NamedTuple):
+    """What the caller is looking for; inside, of two fitnesses the lower is better.
+
+    Values become fitnesses where a function returns them or a caller tells them, and
+    become values again in the history. Nothing between the two knows the sense.
+
+    Attributes:
+        maximize: whether the largest value is the best.
+
+    Example:
+        >>> Sense(maximize=True).fitness(3.0), Sense().value(3.0)
+        (-3.0, 3.0)
+    """
+
+    maximize: bool = False
+
+    def fitness(self, value: Number) -> Number:
+        """Returns a value as fitness, lower is better."""
+        return -value if self.maximize else value
+
+    def value(self, fitness: Number) -> Number:
+        """Returns a fitness as the caller's value."""
+        return -fitness if self.maximize else fitness
