@@ -27,7 +27,7 @@ from common import save, show
 
 import gfopt
 from gfopt.driver import checkpoint
-from gfopt.driver.storage import previous
+from gfopt.driver.storage.storage import previous
 
 X0 = [1.5, -0.5]
 WORDS: dict[str, Any] = {

@@ -21,9 +21,9 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.driver.records import Record
-from gfopt.driver.storage import read_records, write_snapshot
-from gfopt.driver.tree_records import leaf_types
+from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.storage import read_records, write_snapshot
+from gfopt.driver.storage.tree_records import leaf_types
 from gfopt.noise.noise import Noise
 from gfopt.noise.table import NoiseTable
 from gfopt.optimizers.deep_ga import DeepGA, DeepGAState, mutated

@@ -27,9 +27,9 @@ from gfopt import checks
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.host.values import Value
 from gfopt.core.objective import Objective
-from gfopt.driver.recovery import is_of, recovered
 from gfopt.driver.setup import Setup
-from gfopt.driver.storage import (
+from gfopt.driver.storage.recovery import is_of, recovered
+from gfopt.driver.storage.storage import (
     Contents,
     Record,
     RecordWriter,
@@ -38,7 +38,7 @@ from gfopt.driver.storage import (
     record_to_tree,
     tree_to_record,
 )
-from gfopt.driver.tree_records import with_table, without_table
+from gfopt.driver.storage.tree_records import with_table, without_table
 from gfopt.types import PyTree
 
 SAVE_SECONDS = 1.0  # between two snapshots, at least

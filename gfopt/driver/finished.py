@@ -12,8 +12,8 @@ from gfopt.core.objective import Objective
 from gfopt.driver.endings import Status
 from gfopt.driver.result import Result
 from gfopt.driver.setup import Setup
-from gfopt.driver.storage import Record, record_to_tree, tree_to_record
-from gfopt.driver.tree_records import with_table, without_table
+from gfopt.driver.storage.storage import Record, record_to_tree, tree_to_record
+from gfopt.driver.storage.tree_records import with_table, without_table
 from gfopt.protocol import as_method
 from gfopt.types import PyTree
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from gfopt.driver.records import Record
 from gfopt.driver.replay_log import (
     END,
     KIND,
@@ -18,7 +17,8 @@ from gfopt.driver.replay_log import (
     columns_of,
     header_of,
 )
-from gfopt.driver.storage import Contents, RecordWriter
+from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.storage import Contents, RecordWriter
 from gfopt.types import Optimizer, Solution
 
 SYNC_EVERY = 100  # steps that a power cut may take, at most

@@ -24,8 +24,8 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.driver.arguments import as_solution, in_precision
-from gfopt.driver.records import Record
-from gfopt.driver.storage import Contents, read_records, write_snapshot
+from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.storage import Contents, read_records, write_snapshot
 from gfopt.noise import noise
 from gfopt.optimizers.zeroth_order.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order.zeroth_order import stepped

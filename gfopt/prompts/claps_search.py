@@ -22,9 +22,9 @@ from gfopt import checks, registry
 from gfopt.core.objective import Objective
 from gfopt.driver.checkpoint import described
 from gfopt.driver.minimize import minimize
-from gfopt.driver.recovery import recovered
 from gfopt.driver.result import Result
-from gfopt.driver.storage import (
+from gfopt.driver.storage.recovery import recovered
+from gfopt.driver.storage.storage import (
     differences,
     read_records,
     record_to_tree,

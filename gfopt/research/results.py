@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 import jax
 
-from gfopt.driver.storage import lock
+from gfopt.driver.storage.storage import lock
 from gfopt.research.finished_runs import Run, RunKey
 
 FILE_NAME = "results.sqlite"

@@ -31,9 +31,9 @@ from driver.shared import (
 import gfopt
 from gfopt import Status
 from gfopt.driver import checkpoint as checkpoints
-from gfopt.driver import records as layout
-from gfopt.driver import storage
-from gfopt.driver.storage import previous, read_records
+from gfopt.driver.storage import records as layout
+from gfopt.driver.storage import storage
+from gfopt.driver.storage.storage import previous, read_records
 
 FILES = Path(__file__).parent / "files"
 

@@ -17,7 +17,7 @@ import gfopt
 from gfopt import Status
 from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.progress import FIRST, Interrupt
-from gfopt.driver.storage import read_records
+from gfopt.driver.storage.storage import read_records
 
 
 def minimize(fun: Any, **words: Any) -> gfopt.Result:

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 import gfopt
-from gfopt.driver import records as layout
 from gfopt.driver.log_writer import LogWriter
-from gfopt.driver.storage import read_records
+from gfopt.driver.storage import records as layout
+from gfopt.driver.storage.storage import read_records
 
 KEY = jax.random.key(0)
 # a small matrix, a vector, one in blocks, a number: all layouts of noise

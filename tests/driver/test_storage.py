@@ -16,9 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from gfopt.driver import records as layout
-from gfopt.driver import storage
-from gfopt.driver.storage import Record, RecordWriter, read_records, write_snapshot
+from gfopt.driver.storage import records as layout
+from gfopt.driver.storage import storage
+from gfopt.driver.storage.storage import (
+    Record,
+    RecordWriter,
+    read_records,
+    write_snapshot,
+)
 
 HEADER = {"kind": "log", "config": {"sigma": 0.3, "layers": [1, 2]}}
 DTYPES = [
@@ -314,7 +319,7 @@ def test_what_cannot_be_stored_is_refused(path):
 
 WRITE_FOREVER = """
 import sys, numpy as np
-from gfopt.driver.storage import *
+from gfopt.driver.storage.storage import *
 with RecordWriter.create(sys.argv[1], {}) as writer:
     for i in range(10 ** 9):
         arrays = {"seed": np.uint32(i), "x": np.full(i % 7 * 3000, i)}

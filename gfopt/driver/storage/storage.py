@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gfopt import checks
-from gfopt.driver import records as layout
-from gfopt.driver.records import Record
-from gfopt.driver.tree_records import differences, record_to_tree, tree_to_record
+from gfopt.driver.storage import records as layout
+from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.tree_records import (
+    differences,
+    record_to_tree,
+    tree_to_record,
+)
 
 try:
     import fcntl

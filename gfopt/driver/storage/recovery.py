@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from gfopt.driver.storage import (
+from gfopt.driver.storage.storage import (
     Contents,
     Record,
     differences,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt.core import trees
-from gfopt.driver.records import Record
+from gfopt.driver.storage.records import Record
 from gfopt.types import PyTree
 
 _TABLE = "history/"  # before the names of columns that stand beside a tree

@@ -1,0 +1,1 @@
+"""The record container, and trees in it; it knows nothing of searches."""
