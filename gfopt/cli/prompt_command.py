@@ -16,7 +16,7 @@ from gfopt.cli.arguments import number, refusals
 from gfopt.cli.labelled_texts import label_words, read_sentences, split
 from gfopt.core.objective import Objective
 from gfopt.driver.progress import Interrupt, ProgressLine
-from gfopt.driver.result import Result
+from gfopt.driver.result.result import Result
 from gfopt.problems.language_models.language_models import (
     Pretrained,
     load_gguf,

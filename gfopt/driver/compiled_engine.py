@@ -24,10 +24,10 @@ from gfopt.core.evaluate import (
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.engine import Carry, Limits, reasons_that_hold
-from gfopt.driver.failures import Failures
-from gfopt.driver.history import Columns
 from gfopt.driver.host_search import recommend
 from gfopt.driver.progress import Interrupt
+from gfopt.driver.result.failures import Failures
+from gfopt.driver.result.history import Columns
 from gfopt.driver.setup import Setup
 from gfopt.driver.tiers import at_tier
 from gfopt.lazy import lazy

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from gfopt.driver.failures import Failures
-from gfopt.driver.history import Columns
 from gfopt.driver.progress import Interrupt
+from gfopt.driver.result.failures import Failures
+from gfopt.driver.result.history import Columns
 from gfopt.types import Optimizer, PyTree, Solution, State
 
 

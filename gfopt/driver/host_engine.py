@@ -15,10 +15,10 @@ from gfopt.core.host.evaluator import HostEvaluator
 from gfopt.core.host.values import NOT_FINITE, Value, check_kind, evaluation_of
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.engine import Carry, Limits
-from gfopt.driver.failures import Failures
-from gfopt.driver.history import Columns
 from gfopt.driver.host_search import HostSearch
 from gfopt.driver.progress import Interrupt
+from gfopt.driver.result.failures import Failures
+from gfopt.driver.result.history import Columns
 from gfopt.driver.setup import Setup
 from gfopt.driver.step import keys_of_step
 from gfopt.types import Evaluation, PyTree, Solution

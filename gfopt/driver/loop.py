@@ -21,16 +21,16 @@ from gfopt.core.sense import Sense
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.compiled_engine import CompiledEngine
-from gfopt.driver.endings import Status, ending_of
 from gfopt.driver.engine import Carry, Engine, Limits
-from gfopt.driver.failures import Failures
 from gfopt.driver.finished import OPEN, Ends, from_record, to_record
-from gfopt.driver.history import History
 from gfopt.driver.host_engine import HostEngine
 from gfopt.driver.path import choose_path, closed, saved_path
 from gfopt.driver.probe import Probe
 from gfopt.driver.progress import Interrupt, ProgressLine
-from gfopt.driver.result import MOST_KEPT, Result
+from gfopt.driver.result.endings import Status, ending_of
+from gfopt.driver.result.failures import Failures
+from gfopt.driver.result.history import History
+from gfopt.driver.result.result import MOST_KEPT, Result
 from gfopt.driver.setup import Setup
 from gfopt.protocol import as_method
 from gfopt.types import PyTree

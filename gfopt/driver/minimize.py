@@ -30,7 +30,7 @@ from gfopt.driver.checkpoint import Checkpoint, configuration
 from gfopt.driver.finished import Ends
 from gfopt.driver.loop import Loop, unstarted
 from gfopt.driver.method import against_noise
-from gfopt.driver.result import Result
+from gfopt.driver.result.result import Result
 from gfopt.driver.setup import Setup, setup
 from gfopt.optimizers.wrappers.augmented_lagrangian import constrained
 from gfopt.optimizers.wrappers.bounded import refuse_slopes

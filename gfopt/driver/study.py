@@ -27,8 +27,8 @@ import numpy as np
 
 from gfopt import __version__, checks
 from gfopt.driver.ask_tell import AskTell, Trial
-from gfopt.driver.endings import Status
-from gfopt.driver.result import Result
+from gfopt.driver.result.endings import Status
+from gfopt.driver.result.result import Result
 from gfopt.spaces.domains import Domain
 from gfopt.types import Solution
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gfopt import checks
-from gfopt.driver.result import Result
+from gfopt.driver.result.result import Result
 from gfopt.protocol import as_method
 
 

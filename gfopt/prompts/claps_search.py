@@ -22,7 +22,7 @@ from gfopt import checks, registry
 from gfopt.core.objective import Objective
 from gfopt.driver.checkpoint import described
 from gfopt.driver.minimize import minimize
-from gfopt.driver.result import Result
+from gfopt.driver.result.result import Result
 from gfopt.driver.storage.recovery import recovered
 from gfopt.driver.storage.storage import (
     differences,

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gfopt.driver.minimize import minimize
-from gfopt.driver.result import Result
+from gfopt.driver.result.result import Result
 from gfopt.problems.environments.atari import Atari
 from gfopt.problems.environments.atari_emulator import FRAMES_PER_STEP
 from gfopt.research.finished_runs import Run

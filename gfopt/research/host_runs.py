@@ -18,7 +18,7 @@ import numpy as np
 from gfopt.core.objective import Objective
 from gfopt.driver.host_search import HostSearch
 from gfopt.driver.minimize import minimize
-from gfopt.driver.result import Result
+from gfopt.driver.result.result import Result
 from gfopt.problems import BBOBProblem, bbob
 from gfopt.problems.problem import Problem
 from gfopt.research.counted import Counted, Ended

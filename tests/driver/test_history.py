@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gfopt.core.sense import Sense
-from gfopt.driver.history import History
+from gfopt.driver.result.history import History
 
 
 def columns(*fitness: float, count: int = 4, **more: Any) -> dict[str, np.ndarray]:

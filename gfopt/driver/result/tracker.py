@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gfopt import checks
-from gfopt.driver.result import Result
+from gfopt.driver.result.result import Result
 
 
 class Tracker:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from gfopt.core import trees
-from gfopt.driver.endings import Status
-from gfopt.driver.plots import figure_of
+from gfopt.driver.result.endings import Status
+from gfopt.driver.result.plots import figure_of
 from gfopt.protocol import as_method
 from gfopt.types import Optimizer, PyTree, Solution, State
 

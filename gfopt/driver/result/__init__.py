@@ -1,0 +1,1 @@
+"""What a search gives back: its result, history, endings and failures."""
