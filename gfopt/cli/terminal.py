@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gfopt.driver.compiling import CompileWatch
+from gfopt.driver.progress.compiling import CompileWatch
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
 from gfopt.research.tables import Table

@@ -25,7 +25,7 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.engine import Carry, Limits, reasons_that_hold
 from gfopt.driver.host_search import recommend
-from gfopt.driver.progress import Interrupt
+from gfopt.driver.progress.progress import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.driver.setup import Setup

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from gfopt.driver.progress import Interrupt
+from gfopt.driver.progress.progress import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.types import Optimizer, PyTree, Solution, State

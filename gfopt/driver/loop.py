@@ -26,7 +26,7 @@ from gfopt.driver.finished import OPEN, Ends, from_record, to_record
 from gfopt.driver.host_engine import HostEngine
 from gfopt.driver.path import choose_path, closed, saved_path
 from gfopt.driver.probe import Probe
-from gfopt.driver.progress import Interrupt, ProgressLine
+from gfopt.driver.progress.progress import Interrupt, ProgressLine
 from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import History

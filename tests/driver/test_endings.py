@@ -28,7 +28,7 @@ from driver.shared import (
 
 import gfopt
 from gfopt import Status
-from gfopt.driver import progress
+from gfopt.driver.progress import progress
 
 # ---- the ends
 

@@ -11,7 +11,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from gfopt.driver.compiling import CompileWatch
+from gfopt.driver.progress.compiling import CompileWatch
 
 ANYWHERE = 3  # presses of Ctrl-C after which it raises wherever it comes
 FIRST = b"\nCtrl-C: ends after this generation; once more stops now\n"
