@@ -18,7 +18,7 @@ import numpy as np
 from common import save, show
 
 import gfopt
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.setup import setup
 from gfopt.driver.step import population_size
 from gfopt.problems import digits, mlp
 

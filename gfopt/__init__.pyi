@@ -43,8 +43,8 @@ from gfopt.driver.result.tracker import Tracker as Tracker
 from gfopt.driver.run import RunResult as RunResult
 from gfopt.driver.run import run as run
 from gfopt.driver.scipy_method import scipy_method as scipy_method
+from gfopt.driver.setup.warm_start import warm_start as warm_start
 from gfopt.driver.study import Study as Study
-from gfopt.driver.warm_start import warm_start as warm_start
 from gfopt.noise.noise import gaussian as gaussian
 from gfopt.noise.noise import rademacher as rademacher
 from gfopt.noise.perturbation.low_rank_noise import low_rank as low_rank

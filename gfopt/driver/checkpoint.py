@@ -27,7 +27,7 @@ from gfopt import checks
 from gfopt.core.constraints import ConstraintValues
 from gfopt.core.host.values import Value
 from gfopt.core.objective import Objective
-from gfopt.driver.setup import Setup
+from gfopt.driver.setup.setup import Setup
 from gfopt.driver.storage.recovery import is_of, recovered
 from gfopt.driver.storage.storage import (
     Contents,

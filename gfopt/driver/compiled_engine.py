@@ -28,7 +28,7 @@ from gfopt.driver.host_search import recommend
 from gfopt.driver.progress.progress import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
-from gfopt.driver.setup import Setup
+from gfopt.driver.setup.setup import Setup
 from gfopt.driver.tiers import at_tier
 from gfopt.lazy import lazy
 from gfopt.protocol import as_method, diagnostics

@@ -11,7 +11,7 @@ import numpy as np
 from gfopt.core.objective import Objective
 from gfopt.driver.result.endings import Status
 from gfopt.driver.result.result import Result
-from gfopt.driver.setup import Setup
+from gfopt.driver.setup.setup import Setup
 from gfopt.driver.storage.storage import Record, record_to_tree, tree_to_record
 from gfopt.driver.storage.tree_records import with_table, without_table
 from gfopt.protocol import as_method

@@ -19,7 +19,7 @@ from gfopt.driver.host_search import HostSearch
 from gfopt.driver.progress.progress import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
-from gfopt.driver.setup import Setup
+from gfopt.driver.setup.setup import Setup
 from gfopt.driver.step import keys_of_step
 from gfopt.types import Evaluation, PyTree, Solution
 

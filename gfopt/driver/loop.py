@@ -31,7 +31,7 @@ from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import History
 from gfopt.driver.result.result import MOST_KEPT, Result
-from gfopt.driver.setup import Setup
+from gfopt.driver.setup.setup import Setup
 from gfopt.protocol import as_method
 from gfopt.types import PyTree
 

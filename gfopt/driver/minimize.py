@@ -17,7 +17,12 @@ from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective, as_objective
-from gfopt.driver.arguments import (
+from gfopt.driver.batches import Batches
+from gfopt.driver.checkpoint import Checkpoint, configuration
+from gfopt.driver.finished import Ends
+from gfopt.driver.loop import Loop, unstarted
+from gfopt.driver.result.result import Result
+from gfopt.driver.setup.arguments import (
     as_callbacks,
     check_batches,
     check_evaluator,
@@ -25,13 +30,8 @@ from gfopt.driver.arguments import (
     check_limits,
     check_seed,
 )
-from gfopt.driver.batches import Batches
-from gfopt.driver.checkpoint import Checkpoint, configuration
-from gfopt.driver.finished import Ends
-from gfopt.driver.loop import Loop, unstarted
-from gfopt.driver.method import against_noise
-from gfopt.driver.result.result import Result
-from gfopt.driver.setup import Setup, setup
+from gfopt.driver.setup.method import against_noise
+from gfopt.driver.setup.setup import Setup, setup
 from gfopt.optimizers.wrappers.augmented_lagrangian import constrained
 from gfopt.optimizers.wrappers.bounded import refuse_slopes
 from gfopt.types import Optimizer, PyTree

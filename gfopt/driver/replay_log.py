@@ -23,7 +23,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.driver.arguments import as_solution, in_precision
+from gfopt.driver.setup.arguments import as_solution, in_precision
 from gfopt.driver.storage.records import Record
 from gfopt.driver.storage.storage import Contents, read_records, write_snapshot
 from gfopt.noise import noise

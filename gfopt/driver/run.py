@@ -14,7 +14,7 @@ from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator, default_evaluator, member_size
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver import step as steps
-from gfopt.driver.arguments import (
+from gfopt.driver.setup.arguments import (
     check_evaluator,
     check_frozen,
     check_halved,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfopt import checks, registry
-from gfopt.driver.method import auto_method
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result.endings import Status
 from gfopt.driver.result.result import Result
+from gfopt.driver.setup.method import auto_method
 
 if TYPE_CHECKING:  # a quarter of a second that only a caller of SciPy should pay
     from scipy.optimize import OptimizeResult

@@ -20,7 +20,7 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.core.objective import Objective
 from gfopt.driver.run import run
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.setup import setup
 from gfopt.driver.step import population_size
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.research.sweep_result import SweepResult

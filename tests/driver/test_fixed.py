@@ -11,7 +11,7 @@ import scipy.optimize
 
 import gfopt
 from gfopt import Status
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.setup import setup
 from gfopt.optimizers.wrappers.held import Held
 
 BOUNDS = [(0, 1), (2, 2), (-1, 1)]

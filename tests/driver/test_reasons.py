@@ -15,7 +15,7 @@ from driver.shared import X0, minimize
 import gfopt
 from gfopt import Status, registry
 from gfopt.driver.result.endings import REASONS, STATUSES, ending_of
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.setup import setup
 from gfopt.protocol import as_method
 
 PAGE = Path(__file__).parents[2] / "docs" / "endings.md"

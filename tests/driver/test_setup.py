@@ -10,9 +10,9 @@ import scipy.optimize
 
 import gfopt
 from gfopt import registry
-from gfopt.driver.arguments import as_solution, check_frozen
-from gfopt.driver.method import auto_method
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.arguments import as_solution, check_frozen
+from gfopt.driver.setup.method import auto_method
+from gfopt.driver.setup.setup import setup
 from gfopt.protocol import as_method, innermost
 
 

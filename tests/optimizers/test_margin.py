@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import norm
 
 import gfopt
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.setup import setup
 from gfopt.optimizers.wrappers.margin import _near_choices, _with_margin
 from gfopt.spaces.bounds import space_of
 

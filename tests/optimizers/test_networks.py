@@ -10,7 +10,7 @@ import pytest
 
 import gfopt
 from gfopt import registry
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.setup import setup
 from gfopt.driver.step import population_size
 from gfopt.problems import digits, mlp
 

@@ -12,7 +12,7 @@ import scipy.stats
 
 import gfopt
 from gfopt.cli.sweep_command import swept
-from gfopt.driver.setup import setup
+from gfopt.driver.setup.setup import setup
 from gfopt.problems import Problem
 from gfopt.research import sweep as sweeps
 from gfopt.research.sweep_result import SweepResult, holm

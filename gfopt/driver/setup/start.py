@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from gfopt import checks
-from gfopt.driver.arguments import as_solution, as_tokens, in_precision
 from gfopt.driver.result.result import Result
-from gfopt.driver.warm_start import continued
+from gfopt.driver.setup.arguments import as_solution, as_tokens, in_precision
+from gfopt.driver.setup.warm_start import continued
 from gfopt.optimizers.wrappers.held import Free, reduced, reduced_space
 from gfopt.spaces.bounds import middle_of, space_of
 from gfopt.spaces.spaces import Space

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from gfopt import checks
-from gfopt.driver.method import Choice
-from gfopt.driver.start import Start, spread
+from gfopt.driver.setup.method import Choice
+from gfopt.driver.setup.start import Start, spread
 from gfopt.methods_table import Row
 from gfopt.optimizers.wrappers.bounded import Bounded, refuse_slopes
 from gfopt.optimizers.wrappers.margin import Margin
