@@ -18,7 +18,7 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.sense import Sense
-from gfopt.driver.host_search import HostSearch
+from gfopt.driver.engine.host_search import HostSearch
 from gfopt.driver.late_trials import Generation, LateTrials
 from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.history import History

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gfopt.core import trees
-from gfopt.driver.host_search import fetched
+from gfopt.driver.engine.host_search import fetched
 from gfopt.types import Population, Solution
 
 MOST_NUMBERS = 2**18  # in all that is kept of closed generations, 2 MB

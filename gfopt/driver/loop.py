@@ -20,10 +20,10 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.core.sense import Sense
 from gfopt.driver.batches import Batches
 from gfopt.driver.checkpoint import Checkpoint
-from gfopt.driver.compiled_engine import CompiledEngine
-from gfopt.driver.engine import Carry, Engine, Limits
+from gfopt.driver.engine.compiled import CompiledEngine
+from gfopt.driver.engine.engine import Carry, Engine, Limits
+from gfopt.driver.engine.hosted import HostEngine
 from gfopt.driver.finished import OPEN, Ends, from_record, to_record
-from gfopt.driver.host_engine import HostEngine
 from gfopt.driver.path import choose_path, closed, saved_path
 from gfopt.driver.probe import Probe
 from gfopt.driver.progress.progress import Interrupt, ProgressLine

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gfopt.core.objective import Objective
-from gfopt.driver.host_search import HostSearch
+from gfopt.driver.engine.host_search import HostSearch
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result.result import Result
 from gfopt.problems import BBOBProblem, bbob

@@ -17,7 +17,7 @@ from programs import cheap_jit
 import gfopt
 from gfopt.core import evaluate
 from gfopt.core.objective import Inputs, Objective
-from gfopt.driver.tiers import at_tier
+from gfopt.driver.engine.tiers import at_tier
 from gfopt.protocol import (
     Method,
     Wrapper,

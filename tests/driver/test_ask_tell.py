@@ -284,7 +284,7 @@ def test_a_method_that_tolerates_it_gets_late_values(monkeypatch, bounds):
 def test_large_open_rows_are_decoded_as_they_were_asked(monkeypatch):
     """Where solutions are decoded one by one, a late tell must not move them."""
     monkeypatch.setattr(ask_tell.registry, "row_of", lambda optimizer: Stale)
-    monkeypatch.setattr("gfopt.driver.turns.DEFAULT_ELEMENTS", 1)
+    monkeypatch.setattr("gfopt.driver.engine.turns.DEFAULT_ELEMENTS", 1)
     jax.clear_caches()
     try:
         search = session()
@@ -325,7 +325,7 @@ def test_a_pickle_in_the_middle_goes_on_bit_for_bit(x0):
 def test_large_arrays_keep_their_precision(monkeypatch):
     """JAX makes float32 of a float64 array that is unpickled elsewhere."""
     # all arrays are large now
-    monkeypatch.setattr("gfopt.driver.packing.LARGE", 1)
+    monkeypatch.setattr("gfopt.driver.engine.packing.LARGE", 1)
     options = {"population_size": 4}
     search, straight = (session("random_search", options=options) for _ in range(2))
     for one in (search, straight):

@@ -16,7 +16,7 @@ from driver.shared import same
 from hypothesis import strategies as st
 
 import gfopt
-from gfopt.driver.packing import LARGE, Layout, pack
+from gfopt.driver.engine.packing import LARGE, Layout, pack
 
 DTYPES = ["float32", "int32", "uint32", "bool", "float64", "uint8", "bfloat16"]
 
@@ -114,7 +114,7 @@ def test_a_layout_from_another_process_is_equal(tmp_path):
     tree = "{'alpha': np.zeros(2), 'beta': [np.ones(3, np.int32)]}"
     program = (
         "import pickle, sys, numpy as np\n"
-        "from gfopt.driver.packing import pack\n"
+        "from gfopt.driver.engine.packing import pack\n"
         f"pickle.dump(pack({tree}).layout, open(sys.argv[1], 'wb'))"
     )
     path = tmp_path / "layout"

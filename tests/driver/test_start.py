@@ -251,7 +251,7 @@ def test_ctrl_c_before_the_first_generation_gives_a_result(where, monkeypatch):
     asked: Any = fun
     if where == "compiling":
         asked = plateau
-        monkeypatch.setattr("gfopt.driver.compiled_engine._next", lambda *_: press())
+        monkeypatch.setattr("gfopt.driver.engine.compiled._next", lambda *_: press())
     words: dict[str, Any] = {}
     if where == "first call":
         asked = Recorded(lambda x: press() or plateau(x))

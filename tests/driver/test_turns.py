@@ -12,7 +12,7 @@ from jax import lax
 
 import gfopt
 from gfopt import registry
-from gfopt.driver import turns
+from gfopt.driver.engine import turns
 
 X0 = [1.0, -0.5, 2.0]
 

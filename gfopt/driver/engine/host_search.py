@@ -13,9 +13,9 @@ import numpy as np
 from gfopt.core.evaluate import judged
 from gfopt.core.host import evaluator
 from gfopt.core.numpy_programs.program import HostFunction
+from gfopt.driver.engine.tiers import at_tier
+from gfopt.driver.engine.turns import Opened, Plain, Told, Turns, told_of
 from gfopt.driver.step import seed_keys, step_keys, wrapped
-from gfopt.driver.tiers import at_tier
-from gfopt.driver.turns import Opened, Plain, Told, Turns, told_of
 from gfopt.protocol import as_method
 from gfopt.types import (
     Optimizer,

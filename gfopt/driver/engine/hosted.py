@@ -14,8 +14,8 @@ from gfopt.core.evaluate import judged
 from gfopt.core.host.evaluator import HostEvaluator
 from gfopt.core.host.values import NOT_FINITE, Value, check_kind, evaluation_of
 from gfopt.core.objective import Inputs, Objective
-from gfopt.driver.engine import Carry, Limits
-from gfopt.driver.host_search import HostSearch
+from gfopt.driver.engine.engine import Carry, Limits
+from gfopt.driver.engine.host_search import HostSearch
 from gfopt.driver.progress.progress import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns

@@ -25,7 +25,7 @@ from gfopt.core import trees
 from gfopt.core.evaluate import DEFAULT_ELEMENTS, decode_rows, judged
 from gfopt.core.numpy_programs.program import NumpyProgram
 from gfopt.core.numpy_programs.rule import UnknownEquation
-from gfopt.driver.packing import Packed, pack
+from gfopt.driver.engine.packing import Packed, pack
 from gfopt.driver.step import step_keys, wrapped
 from gfopt.protocol import as_method, diagnostics
 from gfopt.pytree import pytree, static

@@ -23,13 +23,13 @@ from gfopt.core.evaluate import (
 )
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
-from gfopt.driver.engine import Carry, Limits, reasons_that_hold
-from gfopt.driver.host_search import recommend
+from gfopt.driver.engine.engine import Carry, Limits, reasons_that_hold
+from gfopt.driver.engine.host_search import recommend
+from gfopt.driver.engine.tiers import at_tier
 from gfopt.driver.progress.progress import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.driver.setup.setup import Setup
-from gfopt.driver.tiers import at_tier
 from gfopt.lazy import lazy
 from gfopt.protocol import as_method, diagnostics
 from gfopt.types import Optimizer, PyTree, Solution, State

@@ -1,0 +1,1 @@
+"""What advances a search: compiled, or with calls of Python."""
