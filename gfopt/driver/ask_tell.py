@@ -19,13 +19,13 @@ from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.sense import Sense
 from gfopt.driver.engine.host_search import HostSearch
-from gfopt.driver.late_trials import Generation, LateTrials
 from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.history import History
 from gfopt.driver.result.result import MOST_KEPT, Result, reasons_with_values
 from gfopt.driver.setup.arguments import as_solution, check_seed, values_told
 from gfopt.driver.setup.method import against_noise
 from gfopt.driver.setup.setup import setup
+from gfopt.driver.trials.late_trials import Generation, LateTrials
 from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.optimizers.wrappers.held import Held
 from gfopt.protocol import as_method, layers

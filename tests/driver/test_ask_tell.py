@@ -398,7 +398,7 @@ def test_a_session_is_pickled_whole_while_others_tell():
 
 
 def test_trials_that_nobody_tells_are_forgotten(monkeypatch):
-    monkeypatch.setattr("gfopt.driver.late_trials.MOST_NUMBERS", 40)
+    monkeypatch.setattr("gfopt.driver.trials.late_trials.MOST_NUMBERS", 40)
     search = session()
     for _ in range(50):
         trials = search.ask()

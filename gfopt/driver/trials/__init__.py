@@ -1,0 +1,1 @@
+"""The trials of a search whose evaluations are the caller's."""
