@@ -26,7 +26,7 @@ import numpy as np
 from common import save, show
 
 import gfopt
-from gfopt.driver import checkpoint
+from gfopt.driver.loop import checkpoint
 from gfopt.driver.storage.storage import previous
 
 X0 = [1.5, -0.5]

@@ -31,7 +31,7 @@ CHILD = """
 import sys, time, zlib
 import jax, numpy as np
 import gfopt
-from gfopt.driver import checkpoint
+from gfopt.driver.loop import checkpoint
 checkpoint.SAVE_SECONDS, checkpoint.SAVE_SHARE = 0.0, float("inf")
 method, path, log, folder = sys.argv[1:]
 def host(x):

@@ -17,10 +17,10 @@ from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective, as_objective
-from gfopt.driver.batches import Batches
-from gfopt.driver.checkpoint import Checkpoint, configuration
-from gfopt.driver.finished import Ends
-from gfopt.driver.loop import Loop, unstarted
+from gfopt.driver.loop.batches import Batches
+from gfopt.driver.loop.checkpoint import Checkpoint, configuration
+from gfopt.driver.loop.finished import Ends
+from gfopt.driver.loop.loop import Loop, unstarted
 from gfopt.driver.result.result import Result
 from gfopt.driver.setup.arguments import (
     as_callbacks,

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gfopt import checks, registry
 from gfopt.core.objective import Objective
-from gfopt.driver.checkpoint import described
+from gfopt.driver.loop.checkpoint import described
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result.result import Result
 from gfopt.driver.storage.recovery import recovered

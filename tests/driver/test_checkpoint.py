@@ -30,7 +30,7 @@ from driver.shared import (
 
 import gfopt
 from gfopt import Status
-from gfopt.driver import checkpoint as checkpoints
+from gfopt.driver.loop import checkpoint as checkpoints
 from gfopt.driver.storage import records as layout
 from gfopt.driver.storage import storage
 from gfopt.driver.storage.storage import previous, read_records
@@ -82,8 +82,8 @@ def path(tmp_path):
 def often(request, monkeypatch):
     """With a snapshot before every generation, and with hardly any."""
     if request.param:
-        monkeypatch.setattr("gfopt.driver.checkpoint.SAVE_SECONDS", 0.0)
-        monkeypatch.setattr("gfopt.driver.checkpoint.SAVE_SHARE", math.inf)
+        monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SECONDS", 0.0)
+        monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SHARE", math.inf)
     return request.param
 
 
@@ -105,7 +105,7 @@ def test_repeated_kills_cost_the_calls_that_they_hit(often, path, straight):
 def run_child(tmp_path: Any, body: str) -> int:
     program = "\n".join(
         [
-            "import os, signal, gfopt, gfopt.driver.checkpoint as module",
+            "import os, signal, gfopt, gfopt.driver.loop.checkpoint as module",
             "from driver import functions",
             "from driver.shared import SMALL, X0, plateau",
             body,
@@ -219,8 +219,8 @@ def damaged(is_damaged: Any = True) -> Any:
 @pytest.fixture
 def saved(path, monkeypatch):
     """A file with a save before it, values behind the snapshot, and calls to go."""
-    monkeypatch.setattr("gfopt.driver.checkpoint.SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("gfopt.driver.checkpoint.SAVE_SHARE", math.inf)
+    monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SHARE", math.inf)
     with pytest.raises(Killed):
         minimize(Mortal(host_plateau, 16), path)
     before = previous(path)

@@ -14,7 +14,7 @@ from driver import functions
 from driver.shared import SMALL, X0, Recorded, host_plateau, plateau
 
 import gfopt
-from gfopt.driver import checkpoint as checkpoints
+from gfopt.driver.loop import checkpoint as checkpoints
 
 
 def minimize(fun: Any, path: Any = None, x0: Any = X0, **words: Any) -> gfopt.Result:

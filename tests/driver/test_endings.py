@@ -289,7 +289,7 @@ def test_a_result_pickles_with_every_bit(compiled, hosted):
 
 
 def test_a_solution_too_large_to_copy_is_only_recommended(monkeypatch):
-    monkeypatch.setattr("gfopt.driver.loop.MOST_KEPT", 1)
+    monkeypatch.setattr("gfopt.driver.loop.loop.MOST_KEPT", 1)
     for fun in (plateau, host_plateau):
         found = minimize(fun, budget=9)
         assert found.x is None and np.isfinite(found.fun)

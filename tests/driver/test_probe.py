@@ -15,7 +15,7 @@ import pytest
 
 import gfopt
 from gfopt.core.objective import Inputs, as_objective
-from gfopt.driver.probe import probe
+from gfopt.driver.loop.probe import probe
 
 X0 = np.array([1.0, 2.0])
 KEY = jax.random.key(0)

@@ -13,7 +13,7 @@ from gfopt import checks
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator
 from gfopt.core.objective import Inputs, Objective
-from gfopt.driver.probe import Probe, fitness_of, probe
+from gfopt.driver.loop.probe import Probe, fitness_of, probe
 from gfopt.driver.step import keys_of_step
 from gfopt.types import Solution
 

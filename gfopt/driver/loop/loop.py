@@ -18,14 +18,14 @@ from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
 from gfopt.core.sense import Sense
-from gfopt.driver.batches import Batches
-from gfopt.driver.checkpoint import Checkpoint
 from gfopt.driver.engine.compiled import CompiledEngine
 from gfopt.driver.engine.engine import Carry, Engine, Limits
 from gfopt.driver.engine.hosted import HostEngine
-from gfopt.driver.finished import OPEN, Ends, from_record, to_record
-from gfopt.driver.path import choose_path, closed, saved_path
-from gfopt.driver.probe import Probe
+from gfopt.driver.loop.batches import Batches
+from gfopt.driver.loop.checkpoint import Checkpoint
+from gfopt.driver.loop.finished import OPEN, Ends, from_record, to_record
+from gfopt.driver.loop.path import choose_path, closed, saved_path
+from gfopt.driver.loop.probe import Probe
 from gfopt.driver.progress.progress import Interrupt, ProgressLine
 from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.failures import Failures

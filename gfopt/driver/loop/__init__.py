@@ -1,0 +1,1 @@
+"""The loop of ``minimize``: path, data, checkpoints, end."""
