@@ -35,8 +35,8 @@ from gfopt.core.trees import partition as partition
 from gfopt.driver.ask_tell import AskTell as AskTell
 from gfopt.driver.ask_tell import Trial as Trial
 from gfopt.driver.minimize import minimize as minimize
-from gfopt.driver.replay_log import ReplayLog as ReplayLog
-from gfopt.driver.replay_log import replay as replay
+from gfopt.driver.replay.replay import ReplayLog as ReplayLog
+from gfopt.driver.replay.replay import replay as replay
 from gfopt.driver.result.endings import Status as Status
 from gfopt.driver.result.result import Result as Result
 from gfopt.driver.result.tracker import Tracker as Tracker

@@ -253,7 +253,7 @@ def test_import_is_light() -> None:
 
 def test_a_search_loads_only_its_own_method() -> None:
     """Nor what only logs and other methods need, nor what JAX loads for kernels."""
-    others = "optimizers.zeroth_order optimizers.consensus driver.log_writer".split()
+    others = "optimizers.zeroth_order optimizers.consensus driver.replay".split()
     seldom = [*HEAVY, "optax", "scipy.optimize", "jax.extend"]
     seldom += [f"gfopt.{name}" for name in others]
     code = f"""

@@ -191,7 +191,7 @@ def minimize(
         logged = None
         if log is not None:
             # brings the methods that a log can be of, which most searches don't need
-            from gfopt.driver.log_writer import LogWriter
+            from gfopt.driver.replay.log_writer import LogWriter
 
             logged = stack.enter_context(LogWriter(log, start.optimizer, start.x0))
         loop = Loop(

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import gfopt
-from gfopt.driver.log_writer import LogWriter
+from gfopt.driver.replay.log_writer import LogWriter
 from gfopt.driver.storage import records as layout
 from gfopt.driver.storage.storage import read_records
 

@@ -11,7 +11,7 @@ import oracles
 import pytest
 
 import gfopt
-from gfopt.driver import compiled_engine, turns
+from gfopt.driver.engine import compiled, turns
 from gfopt.optimizers.wrappers.restarts import Restarts
 from gfopt.types import Evaluation
 
@@ -65,9 +65,9 @@ def test_tiers_are_few_programs_and_host_and_compiled_agree(
     def search(fun: object) -> gfopt.Result:
         return gfopt.minimize(fun, X0, method=SEARCH, budget=6000, target=-1.0, seed=4)
 
-    before = compiled_engine._advance._cache_size()
+    before = compiled._advance._cache_size()
     found = search(rastrigin)
-    programs = compiled_engine._advance._cache_size() - before
+    programs = compiled._advance._cache_size() - before
     largest = int(found.state.doublings)
     assert found.state.num_restarts > largest >= 2
     assert programs <= largest + 1
@@ -79,7 +79,7 @@ def test_tiers_are_few_programs_and_host_and_compiled_agree(
     # the host path has paid for f(x0): it may end a generation earlier
     np.testing.assert_allclose(on_host.state.spent, found.state.spent, atol=50)
     assert search(rastrigin).x.tolist() == found.x.tolist()
-    assert compiled_engine._advance._cache_size() == before + programs
+    assert compiled._advance._cache_size() == before + programs
 
 
 def test_population_grows_up_to_its_rows_in_a_batch_of_runs() -> None:

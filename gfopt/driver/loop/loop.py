@@ -36,7 +36,7 @@ from gfopt.protocol import as_method
 from gfopt.types import PyTree
 
 if TYPE_CHECKING:
-    from gfopt.driver.log_writer import LogWriter
+    from gfopt.driver.replay.log_writer import LogWriter
 
 BARREN = 10  # generations in a row without one valid value after which it gives up,
 LEAST_BARREN = 40  # but not before so many evaluations: some methods make one a step

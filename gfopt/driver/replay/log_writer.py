@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gfopt.driver.replay_log import (
+from gfopt.driver.replay.replay import (
     END,
     KIND,
     NAMES,

@@ -1,0 +1,1 @@
+"""Replay logs: runs of zeroth-order methods as scalars."""
