@@ -89,6 +89,25 @@ def test_imports_point_one_way() -> None:
     assert not wrong
 
 
+# within the driver each room may import from those before it, and a door from all
+DRIVER = ["storage", "progress", "result", "step", "setup", "engine", "trials"]
+DRIVER += ["replay", "loop"]
+
+
+def test_the_rooms_of_the_driver_point_one_way() -> None:
+    wrong = []
+    for path in FILES:
+        _, part, room, *_ = [*module_of(path).split("."), "", ""]
+        if part != "driver" or room not in DRIVER:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            home = getattr(node, "module", None) or ""
+            allowed = DRIVER[: DRIVER.index(room) + 1]
+            if home.startswith("gfopt.driver.") and home.split(".")[2] not in allowed:
+                wrong.append(f"{module_of(path)} must not import {home}")
+    assert not wrong
+
+
 def inner_forms(path: Path) -> Iterator[str]:
     """Yields every use of what JAX may rename between two versions."""
     for node in ast.walk(ast.parse(path.read_text())):

@@ -15,7 +15,8 @@ from gfopt.cli import terminal
 from gfopt.cli.arguments import number, refusals
 from gfopt.cli.labelled_texts import label_words, read_sentences, split
 from gfopt.core.objective import Objective
-from gfopt.driver.progress.progress import Interrupt, ProgressLine
+from gfopt.driver.progress.interrupt import Interrupt
+from gfopt.driver.progress.progress import ProgressLine
 from gfopt.driver.result.result import Result
 from gfopt.problems.language_models.language_models import (
     Pretrained,

@@ -11,10 +11,10 @@ Number = TypeVar("Number", float, np.ndarray, jax.Array)
 
 
 class Sense(NamedTuple):
-    """What the caller is looking for; inside, of two fitnesses the lower is better.
+    """What the caller looks for; inside a search lower fitness is better.
 
-    Values become fitnesses where a function returns them or a caller tells them, and
-    become values again in the history. Nothing between the two knows the sense.
+    A value becomes fitness where a function returns it or a caller tells it, and a
+    value again in the history. No code between the two knows the sense.
 
     Attributes:
         maximize: whether the largest value is the best.

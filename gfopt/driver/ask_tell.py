@@ -25,13 +25,12 @@ from gfopt.driver.result.result import MOST_KEPT, Result, reasons_with_values
 from gfopt.driver.setup.arguments import as_solution, check_seed, values_told
 from gfopt.driver.setup.method import against_noise
 from gfopt.driver.setup.setup import setup
-from gfopt.driver.trials.late_trials import Generation, LateTrials
+from gfopt.driver.trials.late_trials import ClosedGeneration, LateTrials
+from gfopt.driver.trials.trials import START, OpenTrials
 from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.optimizers.wrappers.held import Held
 from gfopt.protocol import as_method, layers
-from gfopt.types import Optimizer, Solution
-
-START = -1  # in place of a row: the starting solution
+from gfopt.types import Optimizer, PyTree, Solution
 
 
 class Trial(NamedTuple):
@@ -107,12 +106,12 @@ class AskTell:
     def __init__(
         self,
         method: str | Optimizer,
-        x0: Any,
+        x0: PyTree,
         *,
-        sigma0: Any = None,
-        bounds: Any = None,
+        sigma0: PyTree = None,
+        bounds: PyTree = None,
         seed: int = 0,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
         maximize: bool = False,
         noisy: bool = False,
     ):
@@ -137,22 +136,12 @@ class AskTell:
         self._injects = row is not None and "injects" in row.flags
         self._waiting: list[tuple[Solution, float]] = []
         self._uses_late = row is not None and "tolerates_stale" in row.flags
-        self._first_id = 0
         wants_start = trees.num_parameters(start.x0) <= MOST_KEPT
         wants_start &= not registry.takes_tokens(optimizer)
-        with self._turn:
-            self._open(wants_start and not self._search.begins_at(start.x0))
-
-    def _open(self, with_start: bool = False) -> None:
-        """Starts on the search's open generation."""
-        self._rows = [START] * with_start + self._search.active_rows.tolist()
-        self._is_member = np.array(self._rows) != START
-        self._num_asked = 0  # how many of the rows were handed out
-        self._fitness = np.full(len(self._rows), np.nan)
-        self._told = np.zeros(len(self._rows), bool)
-        self._num_free = len(self._rows)  # that are not taken by injected solutions
-        self._place()
-        self._turn.notify_all()
+        rows = self._search.active_rows.tolist()
+        if wants_start and not self._search.begins_at(start.x0):
+            rows = [START, *rows]
+        self._trials = OpenTrials(0, rows)
 
     def ask(self, n: int | None = None, *, timeout: float = 0.0) -> list[Trial]:
         """Hands out the next members of the open generation.
@@ -168,8 +157,8 @@ class AskTell:
             values must be told, or the generation closed, first.
 
         Raises:
-            TypeError, ValueError: where ``n`` is no integer from 1 up, or ``timeout``
-                no number from 0 up.
+            TypeError, ValueError: for an ``n`` other than an integer from 1 up, or a
+                ``timeout`` below 0.
 
         Example:
             >>> import concurrent.futures, gfopt
@@ -187,12 +176,11 @@ class AskTell:
             checks.integer("n", n, 1)
         checks.non_negative("timeout", timeout)
         with self._turn:
-            self._turn.wait_for(lambda: self._num_asked < self._num_free, timeout)
-            start = self._num_asked
-            stop = self._num_free if n is None else min(start + n, self._num_free)
-            self._num_asked = stop
-            first, rows = self._first_id + start, self._rows[start:stop]
-            return [Trial(first + i, self._solution(row)) for i, row in enumerate(rows)]
+            self._turn.wait_for(
+                lambda: self._trials.num_asked < self._trials.num_free, timeout
+            )
+            rows = self._trials.hand_out(n)
+            return [Trial(i, self._solution(row)) for i, row in rows.items()]
 
     def _solution(self, row: int) -> Solution:
         if row == START:
@@ -212,23 +200,22 @@ class AskTell:
             values: a number for each; None or NaN (or an infinity) for one that failed.
 
         Raises:
-            TypeError: for something that is no trial or no number.
+            TypeError: for something other than trials and numbers.
             ValueError: for an unknown trial, one that has its value already, or another
                 number of values than of trials. Nothing has been taken in then.
         """
-        ids, numbers = _told(trials, values)
-        fitness, now = self._sense.fitness(numbers), ids - self._first_id
-        self._check(ids, now)
-        is_late = now < 0
+        ids, numbers = _as_told(trials, values)
+        fitness, open_trials = self._sense.fitness(numbers), self._trials
+        open_trials.check(ids, self._late)
+        is_late = ids < open_trials.first_id
         late = ids[is_late].tolist()
         if late:
-            self._take_late(late, fitness[is_late])
-            now, fitness = now[~is_late], fitness[~is_late]
-        if now.size:
-            self._fitness[now] = fitness
-            self._told[now] = True
-            self._note(now)
-        if self._told.all():
+            self._tell_late(dict(zip(late, fitness[is_late].tolist(), strict=True)))
+        if len(late) < ids.size:
+            places = ids[~is_late] - open_trials.first_id
+            open_trials.tell(places, fitness[~is_late])
+            self._count(places)
+        if open_trials.is_told.all():
             self._advance()
         if late and not self._uses_late:
             name = type(self._search.optimizer).__name__
@@ -238,45 +225,25 @@ class AskTell:
                 stacklevel=3,
             )
 
-    def _check(self, ids: np.ndarray, now: np.ndarray) -> None:
-        """Refuses ids that were not handed out, or that have a value already."""
-        if not ids.size:
-            return
-        if now.max() >= self._num_asked:
-            raise ValueError(
-                f"trials must have been asked for; got id {ids[now.argmax()]}, "
-                f"asked so far: {self._first_id + self._num_asked}"
-            )
-        is_open = now >= 0
-        wrong = ids[is_open][self._told[now[is_open]]].tolist()
-        wrong += [i for i in ids[~is_open].tolist() if i not in self._late]
-        if len(set(ids.tolist())) < ids.size:
-            wrong += [i for i, n in Counter(ids.tolist()).items() if n > 1]
-        if wrong:
-            raise ValueError(
-                "trials must be waiting for their value, and be named once; got id "
-                f"{wrong[0]}, which is named twice, has a value, was never asked for, "
-                "or is of a generation that was closed long ago"
-            )
-
-    def _note(self, indices: np.ndarray) -> None:
-        """Remembers the best of some values of the open generation, and failures."""
-        fitness = self._fitness[indices]
+    def _count(self, places: np.ndarray) -> None:
+        """Counts failures among new values, and takes the best of them if it is one."""
+        trials = self._trials
+        fitness = trials.fitness[places]
         valid = np.isfinite(fitness)
         if not valid.all():
             self._failures["told as failed"] += int((~valid).sum())
             fitness = np.where(valid, fitness, np.inf)
         best = int(np.argmin(fitness))
-        row, value = self._rows[indices[best]], float(fitness[best])
+        row, lowest = trials.rows[places[best]], float(fitness[best])
         if row == START:
-            self._note_solution(value, self._x0)
-        elif value < self._search.best_fitness:
-            self._search.remember(row, value)
-        for index in indices[~self._is_member[indices]]:
-            self._history.begin(float(self._fitness[index]))
+            self._improve(lowest, self._x0)
+        elif lowest < self._search.best_fitness:
+            self._search.remember(row, lowest)
+        for place in places[~trials.is_member[places]]:
+            self._history.begin(float(trials.fitness[place]))
 
-    def _note_solution(self, fitness: float, solution: Solution) -> None:
-        """Remembers a solution that is in no row of the open generation, if best."""
+    def _improve(self, fitness: float, solution: Solution) -> None:
+        """Takes a solution that is not in the open generation, if it is the best."""
         if fitness < self._search.best_fitness:
             self._search.best_fitness = fitness
             self._search.best_x = jax.tree.map(np.array, solution)
@@ -299,7 +266,7 @@ class AskTell:
             values: a number for each; those of None or NaN are left out.
 
         Raises:
-            TypeError: for something that is no number.
+            TypeError: for something other than numbers.
             ValueError: for a solution that is not like ``x0`` or lies outside of the
                 bounds, or another number of values than of solutions. Nothing has been
                 taken in then.
@@ -311,17 +278,17 @@ class AskTell:
             >>> search.result.fun, len(search.ask())  # x0 and four candidates
             (0.25, 5)
         """
-        given = [self._like_x0(solution) for solution in solutions]
-        numbers = values_told(values, len(given), "solutions")
+        copies = [self._like_x0(solution) for solution in solutions]
+        numbers = values_told(values, len(copies), "solutions")
         known = [
             (solution, float(fitness))
             for solution, fitness in zip(
-                given, self._sense.fitness(numbers), strict=True
+                copies, self._sense.fitness(numbers), strict=True
             )
             if math.isfinite(fitness)
         ]
         for solution, fitness in known:
-            self._note_solution(fitness, solution)
+            self._improve(fitness, solution)
         if self._injects:
             self._waiting += known
             self._place()
@@ -333,7 +300,7 @@ class AskTell:
                 stacklevel=3,
             )
 
-    def _like_x0(self, solution: Any) -> Solution:
+    def _like_x0(self, solution: Solution) -> Solution:
         """Returns a solution in the form and precision of ``x0``."""
         solution = as_solution(solution)
         came, expected = jax.tree.map(np.shape, (solution, self._x0))
@@ -351,16 +318,10 @@ class AskTell:
         )
 
     def _place(self) -> None:
-        """Gives injected solutions the last rows, where none is handed out yet."""
-        if self._num_asked:
-            return
-        least = len(self._rows) - int(self._is_member.sum()) // 2
-        while self._waiting and self._num_free > least:
+        """Gives injected solutions their places, where there is room."""
+        while self._waiting and self._trials.takes_injected():
             solution, fitness = self._waiting.pop(0)
-            self._num_free -= 1
-            self._search.inject(self._rows[self._num_free], solution)
-            self._fitness[self._num_free] = fitness
-            self._told[self._num_free] = True
+            self._search.inject(self._trials.inject(fitness), solution)
 
     @_locked
     def close(self) -> None:
@@ -368,66 +329,59 @@ class AskTell:
 
         The value of a trial that was handed out may still be told later. It counts for
         the best solution; a method that can use values of an earlier generation takes
-        it in, others can't, which a warning then says. What is never told is forgotten
-        after some generations: 2^18 numbers are kept, and the last generation.
+        it in, others can't, which a warning then says. Trials that are never told are
+        forgotten after some generations: 2^18 numbers are stored, and the last
+        generation in any case.
         """
         missing = {
-            self._first_id + i: (self._rows[i], self._clean(self._rows[i]))
-            for i in np.flatnonzero(~self._told[: self._num_asked]).tolist()
+            i: (row, self._x0 if row == START else self._search.clean(row))
+            for i, row in self._trials.missing().items()
         }
         if missing:
             population = self._search.population if self._uses_late else None
-            rows = self._search.rows
-            self._late.add(Generation(population, rows, missing))
+            self._late.add(ClosedGeneration(population, self._search.rows, missing))
         self._advance()
 
-    def _clean(self, row: int) -> Solution:
-        return self._x0 if row == START else self._search.clean(row)
-
     def _advance(self) -> None:
-        search, fitness = self._search, self._fitness[self._is_member]
-        told = fitness[self._told[self._is_member] & np.isfinite(fitness)]
+        """Tells the open generation, and opens the next."""
+        search, trials = self._search, self._trials
+        fitness = trials.fitness[trials.is_member]
+        valid = fitness[np.isfinite(fitness)]
         whole = np.full(search.rows, np.nan)
         whole[search.active_rows] = fitness
-        self._first_id += len(self._rows)
         search.tell(whole)
         columns = {
-            "fitness": told.min() if told.size else np.nan,
-            "num_evaluations": self._num_told,
-            "num_valid": told.size,
+            "fitness": valid.min() if valid.size else np.nan,
+            "num_evaluations": trials.num_told,
+            "num_valid": valid.size,
             **search.info,
         }
-        named = {name: np.asarray([value]) for name, value in columns.items()}
-        self._history.add(named, True)
-        self._open()
+        self._history.add({k: np.asarray([v]) for k, v in columns.items()}, True)
+        self._trials = OpenTrials(trials.next_id, search.active_rows.tolist())
+        self._place()
+        self._turn.notify_all()
 
-    @property
-    def _num_told(self) -> int:
-        """Values of the open generation's own candidates."""
-        return int((self._told & self._is_member)[: self._num_free].sum())
-
-    def _take_late(self, late: list[int], fitness: np.ndarray) -> None:
-        """Takes values of closed generations in: for the best, and where it can be."""
-        told = dict(zip(late, fitness.tolist(), strict=True))
+    def _tell_late(self, fitness: dict[int, float]) -> None:
+        """Takes fitness of closed generations, by id."""
         for generation in self._late:
-            by_row = np.full(generation.num_rows, np.nan)
-            for i in [i for i in late if i in generation.missing]:
+            rows = np.full(generation.num_rows, np.nan)
+            for i in [i for i in fitness if i in generation.missing]:
                 row, solution = generation.missing.pop(i)
                 if row == START:
-                    self._history.begin(told[i])
+                    self._history.begin(fitness[i])
                 else:
-                    by_row[row] = told[i]
+                    rows[row] = fitness[i]
                     self._history.nfev += 1
-                if math.isfinite(told[i]):
-                    self._note_solution(told[i], solution)
+                if math.isfinite(fitness[i]):
+                    self._improve(fitness[i], solution)
                 else:
                     self._failures["told as failed"] += 1
-            if generation.population is not None and np.isfinite(by_row).any():
-                self._search.tell_late(generation.population, by_row)
+            if generation.population is not None and np.isfinite(rows).any():
+                self._search.tell_late(generation.population, rows)
         self._late.drop_complete()
 
     @_locked
-    def stop(self) -> dict[str, Any]:
+    def stop(self) -> dict[str, object]:
         """Returns the method's reasons to stop with their tolerances, by name."""
         names = self._search.reasons
         return reasons_with_values(self._search.optimizer, names) if names else {}
@@ -450,7 +404,7 @@ class AskTell:
             success=status.is_success,
             status=status,
             message=message,
-            nfev=self._history.nfev + self._num_told,
+            nfev=self._history.nfev + self._trials.num_told,
             nit=self._history.nit,
             failures=dict(self._failures.most_common()),
             history=self._history.table(),
@@ -461,19 +415,19 @@ class AskTell:
             seconds=time.monotonic() - self._began,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, PyTree]:
         """Returns what is pickled; a clock has no meaning in another process."""
         self._history.complete()  # joined, which takes a tenth
         kept = {k: v for k, v in self.__dict__.items() if k != "_turn"}
         return kept | {"_began": time.monotonic() - self._began}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, PyTree]) -> None:
         self.__dict__.update(state)
         self._began = time.monotonic() - state["_began"]
         self._turn = threading.Condition()
 
     @_locked
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Returns what is pickled: as it is now, whatever other threads tell."""
         return _session, (type(self), pickle.dumps(self.__getstate__()))
 
@@ -484,7 +438,7 @@ def _session(kind: type[AskTell], state: bytes) -> AskTell:
     return session
 
 
-def _told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+def _as_told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
     """Reads the arguments of ``tell``: ids and numbers, NaN for failures."""
     if isinstance(trials, Trial | int | np.integer):
         trials, values = [trials], [values]

@@ -20,7 +20,7 @@ from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver.loop.batches import Batches
 from gfopt.driver.loop.checkpoint import Checkpoint, configuration
 from gfopt.driver.loop.finished import Ends
-from gfopt.driver.loop.loop import Loop, unstarted
+from gfopt.driver.loop.loop import Callback, Loop, unstarted
 from gfopt.driver.result.result import Result
 from gfopt.driver.setup.arguments import (
     as_callbacks,
@@ -34,7 +34,7 @@ from gfopt.driver.setup.method import against_noise
 from gfopt.driver.setup.setup import Setup, setup
 from gfopt.optimizers.wrappers.augmented_lagrangian import constrained
 from gfopt.optimizers.wrappers.bounded import refuse_slopes
-from gfopt.types import Optimizer, PyTree
+from gfopt.types import Key, Optimizer, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
 MOST_DEFAULT_BUDGET = 100_000
@@ -42,28 +42,28 @@ MOST_DEFAULT_BUDGET = 100_000
 
 def minimize(
     fun: Callable[..., Any] | Objective,
-    x0: Any,
+    x0: PyTree,
     *,
     method: str | Optimizer = "auto",
-    sigma0: Any = None,
-    bounds: Any = None,
+    sigma0: PyTree = None,
+    bounds: PyTree = None,
     budget: int | None = None,
     max_seconds: float | None = None,
     target: float | None = None,
     seed: int = 0,
     maximize: bool = False,
     noisy: bool = False,
-    workers: Any = None,
+    workers: object = None,
     evaluator: Evaluator | HostEvaluator | None = None,
-    options: Mapping[str, Any] | None = None,
-    args: tuple[Any, ...] = (),
-    batches: Callable[[Any, Any], PyTree] | Iterable[PyTree] | None = None,
-    callbacks: Callable[[Result], Any] | Iterable[Callable[[Result], Any]] = (),
+    options: Mapping[str, object] | None = None,
+    args: tuple[PyTree, ...] = (),
+    batches: Callable[[int, Key], PyTree] | Iterable[PyTree] | None = None,
+    callbacks: Callback | Iterable[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
     progress: bool = False,
     frozen: PyTree = None,
-    constraints: Any = (),
+    constraints: object = (),
 ) -> Result:
     """Minimises a function of which only values are known.
 
@@ -135,11 +135,8 @@ def minimize(
         (array([1., 1., 1.]), True, 'compiled')
     """
     check_seed(seed)
-    for name, flag in (
-        ("maximize", maximize),
-        ("noisy", noisy),
-        ("progress", progress),
-    ):
+    flags = {"maximize": maximize, "noisy": noisy, "progress": progress}
+    for name, flag in flags.items():
         checks.instance(name, flag, bool, "True or False")
     check_limits(budget, max_seconds, target)
     checks.instance("args", args, tuple, "a tuple of further arguments")
@@ -149,11 +146,10 @@ def minimize(
         if path is not None:
             checks.instance(name, path, (str, os.PathLike), "a path")
     objective = as_objective(fun)
-    objective = replace(
-        objective,
-        maximize=maximize or objective.maximize,
-        constraints=objective.constraints + as_constraints(constraints),
-    )
+    if maximize:
+        objective = replace(objective, maximize=True)
+    if limits := as_constraints(constraints):
+        objective = replace(objective, constraints=objective.constraints + limits)
 
     start = setup(
         method,
@@ -218,7 +214,7 @@ def _constraint_values(
 
 
 def _evaluator(
-    evaluator: Any, workers: Any, stack: ExitStack
+    evaluator: Evaluator | HostEvaluator | None, workers: Any, stack: ExitStack
 ) -> Evaluator | HostEvaluator | None:
     """Returns the evaluator that was asked for; one that is made here is closed."""
     if evaluator is not None:

@@ -22,7 +22,7 @@ from gfopt.driver.setup.arguments import (
 )
 from gfopt.protocol import diagnostics
 from gfopt.pytree import pytree
-from gfopt.types import Key, Optimizer, PyTree, Solution, State
+from gfopt.types import Info, Key, Optimizer, PyTree, Solution, State
 
 _NOT_TRACEABLE = (
     jax.errors.ConcretizationTypeError,
@@ -62,7 +62,8 @@ class RunResult:
     def recommended(self) -> Solution:
         """The method's answer; ``vmap(lambda r: r.recommended)`` for a batch of runs.
 
-        The best solution that was evaluated is not kept: it would be a copy of ``x0``.
+        The best solution that was evaluated is not stored: it would need the memory of
+        another ``x0``.
         """
         return self.optimizer.recommend(self.state)
 
@@ -76,9 +77,9 @@ def run(
     generations: int,
     state: State | None = None,
     evaluator: Evaluator | None = None,
-    args: tuple[Any, ...] = (),
+    args: tuple[PyTree, ...] = (),
     batches: Callable[[jax.Array, Key], PyTree] | None = None,
-    stop: Callable[[State, Any], jax.Array] | None = None,
+    stop: Callable[[State, Info], jax.Array] | None = None,
     frozen: PyTree = None,
 ) -> RunResult:
     """Runs an optimizer for a number of generations as one ``lax.scan``.
@@ -141,13 +142,13 @@ def run(
     if state is None:
         checks.finite_tree("x0", x0)
     # x0 is closed over: init sees its numbers, and rejects what it must
-    wanted = jax.eval_shape(lambda key: optimizer.init(key, x0), key)
+    expected = jax.eval_shape(lambda key: optimizer.init(key, x0), key)
     if state is None:
         check_reach(optimizer, x0)
         run_key, state = _started(trees.node_types(optimizer), optimizer, key, x0)
     else:
         _, run_key = steps.run_keys(key)
-        _check_state(optimizer, state, wanted)
+        _check_state(optimizer, state, expected)
     if evaluator is None:
         rows = steps.population_size(optimizer, state)
         evaluator = default_evaluator(member_size(optimizer, state, x0, rows), rows)
@@ -176,23 +177,24 @@ def run(
 # one program: outside of one, each operation of ``init`` would be compiled by itself
 @partial(jax.jit, static_argnames="types")
 def _started(
-    types: tuple[Any, ...], optimizer: Optimizer, key: Key, x0: Solution
+    types: tuple[object, ...], optimizer: Optimizer, key: Key, x0: Solution
 ) -> tuple[Key, State]:
     """Returns the run's key and the first state."""
     init_key, run_key = steps.run_keys(key)
     return run_key, optimizer.init(init_key, x0)
 
 
-def _check_state(optimizer: Optimizer, state: State, wanted: State) -> None:
+def _check_state(optimizer: Optimizer, state: State, expected: State) -> None:
     """Refuses a state that is not one of this method for such an ``x0``."""
-    given = jax.eval_shape(lambda tree: tree, state)
-    expected, came = jax.tree.map(
-        lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", (wanted, given)
-    )
-    if came != expected:
+    came = jax.eval_shape(lambda tree: tree, state)
+    types = [
+        jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
+        for tree in (expected, came)
+    ]
+    if types[0] != types[1]:
         raise ValueError(
-            f"state must be one of {type(optimizer).__name__} for this x0, {expected}; "
-            f"got {came}"
+            f"state must be one of {type(optimizer).__name__} for this x0, {types[0]}; "
+            f"got {types[1]}"
         )
 
 
@@ -213,12 +215,12 @@ def _scanned(
     objective: Objective,
     run_key: Key,
     state: State,
-    args: tuple[Any, ...],
+    args: tuple[PyTree, ...],
     frozen: PyTree,
     *,
     evaluator: Evaluator,
     batches: Callable[[jax.Array, Key], PyTree] | None,
-    stop: Callable[[State, Any], jax.Array] | None,
+    stop: Callable[[State, Info], jax.Array] | None,
     generations: int,
 ) -> tuple[State, dict[str, jax.Array], jax.Array, PyTree]:
     """Runs the generations; jitted, so that a second call of ``run`` compiles none.

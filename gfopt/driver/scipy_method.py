@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gfopt import checks, registry
 from gfopt.driver.minimize import minimize
@@ -34,7 +35,7 @@ _OTHERS = ("disp", "maxfev", "maxfun", "maxiter", "rng", "seed", "sigma0")
 class ScipyMethod:
     """What ``scipy_method`` returns: SciPy calls it as its custom method."""
 
-    def __init__(self, name: str, options: dict[str, Any]):
+    def __init__(self, name: str, options: dict[str, object]):
         self._name, self._options = name, options
 
     def lower(self) -> str:
@@ -44,16 +45,16 @@ class ScipyMethod:
     def __call__(
         self,
         fun: Callable[..., Any],
-        x0: Any,
+        x0: ArrayLike | None,
         args: Any = (),
         *,
         bounds: Any = None,
         constraints: Any = (),
-        callback: Callable[..., Any] | None = None,
-        jac: Any = None,
-        hess: Any = None,
-        hessp: Any = None,
-        **options: Any,
+        callback: Callable[..., object] | None = None,
+        jac: object = None,
+        hess: object = None,
+        hessp: object = None,
+        **options: object,
     ) -> OptimizeResult:
         """Minimises ``fun`` as ``scipy.optimize.minimize`` asks for it."""
         del jac, hess, hessp
@@ -70,7 +71,7 @@ class ScipyMethod:
         callbacks = [] if callback is None else [_adapted(callback)]
         if most is not None:
             callbacks.append(lambda result: result.nit >= most)
-        found = minimize(
+        result = minimize(
             fun,
             x0,
             method=self._name,
@@ -81,11 +82,12 @@ class ScipyMethod:
             callbacks=callbacks,
             **words,
         )
-        if found.status == Status.CALLBACK and found.nit == most:
-            found.status, found.message = Status.BUDGET, f"maxiter of {most} reached"
+        if result.status == Status.CALLBACK and result.nit == most:
+            result.status = Status.BUDGET
+            result.message = f"maxiter of {most} reached"
         if disp:
-            sys.stdout.write(_report(found))
-        return _converted(found)
+            sys.stdout.write(_report(result))
+        return _converted(result)
 
     def _read(
         self, options: dict[str, Any], size: int
@@ -114,7 +116,7 @@ class ScipyMethod:
         return words, fields, bool(options.get("disp", False))
 
 
-def scipy_method(name: str = "auto", **options: Any) -> ScipyMethod:
+def scipy_method(name: str = "auto", **options: object) -> ScipyMethod:
     """Returns a method for ``scipy.optimize.minimize(..., method=...)``.
 
     It works wherever SciPy takes a method: in ``basinhopping``, ``dual_annealing`` and
@@ -151,7 +153,7 @@ def _pair(row: Any) -> Any:
     return tuple(row) if isinstance(row, list | np.ndarray) else row
 
 
-def _count(name: str, value: Any) -> int:
+def _count(name: str, value: object) -> int:
     """Returns a number of calls; SciPy takes ``1e4`` as well."""
     whole: Any = value
     if isinstance(value, numbers.Real) and float(value).is_integer():
@@ -170,8 +172,8 @@ def _seed(name: str, value: Any) -> int:
     return int(value)
 
 
-def _adapted(callback: Callable[..., Any]) -> Callable[[Result], None]:
-    """Returns a callback of either of SciPy's forms, told apart as SciPy does.
+def _adapted(callback: Callable[..., object]) -> Callable[[Result], None]:
+    """Returns a callback of either of SciPy's forms, distinguished as SciPy does.
 
     What it returns means nothing; StopIteration ends the search.
     """

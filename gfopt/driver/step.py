@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,15 @@ from gfopt.core.evaluate import Evaluator, Request, best_row
 from gfopt.core.numpy_programs.random import encrypt
 from gfopt.core.objective import Inputs, Objective
 from gfopt.noise import threefry
-from gfopt.types import Evaluation, Info, Key, Optimizer, Population, State
+from gfopt.types import (
+    Evaluation,
+    Info,
+    Key,
+    Optimizer,
+    Population,
+    PyTree,
+    State,
+)
 
 
 class StepKeys(NamedTuple):
@@ -119,7 +127,7 @@ def generation(
     state: State,
     inputs: Inputs,
     allowance: jax.Array | None = None,
-) -> tuple[State, Any, StepRecord, Population, Evaluation]:
+) -> tuple[State, PyTree, StepRecord, Population, Evaluation]:
     """Asks, evaluates and tells, once.
 
     Args:

@@ -20,16 +20,15 @@ import numpy.typing as npt
 
 from gfopt import checks, registry
 from gfopt.core.objective import Objective
-from gfopt.driver.loop.checkpoint import described
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result.result import Result
+from gfopt.driver.storage.fingerprint import described
 from gfopt.driver.storage.recovery import recovered
-from gfopt.driver.storage.storage import (
+from gfopt.driver.storage.storage import read_records, write_snapshot
+from gfopt.driver.storage.tree_records import (
     differences,
-    read_records,
     record_to_tree,
     tree_to_record,
-    write_snapshot,
 )
 from gfopt.prompts.counted_objectives import function_of
 from gfopt.prompts.ledger import Ledger

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gfopt.core.host.host import HostPool, Outcome
-from gfopt.driver.storage.storage import differences
+from gfopt.driver.storage.tree_records import differences
 from gfopt.research.atari_runs import run_atari
 from gfopt.research.bbob_runs import run_bbob
 from gfopt.research.coco_runs import run_coco

@@ -413,5 +413,5 @@ def test_trials_that_nobody_tells_are_forgotten(monkeypatch):
     with pytest.raises(ValueError, match="closed long ago"):
         search.tell(trials[0].id - 40, 1.0)
     with pytest.warns(UserWarning, match="closed"):
-        search.tell(search._first_id - 1, -7.0)
+        search.tell(search._trials.first_id - 1, -7.0)
     assert search.result.fun == -7.0

@@ -14,7 +14,7 @@ from driver import functions
 from driver.shared import SMALL, X0, Recorded, host_plateau, plateau
 
 import gfopt
-from gfopt.driver.loop import checkpoint as checkpoints
+from gfopt.driver.storage import fingerprint
 
 
 def minimize(fun: Any, path: Any = None, x0: Any = X0, **words: Any) -> gfopt.Result:
@@ -46,7 +46,7 @@ def test_another_function_is_refused(path, method):
 
 
 def test_a_function_is_described_by_its_numbers():
-    described = checkpoints.described
+    described = fingerprint.described
     assert described(lambda step: 0.1) == described(lambda step: 0.1)
     assert described(lambda step: 0.1) != described(lambda step: 0.2)
     # also those of a function within, and of its defaults
@@ -126,11 +126,11 @@ def test_paths_that_cannot_be_written(tmp_path):
 def test_the_description_of_a_run_depends_on_values_only():
     key = jax.random.key(3)
     one, other = (
-        checkpoints.described(
+        fingerprint.described(
             (np.array(["a", None], object), key, np.arange(100.0), {1: True}, len, 2.0)
         )
         for _ in range(2)
     )
     assert one == other
     assert one[0] == ["a", None] and one[1] == [0, 3] and one[4:] == ["len", 2.0]
-    assert checkpoints.described(np.arange(100.0) + 1) != one[2]
+    assert fingerprint.described(np.arange(100.0) + 1) != one[2]

@@ -16,7 +16,7 @@ from driver.shared import SMALL, X0, Recorded, host_plateau, plateau, same
 import gfopt
 from gfopt import Status
 from gfopt.driver.loop.checkpoint import Checkpoint
-from gfopt.driver.progress.progress import FIRST, Interrupt
+from gfopt.driver.progress.interrupt import FIRST, Interrupt
 from gfopt.driver.storage.storage import read_records
 
 

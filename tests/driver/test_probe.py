@@ -257,7 +257,7 @@ def test_all_that_an_objective_can_take():
             maximize=True,
         )
         answer = probe(objective, x0, KEY, Inputs(**inputs, context=0.5))
-        assert answer.traceable and answer.fitness == (9 + 16) * 3 + 1.5
+        assert answer.traceable and answer.fitness == -((9 + 16) * 3 + 1.5)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from gfopt.driver.storage import records as layout
 from gfopt.driver.storage import storage
-from gfopt.driver.storage.storage import (
-    Record,
-    RecordWriter,
-    read_records,
-    write_snapshot,
+from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.storage import RecordWriter, read_records, write_snapshot
+from gfopt.driver.storage.tree_records import (
+    differences,
+    record_to_tree,
+    tree_to_record,
 )
 
 HEADER = {"kind": "log", "config": {"sigma": 0.3, "layers": [1, 2]}}
@@ -397,13 +398,13 @@ def test_a_tree_comes_back_bitwise_and_where_it_was(path):
         "seed": np.uint32(5),
         "none": None,
     }
-    write(path, storage.tree_to_record("state", tree, {"step": 7}))
+    write(path, tree_to_record("state", tree, {"step": 7}))
     record = read_records(path).records[0]
     assert record.kind == "state" and record.meta == {"step": 7}
     assert list(record.arrays) == ["layers/0", "layers/1", "seed", "step"]
     shapes = jax.eval_shape(lambda: tree)
     for template, all_jax in [(tree, False), (shapes, True)]:
-        found = storage.record_to_tree(record, template)
+        found = record_to_tree(record, template)
         assert jax.tree.structure(found) == jax.tree.structure(tree)
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(found), strict=True):
             assert isinstance(b, jax.Array) == (all_jax or isinstance(a, jax.Array))
@@ -413,14 +414,14 @@ def test_a_tree_comes_back_bitwise_and_where_it_was(path):
 def test_a_committed_array_keeps_its_device():
     device = jax.devices()[-1]
     tree = {"x": jax.device_put(np.ones(2), device)}
-    found = storage.record_to_tree(storage.tree_to_record("x", tree), tree)
+    found = record_to_tree(tree_to_record("x", tree), tree)
     assert found["x"].committed and found["x"].devices() == {device}
 
 
 def test_a_tree_that_does_not_fit_is_refused_with_every_difference():
-    record = storage.tree_to_record("x", {"a": np.ones(2), "b": np.ones(3), "c": 1})
+    record = tree_to_record("x", {"a": np.ones(2), "b": np.ones(3), "c": 1})
     with pytest.raises(ValueError) as refusal:
-        storage.record_to_tree(
+        record_to_tree(
             record, {"a": np.ones((2, 1)), "b": np.ones(3, np.float32), "d": 1}
         )
     assert str(refusal.value).splitlines()[1:] == [
@@ -430,24 +431,24 @@ def test_a_tree_that_does_not_fit_is_refused_with_every_difference():
         "  c: expected nothing, found 'int64[]'",
     ]
     with pytest.raises(ValueError, match="two 'a/b'"):
-        storage.tree_to_record("x", {"a/b": 1, "a": {"b": 2}})
+        tree_to_record("x", {"a/b": 1, "a": {"b": 2}})
 
 
 def test_a_double_is_not_silently_made_single():
     with jax.enable_x64(True):
         tree = {"x": jnp.ones(2, jnp.float64)}
-        record = storage.tree_to_record("x", tree)
-        assert storage.record_to_tree(record, tree)["x"].dtype == np.float64
+        record = tree_to_record("x", tree)
+        assert record_to_tree(record, tree)["x"].dtype == np.float64
     with jax.enable_x64(False), pytest.raises(ValueError, match="enable_x64"):
-        storage.record_to_tree(record, tree)
+        record_to_tree(record, tree)
 
 
 def test_differences():
     config = {"m": {"sigma": 1, "sizes": (1, 2), "x": float("nan")}, "on": True}
     same = {"on": True, "m": {"sizes": [1, 2], "x": float("nan"), "sigma": 1.0}}
-    assert storage.differences(config, same) == []
+    assert differences(config, same) == []
     other = {"on": 1, "m": {"sizes": [1, 3], "sigma": 1, "x": {}}, "new": None}
-    assert storage.differences(config, other) == [
+    assert differences(config, other) == [
         "m.sizes: expected (1, 2), found [1, 3]",
         "m.x: expected nan, found {}",
         "on: expected True, found 1",

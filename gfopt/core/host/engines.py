@@ -1,4 +1,4 @@
-"""Engines that are no executors, as executors: Dask, Slurm, pools of processes, Ray.
+"""Other engines as executors: Dask, Slurm, pools of processes, Ray.
 
 What counts is what an engine can do, not whose it is: ``submit(fun, *args)`` that
 returns something with ``done()`` and ``result()``, or the pools' ``apply_async``.
@@ -66,13 +66,13 @@ def _sent(
     return worker.call, fun, pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
 
 
-def _came(future: Future[Any], found: Any) -> None:
+def _settle(future: Future[Any], answer: Any) -> None:
     """Takes what came back."""
     with suppress(Exception):  # a call that was given up has its outcome already
-        if isinstance(found, BaseException):
-            future.set_exception(found)
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
         else:
-            future.set_result(Outcome(*pickle.loads(found)))
+            future.set_result(Outcome(*pickle.loads(answer)))
 
 
 class _Pool(Executor):
@@ -87,7 +87,7 @@ class _Pool(Executor):
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         call, *arguments = _sent(fun, args, words)
-        take = functools.partial(_came, future)
+        take = functools.partial(_settle, future)
         self._apply(call, arguments, callback=take, error_callback=take)
         return future
 
@@ -101,7 +101,7 @@ class _Job(Future[Any]):
         self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
-        """Ends the job where the engine can; False, for nobody knows whether it did."""
+        """Ends the job where the engine can; False, as whether it did is unknown."""
         with suppress(Exception):
             self._job.cancel()
         return False
@@ -111,10 +111,10 @@ class _Job(Future[Any]):
         try:
             if not self._job.done():
                 return False
-            found = self._job.result()
+            answer = self._job.result()
         except BaseException as error:
-            found = error
-        _came(self, found)
+            answer = error
+        _settle(self, answer)
         return True
 
 
@@ -123,7 +123,7 @@ class _Jobs(Executor):
 
     def __init__(self, engine: Any):
         self._submit = engine.submit
-        if hasattr(engine, "get_executor"):  # Dask: equal calls are made, each of them
+        if hasattr(engine, "get_executor"):  # Dask: equal calls are not merged
             self._submit = functools.partial(engine.submit, pure=False)
         self._jobs: set[_Job] = set()
         self._lock = threading.Lock()

@@ -81,9 +81,9 @@ class ExecutorCalls:
         """Returns None where the executor turns out to be broken."""
         is_new = self._executor is None
         if self._executor is None and self._make is not None:
-            made = self._make()
-            checks.instance("executor()", made, Executor, "an Executor")
-            self._executor = made
+            executor = self._make()
+            checks.instance("executor()", executor, Executor, "an Executor")
+            self._executor = executor
         try:
             return self._executor.submit(fun, *arguments)  # type: ignore[union-attr]
         except BrokenExecutor as error:
@@ -169,9 +169,9 @@ class _Flight:
         elif error is not None:
             tally.settle(call, Outcome(None, "raised", reason_of(error)))
         else:
-            found = future.result()
-            is_known = isinstance(found, Outcome)  # of one of our ``engines``
-            tally.settle(call, found if is_known else Outcome(found, "ok", ""))
+            answer = future.result()
+            is_outcome = isinstance(answer, Outcome)  # of one of our ``engines``
+            tally.settle(call, answer if is_outcome else Outcome(answer, "ok", ""))
 
     def _look_at_clock(self, timeout: float, tally: Tally) -> None:
         now = self._looked = time.monotonic()

@@ -37,7 +37,7 @@ class HostPool:
     it breaks as a whole. Pass the function that makes it
     (``loky.get_reusable_executor``) and it is made anew, with every call that was in
     flight made again by itself to find the culprit; otherwise those calls and those
-    behind them died, and the next ``map`` raises.
+    after them count as dead, and the next ``map`` raises.
 
     Args:
         executor: an executor or another engine, or a function without arguments that

@@ -70,7 +70,7 @@ def _end_with_parent() -> None:
     if parent is None:
         return
     connection.wait([parent.sentinel])
-    # The parent was killed: nobody waits for the call that is under way.
+    # The parent was killed: the call under way is of no use any more.
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from gfopt.driver import step as steps
 from gfopt.driver.engine.engine import Carry, Limits, reasons_that_hold
 from gfopt.driver.engine.host_search import recommend
 from gfopt.driver.engine.tiers import at_tier
-from gfopt.driver.progress.progress import Interrupt
+from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.driver.setup.setup import Setup
@@ -53,11 +53,15 @@ class _Next(NamedTuple):
 
     Attributes:
         evaluations: ``i32[]``, its active rows.
-        tier: ``i32[]``, of rows, that it should have; None where there are no tiers.
+        tier: ``i32[]``, the tier of rows that it asks for; None without tiers.
     """
 
     evaluations: jax.Array
     tier: jax.Array | None
+
+
+# carry, records so far, how many they are, evaluations that are left
+Loop: TypeAlias = tuple[Carry, steps.StepRecord, jax.Array, jax.Array]
 
 
 @jax.jit
@@ -69,7 +73,7 @@ def _next(optimizer: Optimizer, state: State) -> _Next:
 
 @partial(jax.jit, static_argnames="types")
 def _start(
-    types: tuple[Any, ...],
+    types: tuple[object, ...],
     optimizer: Optimizer,
     key_data: jax.Array,
     x0: Solution,
@@ -130,7 +134,7 @@ def _advance(
         lambda leaf: jnp.zeros((ROWS, *leaf.shape), leaf.dtype), shapes
     )
 
-    def unfinished(loop: tuple[Carry, Any, jax.Array, jax.Array]) -> jax.Array:
+    def unfinished(loop: Loop) -> jax.Array:
         carry, _, count, evaluations = loop
         needed = _next(optimizer, carry.state)
         met = (count >= limits.generations) | (evaluations < needed.evaluations)
@@ -142,13 +146,13 @@ def _advance(
             met |= holds
         return ~met | (count == 0)
 
-    def body(loop: tuple[Carry, Any, jax.Array, jax.Array]) -> Any:
+    def body(loop: Loop) -> Loop:
         carry, table, count, evaluations = loop
         carry, row = one(carry, evaluations)
         table = jax.tree.map(lambda whole, leaf: whole.at[count].set(leaf), table, row)
         return carry, table, count + 1, evaluations - row.num_evaluations
 
-    first = (carry, table, jnp.int32(0), jnp.asarray(limits.evaluations))
+    first: Loop = (carry, table, jnp.int32(0), jnp.asarray(limits.evaluations))
     carry, table, count, _ = lax.while_loop(unfinished, body, first)
     state = carry.state
     return (
@@ -264,7 +268,7 @@ class CompiledEngine:
         # whole generations first: one that is cut short is a call of its own, which
         # no snapshot follows, so that a longer run goes on from before it
         self.is_open = limits.evaluations < self.size
-        # and which is not told: few values are a bad generation
+        # and it is not told to the method: a few rows are not a generation
         before = jax.tree.map(np.array, self.carry.state) if self.is_open else None
         began = time.monotonic()
         generations = min(self._pace.generations, limits.generations, ROWS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from gfopt.driver.progress.progress import Interrupt
+from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.types import Optimizer, PyTree, Solution, State
@@ -128,6 +128,6 @@ class Engine(Protocol):
         """
 
 
-def reasons_that_hold(reasons: Mapping[str, Any]) -> list[str]:
+def reasons_that_hold(reasons: Mapping[str, jax.Array]) -> list[str]:
     """Returns the names of the reasons to stop that are true."""
     return [name for name, holds in reasons.items() if bool(holds)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def _injected(
 
 
 @HostFunction
-def _row_keys(run_key: Any, step: Any, rows: Any) -> jax.Array:
+def _row_keys(run_key: jax.Array, step: jax.Array, rows: jax.Array) -> jax.Array:
     key = step_keys(wrapped(run_key), step).evaluate
     return evaluator.row_key_data(key, rows)
 
@@ -115,12 +115,12 @@ class HostSearch:
             self._told = _reasons(self.optimizer, state)
         self.step = int(self.state.step)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, PyTree]:
         """Returns what is pickled: NumPy arrays, which keep their precision."""
         kept = {k: fetched(v) for k, v in self.__dict__.items() if k != "_turns"}
         return kept | {"counts": self.counts}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, PyTree]) -> None:
         """Makes the programs anew, which are not pickled."""
         self.__dict__.update({k: v for k, v in state.items() if k != "counts"})
         self._turns = self._turns_of(state["counts"])
@@ -134,7 +134,7 @@ class HostSearch:
             turns[tier].count = count
         return turns
 
-    def precision(self) -> Any:
+    def precision(self) -> AbstractContextManager[object]:
         """Returns the context in which this search's programs run."""
         return jax.enable_x64(self.x64)
 

@@ -16,7 +16,7 @@ from gfopt.core.host.values import NOT_FINITE, Value, check_kind, evaluation_of
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.engine.engine import Carry, Limits
 from gfopt.driver.engine.host_search import HostSearch
-from gfopt.driver.progress.progress import Interrupt
+from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.driver.setup.setup import Setup
@@ -69,7 +69,7 @@ class HostEngine(HostSearch):
         self._evaluator, self._keep_x = evaluator, keep_x
         self._known, self._journal = known, journal
         self._context = objective.context
-        self._aux: PyTree = None  # of some valid row: what it looks like
+        self._aux: PyTree = None  # of some valid row, for its form
         self.failures = Failures()
         # whether a number ever came back: then anything else is a failure
         self._answers = math.isfinite(first)
@@ -232,12 +232,12 @@ class HostEngine(HostSearch):
     def _update(self, evaluation: Evaluation) -> None:
         update = self._objective.update
         if update is None or (self._objective.returns_pairs and self._aux is None):
-            return  # or nothing came back yet: nobody knows what aux looks like
+            return  # or no row has succeeded yet, so the form of aux is unknown
         fitness, valid, aux = evaluation
         with self.precision():
             active = jnp.asarray(self.population.active)
-            told = judged(jnp.asarray(fitness, self.dtype), active, aux, valid)
-            self._context = update(self._context, told)
+            fitness = jnp.asarray(fitness, self.dtype)
+            self._context = update(self._context, judged(fitness, active, aux, valid))
 
     def _columns(self, values: list[Value]) -> Columns:
         if not values:

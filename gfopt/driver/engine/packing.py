@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import PyTreeDef
 
 from gfopt import jaxprs
 from gfopt.core import trees
@@ -35,8 +36,8 @@ class Layout:
 
     def __init__(
         self,
-        structure: Any,
-        types: tuple[Any, ...],
+        structure: PyTreeDef,
+        types: tuple[object, ...],
         leaves: tuple[tuple[tuple[int, ...], str], ...],
     ):
         self.structure, self.types, self.leaves = structure, types, leaves
@@ -45,7 +46,7 @@ class Layout:
     def __hash__(self) -> int:
         return self._hash
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         # anew: another process hashes text differently
         return Layout, (self.structure, self.types, self.leaves)
 
@@ -67,8 +68,8 @@ class Packed:
         layout: how they make up the tree.
     """
 
-    small: tuple[Any, ...]
-    large: tuple[Any, ...]
+    small: tuple[PyTree, ...]
+    large: tuple[PyTree, ...]
     layout: Layout = static()
 
     def tree(self) -> PyTree:
@@ -107,7 +108,7 @@ def pack(tree: PyTree) -> Packed:
     is_traced = any(map(jaxprs.is_tracer, leaves))
     xp: Any = jnp if is_traced else np
     arrays = [leaf if hasattr(leaf, "dtype") else xp.asarray(leaf) for leaf in leaves]
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[jax.Array]] = {}
     for array in arrays:
         if _small(array.shape):
             groups.setdefault(str(array.dtype), []).append(xp.ravel(array))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
 from gfopt.core.numpy_programs.program import HostFunction
-from gfopt.protocol import as_method
+from gfopt.protocol import Method, as_method
 from gfopt.types import Optimizer, State
 
 
-def at_tier(optimizer: Optimizer, state: State, tier: int) -> tuple[Any, State]:
+def at_tier(optimizer: Optimizer, state: State, tier: int) -> tuple[Method, State]:
     """Returns a method at a tier, and its state.
 
     Leaves whose shape depends on the number of rows are those of a new state: a method

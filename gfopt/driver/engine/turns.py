@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import PyTreeDef
 
 from gfopt import registry
 from gfopt.core import trees
@@ -39,9 +40,9 @@ AHEAD = 5000  # steps before it at which a thread begins to compile
 class Told:
     """What a tell has to say: diagnostics, reasons to stop, the tier it asks for."""
 
-    info: tuple[Any, ...] = ()
-    reasons: Any = ()
-    tier: Any = None
+    info: tuple[jax.Array, ...] = ()
+    reasons: jax.Array | tuple[()] = ()
+    tier: jax.Array | None = None
     info_names: tuple[str, ...] = static(default=())
     reason_names: tuple[str, ...] = static(default=())
 
@@ -71,19 +72,19 @@ class Opened(NamedTuple):
     """
 
     pair: Packed | Plain
-    active: Any
+    active: jax.Array
     solutions: PyTree
 
 
 # -- what is run, once as NumPy and once compiled
 
 
-def _init(optimizer: Optimizer, key_data: Any, x0: Solution) -> State:
+def _init(optimizer: Optimizer, key_data: jax.Array, x0: Solution) -> State:
     return optimizer.init(wrapped(key_data), x0)
 
 
 def _ask(
-    optimizer: Optimizer, key_data: Any, state: State
+    optimizer: Optimizer, key_data: jax.Array, state: State
 ) -> tuple[Population, PyTree]:
     """Asks for the generation that follows a state; decodes it if it is small."""
     population = optimizer.ask(step_keys(wrapped(key_data), state.step).ask, state)
@@ -95,7 +96,11 @@ def _ask(
 
 
 def _tell(
-    optimizer: Optimizer, state: State, population: Population, fitness: Any, aux: Any
+    optimizer: Optimizer,
+    state: State,
+    population: Population,
+    fitness: jax.Array,
+    aux: PyTree,
 ) -> tuple[State, Told]:
     """Tells a generation, NaN for failures."""
     evaluation = judged(fitness, population.active, aux)
@@ -103,7 +108,7 @@ def _tell(
     return state, told_of(optimizer, state, diagnostics(info))
 
 
-def told_of(optimizer: Optimizer, state: State, info: dict[str, Any]) -> Told:
+def told_of(optimizer: Optimizer, state: State, info: dict[str, jax.Array]) -> Told:
     """Returns what there is to tell of a step."""
     method = as_method(optimizer)
     reasons = method.stop(state)
@@ -130,7 +135,7 @@ class NumpyTurns:
     def __init__(self, optimizer: Optimizer, run_key: np.ndarray):
         self._optimizer, self._run_key = optimizer, run_key
         self._asking: NumpyProgram | None = None
-        self._telling: dict[Any, NumpyProgram] = {}
+        self._telling: dict[PyTreeDef, NumpyProgram] = {}
 
     def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
         """Returns the first generation."""
@@ -145,7 +150,9 @@ class NumpyTurns:
         population, solutions = self._asking(self._optimizer, self._run_key, state)
         return Opened(Plain((state, population)), population.active, solutions)
 
-    def tell(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
+    def tell(
+        self, opened: Opened, fitness: np.ndarray, aux: PyTree
+    ) -> tuple[Opened, Told]:
         """Returns the next generation and what there is to tell of this one."""
         state, population = opened.pair.fetched()
         kind = jax.tree.structure(aux)
@@ -161,7 +168,7 @@ class NumpyTurns:
 
 
 @jax.jit
-def _start(method: Packed, init_key: Any, x0: Solution) -> Opened:
+def _start(method: Packed, init_key: jax.Array, x0: Solution) -> Opened:
     return _open(method, _init(method.tree()[0], init_key, x0))
 
 
@@ -187,7 +194,7 @@ class CompiledTurns:
 
     def __init__(self, optimizer: Optimizer, run_key: np.ndarray):
         self._method = pack((optimizer, run_key))
-        self._ahead: dict[Any, Future[Callable[..., Any]]] = {}
+        self._ahead: dict[PyTreeDef, Future[Callable[..., tuple[Opened, Told]]]] = {}
 
     def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
         """Returns the first generation."""
@@ -207,7 +214,9 @@ class CompiledTurns:
             self._ahead[kind] = pool.submit(lowered.compile)
             pool.shutdown(wait=False)
 
-    def tell(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
+    def tell(
+        self, opened: Opened, fitness: np.ndarray, aux: PyTree
+    ) -> tuple[Opened, Told]:
         """Returns the next generation and what there is to tell of this one."""
         pair = opened.pair
         if isinstance(pair, Plain):
@@ -245,7 +254,9 @@ class Turns:
             self._numpy = None
         return self._run("open", state)
 
-    def tell(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> Any:
+    def tell(
+        self, opened: Opened, fitness: np.ndarray, aux: PyTree
+    ) -> tuple[Opened, Told]:
         """Returns the next generation and what there is to tell of this one."""
         if self.count >= HAND_OVER:
             self._numpy = None
@@ -254,7 +265,7 @@ class Turns:
         self.count += 1
         return self._run("tell", opened, fitness, aux)
 
-    def _run(self, name: str, *args: Any) -> Any:
+    def _run(self, name: str, *args: PyTree) -> PyTree:
         if self._numpy is not None:
             try:
                 return getattr(self._numpy, name)(*args)

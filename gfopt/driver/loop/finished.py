@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,13 @@ from gfopt.core.objective import Objective
 from gfopt.driver.result.endings import Status
 from gfopt.driver.result.result import Result
 from gfopt.driver.setup.setup import Setup
-from gfopt.driver.storage.storage import Record, record_to_tree, tree_to_record
-from gfopt.driver.storage.tree_records import with_table, without_table
+from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.tree_records import (
+    record_to_tree,
+    tree_to_record,
+    with_table,
+    without_table,
+)
 from gfopt.protocol import as_method
 from gfopt.types import PyTree
 
@@ -77,23 +82,23 @@ def from_record(
         state = jax.eval_shape(
             lambda x0: optimizer.init(jax.random.key(0), x0), setup.x0
         )
-        template: dict[str, Any] = {
+        template: dict[str, PyTree] = {
             "x": setup.x0 if meta["has_x"] else (),
             "recommended": jax.eval_shape(optimizer.recommend, state),
             "state": state,
             "context": jax.tree.map(np.asarray, objective.context),
         }
-        found = record_to_tree(record, _as_numpy(template))
+        tree = record_to_tree(record, _as_numpy(template))
     return Result(
-        x=found["x"] if meta["has_x"] else None,
+        x=tree["x"] if meta["has_x"] else None,
         fun=math.nan if meta["fun"] is None else meta["fun"],
-        recommended=found["recommended"],
+        recommended=tree["recommended"],
         success=status.is_success,
         status=status,
         history=history,
-        state=found["state"],
+        state=tree["state"],
         optimizer=optimizer,
-        context=found["context"],
+        context=tree["context"],
         **{name: meta[name] for name in _PLAIN},
     )
 

@@ -26,7 +26,8 @@ from gfopt.driver.loop.checkpoint import Checkpoint
 from gfopt.driver.loop.finished import OPEN, Ends, from_record, to_record
 from gfopt.driver.loop.path import choose_path, closed, saved_path
 from gfopt.driver.loop.probe import Probe
-from gfopt.driver.progress.progress import Interrupt, ProgressLine
+from gfopt.driver.progress.interrupt import Interrupt
+from gfopt.driver.progress.progress import ProgressLine
 from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import History
@@ -192,13 +193,14 @@ class Loop:
         line: ProgressLine | None,
         interrupt: Interrupt,
     ) -> Result:
-        target, sense = ends.target, self._objective.sense
-        goal = -math.inf if target is None else sense.fitness(target)
+        goal = -math.inf
+        if ends.target is not None:
+            goal = self._engine.rounded(self._objective.sense.fitness(ends.target))
         one_by_one = bool(callbacks) or not self._batches.is_empty
         limits = Limits(
             generations=1 if one_by_one else math.inf,
             evaluations=ends.most_evaluations,
-            target=-math.inf if target is None else self._engine.rounded(goal),
+            target=goal,
             deadline=self._began + ends.most_seconds - self._before,
             barren=0,
         )

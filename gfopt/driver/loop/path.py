@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +13,7 @@ from gfopt.core.host.evaluator import HostEvaluator
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.loop.probe import Probe, fitness_of, probe
 from gfopt.driver.step import keys_of_step
+from gfopt.driver.storage.records import JSON
 from gfopt.types import Solution
 
 
@@ -50,7 +49,7 @@ def choose_path(
 
 
 def saved_path(
-    meta: Mapping[str, Any],
+    meta: JSON,
     objective: Objective,
     evaluator: Evaluator | HostEvaluator | None,
 ) -> Probe:

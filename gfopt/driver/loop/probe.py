@@ -19,7 +19,7 @@ from gfopt import jaxprs
 from gfopt.core.host.worker import reason_of
 from gfopt.core.objective import Inputs, Objective, check_number
 from gfopt.jaxprs import Program
-from gfopt.types import Key, Solution
+from gfopt.types import Key, PyTree, Solution
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), itertools.count)
 _MOST = 1024  # elements of an array or a container that are looked at
@@ -28,7 +28,7 @@ _LIBRARIES |= sys.stdlib_module_names - {"__main__"}
 
 
 class Probe(NamedTuple):
-    """What was found.
+    """The path of a search, and the first value.
 
     Attributes:
         traceable: whether the objective may be compiled.
@@ -63,7 +63,7 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
         return Probe(bool(objective.traceable), f"{said} traceable", None)
     one, keys, inputs = _one(objective, x0, key, inputs)
 
-    def value(x: Solution) -> Any:
+    def value(x: Solution) -> tuple[jax.Array, PyTree]:
         return objective.value(x, keys, inputs)
 
     def program() -> Program:
@@ -89,9 +89,9 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
         why = f"it can be traced, but a real call raised {reason_of(error)}"
         return Probe(False, why, math.nan)
     jitted = _value(objective, one, keys, inputs)
-    found = float(np.asarray(jitted, np.float64).reshape(()))
-    if not np.allclose(real, found, rtol=1e-3, atol=1e-6, equal_nan=True):
-        why = f"a real call gave {real:.6g}, the compiled one {found:.6g}"
+    compiled = float(np.asarray(jitted, np.float64).reshape(()))
+    if not np.allclose(real, compiled, rtol=1e-3, atol=1e-6, equal_nan=True):
+        why = f"a real call gave {real:.6g}, the compiled one {compiled:.6g}"
         return Probe(False, why, real)
     return Probe(True, "a JAX function", real)
 
@@ -130,10 +130,10 @@ def _reraise_if_ours(
 ) -> None:
     """Raises our own complaint about the result's shape; others mean "host"."""
     try:
-        found, _ = jax.eval_shape(lambda x: objective.call(x, key, inputs), x)
+        answer, _ = jax.eval_shape(lambda x: objective.call(x, key, inputs), x)
     except Exception:
         return
-    check_number(found, (1,) if objective.batched else ())
+    check_number(answer, (1,) if objective.batched else ())
 
 
 def _same_program(first: Program, second: Program) -> bool:
@@ -149,30 +149,32 @@ def _number_bytes(constant: Any) -> bytes:
     return np.asarray(constant).tobytes()
 
 
-def _surroundings(fun: Any) -> list[Any]:
+def _surroundings(fun: object) -> list[object]:
     """Describes what functions can change: random states, plain variables it knows."""
-    found: list[Any] = [str(np.random.get_state()), hash(random.getstate())]
-    _describe(fun, found, set(), 4)
-    return found
+    seen: list[object] = [str(np.random.get_state()), hash(random.getstate())]
+    _describe(fun, seen, set(), 4)
+    return seen
 
 
-def _describe(variable: Any, found: list[Any], seen: set[int], depth: int) -> None:
-    """Adds to ``found`` what is plain in a variable and in those it refers to."""
+def _describe(
+    variable: object, described: list[object], visited: set[int], depth: int
+) -> None:
+    """Adds to ``described`` what is plain in a variable and in those it refers to."""
     if isinstance(variable, _PLAIN):
-        found.append(repr(variable))
+        described.append(repr(variable))
     elif isinstance(variable, np.ndarray):
         if variable.size <= _MOST:
-            found.append(variable.tobytes())
-    elif depth > 0 and id(variable) not in seen:
-        seen.add(id(variable))
-        for part in _parts(variable, found):
-            _describe(part, found, seen, depth - 1)
+            described.append(variable.tobytes())
+    elif depth > 0 and id(variable) not in visited:
+        visited.add(id(variable))
+        for part in _parts(variable, described):
+            _describe(part, described, visited, depth - 1)
 
 
-def _parts(variable: Any, found: list[Any]) -> Iterable[Any]:
+def _parts(variable: object, described: list[object]) -> Iterable[object]:
     """Returns what a variable refers to, as far as it may be the user's own."""
     if isinstance(variable, list | dict | set | tuple | collections.deque):
-        found.append(len(variable))
+        described.append(len(variable))
         if len(variable) > _MOST:
             return ()
         return tuple(variable.values() if isinstance(variable, dict) else variable)

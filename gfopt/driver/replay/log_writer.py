@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from gfopt.driver.replay.replay import (
     columns_of,
     header_of,
 )
-from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.records import JSON, Record
 from gfopt.driver.storage.storage import Contents, RecordWriter
 from gfopt.types import Optimizer, Solution
 
@@ -27,7 +26,7 @@ SYNC_EVERY = 100  # steps that a power cut may take, at most
 class LogWriter:
     """Writes the log of a search as it goes; a context manager.
 
-    A file that exists goes on behind its last whole record, if it is of the same run.
+    A file that exists is continued after its last whole record, if it is of this run.
 
     Args:
         path: the file.
@@ -56,7 +55,7 @@ class LogWriter:
                 raise
         self._synced = self._count
 
-    def _load(self, contents: Contents, header: dict[str, Any]) -> None:
+    def _load(self, contents: Contents, header: JSON) -> None:
         path = self._writer.path
         if contents.header != header:
             raise ValueError(

@@ -1,8 +1,8 @@
-"""A run of zeroth-order SGD as a log of scalars, from which its weights are made again.
+"""A run of zeroth-order SGD as a log of scalars, from which its weights follow.
 
-A step adds ``-rate p z(seed)`` to the weights: three numbers. Whoever has the starting
-weights and the log has the trained ones, bit for bit on the same kind of machine; a
-part of the log from its beginning is the run up to there.
+A step adds ``-rate p z(seed)`` to the weights: three numbers. The starting weights and
+the log give the trained weights, bit for bit on the same kind of machine; the first
+part of a log gives the weights at that step.
 
     result = gfopt.minimize(loss, x0, method="mezo", log="run.log")
     weights = gfopt.replay(x0, "run.log")
@@ -14,12 +14,14 @@ import dataclasses
 import os
 import warnings
 import zlib
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import jax
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import trees
@@ -37,6 +39,22 @@ END = Record("end", {}, {})  # of a run that was not killed
 
 # the columns of a history, by their name in the file
 NAMES = {"seed": "seed", "p": "projected_gradient", "rate": "learning_rate"}
+
+
+class Outcome(Protocol):
+    """What ``run`` and ``minimize`` return, as far as a log reads it."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The method."""
+
+    @property
+    def recommended(self) -> Solution:
+        """Its answer."""
+
+    @property
+    def history(self) -> Mapping[str, ArrayLike]:
+        """The columns of its generations."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +104,7 @@ class ReplayLog:
         return len(self.seed)
 
     def __getitem__(self, steps: slice) -> ReplayLog:
-        """The steps from the first one on: what comes before them may not lack."""
+        """The first steps: later weights depend on all steps before."""
         checks.instance("steps", steps, slice, "a slice such as [:100]")
         if steps.start not in (None, 0) or steps.step not in (None, 1):
             raise ValueError(
@@ -99,27 +117,28 @@ class ReplayLog:
         return self.seed, self.projected_gradient, self.learning_rate
 
     @classmethod
-    def of(cls, result: Any) -> ReplayLog:
+    def of(cls, result: Outcome) -> ReplayLog:
         """Returns the log of what ``run`` or ``minimize`` returned.
 
         Raises:
-            ValueError: for a method whose steps are no three numbers, and for a batch
+            ValueError: for a method whose steps are not three numbers, and for a batch
                 of runs.
         """
         header = header_of(result.optimizer, result.recommended)
         columns = {name: np.asarray(column) for name, column in result.history.items()}
-        made = np.diff(columns["nfev"], prepend=0) > 0
-        if made.ndim != 1:
+        is_step = np.diff(columns["nfev"], prepend=0) > 0
+        if is_step.ndim != 1:
             raise ValueError(
                 "result must be of one run; got a batch: take one by "
                 "jax.tree.map(lambda leaf: leaf[i], result)"
             )
-        made[getattr(result, "nit", made.size) :] = False  # minimize's may be open,
+        # a history of minimize may end with an open generation,
+        is_step[getattr(result, "nit", is_step.size) :] = False
         types = [leaf.dtype for leaf in jax.tree.leaves(result.recommended)]
         wide = np.float64 if np.float64 in types else np.float32
         kinds = {"seed": np.uint32}  # and NaN there makes floats of whole columns
         steps = {
-            name: columns[name][made].astype(kinds.get(name, wide))
+            name: columns[name][is_step].astype(kinds.get(name, wide))
             for name in NAMES.values()
         }
         return cls(**steps, header=header)
@@ -170,7 +189,7 @@ def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
         The weights, bit for bit those of the run on the same backend.
 
     Raises:
-        TypeError, ValueError: for weights that are no solution, or no log.
+        TypeError, ValueError: for weights that are not a solution, or not a log.
 
     Example:
         >>> log = ReplayLog(np.uint32([7]), np.float32([2]), np.float32([0.1]),
@@ -201,18 +220,18 @@ def _start(base: Solution, log: ReplayLog) -> tuple[Solution, bool]:
     Raises:
         ValueError: where the run started from other leaves.
     """
-    wanted = log.header.get("leaves")
+    expected = log.header.get("leaves")
     with trees.precision((base, log.projected_gradient)):
         start, x64 = trees.starting_point(base), jax.config.read("jax_enable_x64")
-    if wanted is None or _leaves(start) == wanted:
+    if expected is None or _leaves(start) == expected:
         return start, x64
     # minimize takes a list of numbers as a vector, and NumPy arrays as float64
     minimized, wide = in_precision(as_solution(base))
-    if _leaves(minimized) == wanted:
+    if _leaves(minimized) == expected:
         return minimized, wide
     with jax.enable_x64(False):  # and run as float32
         narrow = trees.starting_point(base)
-    if _leaves(narrow) == wanted:
+    if _leaves(narrow) == expected:
         return narrow, False
     raise ValueError(
         "base must be what the run started from, of the same shapes, types and names; "

@@ -136,14 +136,13 @@ def ending_of(
         >>> ending_of(gfopt.CMAES(tol_x=1e-9), ["tol_x"], True, True)
         (<Status.CONVERGED: 0>, 'converged: tol_x = 1e-09')
     """
-    found = {REASONS[name].status for name in names if name in REASONS}
-    if len(found) == 0 or any(name not in REASONS for name in names):
-        found.add(Status.CONVERGED)
-    if is_better and Status.STALLED in found:
-        found = found - {Status.STALLED} | {Status.CONVERGED}
-    status = next(one for one in _WORDS if one in found)
-    values = {name: as_method(optimizer).tolerance(name) for name in names}
-    listed = ", ".join(f"{name} = {value}" for name, value in values.items())
+    unnamed = Reason(Status.CONVERGED, "")
+    statuses = {REASONS.get(name, unnamed).status for name in names}
+    if is_better and Status.STALLED in statuses:
+        statuses = statuses - {Status.STALLED} | {Status.CONVERGED}
+    status = next(one for one in _WORDS if one in statuses)
+    tolerances = {name: as_method(optimizer).tolerance(name) for name in names}
+    listed = ", ".join(f"{name} = {value}" for name, value in tolerances.items())
     if not has_value:
         return Status.FAILED, f"no valid value; {_WORDS[status]}: {listed}"
     return status, f"{_WORDS[status]}: {listed}"

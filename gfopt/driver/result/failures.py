@@ -6,7 +6,7 @@ from collections import Counter
 
 from gfopt.core.host.values import EXAMPLE
 
-MOST_MESSAGES = 10  # of one exception, that are told apart
+MOST_MESSAGES = 10  # of one exception that are counted separately
 OTHER = "(other messages)"
 
 
@@ -15,7 +15,7 @@ class Failures(Counter[str]):
 
     A message may hold the numbers of its call. The number of reasons stays small all
     the same: values of the wrong kind are one reason, which shows the first of them,
-    and of one exception the first ``MOST_MESSAGES`` messages are told apart.
+    and of one exception the first ``MOST_MESSAGES`` messages are counted separately.
 
     Example:
         >>> failures = Failures()

@@ -16,7 +16,7 @@ MOST_PARTS = 1000  # small arrays take ten times the memory of one that joins th
 class History:
     """The records of a search so far, in the caller's sense of better.
 
-    It is told fitnesses, of which the lower is better, and holds values.
+    Callers pass fitness, where lower is better; the history stores values.
 
     Args:
         sense: which of two values is better.

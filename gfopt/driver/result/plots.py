@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # title of a panel and the columns of the history that it draws
 PANELS = (
@@ -19,7 +23,7 @@ _COLOURS = ("#1f5fa8", "#d9822b")
 _PALE = "#9db8d6"
 
 
-def figure_of(history: dict[str, np.ndarray], title: str) -> Any:
+def figure_of(history: dict[str, np.ndarray], title: str) -> Figure:
     """Draws a history against evaluations, on logarithmic axes.
 
     Args:
@@ -64,22 +68,28 @@ def figure_of(history: dict[str, np.ndarray], title: str) -> Any:
     return figure
 
 
-def _draw_values(axes: Any, history: dict[str, np.ndarray]) -> None:
+def _draw_values(axes: Axes, history: dict[str, np.ndarray]) -> None:
     """Draws how far values are from the best of the run, whatever their sign."""
     best, fitness = history["best"], history["fitness"]
     finite = best[np.isfinite(best)]
     reference = finite[-1] if finite.size else 0.0
     gaps = [_positive(np.abs(values - reference)) for values in (fitness, best)]
-    generation = {"marker": ".", "markersize": 2.5, "linestyle": "none"}
     axes.plot(
         history["nfev"],
         gaps[0],
         color=_PALE,
         label="best of a generation",
-        **generation,
+        marker=".",
+        markersize=2.5,
+        linestyle="none",
     )
-    line = {"drawstyle": "steps-post", "color": _COLOURS[0]}
-    axes.plot(history["nfev"], gaps[1], label="best so far", **line)
+    axes.plot(
+        history["nfev"],
+        gaps[1],
+        color=_COLOURS[0],
+        label="best so far",
+        drawstyle="steps-post",
+    )
     _finish(axes, f"value: distance from the best, {reference:.6g}", gaps)
     axes.legend(frameon=False, fontsize=8, markerscale=3)
 
@@ -89,7 +99,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
-def _finish(axes: Any, title: str, drawn: list[np.ndarray]) -> None:
+def _finish(axes: Axes, title: str, drawn: list[np.ndarray]) -> None:
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel("evaluations", fontsize=8)
     axes.tick_params(which="both", labelsize=8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -14,8 +14,11 @@ from gfopt.driver.result.plots import figure_of
 from gfopt.protocol import as_method
 from gfopt.types import Optimizer, PyTree, Solution, State
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST_SHOWN = 8  # numbers of a solution that are printed
-MOST_KEPT = 1 << 20  # numbers up to which the best solution is kept: 4 or 8 MB
+MOST_KEPT = 1 << 20  # largest solution that is copied when it is the best: 4 or 8 MB
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Result:
         """Whether the population kept its noise, for methods that can do both."""
         return as_method(self.optimizer).noise_form(self.recommended)
 
-    def plot(self, path: str | None = None) -> Any:
+    def plot(self, path: str | None = None) -> Figure:
         """Draws the run against evaluations, on logarithmic axes.
 
         The values, as their distance from the best of the run; and of sigma, standard
@@ -115,8 +118,8 @@ class Result:
         return figure
 
 
-def reasons_with_values(optimizer: Optimizer, names: list[str]) -> dict[str, Any]:
-    """Returns reasons to stop with the tolerances behind them, True where none is."""
+def reasons_with_values(optimizer: Optimizer, names: list[str]) -> dict[str, object]:
+    """Returns reasons to stop with their tolerances, True for one without."""
     return {name: as_method(optimizer).tolerance(name) for name in names}
 
 
@@ -132,5 +135,5 @@ def brief(tree: Solution) -> str:
     return f"{len(named)} leaves: {shapes}{', ...' if len(named) > 4 else ''}"
 
 
-def _numbers(leaf: Any) -> str:
+def _numbers(leaf: np.ndarray) -> str:
     return np.array2string(np.asarray(leaf), precision=6, separator=" ")

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from gfopt import checks
 from gfopt.driver.result.result import Result
@@ -41,7 +40,7 @@ class Tracker:
     """
 
     def __init__(
-        self, log: Callable[[dict[str, float], int], Any] | str | os.PathLike[str]
+        self, log: Callable[[dict[str, float], int], object] | str | os.PathLike[str]
     ):
         self._written = 0
         self._log = log if callable(log) else _file(log)
@@ -57,7 +56,7 @@ class Tracker:
         self._written = len(counts)
 
 
-def _file(log: Any) -> _JSONLines | _CSV:
+def _file(log: str | os.PathLike[str]) -> _JSONLines | _CSV:
     checks.instance("log", log, (str, os.PathLike), "a function or a path")
     path = Path(log)
     checks.one_of("ending of log", path.suffix, (".jsonl", ".csv"))

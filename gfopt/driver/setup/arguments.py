@@ -1,4 +1,4 @@
-"""What the drivers are given: refused, or as a search takes it."""
+"""The arguments of the drivers: checked, and converted for a search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gfopt.protocol import as_method, layers
 from gfopt.types import Optimizer, PyTree, Solution
 
 
-def check_seed(seed: Any) -> None:
+def check_seed(seed: int) -> None:
     """Refuses anything but an integer that two words can hold."""
     checks.integer("seed", seed, 0)
     if seed >= 2**64:
@@ -51,7 +51,7 @@ def as_callbacks(callbacks: Any) -> tuple[Callable[..., object], ...]:
     return listed
 
 
-def check_batches(batches: Any) -> None:
+def check_batches(batches: object) -> None:
     """Refuses data that is neither a function nor an iterable of pytrees."""
     if batches is None or callable(batches):
         return
@@ -75,13 +75,13 @@ def check_evaluator(evaluator: Any) -> None:
         )
 
 
-def check_frozen(x0: Any, frozen: PyTree) -> None:
+def check_frozen(x0: Solution, frozen: PyTree) -> None:
     """Refuses frozen leaves that are not the other half of ``x0``."""
     if frozen is None:
         return
 
-    def is_free(kept: Any, taken: Any) -> bool:
-        return kept is None or taken is None
+    def is_free(frozen_leaf: object, leaf: object) -> bool:
+        return frozen_leaf is None or leaf is None
 
     try:
         free = jax.tree.map(is_free, frozen, x0, is_leaf=lambda leaf: leaf is None)
@@ -95,7 +95,7 @@ def check_frozen(x0: Any, frozen: PyTree) -> None:
         )
 
 
-def check_halved(x0: Any) -> None:
+def check_halved(x0: Solution) -> None:
     """Refuses quantized leaves whose codes would be searched as numbers."""
     for leaf in jax.tree.leaves(x0, is_leaf=lazy.is_lazy):
         if lazy.is_lazy(leaf) and leaf.frozen_parts:
@@ -131,7 +131,7 @@ def check_reach(optimizer: Optimizer, x0: Solution) -> None:
             )
 
 
-def as_solution(x0: Any) -> Solution:
+def as_solution(x0: PyTree) -> Solution:
     """Returns ``x0`` with lists of plain numbers as vectors, all leaves as arrays.
 
     Example:
@@ -152,7 +152,7 @@ def as_solution(x0: Any) -> Solution:
     return x0
 
 
-def as_tokens(x0: Any, bounds: Any) -> Solution:
+def as_tokens(x0: PyTree, bounds: object) -> Solution:
     """Returns the start of a method whose solutions are token sequences."""
     if bounds is not None:
         raise ValueError(
@@ -176,7 +176,7 @@ def in_precision(x0: Solution) -> tuple[Solution, bool]:
         not isinstance(leaf, jax.Array) or leaf.dtype == np.float64 for leaf in leaves
     )
 
-    def convert(leaf: Any) -> Any:
+    def convert(leaf: PyTree) -> jax.Array | np.ndarray:
         if not isinstance(leaf, jax.Array):
             return np.array(leaf, np.float64)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -187,7 +187,7 @@ def in_precision(x0: Solution) -> tuple[Solution, bool]:
         return jax.tree.map(convert, x0), x64
 
 
-def values_told(values: Any, count: int, what: str) -> np.ndarray:
+def values_told(values: object, count: int, what: str) -> np.ndarray:
     """Reads the values of ``count`` trials or solutions, NaN for failures."""
     expected = "values must be a number or None for each trial"
     unordered: tuple[type, ...] = (str, bytes, Mapping, Set)
@@ -196,21 +196,21 @@ def values_told(values: Any, count: int, what: str) -> np.ndarray:
     listed = values if isinstance(values, np.ndarray) else list(values)
     if count != len(listed):
         raise ValueError(f"{expected}; got {len(listed)} for {count} {what}")
-    found = _plain(listed)
-    if found is None:
-        told = [math.nan if one is None else as_number(one) for one in listed]
-        if None in told:
-            wrong = listed[told.index(None)]
-            raise TypeError(f"{expected}; got {described(wrong)}")
-        found = np.array(told, np.float64)
-    return found
+    plain = _plain(listed)
+    if plain is not None:
+        return plain
+    told = [math.nan if one is None else as_number(one) for one in listed]
+    if None in told:
+        wrong = listed[told.index(None)]
+        raise TypeError(f"{expected}; got {described(wrong)}")
+    return np.array(told, np.float64)
 
 
-def _plain(listed: Any) -> np.ndarray | None:
+def _plain(listed: list[object] | np.ndarray) -> np.ndarray | None:
     """Returns a list or an array of plain numbers as a vector, None for others."""
     try:
-        found = np.asarray(listed)
+        array = np.asarray(listed)
     except (TypeError, ValueError):
         return None
-    is_plain = found.dtype.kind in "iuf" and found.ndim == 1
-    return found.astype(np.float64) if is_plain else None
+    is_plain = array.dtype.kind in "iuf" and array.ndim == 1
+    return array.astype(np.float64) if is_plain else None

@@ -1,9 +1,9 @@
-"""Which method searches: one by name, one that is given, or what ``"auto"`` takes."""
+"""Which method searches: one by name, an optimizer, or what ``"auto"`` takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gfopt import checks, registry
 from gfopt.methods_table import Row
@@ -32,11 +32,11 @@ class Choice(NamedTuple):
     name: str
     row: Row | None
     is_sized: bool
-    options: Mapping[str, Any] | None
+    options: Mapping[str, object] | None
 
 
 def choose(
-    method: str | Optimizer, options: Mapping[str, Any] | None, dimension: int
+    method: str | Optimizer, options: Mapping[str, object] | None, dimension: int
 ) -> Choice:
     """Returns the method that was asked for.
 

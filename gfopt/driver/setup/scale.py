@@ -22,7 +22,9 @@ from gfopt.types import Optimizer, PyTree, Solution
 MOST_SIGMA = 1e10  # beyond this, and below its inverse, it is the unit of the search
 
 
-def scaled(choice: Choice, start: Start, sigma0: Any) -> tuple[Optimizer, Space | None]:
+def scaled(
+    choice: Choice, start: Start, sigma0: PyTree
+) -> tuple[Optimizer, Space | None]:
     """Returns a method with its first step size, and the space that it searches.
 
     Args:
@@ -94,14 +96,13 @@ def _sized(scale: PyTree, start: Start) -> tuple[float, Space | None]:
     return 1.0, dataclasses.replace(space, scale=scale)
 
 
-def _scale(row: Row, start: Start, sigma0: Any) -> PyTree:
+def _scale(row: Row, start: Start, sigma0: PyTree) -> PyTree:
     """Returns the first standard deviation of each coordinate, like ``x0``."""
     if sigma0 is not None:
         return spread("sigma0", sigma0, start.x0)
     default = 0.3 * max(1.0, _rms(start.x0))
     if "seeds" in row.flags:
-        fields = {field.name: field for field in dataclasses.fields(row.cls)}
-        default = fields[str(row.sigma)].default
+        default = getattr(row.cls, str(row.sigma))  # of the dataclass
     if start.space is None:
         return _filled(default, start.x0)
     return _fifths(start.space, default)

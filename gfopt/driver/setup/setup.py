@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from gfopt.optimizers.wrappers.held import Free, Held, filled, free_numbers, red
 from gfopt.optimizers.wrappers.restarts import Restarts
 from gfopt.protocol import as_method
 from gfopt.spaces.spaces import Space
-from gfopt.types import Optimizer, Solution
+from gfopt.types import Optimizer, PyTree, Solution
 
 MOST_SURROGATE = 40  # numbers up to which "auto" takes lq_cma_es on the host
 MOST_GROWTH = 32  # times the default, the largest population of a restart
@@ -49,10 +49,10 @@ class Setup(NamedTuple):
 
 def setup(
     method: str | Optimizer,
-    x0: Any,
-    sigma0: Any = None,
-    bounds: Any = None,
-    options: Mapping[str, Any] | None = None,
+    x0: PyTree,
+    sigma0: PyTree = None,
+    bounds: PyTree = None,
+    options: Mapping[str, object] | None = None,
     *,
     allows_model: bool = True,
     restarts: bool = False,
@@ -108,17 +108,19 @@ def setup(
     if method == "auto" and allows_model and not options:
         if dimension <= MOST_SURROGATE:
             hosted = _surrogate(part, dimension, sigma0, restarts)
-    made = Setup(optimizer, start.x0, start.x64, hosted)
+    whole = Setup(optimizer, start.x0, start.x64, hosted)
     if space is None or free is None:
-        return made
-    return made.wrapped(lambda inner: _held(inner, start.x0, space, free))
+        return whole
+    return whole.wrapped(lambda inner: _held(inner, start.x0, space, free))
 
 
-def _surrogate(start: Start, dimension: int, sigma0: Any, restarts: bool) -> Optimizer:
+def _surrogate(
+    start: Start, dimension: int, sigma0: PyTree, restarts: bool
+) -> Optimizer:
     """Returns what ``"auto"`` takes for a costly objective in few dimensions."""
     is_discrete = start.space is not None and start.space.is_discrete
     name = "cma_es" if is_discrete else "lq_cma_es"  # a model has no margin
-    # a start that is far away, or sigma0 much too small, is no reason to stop
+    # neither a start far away nor a sigma0 that is much too small should end it
     chosen = choose(name, {"tol_up": 1e20}, dimension)
     optimizer, space = scaled(chosen, start, sigma0)
     if restarts:

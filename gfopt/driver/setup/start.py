@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.driver.result.result import Result
@@ -47,7 +48,7 @@ class Start(NamedTuple):
         )
 
 
-def start_of(x0: Any, bounds: Any, is_for_tokens: bool) -> Start:
+def start_of(x0: PyTree, bounds: PyTree, is_for_tokens: bool) -> Start:
     """Reads ``x0`` and ``bounds``.
 
     Args:
@@ -82,7 +83,7 @@ def start_of(x0: Any, bounds: Any, is_for_tokens: bool) -> Start:
     return Start(x0, x64, space, isinstance(bounds, Space), sigma)
 
 
-def spread(name: str, sigma: Any, x0: Solution) -> PyTree:
+def spread(name: str, sigma: PyTree, x0: Solution) -> PyTree:
     """Returns ``sigma``, a number or a tree like ``x0``, as a tree like ``x0``.
 
     Raises:
@@ -98,7 +99,7 @@ def spread(name: str, sigma: Any, x0: Solution) -> PyTree:
     elif isinstance(sigma, list | tuple) and not isinstance(x0, list | tuple):
         sigma = np.asarray(sigma)
 
-    def leaf(x: np.ndarray, s: Any) -> np.ndarray:
+    def leaf(x: np.ndarray, s: ArrayLike) -> np.ndarray:
         return np.broadcast_to(np.asarray(s, np.float64), np.shape(x))
 
     try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gfopt import checks
+from gfopt.core.sense import Sense
 from gfopt.driver.result.result import Result
 from gfopt.protocol import as_method
+from gfopt.types import PyTree, Solution
 
 
 class WarmStart(NamedTuple):
@@ -26,8 +29,8 @@ class WarmStart(NamedTuple):
 
 
 def warm_start(
-    solutions: Any,
-    values: Any,
+    solutions: ArrayLike,
+    values: ArrayLike,
     *,
     maximize: bool = False,
     fraction: float = 0.1,
@@ -88,13 +91,13 @@ def warm_start(
             f"solutions must differ in every coordinate; got {x[0, where]} for all in "
             f"coordinate {where}"
         )
-    order = np.argsort(-y if maximize else y, kind="stable")
+    order = np.argsort(Sense(maximize).fitness(y), kind="stable")
     good = x[order[: max(1, math.floor(fraction * len(y)))]]
     variance = good.var(axis=0) + (radius * spread) ** 2
     return WarmStart(good.mean(axis=0), np.sqrt(variance))
 
 
-def _numbers(name: str, value: Any, axes: int) -> np.ndarray:
+def _numbers(name: str, value: ArrayLike, axes: int) -> np.ndarray:
     expected = f"an array of numbers with {axes} axes"
     try:
         array = np.asarray(value, np.float64)
@@ -107,7 +110,7 @@ def _numbers(name: str, value: Any, axes: int) -> np.ndarray:
     return array
 
 
-def continued(result: Result) -> tuple[Any, Any]:
+def continued(result: Result) -> tuple[Solution, PyTree]:
     """Returns start and step size of a new run that begins where another ended.
 
     The start is what the run recommends. The step size is its largest standard
@@ -116,7 +119,7 @@ def continued(result: Result) -> tuple[Any, Any]:
     """
     x0 = result.recommended
     space = as_method(result.optimizer).search_space
-    scale: Any = jax.tree.map(np.ones_like, x0)
+    scale: PyTree = jax.tree.map(np.ones_like, x0)
     if space is not None:  # the history is in the mean unit of its coordinates
         with jax.enable_x64(True):
             mean = float(space.unit)

@@ -17,7 +17,7 @@ own check: without it a flipped bit there would look like a record that was cut 
 A description is the kind, the meta and the arrays' names, dtypes and shapes. It says by
 which number ``i`` it is known from there on (0: by none), so a step of (seed u32, f32,
 f32), each a 0-d array, costs 19 bytes although it is a record of its own that survives
-a kill; and a record behind a damaged one is still read, or seen to be lost.
+a kill; and a record after a damaged one is still read, or reported as lost.
 Integers are little-endian; there is no pickle.
 """
 
@@ -31,16 +31,18 @@ import zlib
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from gfopt import checks
 
+JSON: TypeAlias = dict[str, Any]  # an object in JSON
+
 MAGIC = b"gfopt\r\n\x00"  # text-mode copies and C strings break it, visibly
 VERSION = 2
 _LONG = 255  # the short length that says that a long one follows
-_CHECK = 0xA5  # not 0, so that a tail of zero bytes is no empty record
+_CHECK = 0xA5  # not 0, so that a tail of zero bytes does not read as an empty record
 _NUMBERS = 255  # of descriptions that a byte can name
 
 
@@ -54,7 +56,7 @@ class Record(NamedTuple):
     """
 
     kind: str
-    meta: dict[str, Any]
+    meta: JSON
     arrays: dict[str, np.ndarray]
 
 
@@ -85,8 +87,8 @@ class Corrupt(Exception):
         super().__init__(f"wrong {what}")
 
 
-class Found(NamedTuple):
-    """What a scan found.
+class Scan(NamedTuple):
+    """The outcome of a scan.
 
     Attributes:
         records: all that are whole.
@@ -113,7 +115,7 @@ def frame(parts: list[bytes | memoryview], chain: Chain) -> list[bytes | memoryv
 
 
 def verify_frame(file: FileIO, chain: Chain) -> int:
-    """Checks the frame at the file's position; moves the chain behind it.
+    """Checks the frame at the file's position; moves the chain past it.
 
     Args:
         file: where to read; left at the start of the payload.
@@ -144,7 +146,7 @@ def verify_frame(file: FileIO, chain: Chain) -> int:
         if start + length + 4 > size:
             raise Torn
     except BaseException:
-        file.seek(size)  # nobody knows where the next one begins
+        file.seek(size)  # where the next one begins is unknown
         raise
     while left:  # in blocks: a record may be a whole model
         block = read_exactly(file, min(left, 1 << 20))
@@ -208,7 +210,7 @@ def decode(file: FileIO, length: int, chain: Chain) -> Record:
     return Record(kind, meta, arrays)
 
 
-def read_header(file: FileIO, path: Path, chain: Chain) -> dict[str, Any]:
+def read_header(file: FileIO, path: Path, chain: Chain) -> JSON:
     """Reads from the start up to the first record; raises Torn or ValueError."""
     start = file.read(len(MAGIC)) or b""
     if start != MAGIC[: len(start)]:
@@ -239,30 +241,30 @@ def read_header(file: FileIO, path: Path, chain: Chain) -> dict[str, Any]:
     return header
 
 
-def scan(file: FileIO, chain: Chain) -> Found:
+def scan(file: FileIO, chain: Chain) -> Scan:
     """Reads the records from the file's position on.
 
-    A damaged one is left out. The file and the chain are left behind the last whole
-    one, where the next can be written.
+    A damaged one is left out. The file and the chain are left after the last whole
+    record, where the next can be written.
     """
     size, records, lost = size_of(file), list[Record](), list[str]()
     num_sound, end, crc = None, file.tell(), chain.crc
     while (offset := file.tell()) < size:
         try:
             length = verify_frame(file, chain)
-            behind = file.tell() + length + 4
+            after = file.tell() + length + 4
             try:
                 records.append(decode(file, length, chain))
             finally:
-                file.seek(behind)
+                file.seek(after)
         except (Torn, Corrupt) as error:
             num_sound = len(records) if num_sound is None else num_sound
             lost.append(f"{file.tell() - offset} bytes at offset {offset} ({error})")
         else:
-            end, crc = behind, chain.crc
+            end, crc = after, chain.crc
     file.seek(end)
     chain.crc = crc
-    return Found(records, lost, len(records) if num_sound is None else num_sound)
+    return Scan(records, lost, len(records) if num_sound is None else num_sound)
 
 
 def size_of(file: FileIO) -> int:
@@ -270,7 +272,7 @@ def size_of(file: FileIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def to_json(name: str, value: Any) -> bytes:
+def to_json(name: str, value: object) -> bytes:
     """Returns compact JSON, or raises TypeError naming ``name``."""
     try:
         return json.dumps(value, separators=(",", ":")).encode()
@@ -304,7 +306,7 @@ def _only_zeros(file: FileIO) -> bool:
     return not block
 
 
-def _num_bytes(dtype: np.dtype, shape: tuple[Any, ...]) -> int:
+def _num_bytes(dtype: np.dtype, shape: tuple[int, ...]) -> int:
     _dtype_name(dtype)  # refuses what no record may hold
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError

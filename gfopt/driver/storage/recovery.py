@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
-from gfopt.driver.storage.storage import (
-    Contents,
-    Record,
-    differences,
-    previous,
-    read_records,
-)
+from gfopt.driver.storage.records import JSON, Record
+from gfopt.driver.storage.storage import Contents, previous, read_records
+from gfopt.driver.storage.tree_records import differences
 
 
-def is_of(path: Path, header: dict[str, Any]) -> bool:
+def is_of(path: Path, header: JSON) -> bool:
     """Tells whether a file can be read and has this header."""
     try:
         return not differences(header, read_records(path).header)
@@ -24,7 +19,7 @@ def is_of(path: Path, header: dict[str, Any]) -> bool:
 
 
 def recovered(
-    path: Path, header: dict[str, Any], contents: Contents | None, kind: str
+    path: Path, header: JSON, contents: Contents | None, kind: str
 ) -> tuple[list[Record], bool]:
     """Returns a file's records; where all of a ``kind`` are lost, those of before too.
 
@@ -42,11 +37,11 @@ def recovered(
     lost = ["everything"] if contents is None else list(contents.lost)
     before = previous(path)
     if all(record.kind != kind for record in records) and is_of(before, header):
-        found = read_records(before)
-        if any(record.kind == kind for record in found.records):
+        earlier = read_records(before)
+        if any(record.kind == kind for record in earlier.records):
             lost.append(f"the last {kind}, for which that of {before} is taken")
-            lost += [f"of that file, {piece}" for piece in found.lost]
-            records = [*found.records, *records]
+            lost += [f"of that file, {piece}" for piece in earlier.lost]
+            records = [*earlier.records, *records]
     if lost:
         warnings.warn(
             f"{path} is damaged or was cut short; lost: {'; '.join(lost)}. What is"

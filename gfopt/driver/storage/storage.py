@@ -1,7 +1,7 @@
 """The one record container: checkpoints, journals, replay logs, genomes, results.
 
-A file is a header (a JSON object that the caller gives: what the file is and the
-configuration behind it) and records that are appended and never changed, each with
+A file is a header (a JSON object that the caller gives: what the file is, and its
+configuration) and records that are appended and never changed, each with
 its length and checksum; ``records`` describes the bytes. A record that was cut short
 by a kill, or damaged, is noticed wherever it is: it is left out, and said to be lost.
 """
@@ -16,33 +16,16 @@ import zlib
 from collections.abc import Iterable
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gfopt import checks
 from gfopt.driver.storage import records as layout
-from gfopt.driver.storage.records import Record
-from gfopt.driver.storage.tree_records import (
-    differences,
-    record_to_tree,
-    tree_to_record,
-)
+from gfopt.driver.storage.records import JSON, Record
 
 try:
     import fcntl
 except ImportError:  # Windows: no lock against a second writer
     fcntl = None  # type: ignore[assignment]
-
-__all__ = [
-    "Contents",
-    "Record",
-    "RecordWriter",
-    "differences",
-    "previous",
-    "read_records",
-    "record_to_tree",
-    "tree_to_record",
-    "write_snapshot",
-]
 
 
 class Contents(NamedTuple):
@@ -55,7 +38,7 @@ class Contents(NamedTuple):
         num_sound: how many of the records stand before the first of those pieces.
     """
 
-    header: dict[str, Any]
+    header: JSON
     records: list[Record]
     lost: list[str]
     num_sound: int
@@ -123,7 +106,7 @@ class RecordWriter:
         [Record(kind='step', meta={}, arrays={'loss': array(0.5, dtype=float32)})]
     """
 
-    header: dict[str, Any]
+    header: JSON
 
     def __init__(self, path: str | os.PathLike[str]):
         """Opens and locks a file; use ``create`` or ``append_to``."""
@@ -139,14 +122,12 @@ class RecordWriter:
             raise
 
     @classmethod
-    def create(
-        cls, path: str | os.PathLike[str], header: dict[str, Any]
-    ) -> RecordWriter:
+    def create(cls, path: str | os.PathLike[str], header: JSON) -> RecordWriter:
         """Starts a new file.
 
         Args:
             path: where; a file that a kill left without a whole header is replaced.
-            header: a JSON object: what the file is and the configuration behind it.
+            header: a JSON object: what the file is, and its configuration.
 
         Returns:
             The open writer.
@@ -175,7 +156,7 @@ class RecordWriter:
             path: the file.
 
         Returns:
-            The open writer, behind the last whole record, and what the file holds.
+            The open writer, after the last whole record, and what the file holds.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -198,7 +179,7 @@ class RecordWriter:
     def replace(
         cls,
         path: str | os.PathLike[str],
-        header: dict[str, Any],
+        header: JSON,
         records: Iterable[Record],
         *,
         keep: bool = False,
@@ -258,7 +239,7 @@ class RecordWriter:
         try:
             self._put(layout.frame(layout.encode(record, self._chain), self._chain))
         except BaseException:
-            # Else the next record would stand behind a piece of this one.
+            # Else the next record would follow a piece of this one.
             self._chain = chain
             self._file.truncate(offset)
             self._file.seek(offset)
@@ -304,7 +285,7 @@ class RecordWriter:
             self._file.seek(0)
         return False
 
-    def _start(self, header: dict[str, Any]) -> None:
+    def _start(self, header: JSON) -> None:
         """Empties the file and writes its header."""
         checks.instance("header", header, dict, "a dict")
         text = layout.to_json("header", header)
@@ -330,7 +311,7 @@ class RecordWriter:
 
 def write_snapshot(
     path: str | os.PathLike[str],
-    header: dict[str, Any],
+    header: JSON,
     records: Iterable[Record],
     *,
     keep: bool = False,

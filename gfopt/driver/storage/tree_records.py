@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gfopt.core import trees
-from gfopt.driver.storage.records import Record
+from gfopt.driver.storage.records import JSON, Record
 from gfopt.types import PyTree
 
 _TABLE = "history/"  # before the names of columns that stand beside a tree
 
 
-def tree_to_record(
-    kind: str, tree: PyTree, meta: dict[str, Any] | None = None
-) -> Record:
+def tree_to_record(kind: str, tree: PyTree, meta: JSON | None = None) -> Record:
     """Makes a record of a pytree of arrays, by the paths of its leaves.
 
     Args:
@@ -37,7 +34,7 @@ def tree_to_record(
 
 
 def with_table(record: Record, columns: Mapping[str, np.ndarray]) -> Record:
-    """Returns a record that holds columns, too: both are written, or none of them."""
+    """Returns a record with columns beside its tree: both are written, or neither."""
     table = {_TABLE + name: column for name, column in columns.items()}
     return record._replace(arrays=record.arrays | table)
 
@@ -82,7 +79,7 @@ def record_to_tree(record: Record, template: PyTree) -> PyTree:
         ValueError: record 'x' does not fit the template:
           b: expected 'float64[4]', found 'float64[3]'
     """
-    wanted = _named(template)
+    expected = _named(template)
     lines = differences(
         leaf_types(template),
         {name: _described(array) for name, array in record.arrays.items()},
@@ -91,11 +88,11 @@ def record_to_tree(record: Record, template: PyTree) -> PyTree:
         raise ValueError(
             "\n  ".join([f"record {record.kind!r} does not fit the template:", *lines])
         )
-    leaves = [_like(leaf, record.arrays[name]) for name, leaf in wanted.items()]
+    leaves = [_like(leaf, record.arrays[name]) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def differences(expected: JSON, found: JSON) -> list[str]:
     """Lists what differs between two nested dicts, one line for each key.
 
     Args:
@@ -129,8 +126,8 @@ def leaf_types(tree: PyTree) -> dict[str, str]:
     return {name: _described(leaf) for name, leaf in _named(tree).items()}
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
-    named: dict[str, Any] = {}
+def _named(tree: PyTree) -> dict[str, PyTree]:
+    named: dict[str, PyTree] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = trees.path_name(path)
         if name in named:
@@ -139,12 +136,12 @@ def _named(tree: PyTree) -> dict[str, Any]:
     return named
 
 
-def _described(leaf: Any) -> str:
+def _described(leaf: PyTree) -> str:
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def _like(leaf: Any, array: np.ndarray) -> Any:
+def _like(leaf: PyTree, array: np.ndarray) -> jax.Array | np.ndarray:
     if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return array
     if getattr(leaf, "committed", False):
@@ -159,7 +156,7 @@ def _like(leaf: Any, array: np.ndarray) -> Any:
     return result
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, dict) and isinstance(b, dict):

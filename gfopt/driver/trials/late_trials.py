@@ -9,10 +9,10 @@ from gfopt.core import trees
 from gfopt.driver.engine.host_search import fetched
 from gfopt.types import Population, Solution
 
-MOST_NUMBERS = 2**18  # in all that is kept of closed generations, 2 MB
+MOST_NUMBERS = 2**18  # in all that is stored of closed generations, 2 MB
 
 
-class Generation(NamedTuple):
+class ClosedGeneration(NamedTuple):
     """A closed generation to which a value may still come.
 
     Attributes:
@@ -26,7 +26,7 @@ class Generation(NamedTuple):
     missing: dict[int, tuple[int, Solution]]
 
     def num_numbers(self) -> int:
-        """Returns how much is kept."""
+        """Returns how many numbers it holds."""
         solutions = (solution for _, solution in self.missing.values())
         return trees.num_parameters((self.population, *solutions))
 
@@ -34,25 +34,25 @@ class Generation(NamedTuple):
 class LateTrials:
     """The generations, the last one first to stay.
 
-    Nobody knows whether a trial will still be told: what is kept is bounded, and the
-    oldest generations are forgotten first. The last one always stays.
+    A trial may never be told, so storage is bounded: the oldest generations are
+    forgotten first. The last one always stays.
     """
 
     def __init__(self) -> None:
-        self._generations: list[tuple[Generation, int]] = []
+        self._generations: list[tuple[ClosedGeneration, int]] = []
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: ClosedGeneration) -> None:
         """Keeps a generation, and forgets others for it."""
         self._generations.append((generation, generation.num_numbers()))
         size = sum(size for _, size in self._generations)
         while size > MOST_NUMBERS and len(self._generations) > 1:
             size -= self._generations.pop(0)[1]
 
-    def __contains__(self, trial: int) -> bool:
+    def __contains__(self, trial: object) -> bool:
         """Tells whether a trial's value may come."""
         return any(trial in one.missing for one in self)
 
-    def __iter__(self) -> Iterator[Generation]:
+    def __iter__(self) -> Iterator[ClosedGeneration]:
         """Yields the generations, the oldest first."""
         return (generation for generation, _ in self._generations)
 
