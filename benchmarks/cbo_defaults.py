@@ -41,7 +41,7 @@ GRIDS = {
 def method(noise: str, sigma: float, numbers: dict[str, Any]) -> gfopt.CBO:
     """Makes the method of one row."""
     options = dict(numbers)
-    alpha = gfopt.EffectiveSampleSize(options.pop("eta"))
+    alpha = gfopt.consensus.EffectiveSampleSize(options.pop("eta"))
     integrator = "exponential" if noise == "covariance" else "euler"
     return gfopt.CBO(
         scaling=noise, integrator=integrator, sigma=sigma, alpha=alpha, **options

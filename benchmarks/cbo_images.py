@@ -197,11 +197,11 @@ def main() -> None:
             "CBO, the published recipe": recipe(epoch),
             "the same, signs": recipe(epoch, noise=gfopt.rademacher()),
             "the same, effective sample size": recipe(
-                epoch, alpha=gfopt.EffectiveSampleSize(0.2)
+                epoch, alpha=gfopt.consensus.EffectiveSampleSize(0.2)
             ),
             "consensus hopping": gfopt.ConsensusHopping(
                 sigma=falling(0.07, 0.02, decay),
-                alpha=gfopt.EffectiveSampleSize(0.3),
+                alpha=gfopt.consensus.EffectiveSampleSize(0.3),
                 noise=gfopt.rademacher(),
             ),
         }

@@ -61,7 +61,7 @@ def ours(kind: str, numbers: Numbers, where: Problem) -> gfopt.CBO:
     """Makes one of ours."""
     alpha: Any = numbers["alpha"]
     if alpha < 1:
-        alpha = gfopt.EffectiveSampleSize(alpha)
+        alpha = gfopt.consensus.EffectiveSampleSize(alpha)
     is_dense = kind == "covariance"
     return gfopt.CBO(
         population_size=int(numbers["size"]),
@@ -139,7 +139,7 @@ def evaluations(
     tuned = {"gfopt, tuned": (OURS, ours_hits), "CBXpy, tuned": (THEIRS, cbx_hits)}
     plain: dict[str, Callable[[float], Any]] = {
         "gfopt, defaults": lambda s: gfopt.CBO(sigma=s),
-        "gfopt, sampling": lambda s: gfopt.consensus_variant(
+        "gfopt, sampling": lambda s: gfopt.consensus.consensus_variant(
             "sampling_optimization", sigma=s
         ),
         "CMA-ES": lambda s: gfopt.CMAES(sigma=s),

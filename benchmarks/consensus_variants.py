@@ -54,7 +54,7 @@ def main() -> None:
         for tuned in (False, True) if name != "cbo" else (True,):
             method = gfopt.CBO(sigma=2.0)
             if name != "cbo":
-                method = gfopt.consensus_variant(name, tuned=tuned, sigma=2.0)
+                method = gfopt.consensus.consensus_variant(name, tuned=tuned, sigma=2.0)
             row = {"variant": name, "constants": "defaults" if tuned else "own"}
             for problem, fun in PROBLEMS.items():
                 row[problem] = share_solved(method, fun, seeds, budget)

@@ -20,10 +20,6 @@ from gfopt import spaces as spaces
 from gfopt import tokens as tokens
 from gfopt.consensus.cbo import CBO as CBO
 from gfopt.consensus.hopping import ConsensusHopping as ConsensusHopping
-from gfopt.consensus.variants import consensus_variant as consensus_variant
-from gfopt.consensus.weights import (
-    EffectiveSampleSize as EffectiveSampleSize,
-)
 from gfopt.core.constraints import ConstraintValues as ConstraintValues
 from gfopt.core.evaluate import chunked as chunked
 from gfopt.core.evaluate import vmapped as vmapped

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 _INTO_ROOMS = {  # 0.1.0
+    "consensus": "EffectiveSampleSize consensus_variant",
     "gradients": """GradientEstimator black_box gradient_estimator
         per_sample_directional_derivatives""",
     "lazy": "LowRank count_materialisations",

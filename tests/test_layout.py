@@ -272,7 +272,7 @@ def test_import_is_light() -> None:
 
 def test_a_search_loads_only_its_own_method() -> None:
     """Nor what only logs and other methods need, nor what JAX loads for kernels."""
-    others = "optimizers.zeroth_order optimizers.consensus driver.replay".split()
+    others = "optimizers.zeroth_order consensus driver.replay".split()
     seldom = [*HEAVY, "optax", "scipy.optimize", "jax.extend"]
     seldom += [f"gfopt.{name}" for name in others]
     code = f"""

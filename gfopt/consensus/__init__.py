@@ -5,12 +5,15 @@ from gfopt.consensus.kernels import Kernel
 from gfopt.consensus.memories import BestMemory, SmoothMemory
 from gfopt.consensus.particles import Kick, Reduction
 from gfopt.consensus.scalings import Anisotropic, Covariance, Isotropic
+from gfopt.consensus.variants import consensus_variant
+from gfopt.consensus.weights import EffectiveSampleSize
 
 __all__ = [
     "Adam",
     "Anisotropic",
     "BestMemory",
     "Covariance",
+    "EffectiveSampleSize",
     "Euler",
     "Exponential",
     "Isotropic",
@@ -18,4 +21,5 @@ __all__ = [
     "Kick",
     "Reduction",
     "SmoothMemory",
+    "consensus_variant",
 ]

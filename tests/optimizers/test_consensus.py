@@ -111,9 +111,9 @@ def test_the_effective_sample_size() -> None:
     assert np.all(np.diff(sizes) < 0)
     for eta in (0.02, 0.1, 0.5, 0.9):
         for values in (f, 1e6 * f, f.at[7].set(1e30), 1e-6 * f):
-            alpha = gfopt.EffectiveSampleSize(eta).solve(values, valid)
+            alpha = gfopt.consensus.EffectiveSampleSize(eta).solve(values, valid)
             assert abs(size(alpha, values) - 100 * eta) < 1, (eta, alpha)
-    flat = gfopt.EffectiveSampleSize(0.5).solve(jnp.ones(100), valid)
+    flat = gfopt.consensus.EffectiveSampleSize(0.5).solve(jnp.ones(100), valid)
     np.testing.assert_allclose(flat, 1e15, 1e-4)
 
 
@@ -224,11 +224,13 @@ def test_samples_a_gaussian() -> None:
         )
         return result.state.particles.position
 
-    sampling = gfopt.consensus_variant("sampling", population_size=4000, sigma=2.0)
+    sampling = gfopt.consensus.consensus_variant(
+        "sampling", population_size=4000, sigma=2.0
+    )
     x = np.asarray(particles(sampling))
     np.testing.assert_allclose(x.mean(axis=0), mean, atol=0.1)
     np.testing.assert_allclose(np.cov(x.T), cov, atol=0.12)
-    optimizing = gfopt.consensus_variant(
+    optimizing = gfopt.consensus.consensus_variant(
         "sampling_optimization", population_size=100, sigma=2.0, dt=0.5
     )
     assert np.linalg.norm(np.cov(np.asarray(particles(optimizing)).T)) < 1e-3
@@ -425,24 +427,24 @@ def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'batch_size'"):
         gfopt.method("cbo", {"batchsize": 40})
     with pytest.raises(ValueError, match="^name must be one of.*'polarised'"):
-        gfopt.consensus_variant("polarized")
+        gfopt.consensus.consensus_variant("polarized")
 
 
 def test_a_scheme_is_apart_from_its_constants() -> None:
-    assert gfopt.consensus_variant("anisotropic", tuned=True) == gfopt.CBO()
+    assert gfopt.consensus.consensus_variant("anisotropic", tuned=True) == gfopt.CBO()
     for name, scheme in variants.SCHEMES.items():
         constants = variants.CONSTANTS[name]
         assert constants.keys() <= {"alpha", "dt", "diffusion"}
         assert not scheme.keys() & constants.keys()
-        method = gfopt.consensus_variant(name, tuned=True)
+        method = gfopt.consensus.consensus_variant(name, tuned=True)
         by_hand = gfopt.CBO(**scheme)
         assert method == by_hand
-        assert gfopt.consensus_variant(name).scaling == by_hand.scaling
+        assert gfopt.consensus.consensus_variant(name).scaling == by_hand.scaling
 
 
 @pytest.mark.parametrize("name", list(variants.VARIANTS))
 def test_every_variant_comes_closer(name: str) -> None:
-    method = gfopt.consensus_variant(name, population_size=50, sigma=1.0)
+    method = gfopt.consensus.consensus_variant(name, population_size=50, sigma=1.0)
     fun = lambda x: 20 * jnp.sum((x - 0.5) ** 2)  # noqa: E731
     result = gfopt.run(method, fun, jnp.zeros(3), key=jax.random.key(0), generations=60)
     assert fun(result.recommended) < 0.5 * fun(jnp.zeros(3))

@@ -181,7 +181,7 @@ def test_the_effective_sample_size() -> None:
     )
     dynamic.energy = values[None]
     effective_sample_size(eta=0.4, maximum=10.0, solve_max_it=60).update(dynamic)
-    alpha = gfopt.EffectiveSampleSize(0.4).solve(
+    alpha = gfopt.consensus.EffectiveSampleSize(0.4).solve(
         jnp.asarray(values, jnp.float32), jnp.ones(SIZE, bool)
     )
     np.testing.assert_allclose(alpha, dynamic.alpha[0, 0], 1e-2)
