@@ -35,7 +35,7 @@ def per_sample_directional_derivatives(
         losses: ``params -> [B]``, a loss for each sample.
         params: pytree of floating-point arrays.
         key: a key from ``jax.random.key``.
-        num_directions: columns of the sketch, m, each with a direction of its own.
+        num_directions: columns of the sketch, m, one for each direction.
         eps: how far to go.
         directions: ``"gaussian"`` or ``"rademacher"``.
 

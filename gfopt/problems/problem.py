@@ -1,4 +1,4 @@
-"""A problem of one's own, for ``gfopt.bench``: any function and where to start it."""
+"""Your own problem for ``gfopt.bench``: any function, and where to start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems that are unrolled in parts: each member goes on from its own inner state.
+"""Problems that are unrolled in parts: each member continues from its own state.
 
 Source of the toy problem: Tallec, Ollivier (2017), "Unbiased online recurrent
 optimization", arXiv 1702.05043 (influence balancing); Vicol, Metz,

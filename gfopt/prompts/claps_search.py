@@ -96,7 +96,7 @@ def claps(
     Args:
         objective: one that counts, from ``gfopt.prompts.counted(..., budget=...)``.
             Clustering is free; pruning and search share the budget.
-        start: the prompt without a word of its own, ``int32[L]``: padding, -1, or a
+        start: the prompt without any words, ``int32[L]``: padding, -1, or a
             neutral text. Influence is measured against it.
         ids: the tokens to begin with, ``int32[n]`` or their number ``V``; all that have
             an embedding by default.
@@ -111,7 +111,7 @@ def claps(
         seed: of clustering and search.
         block: prompts that are asked at a time for their influence.
         after_block: is called with the objective, and so its ledger, after each.
-        checkpoint: file from which the same call goes on; beside it, a second file with
+        checkpoint: file from which the same call resumes; beside it, a second file with
             the ending ``.pruning``.
         callbacks: of the search, as for ``minimize``.
         progress: show a line on standard error.
@@ -253,7 +253,7 @@ def _candidates(
 def _resumed(place: Path, header: JsonObject, objective: Objective) -> Objective:
     """Returns the objective with the ledger of an earlier session, if there is one.
 
-    What was asked then is answered from it, so that pruning goes on where it was.
+    Earlier queries are answered from it, so that pruning resumes where it was.
     """
     if not place.exists():
         return objective

@@ -42,7 +42,7 @@ def cluster_vocabulary(
 
     Args:
         embeddings: of the tokens, ``[V, d]``.
-        num_clusters: how many are wanted; fewer come back where one token is nearest
+        num_clusters: how many to make; fewer are returned where one token is nearest
             to several means.
         ids: the tokens that may be chosen, ``int32[n]``; all by default.
         seed: of the first means (k-means++).

@@ -54,7 +54,7 @@ class Decoder(NamedTuple):
 def decoder(
     parameters: float, *, vocabulary: int = 32000, width: int | None = None
 ) -> Decoder:
-    """Returns the usual shape of a decoder with about so many parameters.
+    """Returns the usual shape of a decoder with about that many parameters.
 
     ``layers = width / 128`` and ``12 width**2`` weights a layer, embedding and head
     apart.

@@ -32,7 +32,7 @@ def from_qwix(params: PyTree) -> PyTree:
     Raises:
         ImportError: without the package; it says what to install.
         ValueError: for a leaf whose scales are not for groups along one axis, or whose
-            type is not an integer of so many bits.
+            type is not an integer of that many bits.
 
     Example:
         >>> from_qwix({"bias": 1.0})

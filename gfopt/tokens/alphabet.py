@@ -1,4 +1,4 @@
-"""What the discrete searches share: a vocabulary, a starting sequence, draws of tokens.
+"""Vocabularies, starting sequences and draws of tokens, for all discrete searches.
 
 A vocabulary is the number of tokens ``V``, for all ids from 0 to ``V - 1``, or an array
 ``int32[n]`` of the ids that are allowed. The first is configuration, the second a leaf:
@@ -93,12 +93,12 @@ def index_of(vocabulary: Vocabulary, tokens: jax.Array) -> jax.Array:
 
 
 def drawn(vocabulary: Vocabulary, uniform: jax.Array) -> jax.Array:
-    """Turns numbers in [0, 1) into tokens, each as likely as another."""
+    """Turns numbers in [0, 1) into tokens, all equally likely."""
     return token_at(vocabulary, _below(size_of(vocabulary), uniform))
 
 
 def changed(vocabulary: Vocabulary, tokens: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Turns numbers in [0, 1) into other tokens than these, each as likely."""
+    """Turns numbers in [0, 1) into tokens other than these, all equally likely."""
     size = size_of(vocabulary)
     if size == 1:
         return drawn(vocabulary, uniform)
@@ -155,7 +155,7 @@ def as_subset(vocabulary: Vocabulary, worth: jax.Array, size: int) -> jax.Array:
 
 
 def check_subset(vocabulary: Vocabulary, length: int) -> None:
-    """Refuses a subset that is larger than what it is taken from."""
+    """Rejects a subset that is larger than its vocabulary."""
     if size_of(vocabulary) < length:
         raise ValueError(
             f"vocabulary must have at least the {length} tokens of a subset; "
@@ -164,6 +164,6 @@ def check_subset(vocabulary: Vocabulary, length: int) -> None:
 
 
 def members(vocabulary: Vocabulary, tokens: jax.Array) -> jax.Array:
-    """Returns which tokens of the vocabulary sequences hold, ``bool[..., n]``."""
+    """Returns which tokens of the vocabulary are in the sequences, ``bool[..., n]``."""
     index = index_of(vocabulary, tokens)
     return (index[..., None] == jnp.arange(size_of(vocabulary))).any(axis=-2)

@@ -1,4 +1,4 @@
-"""Texts that grow side by side, each with its cache: what beam and particles share.
+"""Texts that grow side by side, each with its cache: beam search and particles.
 
 A beam's cache is written in place. When texts are chosen, each text that is chosen
 stays in its slot; only its further copies move, into the slots of texts that were not.
@@ -69,12 +69,12 @@ class Extension(NamedTuple):
 
 
 def count(holds: jax.Array) -> jax.Array:
-    """Returns how many of ``bool[...]`` are True, ``i32[]``."""
+    """Counts the True entries of ``bool[...]``, ``i32[]``."""
     return jnp.sum(holds, dtype=jnp.int32)
 
 
 def rows_of(prompt: ArrayLike, beams: Beams) -> jax.Array:
-    """Returns the tokens that one more of each text costs, ``i32[]``."""
+    """Returns what reading one more token of each text costs, ``i32[]``."""
     prompts = jnp.atleast_2d(jnp.asarray(prompt)).shape[0]
     return prompts * count(beams.alive)
 
@@ -92,7 +92,7 @@ def check_model(model: object) -> None:
 
 
 def check_tokens(name: str, tokens: PyTree, dimensions: tuple[int, ...] = (1,)) -> None:
-    """Refuses anything but an array of integers with so many dimensions."""
+    """Rejects anything but an array of integers with these numbers of dimensions."""
     is_array = hasattr(tokens, "dtype") and hasattr(tokens, "ndim")
     if is_array and (
         not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim not in dimensions
@@ -109,7 +109,7 @@ def check_tokens(name: str, tokens: PyTree, dimensions: tuple[int, ...] = (1,)) 
 
 
 def check_proposal(method: Any) -> None:
-    """Refuses wrong values of the fields that ``proposal_of`` reads."""
+    """Rejects wrong values of the fields that ``proposal_of`` reads."""
     checks.positive("temperature", method.temperature)
     if method.top_p is not None:
         checks.positive("top_p", method.top_p)
@@ -240,7 +240,7 @@ def slots(parents: jax.Array, alive: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def moved(tree: PyTree, source: jax.Array) -> PyTree:
-    """Copies slots in place; those that others are copied from stay as they are."""
+    """Copies slots in place; slots that are copied from do not change."""
 
     def copied(slot: jax.Array, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: leaf.at[slot].set(leaf[source[slot]]), tree)
@@ -254,7 +254,7 @@ def extended(beams: Beams, member: Extension) -> jax.Array:
 
 
 def moved_beams(beams: Beams, source: jax.Array) -> Beams:
-    """Copies texts and caches in place; the logits are still those of before."""
+    """Copies texts and caches in place, but not the logits."""
     cache, tokens = moved((beams.cache, beams.tokens), source)
     return beams._replace(cache=cache, tokens=tokens)
 
@@ -267,7 +267,7 @@ def appended(
     most_drawn: int = 0,
     draw: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> tuple[Beams, jax.Array]:
-    """Appends what was chosen, and some that are drawn after it.
+    """Appends the chosen tokens, and some that are drawn after them.
 
     The last tokens are not read: nothing follows them.
 

@@ -242,7 +242,7 @@ class Beast(BeamSearch):
         found, chosen = lax.top_k(-fitness, self.beam_width)
         alive = jnp.isfinite(found)
         grows = ~is_last & jnp.any(alive)
-        # a step without a value changes nothing: the beams are copied onto themselves
+        # without a valid value nothing changes: the beams are copied onto themselves
         order, source = beam_search.slots(members.parent[chosen], alive & grows)
         chosen = chosen[order]
         beams = beam_search.moved_beams(beams, source)
@@ -253,7 +253,7 @@ class Beast(BeamSearch):
             log_p = beam_search.proposal_of(self, logits)
             return jax.vmap(jax.random.categorical)(keys, log_p).astype(jnp.int32)
 
-        # those drawn between leave the last token to be chosen
+        # tokens drawn in between leave the last one to be chosen
         beams, count = beam_search.appended(
             self.model,
             beams,
@@ -292,7 +292,7 @@ class Beast(BeamSearch):
         return state.best[0]
 
     def stop(self, state: BeastState) -> dict[str, jax.Array]:
-        """Returns ``max_length``: the texts are full; ``max_tokens``: so many read."""
+        """Returns ``max_length``: texts are full; ``max_tokens``: so many were read."""
         is_full = state.beams.length == state.beams.tokens.shape[1]
         found = {"max_length": is_full & ~state.waits}
         if self.max_tokens is not None:

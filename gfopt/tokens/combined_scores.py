@@ -1,4 +1,4 @@
-"""Scores made of scores: for several prompts, several models or several aims."""
+"""Scores made of scores: for several prompts, models or aims."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Universal:
         return jnp.mean(each)
 
     def num_tokens(self, length: jax.Array) -> jax.Array:
-        """Returns what a text of ``length`` tokens costs where it was not read."""
+        """Returns what a text of ``length`` tokens costs if it was not read before."""
         each = self._each(lambda score, _: score.num_tokens(length), None)
         return jnp.sum(each)
 
@@ -135,7 +135,7 @@ class Total:
 
     def continued(self, text: Continuation) -> jax.Array:
         """Scores a text that ``SeveralModels`` began to read."""
-        # their common length may have been set back
+        # their common length may have been reset
         caches = [one._replace(length=text.cache.length) for one in text.cache.each]
         parts = zip(self.scores, caches, strict=True)
         return self._sum(
@@ -143,7 +143,7 @@ class Total:
         )
 
     def num_tokens(self, length: jax.Array) -> jax.Array:
-        """Returns what a text of ``length`` tokens costs where it was not read."""
+        """Returns what a text of ``length`` tokens costs if it was not read before."""
         each = [score.num_tokens(length) for score in self.scores]
         return sum(each[1:], start=each[0])
 

@@ -32,7 +32,7 @@ from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
 class GeneticTokensState(NamedTuple):
-    """``step``, the parents ``i32[T, L]`` and their fitness, infinite where none is."""
+    """``step``, the parents ``i32[T, L]`` and their fitness, infinite where empty."""
 
     step: jax.Array
     parents: jax.Array
@@ -102,7 +102,7 @@ class GeneticTokens(Method):
         )
 
     def init(self, key: Key, solution: Solution) -> GeneticTokensState:
-        """Starts without a parent: the first generation is drawn anew."""
+        """Starts without parents: the first generation is random."""
         start = alphabet.starting_tokens(solution)
         if self.is_subset:
             alphabet.check_subset(self.vocabulary, start.size)
@@ -171,7 +171,7 @@ class GeneticTokens(Method):
         """Breeds subsets; the arguments have a column for each token there is."""
         a = alphabet.members(self.vocabulary, first)
         b = alphabet.members(self.vocabulary, second)
-        # crossed: what both hold, then a random half of what one of them holds
+        # crossover: the tokens of both, then a random half of those of only one
         crossed = jnp.where(a & b, 2.0, jnp.where(a | b, 1.0, 0.0)) + coins
         # mutated: what was not hit, and one position is, then what a did not hold
         hits |= jnp.argmin(jnp.where(a, coins, 2.0), axis=1, keepdims=True) == (
@@ -199,7 +199,7 @@ class GeneticTokens(Method):
         fitness = fitness.astype(jnp.float32)
         is_known = jnp.isfinite(state.fitness)
         is_again = (_same(children, state.parents) & is_known).any(axis=1)
-        # of equal children the best counts, of equally good ones the first
+        # the best of equal children counts, the first of equally good ones
         rank = jnp.argsort(jnp.argsort(fitness))
         earlier = rank[:, None] > rank
         is_again |= (_same(children, children) & earlier).any(axis=1)

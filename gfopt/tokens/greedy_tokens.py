@@ -1,4 +1,4 @@
-"""Greedy token search: one position after the other, every token tried there.
+"""Greedy token search: position by position, every token is tried.
 
     x_k <- argmin_v f(x_1 .. x_{k-1}, v, x_{k+1} .. x_L)
 
@@ -29,7 +29,7 @@ from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 
 class GreedyTokensState(NamedTuple):
-    """The sequence that is being improved, and the best of all.
+    """The current sequence, and the best so far.
 
     Attributes:
         step: ``i32[]``.
@@ -123,7 +123,7 @@ class GreedyTokens(Method):
         population: Population,
         evaluation: Evaluation,
     ) -> tuple[GreedyTokensState, GreedyTokensInfo]:
-        """Settles the position, and goes on to the next."""
+        """Settles the position, and moves on to the next."""
         index, found = best_row(evaluation)
         fitness = found.astype(jnp.float32)
         tokens, is_known = population.members[index], jnp.isfinite(fitness)
@@ -144,5 +144,5 @@ class GreedyTokens(Method):
         return state.best
 
     def stop(self, state: GreedyTokensState) -> dict[str, jax.Array]:
-        """Returns ``num_sweeps``: all positions were settled that often."""
+        """Returns ``num_sweeps``: all positions were settled that many times."""
         return {"num_sweeps": state.position >= self.num_sweeps * state.current.size}

@@ -29,7 +29,7 @@ Cache: TypeAlias = Any  # a NamedTuple with a field `length: i32[]`
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """What a search needs of a causal language model.
+    """What a search needs from a causal language model.
 
     Example:
         >>> from gfopt.tokens import FunctionModel
@@ -48,7 +48,7 @@ class LanguageModel(Protocol):
     def extend(
         self, cache: Cache, tokens: jax.Array, at: jax.Array | None = None
     ) -> tuple[jax.Array, Cache]:
-        """Reads on.
+        """Reads more tokens.
 
         Args:
             cache: of what was read; not changed.
@@ -61,7 +61,7 @@ class LanguageModel(Protocol):
 
 
 class TokenBuffer(NamedTuple):
-    """The cache of a model that has none: what was read, ``i32[C]``."""
+    """The cache of a model without one: the tokens read so far, ``i32[C]``."""
 
     tokens: jax.Array
     length: jax.Array
@@ -103,11 +103,11 @@ class FunctionModel:
     def extend(
         self, cache: TokenBuffer, tokens: jax.Array, at: jax.Array | None = None
     ) -> tuple[jax.Array, TokenBuffer]:
-        """Reads on."""
+        """Reads more tokens."""
         count, room = tokens.shape[0], cache.tokens.shape[0]
         at = jnp.arange(count) if at is None else at
         given = jnp.maximum(tokens, 0)
-        # what is read here may be longer than the cache has room for
+        # the tokens may be more than the cache has room for
         text = jnp.pad(cache.tokens, (0, count))
         text = lax.dynamic_update_slice(text, given, (cache.length,))
         logits = self.fun(self.weights, text)
@@ -155,7 +155,7 @@ class CachedModel:
     def extend(
         self, cache: Cache, tokens: jax.Array, at: jax.Array | None = None
     ) -> tuple[jax.Array, Cache]:
-        """Reads on."""
+        """Reads more tokens."""
         given = jnp.maximum(tokens, 0)
         hidden, cache = self.model.extend(self.weights, cache, given)
         hidden = hidden if at is None else hidden[at]
@@ -235,7 +235,7 @@ class SeveralModels:
     def extend(
         self, cache: Caches, tokens: jax.Array, at: jax.Array | None = None
     ) -> tuple[jax.Array, Caches]:
-        """Reads on."""
+        """Reads more tokens."""
         # the length may have been set back
         given = [one._replace(length=cache.length) for one in cache.each]
         found = [

@@ -111,7 +111,7 @@ class ParticleTokens(Method):
         )
 
     def init(self, key: Key, solution: Solution) -> ParticleTokensState:
-        """Starts without a particle: the first step draws all of them."""
+        """Starts without particles: the first step draws all of them."""
         start = alphabet.starting_tokens(solution)
         tokens = jnp.tile(start, (self.population_size, 1))
         return ParticleTokensState(
@@ -139,7 +139,7 @@ class ParticleTokens(Method):
         place = jnp.minimum(jnp.floor(few[:, 2:3] * length), length - 1)
         hit = (few[:, 3:4] < rate) & (jnp.arange(length) == place)
         x = jnp.where(hit, alphabet.changed(self.vocabulary, x, few[:, 4:5]), x)
-        # the first step, until it has a value: tokens at random, and one velocity for a
+        # until the first valid value: random tokens, and one velocity for each
         # particle, U(-3, 3)
         is_first = ~jnp.isfinite(state.fitness)[:, None]
         x = jnp.where(is_first, alphabet.drawn(self.vocabulary, draws), x)
@@ -167,7 +167,7 @@ class ParticleTokens(Method):
         tokens, velocity = population.members
         fitness = evaluation.fitness.astype(jnp.float32)
         better = evaluation.valid & (fitness < state.fitness)
-        # a step without a valid value did not happen
+        # without a valid value the step is not counted
         counts = jnp.any(evaluation.valid)
         new = ParticleTokensState(
             step=state.step + 1,

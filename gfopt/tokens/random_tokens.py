@@ -80,7 +80,7 @@ class RandomTokens(Method):
         )
 
     def init(self, key: Key, solution: Solution) -> RandomTokensState:
-        """Starts at ``solution``, which counts as the best until something is told."""
+        """Starts at ``solution``, the best until the first value."""
         start = alphabet.starting_tokens(solution)
         if self.is_subset:
             alphabet.check_subset(self.vocabulary, start.size)
@@ -93,7 +93,7 @@ class RandomTokens(Method):
         if self.is_subset:
             count = alphabet.size_of(self.vocabulary)
             u = threefry.standard_uniform(key, (size, 2 * count))
-            # what stays of the start, then any others
+            # first the tokens of the start that stay, then any others
             held = alphabet.members(self.vocabulary, state.start)
             stays = held & (u[:, :count] >= rate)
             worth = u[:, count:] + stays

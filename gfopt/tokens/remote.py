@@ -65,7 +65,7 @@ class HostModel:
     def extend(
         self, cache: TokenBuffer, tokens: jax.Array, at: jax.Array | None = None
     ) -> tuple[jax.Array, TokenBuffer]:
-        """Reads on."""
+        """Reads more tokens."""
         count, room = tokens.shape[0], cache.tokens.shape[0]
         at = jnp.arange(count) if at is None else at
         text = jnp.pad(cache.tokens, (0, count))
@@ -123,10 +123,10 @@ def torch_model(model: Any, vocabulary_size: int, *, batch_size: int = 32) -> Ho
         device = getattr(model, "device", None)
         for start in range(0, len(tokens), batch_size):
             rows, places = tokens[start:][:batch_size], at[start:][:batch_size]
-            # what stands after the last place that is asked for is not read
+            # nothing after the last requested place is read
             rows = rows[:, : int(places.max()) + 1]
             with torch.no_grad():
-                # a copy: what a callback is given is not to be written to
+                # a copy: a callback must not write to its arguments
                 ids = torch.as_tensor(rows.astype(np.int64), device=device)
                 out = model(ids).logits.float().cpu().numpy()
             found.append(np.take_along_axis(out, places[..., None], axis=1))

@@ -1,4 +1,4 @@
-"""What a text of tokens is worth to a language model: objectives, lower is better.
+"""Scores of a text by a language model: objectives, lower is better.
 
 A score is called with a solution, ``i32[L]`` with ``-1`` after its end. Where prompt
 and text were read before, it continues from their cache:
@@ -24,7 +24,7 @@ from gfopt.types import Key
 
 
 class Continuation(NamedTuple):
-    """A text of which the beginning was read.
+    """A text whose beginning was already read.
 
     Attributes:
         cache: of what was read.
@@ -45,7 +45,7 @@ def _ids(tokens: ArrayLike | None) -> jax.Array:
 def _from_the_last(
     model: LanguageModel, prompt: jax.Array, tokens: jax.Array
 ) -> Continuation:
-    """Returns a text after a prompt whose last token is read again.
+    """Returns a text after a prompt; the prompt's last token is read again.
 
     The text may be empty: what follows it is then predicted from the prompt's end.
     """
@@ -66,7 +66,7 @@ def _log_likelihoods(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 
 
 class _AfterPrompt:
-    """What scores of a text after one prompt have in common."""
+    """Base of the scores of a text after one prompt."""
 
     prompt: ArrayLike
 
@@ -133,7 +133,7 @@ class Targeted(_AfterPrompt):
         return -jnp.sum(_log_likelihoods(logits, target)) / count
 
     def num_tokens(self, length: jax.Array) -> jax.Array:
-        """Returns what a text of ``length`` tokens costs where it was not read."""
+        """Returns what a text of ``length`` tokens costs if it was not read before."""
         rest = _ids(self.tail).shape[0] + length_of(jnp.asarray(self.target))
         return length + rest
 
@@ -207,7 +207,7 @@ class Untargeted(_AfterPrompt):
         return jnp.mean(log_p)
 
     def num_tokens(self, length: jax.Array) -> jax.Array:
-        """Returns what a text of ``length`` tokens costs where it was not read."""
+        """Returns what a text of ``length`` tokens costs if it was not read before."""
         start = length + _ids(self.tail).shape[0]
         # 0 + 1 + ... after a row that is read again each time
         again = self.num_sampled * (self.num_sampled - 1) // 2
@@ -216,7 +216,7 @@ class Untargeted(_AfterPrompt):
 
 @pytree
 class Fluency(_AfterPrompt):
-    """How unlikely the text itself is after the prompt, nats a token.
+    """How unlikely the text itself is after the prompt, in nats per token.
 
     Its minimum is what ordinary beam decoding looks for.
 

@@ -28,14 +28,14 @@ class TokenCount(NamedTuple):
 
 
 def tokens_used(evaluation: Evaluation) -> jax.Array:
-    """Returns the tokens that each evaluation counted, 0 where it counts none."""
+    """Returns the tokens that each evaluation counted, 0 for other scores."""
     aux = evaluation.aux
     return jnp.asarray(getattr(aux, "num_tokens", 0))
 
 
 @pytree
 class Counted:
-    """A score that also returns the tokens that it takes."""
+    """A score that also returns how many tokens it reads."""
 
     score: Any
 

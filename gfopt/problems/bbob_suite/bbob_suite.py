@@ -6,7 +6,7 @@ the host and returns a `BBOBProblem`: a pytree that is called with `x: [D]` and 
 f(x). Values agree with the `coco-experiment` package in double precision, so results
 can be set beside the published ones.
 
-The formulas are in `functions`, what they are made of in `transforms`.
+The formulas are in `functions`, their building blocks in `transforms`.
 
 Reference: N. Hansen, S. Finck, R. Ros and A. Auger, "Real-Parameter Black-Box
 Optimization Benchmarking 2009: Noiseless Functions Definitions", RR-6829, INRIA, 2009.

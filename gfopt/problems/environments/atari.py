@@ -62,7 +62,7 @@ NETWORKS: Mapping[str, ConvolutionalPolicy] = MappingProxyType(
 
 
 class AtariEpisodes(NamedTuple):
-    """What comes back beside the score: the evaluation's ``aux``.
+    """What an evaluation returns besides the score: its ``aux``.
 
     Attributes:
         num_steps: of all episodes together, ``i32[]``; each takes 4 frames.
@@ -105,7 +105,7 @@ class Atari:
             to this, after each generation in which more than ``share_cut`` of the
             episodes were cut off.
         share_cut: see there.
-        num_no_ops: at most so many frames without action begin an episode.
+        num_no_ops: largest number of frames without action at the start of an episode.
         normalise: virtual batch normalisation of every layer (see
             ``ConvolutionalPolicy``), over 128 views of a random policy.
 

@@ -40,7 +40,7 @@ class Game:
 
     @property
     def is_over(self) -> bool:
-        """Whether the episode ended by itself."""
+        """Whether the game itself ended the episode."""
         return bool(self.emulator.game_over())
 
     def begin(self, num_no_ops: int) -> np.ndarray:

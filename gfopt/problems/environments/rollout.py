@@ -46,7 +46,7 @@ class Environment(Protocol):
 
 
 class Episodes(NamedTuple):
-    """What comes back beside the return: the evaluation's ``aux``.
+    """What an evaluation returns besides the return: its ``aux``.
 
     Attributes:
         num_steps: ``i32[]``, steps of all episodes together.

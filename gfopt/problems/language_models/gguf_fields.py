@@ -56,7 +56,7 @@ class Fields:
 
     Args:
         reader: of ``open_gguf``.
-        ignore: names of those that are read as though they were not there, patterns
+        ignore: names of those to treat as absent, patterns
             with ``*`` among them.
     """
 

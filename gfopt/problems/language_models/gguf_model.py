@@ -79,7 +79,7 @@ def load_gguf(
             are made dense.
         tokenizer: in place of the file's, of the ``tokenizers`` package; None for the
             one that the file describes.
-        ignore: fields and tensors that are read as though they were not there, such as
+        ignore: fields and tensors to treat as absent, such as
             ``("llama.attention.sliding_window",)``: what the logits you want don't
             depend on.
 
@@ -220,7 +220,7 @@ def _check_shapes(
     known: dict[str, PyTree],
     names: list[dict[str, str]],
 ) -> int:
-    """Refuses a tensor whose shape is not what the model has; returns a head's size."""
+    """Rejects a tensor of the wrong shape; returns the size of a head."""
     actual = {tensor.name: gguf_files.shape_of(tensor) for tensor in reader.tensors}
     sizes = fields.sizes(known, actual)
     expected = shapes(sizes, Path(fields.path))

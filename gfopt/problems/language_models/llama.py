@@ -36,7 +36,7 @@ from gfopt.types import PyTree
 
 
 class Layer(NamedTuple):
-    """What one layer has of its own.
+    """What differs from layer to layer.
 
     Attributes:
         rotary: its positions.
@@ -63,7 +63,7 @@ class Llama:
         attention_cap: bound of the scores, by ``cap tanh(x / cap)``; None for none.
         logit_cap: the same for the logits.
         embedding_scale: of the embedded tokens.
-        layers: what each layer has of its own; () where all are alike.
+        layers: what differs from layer to layer; () where nothing does.
 
     Raises:
         TypeError: for a number of heads that is not an integer.

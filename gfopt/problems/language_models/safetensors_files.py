@@ -49,8 +49,8 @@ def load_safetensors(folder: str | Path, *, ignore: Sequence[str] = ()) -> Pretr
     Args:
         folder: with ``config.json``, one or more files ``*.safetensors`` and, where
             there is one, ``tokenizer.json``.
-        ignore: fields of ``config.json`` and tensors that are read as though they were
-            not there, such as ``("rope_scaling", "*.input_scale")``: what the logits
+        ignore: fields of ``config.json`` and tensors to treat as
+            absent, such as ``("rope_scaling", "*.input_scale")``: what the logits
             you want don't depend on.
 
     Returns:

@@ -88,7 +88,7 @@ def read_config(path: Path, ignore: Sequence[str] = ()) -> JsonObject:
 
     Args:
         path: of the file.
-        ignore: names of fields that are read as though they were not there, patterns
+        ignore: names of fields to treat as absent, patterns
             with ``*`` among them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What each layer of a ``config.json`` has of its own: positions and window."""
+"""Positions and window of each layer of a ``config.json``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def layers_of(config: JsonObject, path: Path, size: int) -> tuple[Layer, ...]:
-    """Returns what each layer has of its own.
+    """Returns what differs from layer to layer.
 
     Args:
         config: of ``read_config``.

@@ -47,7 +47,7 @@ def block_of(
     Args:
         config: the field's value.
         path: of the file, for messages.
-        ignore: names of fields that are read as though they were not there, such as
+        ignore: names of fields to treat as absent, such as
             ``"quantization_config.kv_cache_scheme"``.
 
     Returns:

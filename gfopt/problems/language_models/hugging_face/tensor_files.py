@@ -56,7 +56,7 @@ class Tensor(NamedTuple):
         return np.memmap(self.path, dtype, "r", self.start, self.shape)
 
     def check(self, shape: tuple[int, ...], kinds: tuple[str, ...], why: str) -> None:
-        """Refuses another shape or dtype.
+        """Rejects any other shape or dtype.
 
         Raises:
             ValueError: for it.

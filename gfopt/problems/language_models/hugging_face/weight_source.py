@@ -116,7 +116,7 @@ class WeightSource:
         return neighbours(rows, self.head_size) if is_turned else rows
 
     def check_tied_head(self) -> None:
-        """Refuses a head beside a tied embedding, unless they are equal."""
+        """Rejects a head beside a tied embedding, unless the two are equal."""
         head = self.files.pop("lm_head.weight", None)
         if head is None or self.embedding is None:
             return
@@ -129,7 +129,7 @@ class WeightSource:
             )
 
     def check_rates(self, name: str, model: Llama, number: int) -> None:
-        """Refuses the rates of a rotary embedding that are not those we compute."""
+        """Rejects rates of a rotary embedding that differ from the computed ones."""
         tensor = self.files.pop(self.prefix + name, None)
         if tensor is None:
             return
@@ -145,7 +145,7 @@ class WeightSource:
             )
 
     def check_all_used(self) -> None:
-        """Refuses what no one took."""
+        """Rejects tensors that nothing used."""
         names = sorted(self.files)
         if names:
             rest = f" and {len(names) - 1} more" if names[1:] else ""
