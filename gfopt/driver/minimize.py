@@ -80,8 +80,8 @@ def minimize(
         x0: starting solution: numbers, an array, or any pytree of them. NumPy arrays
             and numbers are searched in double precision, JAX arrays in their own; for
             methods of token sequences a vector of token ids. The
-            ``Result`` of a run starts where that ended, also in its scale. None for the
-            middle of finite bounds that are domains or pairs.
+            ``Result`` of a run continues from where it ended, with its scale. None for
+            the middle of finite bounds that are domains or pairs.
         method: ``"auto"``, a name from ``gfopt list``, or an optimizer.
         sigma0: first standard deviation, a number or a tree like ``x0``; by default a
             fifth of finite bounds, else ``0.3 max(1, rms(x0))`` (or the default of a
@@ -110,7 +110,7 @@ def minimize(
             an iterable, which ends the search with its end.
         callbacks: called with a ``Result`` so far after each generation; True, or
             raising StopIteration, ends the search.
-        checkpoint: file from which the same call goes on, also after a kill.
+        checkpoint: file from which the same call resumes, even after a kill.
         log: file for the scalars of a zeroth-order run, see ``gfopt.replay``.
         progress: show a line on standard error.
         frozen: leaves that are not searched but merged into every solution; ``x0`` is
@@ -160,7 +160,7 @@ def minimize(
         allows_model=not (
             noisy or objective.constraints or objective.takes_key or batches is not None
         ),
-        # to begin again makes sense where somebody says until when
+        # restart only if the caller set a limit
         restarts=not (budget is None and max_seconds is None and target is None),
     )
     check_frozen(start.x0, frozen)

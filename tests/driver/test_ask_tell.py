@@ -335,8 +335,8 @@ def test_large_arrays_keep_their_precision(monkeypatch):
     for _ in range(2):
         search = pickle.loads(pickle.dumps(search))
     same(
-        (search._search._opened, list(search._late)),
-        (straight._search._opened, list(straight._late)),
+        (search._search._generation, list(search._late)),
+        (straight._search._generation, list(straight._late)),
     )
     for one in (search, straight):
         one.tell(one.ask(), [2.0, 0.5, 3.0])

@@ -35,7 +35,7 @@ class HostPool:
     that is running: one that runs out of time is given up, and goes on in its place
     until it ends (a job of ``submitit`` is ended). When a process of an executor dies,
     it breaks as a whole. Pass the function that makes it
-    (``loky.get_reusable_executor``) and it is made anew, with every call that was in
+    (``loky.get_reusable_executor``) and it is made again, with every call that was in
     flight made again by itself to find the culprit; otherwise those calls and those
     after them count as dead, and the next ``map`` raises.
 

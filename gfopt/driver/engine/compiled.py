@@ -266,7 +266,7 @@ class CompiledEngine:
     def advance(self, limits: Limits, batch: PyTree, interrupt: Interrupt) -> Columns:
         """Runs generations in one call and returns their records as columns."""
         # whole generations first: one that is cut short is a call of its own, which
-        # no snapshot follows, so that a longer run goes on from before it
+        # no snapshot follows, so that a longer run resumes before it
         self.is_open = limits.evaluations < self.size
         # and it is not told to the method: a few rows are not a generation
         before = jax.tree.map(np.array, self.carry.state) if self.is_open else None

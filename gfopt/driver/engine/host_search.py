@@ -14,7 +14,13 @@ from gfopt.core.evaluate import judged
 from gfopt.core.host import evaluator
 from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.driver.engine.tiers import at_tier
-from gfopt.driver.engine.turns import Opened, Plain, Told, Turns, told_of
+from gfopt.driver.engine.turns import (
+    OpenGeneration,
+    Plain,
+    StepReport,
+    Turns,
+    report_of,
+)
 from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.protocol import as_method
 from gfopt.types import (
@@ -71,8 +77,8 @@ def _row_keys(run_key: jax.Array, step: jax.Array, rows: jax.Array) -> jax.Array
 
 
 @HostFunction
-def _reasons(optimizer: Optimizer, state: State) -> Told:
-    return told_of(optimizer, state, {})
+def _reasons(optimizer: Optimizer, state: State) -> StepReport:
+    return report_of(optimizer, state, {})
 
 
 class HostSearch:
@@ -99,7 +105,7 @@ class HostSearch:
         self.best_fitness = math.inf
         init_key, self._run_key = seed_keys(seed)
         self._turns = self._turns_of({})
-        self._told = Told()
+        self._report = StepReport()
         self.info: dict[str, np.ndarray] = {}
         with self.precision():
             self._see(self._turns[self.tier].start(init_key, x0))
@@ -112,7 +118,7 @@ class HostSearch:
         self._turns = self._turns_of(counts)
         with self.precision():
             self._see(self._turns[self.tier].open(state))
-            self._told = _reasons(self.optimizer, state)
+            self._report = _reasons(self.optimizer, state)
         self.step = int(self.state.step)
 
     def __getstate__(self) -> dict[str, PyTree]:
@@ -121,7 +127,7 @@ class HostSearch:
         return kept | {"counts": self.counts}
 
     def __setstate__(self, state: dict[str, PyTree]) -> None:
-        """Makes the programs anew, which are not pickled."""
+        """Makes the programs again, which are not pickled."""
         self.__dict__.update({k: v for k, v in state.items() if k != "counts"})
         self._turns = self._turns_of(state["counts"])
 
@@ -161,10 +167,10 @@ class HostSearch:
                 self._turns[tier] = Turns(self.optimizer, self._run_key)
             self._see(self._turns[tier].open(state))
 
-    def _see(self, opened: Opened) -> None:
-        self._opened = opened
+    def _see(self, generation: OpenGeneration) -> None:
+        self._generation = generation
         self._asked_from: State | None = None  # where the state is not what was asked
-        active = np.asarray(opened.active)
+        active = np.asarray(generation.active)
         self.rows = active.size  # of the open generation, active or not
         self.active_rows = np.flatnonzero(active)
         self._rows: list[Solution] | None = None
@@ -172,18 +178,18 @@ class HostSearch:
     @property
     def state(self) -> State:
         """The method's state; its small leaves are NumPy arrays."""
-        return self._opened.pair.fetched()[0]
+        return self._generation.pair.fetched()[0]
 
     @property
     def population(self) -> Population:
         """The open generation."""
-        return self._opened.pair.fetched()[1]
+        return self._generation.pair.fetched()[1]
 
     def solution(self, row: int) -> Solution:
         """Returns one candidate as NumPy arrays of its own."""
-        if self._rows is None and jax.tree.leaves(self._opened.solutions):
+        if self._rows is None and jax.tree.leaves(self._generation.solutions):
             # one copy of all: the caller may write into it
-            self._rows = _unstacked(self._opened.solutions, self.rows)
+            self._rows = _unstacked(self._generation.solutions, self.rows)
         if self._rows is not None:
             return self._rows[row]
         state = self.state if self._asked_from is None else self._asked_from
@@ -219,13 +225,13 @@ class HostSearch:
         fitness = np.asarray(fitness, self.dtype)
         with self.precision():
             turns = self._turns[self.tier]
-            opened, self._told = turns.tell(self._opened, fitness, aux)
-            self._see(opened)
-            info = map(np.asarray, self._told.info)
-            self.info = dict(zip(self._told.info_names, info, strict=True))
-            wanted = self._told.tier
-            if wanted is not None and int(wanted) != self.tier:
-                self.move(int(wanted))
+            generation, self._report = turns.tell(self._generation, fitness, aux)
+            self._see(generation)
+            info = map(np.asarray, self._report.info)
+            self.info = dict(zip(self._report.info_names, info, strict=True))
+            tier = self._report.tier
+            if tier is not None and int(tier) != self.tier:
+                self.move(int(tier))
         self.step += 1
 
     def tell_late(self, population: Population, fitness: np.ndarray) -> None:
@@ -237,16 +243,20 @@ class HostSearch:
             state = _told_late(self.optimizer, self.state, population, fitness)
             # the counter is the open generation's: the same keys are asked again
             state = fetched(state)._replace(step=np.int32(self.step))
-            self._opened = self._opened._replace(pair=Plain((state, self.population)))
+            self._generation = self._generation._replace(
+                pair=Plain((state, self.population))
+            )
 
     def inject(self, row: int, solution: Solution) -> None:
         """Puts a solution into a row of the open generation, if need be shortened."""
-        state, population = self._opened.pair.fetched()
+        state, population = self._generation.pair.fetched()
         with self.precision():
             population = _injected(
                 self.optimizer, state, population, np.int32(row), solution
             )
-        self._opened = self._opened._replace(pair=Plain((state, fetched(population))))
+        self._generation = self._generation._replace(
+            pair=Plain((state, fetched(population)))
+        )
 
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""
@@ -256,12 +266,12 @@ class HostSearch:
     @property
     def reasons(self) -> list[str]:
         """The names of the method's own reasons to stop that hold."""
-        return self._told.reasons_that_hold()
+        return self._report.reasons_that_hold()
 
     def clean(self, row: int) -> Solution:
         """Returns one candidate from the device, whatever was done to its copy."""
-        if jax.tree.leaves(self._opened.solutions):
-            return evaluator.writable_row(self._opened.solutions, row)
+        if jax.tree.leaves(self._generation.solutions):
+            return evaluator.writable_row(self._generation.solutions, row)
         return self.solution(row)
 
 

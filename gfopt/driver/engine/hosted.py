@@ -95,8 +95,8 @@ class HostEngine(HostSearch):
         """Evaluates the starting solution, unless the first generation begins with it.
 
         Returns:
-            Its value, lower is better, infinite where it failed or is not feasible;
-            None where it was not evaluated, also because Ctrl-C came first.
+            Its fitness, infinite where it failed or is not feasible;
+            None where it was not evaluated, or Ctrl-C came first.
 
         Raises:
             ValueError: the objective returns something else than a number.

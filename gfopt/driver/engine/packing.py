@@ -47,7 +47,7 @@ class Layout:
         return self._hash
 
     def __reduce__(self) -> tuple[object, ...]:
-        # anew: another process hashes text differently
+        # built again: another process hashes text differently
         return Layout, (self.structure, self.types, self.leaves)
 
     def __eq__(self, other: object) -> bool:

@@ -37,8 +37,8 @@ AHEAD = 5000  # steps before it at which a thread begins to compile
 
 
 @pytree
-class Told:
-    """What a tell has to say: diagnostics, reasons to stop, the tier it asks for."""
+class StepReport:
+    """What a step reports: diagnostics, reasons to stop, the tier that it asks for."""
 
     info: tuple[jax.Array, ...] = ()
     reasons: jax.Array | tuple[()] = ()
@@ -62,7 +62,7 @@ class Plain(NamedTuple):
         return self.pair
 
 
-class Opened(NamedTuple):
+class OpenGeneration(NamedTuple):
     """A generation that waits for its values.
 
     Attributes:
@@ -101,18 +101,20 @@ def _tell(
     population: Population,
     fitness: jax.Array,
     aux: PyTree,
-) -> tuple[State, Told]:
-    """Tells a generation, NaN for failures."""
+) -> tuple[State, StepReport]:
+    """Tells a generation; a fitness that is not finite is a failure."""
     evaluation = judged(fitness, population.active, aux)
     state, info = optimizer.tell(state, population, evaluation)
-    return state, told_of(optimizer, state, diagnostics(info))
+    return state, report_of(optimizer, state, diagnostics(info))
 
 
-def told_of(optimizer: Optimizer, state: State, info: dict[str, jax.Array]) -> Told:
-    """Returns what there is to tell of a step."""
+def report_of(
+    optimizer: Optimizer, state: State, info: dict[str, jax.Array]
+) -> StepReport:
+    """Returns the report of a step."""
     method = as_method(optimizer)
     reasons = method.stop(state)
-    return Told(
+    return StepReport(
         tuple(map(jnp.asarray, info.values())),  # a seed has no room in a float32
         jnp.array(list(reasons.values()), bool),
         method.wanted_tier(state),
@@ -137,56 +139,56 @@ class NumpyTurns:
         self._asking: NumpyProgram | None = None
         self._telling: dict[PyTreeDef, NumpyProgram] = {}
 
-    def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
+    def start(self, init_key: np.ndarray, x0: Solution) -> OpenGeneration:
         """Returns the first generation."""
         args = self._optimizer, init_key, x0
         return self.open(NumpyProgram(_init, *args)(*args))
 
-    def open(self, state: State) -> Opened:
+    def open(self, state: State) -> OpenGeneration:
         """Returns the generation that follows a state."""
         if self._asking is None:
             args = self._optimizer, self._run_key, state
             self._asking = NumpyProgram(_ask, *args)
         population, solutions = self._asking(self._optimizer, self._run_key, state)
-        return Opened(Plain((state, population)), population.active, solutions)
+        return OpenGeneration(Plain((state, population)), population.active, solutions)
 
     def tell(
-        self, opened: Opened, fitness: np.ndarray, aux: PyTree
-    ) -> tuple[Opened, Told]:
-        """Returns the next generation and what there is to tell of this one."""
-        state, population = opened.pair.fetched()
+        self, generation: OpenGeneration, fitness: np.ndarray, aux: PyTree
+    ) -> tuple[OpenGeneration, StepReport]:
+        """Returns the next generation, and the report of this one."""
+        state, population = generation.pair.fetched()
         kind = jax.tree.structure(aux)
         if kind not in self._telling:
             args = self._optimizer, state, population, fitness, aux
             self._telling[kind] = NumpyProgram(_tell, *args)
         program = self._telling[kind]
-        state, told = program(self._optimizer, state, population, fitness, aux)
-        return self.open(state), told
+        state, report = program(self._optimizer, state, population, fitness, aux)
+        return self.open(state), report
 
 
 # -- compiled
 
 
 @jax.jit
-def _start(method: Packed, init_key: jax.Array, x0: Solution) -> Opened:
+def _start(method: Packed, init_key: jax.Array, x0: Solution) -> OpenGeneration:
     return _open(method, _init(method.tree()[0], init_key, x0))
 
 
 @jax.jit
-def _open(method: Packed, state: State) -> Opened:
+def _open(method: Packed, state: State) -> OpenGeneration:
     optimizer, run_key = method.tree()
     population, solutions = _ask(optimizer, run_key, state)
-    return Opened(pack((state, population)), population.active, solutions)
+    return OpenGeneration(pack((state, population)), population.active, solutions)
 
 
 @jax.jit
 def _turn(
     method: Packed, pair: Packed, fitness: jax.Array, aux: PyTree
-) -> tuple[Opened, Told]:
+) -> tuple[OpenGeneration, StepReport]:
     """Tells a generation and asks for the next in one dispatch."""
     state, population = pair.tree()
-    state, told = _tell(method.tree()[0], state, population, fitness, aux)
-    return _open(method, state), told
+    state, report = _tell(method.tree()[0], state, population, fitness, aux)
+    return _open(method, state), report
 
 
 class CompiledTurns:
@@ -194,31 +196,35 @@ class CompiledTurns:
 
     def __init__(self, optimizer: Optimizer, run_key: np.ndarray):
         self._method = pack((optimizer, run_key))
-        self._ahead: dict[PyTreeDef, Future[Callable[..., tuple[Opened, Told]]]] = {}
+        self._ahead: dict[
+            PyTreeDef, Future[Callable[..., tuple[OpenGeneration, StepReport]]]
+        ] = {}
 
-    def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
+    def start(self, init_key: np.ndarray, x0: Solution) -> OpenGeneration:
         """Returns the first generation."""
         return _start(self._method, init_key, x0)
 
-    def open(self, state: State) -> Opened:
+    def open(self, state: State) -> OpenGeneration:
         """Returns the generation that follows a state."""
         return _open(self._method, state)
 
-    def compile_ahead(self, opened: Opened, fitness: np.ndarray, aux: PyTree) -> None:
+    def compile_ahead(
+        self, generation: OpenGeneration, fitness: np.ndarray, aux: PyTree
+    ) -> None:
         """Begins to compile the program of a turn, in a thread, unless it has begun."""
         kind = jax.tree.structure(aux)
         if kind not in self._ahead:
-            pair = pack(opened.pair.fetched())
+            pair = pack(generation.pair.fetched())
             lowered = _turn.lower(self._method, pair, fitness, aux)
             pool = ThreadPoolExecutor(1, "gfopt-compile")
             self._ahead[kind] = pool.submit(lowered.compile)
             pool.shutdown(wait=False)
 
     def tell(
-        self, opened: Opened, fitness: np.ndarray, aux: PyTree
-    ) -> tuple[Opened, Told]:
-        """Returns the next generation and what there is to tell of this one."""
-        pair = opened.pair
+        self, generation: OpenGeneration, fitness: np.ndarray, aux: PyTree
+    ) -> tuple[OpenGeneration, StepReport]:
+        """Returns the next generation, and the report of this one."""
+        pair = generation.pair
         if isinstance(pair, Plain):
             pair = pack(pair.fetched())
         ahead = self._ahead.get(jax.tree.structure(aux))
@@ -244,26 +250,26 @@ class Turns:
         self._numpy = None if is_seeds else NumpyTurns(optimizer, run_key)
         self._compiled = CompiledTurns(optimizer, run_key)
 
-    def start(self, init_key: np.ndarray, x0: Solution) -> Opened:
+    def start(self, init_key: np.ndarray, x0: Solution) -> OpenGeneration:
         """Returns the first generation."""
         return self._run("start", init_key, x0)
 
-    def open(self, state: State) -> Opened:
+    def open(self, state: State) -> OpenGeneration:
         """Returns the generation that follows a state."""
         if self.count > HAND_OVER:
             self._numpy = None
         return self._run("open", state)
 
     def tell(
-        self, opened: Opened, fitness: np.ndarray, aux: PyTree
-    ) -> tuple[Opened, Told]:
-        """Returns the next generation and what there is to tell of this one."""
+        self, generation: OpenGeneration, fitness: np.ndarray, aux: PyTree
+    ) -> tuple[OpenGeneration, StepReport]:
+        """Returns the next generation, and the report of this one."""
         if self.count >= HAND_OVER:
             self._numpy = None
         elif self._numpy is not None and self.count >= HAND_OVER - AHEAD:
-            self._compiled.compile_ahead(opened, fitness, aux)
+            self._compiled.compile_ahead(generation, fitness, aux)
         self.count += 1
-        return self._run("tell", opened, fitness, aux)
+        return self._run("tell", generation, fitness, aux)
 
     def _run(self, name: str, *args: PyTree) -> PyTree:
         if self._numpy is not None:

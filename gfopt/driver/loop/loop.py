@@ -235,7 +235,7 @@ class Loop:
         engine, saved = self._engine, self._checkpoint
         left = limits.evaluations - self._history.nfev
         # no snapshot holds a generation that the budget cuts short: with a larger
-        # budget the run goes on from before it
+        # budget the run resumes before it
         if saved is not None and (left < engine.size or saved.is_due):
             self._save()
         now = limits._replace(evaluations=left, barren=self._most_barren)

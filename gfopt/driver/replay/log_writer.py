@@ -89,7 +89,7 @@ class LogWriter:
         if not columns:
             return
         if self._known is not None:
-            # a search that goes on from a checkpoint makes some steps once more
+            # a search that resumes from a checkpoint repeats some steps
             size = min(len(self._known), len(columns["seed"]))
             for name in NAMES.values():
                 known = getattr(self._known, name)[:size]

@@ -17,13 +17,13 @@ class Tracker:
     """A callback of ``minimize`` that writes a row for each generation.
 
     A row holds the last numbers of ``Result.history``: ``nfev``, ``fitness``, ``best``
-    and the method's diagnostics; its step is ``nfev``. A search that goes on from a
+    and the method's diagnostics; its step is ``nfev``. A search that resumes from a
     checkpoint is written from its beginning.
 
     Args:
         log: called as ``log(row, step)``, which is how ``mlflow.log_metrics`` and the
             ``log`` of a Weights & Biases run are called; or the path of a file that
-            ends in ``.jsonl`` or ``.csv`` and is written anew.
+            ends in ``.jsonl`` or ``.csv`` and is overwritten.
 
     Raises:
         TypeError: for neither a function nor a path.
