@@ -1,11 +1,11 @@
-"""The protocol in full: a method's five functions, its hooks, and how wrappers hold it.
+"""The full protocol: a method's five functions, its hooks, and wrappers.
 
-``Optimizer`` in ``types.py`` is what a method must have. Drivers and evaluators ask for
-more where it is there: reasons to stop, rows that are decoded together, another number
-of rows. Each of these hooks stands here once, with a default. A method derives from
-``Method`` and overrides what it has; a wrapper derives from ``Wrapper``, which hands
-every hook on to the method inside, and overrides what it changes. A class with only the
-five functions works as well: ``as_method`` gives it the defaults.
+``Optimizer`` in ``types.py`` is what a method must have. Drivers and evaluators also
+use optional hooks: reasons to stop, rows that are decoded together, another number of
+rows. Each hook is defined here once, with a default. A method derives from ``Method``
+and overrides what it supports. A wrapper derives from ``Wrapper``, which forwards every
+hook to the method inside, and overrides what it changes. A class with only the five
+functions works as well: ``as_method`` gives it the defaults.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Method(Optimizer):
         return {}
 
     def tolerance(self, reason: str) -> Any:
-        """Returns the field that a reason to stop is named after; True if none is."""
+        """Returns the field named like a reason to stop; True if there is none."""
         return getattr(self, reason, True)
 
     # how its rows are decoded
@@ -64,7 +64,7 @@ class Method(Optimizer):
 
     @property
     def population_size(self) -> int | None:
-        """The number of rows, None where it follows from the solution."""
+        """The number of rows, None if it depends on the solution."""
         return None
 
     def resized(self, population_size: int) -> Method:
@@ -87,7 +87,7 @@ class Method(Optimizer):
         return 0
 
     def wanted_tier(self, state: State) -> jax.Array | None:
-        """Returns the tier that the next step asks for, None where there is one."""
+        """Returns the tier that the next step needs, None if there is only one."""
         return None
 
     def at_tier(self, tier: int) -> Method:
@@ -95,7 +95,7 @@ class Method(Optimizer):
         return self
 
     def at_step(self, state: State, step: jax.Array) -> State:
-        """Returns the state as if it had been told so often: schedules go by that."""
+        """Returns the state with another step counter, which schedules follow."""
         return state._replace(step=step)
 
     # its distribution
@@ -110,9 +110,9 @@ class Method(Optimizer):
 
     @property
     def has_margin(self) -> bool:
-        """Whether it draws normally, around the ``mean`` of its state.
+        """Whether it samples a normal distribution around the ``mean`` of its state.
 
-        Its values are compared within one generation only. ``Margin`` and
+        It compares values only within a generation. ``Margin`` and
         ``AugmentedLagrangian`` need that.
         """
         return False
@@ -124,7 +124,7 @@ class Method(Optimizer):
     def widened(self, state: State, factor: jax.Array) -> State:
         """Returns the state with a ``sigma`` that is ``factor`` times as large.
 
-        It is the same state where the method has no such number.
+        The state is unchanged if the method has no such number.
         """
         if "sigma" not in getattr(state, "_fields", ()):
             return state
@@ -134,7 +134,7 @@ class Method(Optimizer):
         """Returns the member that decodes to a solution, or to one nearer to the mean.
 
         Raises:
-            TypeError: for a method that takes no solutions from elsewhere.
+            TypeError: if the method takes no injected solutions.
         """
         raise TypeError(
             "optimizer must be a method that takes injected solutions; "
@@ -145,12 +145,12 @@ class Method(Optimizer):
 
     @property
     def follows_slopes(self) -> bool:
-        """Whether it takes differences of values, which must not step or be ranks."""
+        """Whether it uses differences of values, which must be smooth and not ranks."""
         return False
 
     @property
     def elitism(self) -> bool:
-        """Whether a solution stays for the value that it once had."""
+        """Whether a solution survives by the value that it once had."""
         return False
 
     @property
@@ -159,31 +159,31 @@ class Method(Optimizer):
         return False
 
     def noise_form(self, solution: Solution) -> str | None:
-        """Says how members hold their noise; None where they hold none."""
+        """Says how members hold their noise; None if they hold none."""
         return None
 
     def log_header(self) -> dict[str, str] | None:
-        """Returns what a replay log says of its steps; None where they are no seeds."""
+        """Returns the header of a replay log; None if steps are not seeds."""
         return None
 
     # what is inside, and around it
 
     @property
     def wrapped(self) -> Optimizer | None:
-        """The method that this one is a wrapper of."""
+        """The method that this one wraps, None if it is not a wrapper."""
         return None
 
     @property
     def search_space(self) -> Any:
-        """The ``Space`` that its numbers are mapped into; None if they are x itself."""
+        """The ``Space`` to which its numbers are mapped; None if they are x itself."""
         return None
 
 
 class Wrapper(Method):
-    """A method around another one, ``inner``: all of it is forwarded.
+    """A method around another one, ``inner``, to which it forwards everything.
 
     A subclass is a dataclass with a field ``inner`` and a state with a field of that
-    name, or says otherwise in ``inner_state`` and ``with_inner_state``. It defines
+    name, or overrides ``inner_state`` and ``with_inner_state``. It defines
     ``init`` and ``tell``, and overrides what it changes.
     """
 
@@ -198,7 +198,7 @@ class Wrapper(Method):
         return state.inner
 
     def with_inner_state(self, state: State, inner: State) -> State:
-        """Returns the state with another one of the method inside."""
+        """Returns the state with another inner state."""
         return state._replace(inner=inner)
 
     @property
@@ -267,7 +267,7 @@ class Wrapper(Method):
         return _around(self, as_method(self.inner).at_tier(tier))
 
     def at_step(self, state: State, step: jax.Array) -> State:
-        """Sets it for the method inside, too."""
+        """Also sets it for the method inside."""
         inner = self.within(state).at_step(self.inner_state(state), step)
         return self.with_inner_state(super().at_step(state, step), inner)
 
@@ -332,7 +332,7 @@ class StatelessWrapper(Wrapper):
 
 
 class _Guest(Method):
-    """A class of five functions: what it has itself, and the defaults for the rest."""
+    """A class of five functions, with the defaults for all hooks that it lacks."""
 
     def __init__(self, own: Optimizer):
         self._own = own
@@ -349,7 +349,7 @@ class _Guest(Method):
 
 
 def as_method(optimizer: Optimizer) -> Method:
-    """Returns an optimizer with all hooks, those it lacks being the defaults."""
+    """Returns an optimizer with all hooks, using the defaults for those it lacks."""
     if isinstance(optimizer, Method):
         return optimizer
     guest: Any = _Guest
@@ -357,7 +357,7 @@ def as_method(optimizer: Optimizer) -> Method:
 
 
 def diagnostics(info: Info) -> dict[str, jax.Array]:
-    """Returns a step's diagnostics by name; none where they have no names."""
+    """Returns a step's diagnostics by name; empty if they have no names."""
     return info._asdict() if hasattr(info, "_asdict") else {}
 
 
@@ -370,7 +370,7 @@ def layers(optimizer: Optimizer) -> list[Optimizer]:
 
 
 def innermost(optimizer: Optimizer) -> Optimizer:
-    """Returns the method inside of all wrappers."""
+    """Returns the method inside all wrappers."""
     return layers(optimizer)[-1]
 
 

@@ -14,7 +14,7 @@ from gfopt.types import Optimizer
 
 METHODS: Mapping[str, Row] = MappingProxyType({row.name: row for row in ROWS})
 
-# What holds a model or another method is made by hand, and passed as an object.
+# methods that need a model or another method are passed as objects
 _OBJECTS: Mapping[str, str] = MappingProxyType(
     {
         "beast": "gfopt.tokens.Beast(model, prompt)",
@@ -31,7 +31,7 @@ def names(*, tokens: bool) -> list[str]:
 
 
 def known_method(name: str, *others: str, argument: str = "method") -> None:
-    """Refuses a name that is neither a method's nor one of ``others``."""
+    """Refuses a name that is neither a method nor one of ``others``."""
     if isinstance(name, str) and name in _OBJECTS:
         raise ValueError(
             f"{argument} must be an object where it has no defaults: {_OBJECTS[name]}; "
@@ -69,7 +69,7 @@ def takes_tokens(method: str | Optimizer) -> bool:
     """
     if isinstance(method, str):
         row = METHODS.get(method)
-    elif isinstance(method, type):  # no method, which is refused elsewhere
+    elif isinstance(method, type):  # not a method: refused elsewhere
         return False
     else:
         row = row_of(method)
@@ -79,9 +79,9 @@ def takes_tokens(method: str | Optimizer) -> bool:
 
 
 def row_of(optimizer: Optimizer) -> Row | None:
-    """Returns the row of an optimizer's class, or None for one of the user's own.
+    """Returns the row of an optimizer's class, or None for a user's own class.
 
-    That of a wrapper, such as ``Bounded``, is its method's.
+    A wrapper, such as ``Bounded``, has the row of its method.
     """
     optimizer = innermost(optimizer)
     kind = type(optimizer)

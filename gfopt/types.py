@@ -23,7 +23,7 @@ Info: TypeAlias = Any  # a NamedTuple of scalars
 
 
 class Population(NamedTuple):
-    """What ``ask`` proposes: a recipe for every candidate, never the candidates.
+    """What ``ask`` proposes: recipes for candidates, never the candidates.
 
     Attributes:
         members: pytree, every leaf ``[P, ...]``.
@@ -43,14 +43,14 @@ class Population(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What the core found out about a population.
+    """The values of a population.
 
     Attributes:
         fitness: ``float[P]``, lower is better; meaningless where ``valid`` is False.
         valid: ``bool[P]``, False where the row is inactive, raised, timed out, or
-            came back as NaN or infinite.
-        aux: pytree ``[P, ...]`` of what the objective returned beside the fitness;
-            ``()`` if nothing.
+            is NaN or infinite.
+        aux: pytree ``[P, ...]`` of what else the objective returned; ``()`` if
+            nothing.
 
     Example:
         >>> import jax.numpy as jnp

@@ -290,8 +290,8 @@ class CBO(Method):
             variance=variance,
         )
         # without one valid row nothing was learnt: the particles move another way
-        learnt = jnp.any(valid)
-        new = trees.chosen(learnt, new, state)
+        has_valid = jnp.any(valid)
+        new = trees.select(has_valid, new, state)
         info = CBOInfo(
             new.best_fitness,
             vectors.size(new.particles.position),

@@ -56,7 +56,7 @@ class EffectiveSampleSize:
 
     def solve(self, fitness: jax.Array, valid: jax.Array) -> jax.Array:
         """Returns alpha for fitness ``[N]``, or ``max_alpha`` where none is enough."""
-        wanted, gap = self.eta * jnp.sum(valid), _gap(fitness, valid)
+        target, gap = self.eta * jnp.sum(valid), _gap(fitness, valid)
         # from weights that are equal to weights of the best alone: particles that fly
         # far off make the largest gap many decades larger than the smallest
         differs = valid & (gap > 0)
@@ -73,7 +73,7 @@ class EffectiveSampleSize:
             low, high = sides
             middle = (low + high) / 2
             weights = consensus_weights(fitness, valid, jnp.exp(middle))
-            above = effective_sample_size(weights) > wanted
+            above = effective_sample_size(weights) > target
             return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
         sides = low.astype(fitness.dtype), high.astype(fitness.dtype)

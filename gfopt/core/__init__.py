@@ -1,1 +1,1 @@
-"""The evaluation core: objective, evaluators, noise, lazy leaves, shaping, spaces."""
+"""The evaluation core: objectives, evaluators, constraints, schedules, trees."""

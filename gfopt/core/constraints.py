@@ -1,4 +1,4 @@
-"""Nonlinear constraints ``g(x) <= 0``: how they are given, where their values go."""
+"""Nonlinear constraints ``g(x) <= 0``: their forms and their values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Constraint = Callable[[Solution], Any]
 
 
 class ConstraintValues(NamedTuple):
-    """What stands in ``Evaluation.aux`` for an objective with constraints.
+    """The ``Evaluation.aux`` of an objective with constraints.
 
     Attributes:
         values: ``float[P, M]``; a row is feasible where all are 0 or below.
-        aux: what the objective itself returned beside the fitness, or ``()``.
+        aux: what the objective itself returned with the fitness, or ``()``.
 
     Example:
         >>> ConstraintValues(np.array([[-1.0, 0.0]])).values.shape
@@ -33,7 +33,7 @@ class ConstraintValues(NamedTuple):
 
 
 def is_feasible(evaluation: Evaluation) -> jax.Array:
-    """Returns which valid rows keep all constraints, ``bool[P]``.
+    """Returns which valid rows satisfy all constraints, ``bool[P]``.
 
     Example:
         >>> values = ConstraintValues(jnp.array([[-1.0, 0.0], [-2.0, 0.1]]))
@@ -46,7 +46,7 @@ def is_feasible(evaluation: Evaluation) -> jax.Array:
 
 
 def keeps(aux: PyTree) -> bool:
-    """Tells whether one evaluation on the host kept all constraints, if any."""
+    """Tells whether one evaluation on the host satisfied all constraints, if any."""
     return not isinstance(aux, ConstraintValues) or bool(np.all(aux.values <= 0))
 
 
@@ -58,8 +58,8 @@ def values(
     leaves = [leaf for g in constraints for leaf in jax.tree.leaves(g(solution))]
     library: Any = jnp if any(isinstance(x, jax.Array) for x in leaves) else np
     columns = [library.reshape(library.asarray(x), (size, -1)) for x in leaves]
-    found = library.concatenate(columns, axis=1)
-    return found if batched else found[0]
+    result = library.concatenate(columns, axis=1)
+    return result if batched else result[0]
 
 
 def called(
@@ -71,12 +71,12 @@ def called(
     *args: Any,
     **words: Any,
 ) -> tuple[Any, ConstraintValues]:
-    """Calls an objective and its constraints, for a worker process, too.
+    """Calls an objective and its constraints, possibly in a worker process.
 
     Args:
         fun: the objective.
-        constraints: what to call with the solution, ``args[position]``.
-        position: where the solution stands.
+        constraints: functions of the solution, ``args[position]``.
+        position: of the solution.
         has_aux: whether ``fun`` returns ``(number, aux)``.
         batched: whether solutions are stacked.
         *args: of the objective.
@@ -86,16 +86,16 @@ def called(
         ``(number, values)``.
     """
     solution = args[position]
-    kept = values(constraints, jax.tree.map(_copy, solution), batched)
-    found = fun(*args, **words)
+    constraint_values = values(constraints, jax.tree.map(_copy, solution), batched)
+    result = fun(*args, **words)
     if not has_aux:
-        return found, ConstraintValues(kept)
-    if not isinstance(found, tuple) or len(found) != 2:
+        return result, ConstraintValues(constraint_values)
+    if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(
             "fun must return (number, aux) because has_aux=True; "
-            f"got {checks.shown(found)}"
+            f"got {checks.shown(result)}"
         )
-    return found[0], ConstraintValues(kept, found[1])
+    return result[0], ConstraintValues(constraint_values, result[1])
 
 
 def _copy(leaf: Any) -> Any:
@@ -112,13 +112,13 @@ class Between:
 
     def __call__(self, x: Solution) -> list[Any]:
         """Returns ``lower - fun(x)`` and ``fun(x) - upper`` where they are finite."""
-        found = self.fun(x)
-        found = found if isinstance(found, jax.Array) else np.asarray(found)
-        found = found.reshape(1) if found.ndim == 0 else found
-        shape = np.shape(found)
+        result = self.fun(x)
+        result = result if isinstance(result, jax.Array) else np.asarray(result)
+        result = result.reshape(1) if result.ndim == 0 else result
+        shape = np.shape(result)
         lower, upper = (np.broadcast_to(s, shape) for s in (self.lower, self.upper))
-        below = (lower - found)[np.isfinite(lower)]
-        return [below, (found - upper)[np.isfinite(upper)]]
+        below = (lower - result)[np.isfinite(lower)]
+        return [below, (result - upper)[np.isfinite(upper)]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class _Linear:
 
 
 def as_constraints(constraints: Any) -> tuple[Constraint, ...]:
-    """Reads constraints in any form that users have.
+    """Reads constraints in any of their forms.
 
     Args:
         constraints: a function ``g`` with ``g(x) <= 0`` where x is feasible, which
@@ -142,7 +142,7 @@ def as_constraints(constraints: Any) -> tuple[Constraint, ...]:
 
     Raises:
         TypeError: for anything else.
-        ValueError: for an equality, which no search among random points can keep.
+        ValueError: for an equality, which random candidates cannot satisfy.
 
     Example:
         >>> import scipy.optimize
@@ -188,10 +188,10 @@ def values_at(
     leaves = [np.ravel(leaf) for g in constraints for leaf in jax.tree.leaves(g(one))]
     if not sum(leaf.size for leaf in leaves):
         raise ValueError("constraints must return at least one number; got none")
-    found = np.concatenate(leaves)
-    if found.dtype.kind not in "iuf":
+    result = np.concatenate(leaves)
+    if result.dtype.kind not in "iuf":
         raise TypeError(
             "constraints must return real numbers, 0 or below where x is feasible; "
-            f"got {checks.shown(found)}"
+            f"got {checks.shown(result)}"
         )
-    return found.astype(np.float64)
+    return result.astype(np.float64)

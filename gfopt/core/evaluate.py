@@ -39,7 +39,7 @@ DEFAULT_ELEMENTS = 1 << 24
 
 
 class Request(NamedTuple):
-    """A population that is to be evaluated, with all that this takes.
+    """A population to evaluate, and all that this takes.
 
     Attributes:
         key: of this evaluation; each row folds in its number.
@@ -47,7 +47,7 @@ class Request(NamedTuple):
         optimizer: the method, which decodes the members.
         state: its state.
         population: the members.
-        inputs: what the objective needs beside the solution.
+        inputs: what the objective needs besides the solution.
     """
 
     key: Key
@@ -75,8 +75,8 @@ def decode_rows(optimizer: Optimizer, state: State, members: PyTree) -> PyTree:
     """Decodes stacked members ``[P, ...]`` into dense stacked solutions.
 
     Returns:
-        A tree with leaves ``[P, ...]``; what ``decode`` returns lazy is made dense, and
-        what ``decode_group`` returns is dense by its contract.
+        A tree with leaves ``[P, ...]``; lazy leaves from ``decode`` are materialised,
+        those from ``decode_group`` are dense by contract.
     """
     count = jax.tree.leaves(members)[0].shape[0]
     size = group_size(optimizer, count)
@@ -93,7 +93,7 @@ def decode_rows(optimizer: Optimizer, state: State, members: PyTree) -> PyTree:
 def _values(
     request: Request, members: PyTree, rows: jax.Array
 ) -> tuple[jax.Array, PyTree]:
-    """Evaluates all given rows at once; a row's key depends on its number only."""
+    """Evaluates the rows at once; a row's key depends only on its number."""
     key, objective, optimizer, state, _, inputs = request
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = fold(key, rows) if objective.takes_key else None
@@ -117,7 +117,9 @@ def _values(
         # decode inside the map: a lazy leaf's base stays un-batched
         return value(optimizer.decode(state, member), key, row)
 
-    if rows.shape[0] == 1:  # one by one costs no batch axis: loops and conds stay
+    if (
+        rows.shape[0] == 1
+    ):  # a single row needs no batch axis: loops and conds stay as they are
         first = jax.tree.map(lambda leaf: leaf[0], (members, keys, numbers))
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one(*first))
     return jax.vmap(one)(members, keys, numbers)
@@ -129,7 +131,7 @@ def judged(
     aux: PyTree,
     valid: jax.Array | np.ndarray | bool = True,
 ) -> Evaluation:
-    """Makes an evaluation: what is inactive, NaN or infinite is not valid."""
+    """Makes an evaluation: rows that are inactive, NaN or infinite are not valid."""
     valid = active & jnp.isfinite(fitness) & valid
     return Evaluation(jnp.where(valid, fitness, jnp.inf), valid, aux)
 
@@ -181,8 +183,7 @@ class Chunked(Vmapped):
             return _values(request, members, numbers)
 
         def fill(index: jax.Array, values: PyTree) -> PyTree:
-            # the last chunk reaches back over rows that were done: same rows, same
-            # keys, same values
+            # the last chunk repeats some rows: same rows, same keys, same values
             start = jnp.minimum(index * size, count - size)
             return jax.tree.map(
                 lambda whole, part: lax.dynamic_update_slice_in_dim(
@@ -223,9 +224,9 @@ def chunked(size: int) -> Chunked:
 def member_size(
     optimizer: Optimizer, state: State, solution: PyTree, population_size: int
 ) -> int:
-    """Returns how many numbers each decoded member holds for itself.
+    """Returns how many numbers each decoded member holds by itself.
 
-    ``D`` for dense solutions; of a lazy leaf, what members do not share.
+    ``D`` for dense solutions; for a lazy leaf, what members do not share.
     """
     size = trees.num_parameters(solution)
     if size * population_size <= DEFAULT_ELEMENTS:
@@ -242,17 +243,17 @@ def member_size(
 def default_evaluator(
     size: int, population_size: int, num_active: int | None = None
 ) -> Vmapped:
-    """Returns the evaluator that is used where none is given.
+    """Returns the default evaluator.
 
     ``vmapped()`` while ``P * size <= 2**24``, else ``chunked(2**24 // size)``, 1 or an
-    even number: a chunk of whole pairs draws the noise of each once. Where only
-    ``num_active`` rows are at first, chunks are no larger than that: a chunk without an
-    active row is not computed.
+    even number: a chunk of whole pairs draws the noise of each once. If only
+    ``num_active`` rows are active at first, chunks are at most that large: a chunk
+    without an active row is not computed.
 
     Args:
         size: numbers that each member holds, ``member_size``.
         population_size: rows, ``P``.
-        num_active: rows that are to be evaluated, all by default.
+        num_active: rows to be evaluated, all by default.
     """
     most = max(1, DEFAULT_ELEMENTS // max(1, size))
     if 1 < most < population_size:

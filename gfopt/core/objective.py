@@ -1,4 +1,4 @@
-"""The objective: what cannot be inferred from a callable, said once."""
+"""The objective: a callable, and what cannot be inferred from it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from gfopt.types import Key, PyTree, Solution
 
 
 class Inputs(NamedTuple):
-    """What an evaluation needs beside the solution.
+    """What an evaluation needs besides the solution.
 
     Attributes:
         frozen: the leaves that are not searched (see ``partition``), or None.
-        args: fixed further arguments of the objective.
+        args: further fixed arguments of the objective.
         batch: this step's mini-batch, the same for all members, or None.
-        context: what the evaluation itself carries from step to step, or None.
-        row: this evaluation's row of the population, for an objective that asks for it.
+        context: what evaluations carry from step to step, or None.
+        row: this evaluation's row of the population, for an objective that takes it.
     """
 
     frozen: PyTree = None
@@ -50,20 +50,20 @@ class Objective:
 
     Args:
         fun: a JAX function or any Python callable.
-        takes_key: pass a key of its own to every evaluation, first.
+        takes_key: pass each evaluation its own key, as the first argument.
         has_aux: ``fun`` returns ``(number, aux)``; aux comes back in the evaluation.
         batched: ``fun`` takes solutions with a leading axis ``[b, ...]`` (and keys
             ``[b]``) and returns ``[b]`` numbers.
         traceable: True for a JAX function, False for any other, ``"auto"`` to find
             out by tracing it and by one real, counted call.
-        context: first value of what the evaluation carries from step to step.
+        context: initial value of what evaluations carry from step to step.
         update: ``(context, evaluation) -> context``, called once a step.
-        maximize: turn the sign around; results are reported in the user's sense.
-        constraints: functions ``g(x)`` of one number or several, feasible where all
-            are 0 or below. The evaluation then has a ``ConstraintValues`` for aux,
-            which a method that knows of constraints reads.
-        takes_row: pass the number of the row, so that it can find what is its own in a
-            context with leaves ``[P, ...]``. JAX functions only.
+        maximize: flip the sign; results are reported in the user's sense.
+        constraints: functions ``g(x)`` that return one number or several; feasible
+            where all are 0 or below. The aux of the evaluation is then a
+            ``ConstraintValues``, for methods that handle constraints.
+        takes_row: pass the number of the row, as an index into a context with leaves
+            ``[P, ...]``. JAX functions only.
 
     Raises:
         TypeError: where ``fun``, ``update`` or a constraint cannot be called.
@@ -128,13 +128,13 @@ class Objective:
     def tree_unflatten(
         cls, static: tuple[Any, ...], data: tuple[PyTree, PyTree]
     ) -> Objective:
-        """Rebuilds the objective; what it holds was checked when it was made."""
-        made = object.__new__(cls)
+        """Rebuilds the objective, whose parts were checked when it was made."""
+        objective = object.__new__(cls)
         for field, value in zip(fields(cls), static, strict=True):
-            object.__setattr__(made, field.name, value)
-        object.__setattr__(made, "fun", static[0] if data[0] is None else data[0])
-        object.__setattr__(made, "context", data[1])
-        return made
+            object.__setattr__(objective, field.name, value)
+        object.__setattr__(objective, "fun", static[0] if data[0] is None else data[0])
+        object.__setattr__(objective, "context", data[1])
+        return objective
 
     def call(
         self, solution: Solution, key: Key | None, inputs: Inputs
@@ -147,15 +147,15 @@ class Objective:
             words["context"] = inputs.context
         if self.takes_row:
             words["row"] = inputs.row
-        found = self.full_fun(*head, solution, *batch, *inputs.args, **words)
+        result = self.full_fun(*head, solution, *batch, *inputs.args, **words)
         if not self.returns_pairs:
-            return found, ()
-        if not isinstance(found, tuple) or len(found) != 2:
+            return result, ()
+        if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(
                 "fun must return (number, aux) because has_aux=True; "
-                f"got {checks.shown(found)}"
+                f"got {checks.shown(result)}"
             )
-        return found
+        return result
 
     @property
     def sense(self) -> Sense:
@@ -169,7 +169,7 @@ class Objective:
 
     @property
     def full_fun(self) -> Callable[..., Any]:
-        """``fun``, with the constraints' values beside it where there are some."""
+        """``fun``, with the constraints' values if there are any."""
         if not self.constraints:
             return self.fun
         position = int(self.takes_key)
@@ -194,10 +194,10 @@ class Objective:
         """
         if inputs.frozen is not None:
             solution = trees.merge(solution, inputs.frozen)
-        found, aux = interpreter.interpret(self.call)(solution, key, inputs)
+        result, aux = interpreter.interpret(self.call)(solution, key, inputs)
         expected = jax.tree.leaves(solution)[0].shape[:1] if self.batched else ()
-        check_number(found, expected)
-        fitness = jnp.asarray(found).reshape(expected)
+        check_number(result, expected)
+        fitness = jnp.asarray(result).reshape(expected)
         fitness = fitness.astype(jnp.promote_types(fitness.dtype, jnp.float32))
         return self.sense.fitness(fitness), aux
 
@@ -208,30 +208,30 @@ def _equal(first: Any, second: Any) -> bool:
     return bool(np.all(first == second))
 
 
-def check_number(found: Any, expected: tuple[int, ...]) -> None:
-    """Refuses what a function returned unless it is real and of the right shape.
+def check_number(result: Any, expected: tuple[int, ...]) -> None:
+    """Refuses a return value that is not real or has the wrong shape.
 
-    Further axes of length 1 do no harm: an array with one element is a number.
+    Additional axes of length 1 are accepted: an array with one element is a number.
 
     Raises:
         ValueError: says what came, and where its shape shows what was meant.
     """
-    dtype = getattr(found, "dtype", None)
+    dtype = getattr(result, "dtype", None)
     if dtype is None:
         try:
-            dtype = np.asarray(found).dtype
+            dtype = np.asarray(result).dtype
         except (TypeError, ValueError):
             dtype = np.dtype(object)
     is_real = dtype.kind in "biuf" or jax.numpy.issubdtype(dtype, np.floating)
     if is_real:
-        shape = np.shape(found)
+        shape = np.shape(result)
         if shape[: len(expected)] == expected and math.prod(shape) == math.prod(
             expected
         ):
             return
-    came = described(found)
-    if is_real and not isinstance(found, np.ndarray):
-        came = f"shape {np.shape(found)}, dtype {dtype}"
+    came = described(result)
+    if is_real and not isinstance(result, np.ndarray):
+        came = f"shape {np.shape(result)}, dtype {dtype}"
     raise ValueError(
         f"fun must return {'one real number' if expected == () else 'real numbers'} "
         f"of shape {expected} for {'one solution' if expected == () else 'a batch'}; "
@@ -247,7 +247,7 @@ def as_number(value: Any) -> float | None:
         (1.0, 3.0, None)
     """
     if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
-        value = value.item()  # also of libraries that NumPy cannot read
+        value = value.item()  # including arrays of libraries that NumPy cannot read
     if not isinstance(value, numbers.Real | Decimal):
         return None
     number: Any = value
@@ -258,7 +258,7 @@ def as_number(value: Any) -> float | None:
 
 
 def described(value: Any) -> str:
-    """Returns what a function returned, whole unless it is very long, and its type.
+    """Describes a return value, in full unless it is very long, and its type.
 
     Example:
         >>> described(np.ones(2))

@@ -54,7 +54,7 @@ def at(name: str, value: Hyperparameter, step: jax.Array | int) -> Number:
     """Returns the hyperparameter's value at ``step``.
 
     Raises:
-        ValueError: where it is not one number there: arrays of them are for vmap.
+        ValueError: if it is not one number there; arrays of numbers are for vmap.
 
     Example:
         >>> at("eps", 0.5, 3), at("eps", field("eps", lambda step: 1 / step), 4)

@@ -63,7 +63,7 @@ class Sharded:
         ) -> tuple[jax.Array, PyTree]:
             *head, inputs = whole
             request = Request._make([*head, population, inputs])
-            # every device gets all scalars, so that `tell` is the same on each
+            # every device gets all scalars, so that each makes the same `tell`
             return jax.tree.map(
                 lambda leaf: lax.all_gather(leaf, axis, tiled=True),
                 self.inner.rows(request, rows),

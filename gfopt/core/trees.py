@@ -27,7 +27,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def path_hash(path: tuple[Any, ...]) -> int:
-    """Returns the crc32 of a leaf's path: its stream of noise, whatever its place."""
+    """Returns the crc32 of a leaf's path, which selects its stream of noise."""
     return zlib.crc32(path_name(path).encode())
 
 
@@ -84,24 +84,24 @@ def partition(
             tree,
             lazy.frozen_parts(tree),
         )
-    chosen = jax.tree.map(lambda leaf, k: leaf if k else None, tree, keep)
+    searched = jax.tree.map(lambda leaf, k: leaf if k else None, tree, keep)
     frozen = jax.tree.map(lambda leaf, k: None if k else leaf, tree, keep)
-    return chosen, frozen
+    return searched, frozen
 
 
-def merge(chosen: PyTree, frozen: PyTree) -> PyTree:
-    """Puts the two halves of ``partition`` together again.
+def merge(searched: PyTree, frozen: PyTree) -> PyTree:
+    """Merges the two halves of ``partition``.
 
     Example:
         >>> merge({"b": None, "w": 1.0}, {"b": 2.0, "w": None})
         {'b': 2.0, 'w': 1.0}
     """
-    # the frozen half leads: where it has None, whatever the other has is taken whole,
-    # also a lazy leaf, which is itself a small tree
+    # the frozen half leads: where it has None, the other's subtree is taken whole,
+    # even if it is a lazy leaf, which is itself a small tree
     return jax.tree.map(
         lambda kept, taken: taken if kept is None else kept,
         frozen,
-        chosen,
+        searched,
         is_leaf=lambda leaf: leaf is None,
     )
 
@@ -141,7 +141,7 @@ def filled(tree: PyTree, value: Any) -> PyTree:
 
 
 def precision(tree: PyTree) -> AbstractContextManager[None]:
-    """Returns a context that keeps float64 leaves what they are, if there are any."""
+    """Returns a context that preserves float64 leaves, if there are any."""
     leaves = jax.tree.leaves(tree)
     if any(getattr(leaf, "dtype", None) == np.float64 for leaf in leaves):
         return jax.enable_x64(True)
@@ -149,7 +149,7 @@ def precision(tree: PyTree) -> AbstractContextManager[None]:
 
 
 def wide_dtype(tree: PyTree) -> Any:
-    """Returns the dtype for scalars beside a tree: float64 if it has any, else 32."""
+    """Returns the dtype for scalars of a tree: float64 if it has any, else float32."""
     return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
 
 
@@ -158,12 +158,12 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), tree, like)
 
 
-def chosen(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+def select(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """Returns ``new`` where ``condition``, else ``old``, in the dtypes of ``old``."""
 
     def choice(a: Any, b: jax.Array) -> jax.Array:
         picked = jnp.where(condition, a, b)
-        # keys of jax.random take no cast, and need none
+        # keys of jax.random need no cast, and allow none
         return picked if picked.dtype == b.dtype else picked.astype(b.dtype)
 
     return jax.tree.map(choice, new, old)

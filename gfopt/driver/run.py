@@ -241,7 +241,7 @@ def _scanned(
             # shares: were it masked, every schedule inside would turn from branch into
             # select.
             live = stopped == 0
-            new_context = trees.chosen(live, new_context, context)
+            new_context = trees.select(live, new_context, context)
             reason = jnp.asarray(stop(new, row.info)).astype(jnp.int32)
             row = row._replace(
                 best_fitness=jnp.where(live, row.best_fitness, jnp.nan),
@@ -250,7 +250,7 @@ def _scanned(
             )
             stopped = jnp.where(live, reason, stopped)
             stopped_at = jnp.where(live, new.step, stopped_at)
-            new = trees.chosen(live, new, state)._replace(step=new.step)
+            new = trees.select(live, new, state)._replace(step=new.step)
         nfev += row.num_evaluations
         best = jnp.fmin(best, row.best_fitness.astype(best.dtype))
         value = objective.sense.value

@@ -135,11 +135,11 @@ class CrossEntropy(Method):
         floor = schedules.at("min_std", self.min_std, step)
         std = jnp.clip(std, floor, vectors.LIMIT)
         # without a valid row there is nothing to learn
-        learnt = jnp.any(evaluation.valid)
+        has_valid = jnp.any(evaluation.valid)
         new = CrossEntropyState(
             step=step + 1,
-            mean=vectors.unflat(jnp.where(learnt, mean, flat), state.mean),
-            std=jnp.where(learnt, std, state.std).astype(dtype),
+            mean=vectors.unflat(jnp.where(has_valid, mean, flat), state.mean),
+            std=jnp.where(has_valid, std, state.std).astype(dtype),
         )
         _, best = best_row(evaluation)
         return new, CrossEntropyInfo(best, new.std.max(), new.std.min())

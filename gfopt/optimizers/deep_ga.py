@@ -184,7 +184,7 @@ class DeepGA(Method):
         first = jax.tree.map(lambda leaf: _padded(leaf, rows), (children, active))
         second = jax.tree.map(lambda leaf: _padded(leaf, rows), again)
         second = second[0], jnp.isfinite(second[1]) & (jnp.arange(rows) < again[1].size)
-        return Population(*trees.chosen(state.waits, second, first))
+        return Population(*trees.select(state.waits, second, first))
 
     def decode(self, state: DeepGAState, member: Member) -> Solution:
         """Returns the mutated parent."""
@@ -263,7 +263,7 @@ class DeepGA(Method):
             state.tried,
         )
         without = jax.tree.map(lambda leaf: leaf[: self.num_candidates], state.tried)
-        return trees.chosen(self._has_elite(state), with_elite, without)
+        return trees.select(self._has_elite(state), with_elite, without)
 
     def _bred(
         self,
@@ -284,8 +284,8 @@ class DeepGA(Method):
         # the elite first, then children, then old parents, each in their order
         places = jnp.arange(2 * size)
         worth = jnp.where(jnp.isfinite(scores), places, places + 2 * size)
-        chosen = jnp.argsort(jnp.where(places == elite, -1, worth))[:size]
-        pool, scores = jax.tree.map(lambda leaf: leaf[chosen], (pool, scores))
+        order = jnp.argsort(jnp.where(places == elite, -1, worth))[:size]
+        pool, scores = jax.tree.map(lambda leaf: leaf[order], (pool, scores))
         return state._replace(
             generation=state.generation + 1,
             parents=lax.map(lambda member: self.decode(state, member), pool),
@@ -317,9 +317,9 @@ def mutated(
         first = -sigma / math.sqrt(fan_in) if leaf.ndim > 1 else jnp.zeros_like(sigma)
         return jnp.where(is_first, first, sigma)
 
-    moved = noise.add(jax.tree.map(base, tree), seed, jax.tree.map(scale, tree))
+    child = noise.add(jax.tree.map(base, tree), seed, jax.tree.map(scale, tree))
     # adding zeros would turn -0.0 into 0.0
-    return jax.tree.map(lambda old, new: jnp.where(sigma == 0, old, new), tree, moved)
+    return jax.tree.map(lambda old, new: jnp.where(sigma == 0, old, new), tree, child)
 
 
 def _members(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> DeepGAMember:

@@ -162,8 +162,8 @@ class ParticleSwarm(Method):
             best_fitness=jnp.where(improved, fitness, state.best_fitness),
         )
         # without a valid row there is nothing to learn: the swarm moves elsewhere
-        learnt = jnp.any(evaluation.valid)
-        new = trees.chosen(learnt, new, state)
+        has_valid = jnp.any(evaluation.valid)
+        new = trees.select(has_valid, new, state)
         info = ParticleSwarmInfo(
             jnp.min(new.best_fitness),
             vectors.size(new.best_positions),

@@ -96,7 +96,7 @@ def extended(
         medians=medians,
         is_stagnant=is_stagnant,
     )
-    return trees.chosen(jnp.any(valid), new, history), best < worst
+    return trees.select(jnp.any(valid), new, history), best < worst
 
 
 def _sampled(
@@ -118,8 +118,8 @@ def _sampled(
 def is_flat(history: FitnessHistory, tol_fun: Hyperparameter) -> jax.Array:
     """Tells whether the recent steps and the last one hardly differ: ``bool[]``."""
     full = jnp.all(jnp.isfinite(history.recent))
-    moved = history.recent.max() - history.recent.min()
-    return full & (jnp.maximum(moved, history.spread) < tol_fun)
+    change = history.recent.max() - history.recent.min()
+    return full & (jnp.maximum(change, history.spread) < tol_fun)
 
 
 def reasons(

@@ -87,7 +87,7 @@ def unrolled(
 
     def update(context: Unrolls, evaluation: Evaluation) -> Unrolls:
         part = (context.part + 1) % num_unrolls
-        return Unrolls(trees.chosen(part > 0, evaluation.aux, first), part)
+        return Unrolls(trees.select(part > 0, evaluation.aux, first), part)
 
     context = Unrolls(first, jnp.int32(0))
     return Objective(fun, has_aux=True, takes_row=True, context=context, update=update)

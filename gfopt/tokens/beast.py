@@ -217,7 +217,7 @@ class Beast(BeamSearch):
                 slot=jnp.where(place < k1 * k2, first.members.slot, place)
             )
         )
-        return trees.chosen(state.waits, second, first)
+        return trees.select(state.waits, second, first)
 
     def decode(self, state: BeastState, member: Member) -> Solution:
         """Returns the beam with its token, or the finalist."""
@@ -324,4 +324,4 @@ class Beast(BeamSearch):
             jnp.where(known, state.best[order], state.best),
             jnp.where(known, mean[order], state.best_fitness),
         )
-        return trees.chosen(state.waits, fresh, (best, best_fitness))
+        return trees.select(state.waits, fresh, (best, best_fitness))

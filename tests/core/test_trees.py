@@ -142,6 +142,6 @@ def test_a_choice_has_the_types_of_the_old_and_may_hold_keys() -> None:
     new = {"x": jnp.float32(1.5), "key": keys[0]}
     old = {"x": jnp.bfloat16(2), "key": keys[1]}
     for condition, expected in ((True, new), (False, old)):
-        found = jax.jit(trees.chosen)(condition, new, old)
+        found = jax.jit(trees.select)(condition, new, old)
         assert found["x"].dtype == jnp.bfloat16 and found["x"] == expected["x"]
         assert found["key"] == expected["key"]

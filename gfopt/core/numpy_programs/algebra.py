@@ -1,4 +1,4 @@
-"""Matrix products and decompositions; what can't be decomposed is NaN, as in JAX."""
+"""Matrix products and decompositions; a failed decomposition is NaN, as in JAX."""
 
 from __future__ import annotations
 

@@ -144,12 +144,12 @@ def _round(eqn: Equation) -> Function:
 
 
 def _reduce_precision(eqn: Equation) -> Function:
-    dtype, kept = dtype_of(eqn.outputs[0]), eqn["mantissa_bits"]
+    dtype, num_bits = dtype_of(eqn.outputs[0]), eqn["mantissa_bits"]
     details = np.finfo(dtype)
     if eqn["exponent_bits"] != details.nexp or dtype.itemsize < 4:
         raise UnknownEquation("reduce_precision of the exponent")
     words = np.dtype(f"u{dtype.itemsize}").type
-    cut = details.nmant - kept
+    cut = details.nmant - num_bits
     if cut <= 0:
         return identity
     mask, half, cut = words(2**cut - 1), words(2 ** (cut - 1) - 1), words(cut)

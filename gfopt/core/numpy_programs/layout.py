@@ -176,8 +176,8 @@ class _Layout:
             if not needed.isdisjoint(line.names):
                 kept.append((line, {*_named(line.operands)} - needed))
                 needed.update(_named(line.operands))
-        # What is not needed any more makes room: its name goes to the next result, and
-        # with it, most often, memory that is still in the cache.
+        # A value that is no longer needed frees its name for the next result and, with
+        # it, usually memory that is still in cache.
         spare: list[str] = []
         names: dict[str, str] = {name: name for name in inputs}
         space: dict[str, Any] = {}

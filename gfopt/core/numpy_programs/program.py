@@ -1,13 +1,13 @@
 """Runs a traced function in NumPy, without compiling it.
 
-A compiled program is fast from the second call on; the first costs seconds. A host
-search makes a few hundred steps of some hundred small operations, which NumPy has done
-before the compiler would have begun. So its programs are traced as for the compiler,
+A compiled program is fast from the second call on, but the first takes seconds. A host
+search makes a few hundred steps of about a hundred small operations, which NumPy can
+finish before a compiler would start. So its programs are traced as for the compiler,
 and then laid out as calls of NumPy functions.
 
-The numbers agree with the compiled program's but for the last bits (another order of
-sums, another ``exp``); random words are the same. What has no rule, a callback for
-one, is left to the compiler.
+The results agree with the compiled program's up to the last bits (another order of
+sums, another ``exp``); random words are identical. Operations without a rule, such as
+callbacks, are left to the compiler.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class NumpyProgram:
 def _of_types(fun: Callable[..., Any], types: Any) -> Callable[..., Any]:
     """Returns a function of its own for each set of classes among the arguments.
 
-    What JAX keeps of a function it finds by structures, which ``trees.node_types`` can
-    tell apart where ``==`` cannot.
+    JAX caches a function by tree structures, and ``trees.node_types`` can tell apart
+    some that ``==`` cannot.
     """
     del types
     return functools.wraps(fun)(lambda *args: fun(*args))

@@ -41,8 +41,8 @@ def encrypt(
     words = np.broadcast(k0, k1, c0, c1)
     if words.size <= FEW:
         pairs = [_encrypted(*map(int, four)) for four in words]
-        found = np.array(pairs, np.uint32).reshape(*words.shape, 2)
-        return found[..., 0], found[..., 1]
+        encrypted = np.array(pairs, np.uint32).reshape(*words.shape, 2)
+        return encrypted[..., 0], encrypted[..., 1]
     x, y = np.asarray(c0 + k0), np.asarray(c1 + k1)
     if x.shape != y.shape:
         x, y = (np.array(word) for word in np.broadcast_arrays(x, y))
@@ -146,8 +146,8 @@ def _threefry(eqn: Equation) -> Function:
 def named(eqn: Equation) -> Function | None:
     """Returns the function of a program of ``threefry.py`` that stands in another.
 
-    None for any other program, and for these where they are batched: the program itself
-    says then which axes go together.
+    None for any other program, and for batched ones: there the program itself says
+    which axes go together.
     """
     name = eqn.get("name")
     if name not in ("encrypt", "draw_seeds"):

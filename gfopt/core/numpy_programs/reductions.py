@@ -1,4 +1,4 @@
-"""Sums and their kind, over axes and along them."""
+"""Reductions over axes, and cumulative ones along them."""
 
 from __future__ import annotations
 

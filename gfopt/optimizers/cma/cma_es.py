@@ -2,18 +2,18 @@
 
     x_k = m + sigma y_k,   y_k = A z_k,   z_k ~ N(0, I),   C = A A^T
 
-The state keeps the root ``A`` and, in its coordinates, what has been learnt since it
-was made: ``C = A W A^T``. Every few steps ``A <- A L`` with ``L L^T = W``, and ``W``
-starts from I again. ``W`` stays near I, so that this takes no eigendecomposition, which
-would be most of the time, and single precision bears condition numbers far above 1e7,
-with which it can't hold ``C``. The schedule goes by the step counter that a batch of
-runs shares: it stays a branch under vmap.
+The state keeps the root ``A`` and, in its coordinates, all later updates:
+``C = A W A^T``. Every few steps ``A <- A L`` with ``L L^T = W``, and ``W`` restarts at
+I. ``W`` stays near I, so that no eigendecomposition is needed, which would dominate the
+time, and single precision suffices for condition numbers far above 1e7, with which it
+cannot represent ``C``. The schedule follows a step counter shared by a batch of runs,
+so that it remains a branch under vmap.
 
 Sources: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.00772,
 whose equation numbers are given below; Krause, Arbones and Igel, "CMA-ES with optimal
 covariance update and storage complexity" (NeurIPS 2016) for the triangular root.
 Deviations: those of ``cma_parameters``; the root may be ten times as old as in the
-tutorial; ``p_sigma`` turns with the root, see ``_renewed``.
+tutorial; ``p_sigma`` rotates with the root, see ``_renewed``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
-CONDITION_GAP = 10  # roots between two looks at the condition number
+CONDITION_GAP = 10  # root updates between two checks of the condition number
 MAX_DIMENSION = 20_000  # A and W take 2 D^2 numbers: 3.2 GB in float32
 
 
@@ -51,7 +51,7 @@ class CMAESState(NamedTuple):
     """The distribution ``N(mean, sigma^2 covariance)`` and its two paths.
 
     Attributes:
-        step: ``i32[]``, a counter that a batch of runs shares.
+        step: ``i32[]``, a counter shared by a batch of runs.
         age: ``i32[]``, steps of this run.
         mean: the solution's tree.
         sigma: ``float[]``.
@@ -59,7 +59,7 @@ class CMAESState(NamedTuple):
         learnt: ``W``, ``float[D, D]``, the covariance in the coordinates of the root.
         path_sigma: ``float[D]``, in the coordinates of the root.
         path_c: ``float[D]``, in the coordinates of the root.
-        condition: ``float[]``, the condition number of ``C`` at the last look.
+        condition: ``float[]``, the condition number of ``C`` at the last check.
         history: the fitness of the last steps.
     """
 
@@ -103,13 +103,13 @@ class CMAES(Method):
     Args:
         population_size: ``P``; None for ``4 + floor(3 ln D)``.
         sigma: first standard deviation, about a fifth of the region of interest.
-        active: use the negative weights, too.
-        num_active: how many rows of the population are in use, which may be traced:
+        active: also use negative weights.
+        num_active: how many rows of the population are in use; may be traced, so that
             one program serves all sizes up to ``P``. None for all.
         tol_x: stop where every standard deviation is below this.
         tol_up: stop where a standard deviation is above this times the first one.
-        tol_fun: stop where the recent fitness and the last step's range less.
-        tol_fun_history: stop where the best of the recent steps range less.
+        tol_fun: stop where the recent best values and the last step vary by less.
+        tol_fun_history: stop where the recent best values vary by less.
         tol_condition: stop where the condition number of ``C`` is above this.
 
     Raises:
@@ -242,11 +242,11 @@ class CMAES(Method):
             condition=condition,
             history=history,
         )
-        # nothing is learnt where no row is valid or all are equal
+        # there is nothing to learn if no row is valid or all are equal
         ranked = share > 0
-        kept = trees.chosen(ranked, new, state)
+        result = trees.select(ranked, new, state)
         mean = jnp.where(ranked, mean, flat).astype(flat.dtype)
-        new = kept._replace(
+        new = result._replace(
             step=new.step, age=new.age, mean=unravel(mean), history=history
         )
         std = new.sigma * jnp.linalg.norm(new.root, axis=1)
@@ -267,8 +267,8 @@ class CMAES(Method):
 
         Source: Hansen, "Injecting external solutions into CMA-ES" (2011), arXiv
         1110.4181, section 2 with ``c_y``. The step of the mean needs no limit of its
-        own: one candidate is a part of it only, and sigma grows by one e-fold a step at
-        most.
+        own: one candidate is only a part of it, and sigma grows by at most one e-fold a
+        step.
         """
         step = ravel_pytree(solution)[0] - ravel_pytree(state.mean)[0]
         whitened = solve_triangular(state.root, step / state.sigma, lower=True)
@@ -285,8 +285,7 @@ class CMAES(Method):
         ``stagnation``: neither best nor median became better in a long time;
         ``tol_condition``: the covariance is degenerate; ``no_effect_axis``,
         ``no_effect_coordinate``: steps are lost in the rounding of the mean;
-        ``max_generations``: this run is old; ``diverged``: sigma is not a finite number
-        any more.
+        ``max_generations``: this run is long; ``diverged``: sigma is no longer finite.
         """
         mean, _ = ravel_pytree(state.mean)
         dimension, history = mean.size, state.history
@@ -315,11 +314,11 @@ class CMAES(Method):
 
 
 def _root_gap(dimension: int, population_size: int) -> int:
-    """Returns the number of steps for which a root is kept.
+    """Returns the number of steps between two updates of the root.
 
-    Section B.2 renews ten times as often. So long as the root is not older than this,
-    eq. 50 keeps C positive definite: each step takes at most n c_mu sum |w-| <=
-    n (c_1 + c_mu) of it away, measured in the root that made the candidates.
+    Section B.2 updates ten times as often. While the root is not older than this, eq.
+    50 keeps C positive definite: each step subtracts at most n c_mu sum |w-| <=
+    n (c_1 + c_mu) of it, measured in the root that made the candidates.
     """
     c = constants(dimension, population_size)
     return max(1, int(1 / (dimension * (c.c_1 + c.c_mu))))
@@ -328,17 +327,17 @@ def _root_gap(dimension: int, population_size: int) -> int:
 def _renewed(
     root: jax.Array, learnt: jax.Array, path_sigma: jax.Array, path_c: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Moves what was learnt into the root: ``A <- A L``, ``L L^T = W``, ``W <- I``.
+    """Moves the updates into the root: ``A <- A L``, ``L L^T = W``, ``W <- I``.
 
-    ``p_c`` is a step, so that it becomes ``L^{-1} p_c``. ``p_sigma`` is made of
-    whitened steps and keeps its length; it turns as ``L^{-1} W^{1/2}``, the rotation
-    between this root and the next, would turn it. ``(I + W) / 2`` is ``W^{1/2}`` but
-    for a second-order term. So the search does not depend on the order of the
-    parameters, as it would with a triangular root alone.
+    ``p_c`` is a step, and becomes ``L^{-1} p_c``. ``p_sigma`` consists of whitened
+    steps and keeps its length; it rotates by ``L^{-1} W^{1/2}``, the rotation from this
+    root to the next. ``(I + W) / 2`` is ``W^{1/2}`` up to a second-order term. The
+    search thus does not depend on the order of the parameters, as it would with a
+    triangular root alone.
     """
     identity = jnp.eye(learnt.shape[0], dtype=learnt.dtype)
     factor = jnp.linalg.cholesky(learnt)
-    # rounding can spoil W only where fitness is noise; then that is not learnt
+    # rounding can only spoil W if the fitness is noise; W is then discarded
     fine = jnp.all(jnp.isfinite(factor))
     factor = jnp.where(fine, factor, identity)
     steps = jnp.stack([path_sigma + learnt @ path_sigma, path_c], axis=1)

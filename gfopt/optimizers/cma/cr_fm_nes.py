@@ -11,8 +11,8 @@ step takes time and memory linear in D. With ``vbar = v / |v|`` and antithetic `
     m <- m + sigma d sum_p w_p y_p
     sigma <- sigma exp(eta_s / 2 sum_p w_p (|z_p|^2 / D - 1))
 
-where ``hat_u`` are the utilities by rank before they are made to sum to 0. While the
-mean moves far (``|p_s| >= chi``), far candidates weigh more; ``eta_s`` depends on
+where ``hat_u`` are the utilities by rank before they are shifted to sum to 0. While the
+mean moves fast (``|p_s| >= chi``), distant candidates weigh more; ``eta_s`` depends on
 whether it moves, stagnates or converges. ``d`` and ``v`` follow the natural gradient
 of the ``w_p`` at ``y_p`` and of ``p_c`` (``vd_covariance``), and ``d`` is scaled so
 that the determinant of the shape stays 1.
@@ -20,11 +20,11 @@ that the determinant of the shape stays 1.
 Sources: Nomura & Ono (2022), "Fast moving natural evolution strategy for
 high-dimensional problems", CEC, arXiv 2201.11422; Akimoto, Auger, Hansen (2014),
 "Comparison-based natural gradient optimization in high dimension" (VD-CMA), GECCO, for
-the natural gradient. Deviations: the learning rate of ``p_c`` is 0 and not negative
+the natural gradient. Deviations: the learning rate of ``p_c`` is 0, not negative,
 below five dimensions; a step is shortened where it would change an element of ``d``, or
-``v``, by more than 0.7 of its length, as VD-CMA does; ties share their utility,
-up to a third of failures are left out and more rank last, and a step that ranks nothing
-moves nothing.
+``v``, by more than 0.7 of its length, as in VD-CMA; ties share their utility; up to a
+third of failures are left out, and more rank last; a step that ranks nothing moves
+nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
-AT_RANDOM = 1 / 3  # share of failures up to which they show no edge
+AT_RANDOM = 1 / 3  # fraction of failures up to which they seem random
 
 
 class CRFMNESState(NamedTuple):
@@ -125,7 +125,7 @@ def constants(dimension: int, population_size: int) -> Constants:
 
 @pytree
 class CRFMNES(Method):
-    """Cost-reduced fast-moving natural evolution strategy, for up to some 10,000.
+    """Cost-reduced fast-moving NES, for up to about 10,000 numbers.
 
     Args:
         population_size: candidates a step, ``P``, even, as they come in pairs ``m +- s
@@ -215,7 +215,7 @@ class CRFMNES(Method):
         path_sigma = (1 - c.c_sigma) * state.path_sigma
         path_sigma += math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * (utility @ z)
         length = jnp.linalg.norm(path_sigma)
-        # hat_u exp(alpha |z|); the farthest has exp(0), lest it overflow
+        # hat_u exp(alpha |z|), relative to the largest exponent, which cannot overflow
         distance = jnp.linalg.norm(z, axis=1)
         alpha = c.alpha * jnp.sqrt(count / size)
         far = (utility + uniform) * jnp.exp(alpha * (distance - distance.max()))
@@ -252,8 +252,8 @@ class CRFMNES(Method):
             path_c=path_c,
             history=history,
         )
-        kept = trees.chosen(ranked, new, state)
-        new = kept._replace(step=new.step, history=history)
+        result = trees.select(ranked, new, state)
+        new = result._replace(step=new.step, history=history)
         std, num_valid = new.std, jnp.sum(evaluation.valid)
         return new, CRFMNESInfo(new.sigma, std.max(), std.min(), num_valid)
 
@@ -268,7 +268,7 @@ class CRFMNES(Method):
 
 
 def _sigma_rate(length: jax.Array, count: jax.Array, dimension: int) -> jax.Array:
-    """Returns ``eta_s`` for a path of ``length``, in units of what chance would give.
+    """Returns ``eta_s`` for a path of ``length``, in units of its expected length.
 
     1 while the mean moves, between 1 and 2 where it stagnates or converges.
     """

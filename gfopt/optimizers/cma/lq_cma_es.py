@@ -1,17 +1,17 @@
 """lq-CMA-ES: CMA-ES that asks a quadratic model first and the objective when in doubt.
 
-Of the candidates of a generation only those are evaluated that the model ranks first,
-one after another, until the model orders the evaluated ones as the objective does, by
-Kendall's rank correlation. The other candidates are told with the model's values. One
-candidate of each generation is the model's own minimum within a trust region; as long
-as such candidates are the best so far, the next step has another one.
+The candidates of a generation are evaluated in the order in which the model ranks them,
+until model and objective order the evaluated ones alike, by Kendall's rank correlation.
+The other candidates get the model's values. One candidate of each generation is the
+model's own minimum within a trust region; as long as it is the best so far, the next
+step tries another.
 
-So one generation spans several steps of ask and tell: each asks for a few candidates.
+A generation thus spans several steps, each of which asks for a few candidates.
 
 Source: Hansen, "A global surrogate assisted CMA-ES" (GECCO 2019), algorithm 1.
-Deviations: the model is whitened, see ``quadratic_model``; its minimum is taken within
-a trust region that grows where it was better than most of the latest points and shrinks
-where it was not; and it may be tried more than once in a generation.
+Deviations: the model is whitened, see ``quadratic_model``; its minimum is within a
+trust region, which grows if the minimum was better than most of the latest points and
+shrinks if it was not; and it may be tried more than once in a generation.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
-LEAST_COMPARED = 15  # evaluated points, at least, whose order is compared
-LEAST_KNOWN = 4  # points before the model is asked
-NUM_LATEST = 9  # points whose median a model's minimum must reach
-LEAST_RADIUS = 0.3  # smaller ones make the search converge before it should
+LEAST_COMPARED = 15  # smallest number of evaluated points whose order is compared
+LEAST_KNOWN = 4  # points before the model is used
+NUM_LATEST = 9  # points whose median a model's minimum must beat
+LEAST_RADIUS = 0.3  # smaller ones make the search converge prematurely
 
 
 class LQMember(NamedTuple):
-    """A candidate and what is known of it.
+    """A candidate and its value.
 
     Attributes:
         z: ``float[D]``, standard normal.
@@ -58,7 +58,7 @@ class LQMember(NamedTuple):
 
 
 class LQCMAESState(NamedTuple):
-    """The search, the points it has seen, and the generation that is open.
+    """The search, its evaluated points, and the open generation.
 
     Attributes:
         step: ``i32[]``.
@@ -67,10 +67,10 @@ class LQCMAESState(NamedTuple):
         fitness: ``float[A]``, theirs; infinite for places that hold no point.
         model: fitted to them.
         optimum: ``float[D]``, the model's minimum.
-        radius: ``float[]``, of the trust region, 1 for that of a long candidate.
+        radius: ``float[]``, of the trust region; 1 is the length of a long candidate.
         is_better: ``bool[]``, whether the last step's minimum was the best so far.
         members: the open generation, ``[P, ...]``.
-        num_wanted: ``i32[]``, how many of it are evaluated next; 0 if none is open.
+        num_wanted: ``i32[]``, how many of them are evaluated next; 0 if none is open.
     """
 
     step: jax.Array
@@ -97,15 +97,15 @@ class LQCMAES(CMAES):
     Args:
         population_size: ``P``; None for ``4 + floor(3 ln D)``.
         sigma: first standard deviation, about a fifth of the region of interest.
-        active: use the negative weights, too.
+        active: also use negative weights.
         num_active: as in ``CMAES``.
         tol_x: as in ``CMAES``, with all other reasons to stop.
         tol_up: as in ``CMAES``.
         tol_fun: as in ``CMAES``.
         tol_fun_history: as in ``CMAES``.
         tol_condition: as in ``CMAES``.
-        threshold: rank correlation from which the model is believed.
-        batch_size: least number of candidates of a step, for objectives that are
+        threshold: rank correlation from which the model is trusted.
+        batch_size: smallest number of candidates a step, for objectives that are
             evaluated in parallel.
 
     Raises:
@@ -172,13 +172,13 @@ class LQCMAES(CMAES):
             is_optimum=old.is_optimum & ~opens,
         )
         guess = quadratic_model.values(state.model, mean + sigma * members.y)
-        # a minimum of the model takes the place of the candidate it thinks least of
+        # the model's minimum replaces the candidate that the model ranks last
         is_free = fresh.active & ~members.is_evaluated
         row = jnp.argmax(jnp.where(is_free, guess, -jnp.inf))
         z = solve_triangular(root, (state.optimum - mean) / sigma, lower=True)
         z = shortened(z)
-        known = jnp.sum(jnp.isfinite(state.fitness))
-        places = (known >= LEAST_KNOWN) & (opens | state.is_better)
+        num_points = jnp.sum(jnp.isfinite(state.fitness))
+        places = (num_points >= LEAST_KNOWN) & (opens | state.is_better)
         places &= jnp.linalg.norm(z) > 0
         here = places & (jnp.arange(guess.size) == row)
         members = members._replace(
@@ -186,14 +186,14 @@ class LQCMAES(CMAES):
             y=jnp.where(here[:, None], root @ z, members.y),
             is_optimum=members.is_optimum | here,
         )
-        wanted = 1 + jnp.maximum(used // 50, LEAST_KNOWN - known)
-        wanted = jnp.where(opens, wanted, state.num_wanted)
-        # which stand first: in use, not evaluated yet, of a low value
+        num_next = 1 + jnp.maximum(used // 50, LEAST_KNOWN - num_points)
+        num_next = jnp.where(opens, num_next, state.num_wanted)
+        # first come those in use, not yet evaluated, with a low value
         guess = quadratic_model.values(state.model, mean + sigma * members.y)
         guess = jnp.where(members.is_evaluated, jnp.inf, guess)
         order = jnp.lexsort((guess, members.is_evaluated, ~fresh.active))
-        left = used - jnp.sum(members.is_evaluated)
-        count = jnp.minimum(jnp.maximum(wanted, self.batch_size), left)
+        num_left = used - jnp.sum(members.is_evaluated)
+        count = jnp.minimum(jnp.maximum(num_next, self.batch_size), num_left)
         members = jax.tree.map(lambda leaf: leaf[order], members)
         return Population(members, jnp.arange(order.size) < count)
 
@@ -204,7 +204,7 @@ class LQCMAES(CMAES):
     def tell(  # type: ignore[override]
         self, state: LQCMAESState, population: Population, evaluation: Evaluation
     ) -> tuple[LQCMAESState, CMAESInfo]:
-        """Closes the generation where the model is right, else asks for more of it."""
+        """Closes the generation if the model is right, else asks for more of it."""
         cma, members = state.cma, population.members
         mean, _ = ravel_pytree(cma.mean)
         dimension, dtype = mean.size, cma.sigma.dtype
@@ -233,7 +233,7 @@ class LQCMAES(CMAES):
 
         number = jnp.sum(members.is_evaluated)
         agrees = self._agreement(model, points, found, number, used) >= self.threshold
-        # the model knows no edge, and would lead over it: more than a third that fails
+        # the model has no edges, and would cross them: if more than a third fails
         failed = jnp.sum(members.is_evaluated & ~jnp.isfinite(members.fitness) & in_use)
         agrees &= 3 * failed <= number
         is_done = number >= used
@@ -242,14 +242,14 @@ class LQCMAES(CMAES):
         best = jnp.min(members.fitness)
         lowest_guess = jnp.min(jnp.where(in_use, guess, jnp.inf))
         shifted = guess - lowest_guess + jnp.where(jnp.isfinite(best), best, 0)
-        told = Evaluation(
+        completed = Evaluation(
             fitness=jnp.where(is_done, members.fitness, shifted),
             valid=in_use
             & jnp.where(members.is_evaluated, jnp.isfinite(members.fitness), ~is_done),
         )
         whole = Population(CMAESMember(members.z, members.y), in_use)
-        after, info = super().tell(cma, whole, told)
-        cma = trees.chosen(closes, after, cma)
+        after, info = super().tell(cma, whole, completed)
+        cma = trees.select(closes, after, cma)
         return state._replace(
             step=state.step + 1,
             cma=cma,
@@ -273,11 +273,11 @@ class LQCMAES(CMAES):
     ) -> jax.Array:
         """Returns Kendall's tau of model and objective on the latest points."""
         most = max(LEAST_COMPARED, math.ceil(0.75 * self._size(points.shape[1])))
-        wanted = jnp.minimum(1.2 * number, 0.75 * used)
-        wanted = jnp.maximum(LEAST_COMPARED, wanted).astype(jnp.int32)
+        num_compared = jnp.minimum(1.2 * number, 0.75 * used)
+        num_compared = jnp.maximum(LEAST_COMPARED, num_compared).astype(jnp.int32)
         points, fitness = points[:most], fitness[:most]
         guess = quadratic_model.values(model, points)
-        counts = jnp.isfinite(fitness) & (jnp.arange(fitness.size) < wanted)
+        counts = jnp.isfinite(fitness) & (jnp.arange(fitness.size) < num_compared)
         true = jnp.where(counts, fitness, 0)
         pairs = counts[:, None] & counts[None, :]
         same = jnp.sign(guess[:, None] - guess) * jnp.sign(true[:, None] - true)

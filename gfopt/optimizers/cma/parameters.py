@@ -1,4 +1,4 @@
-"""What the CMA-ES methods share: strategy parameters, weights, cumulation.
+"""The strategy parameters, weights and cumulation of the CMA-ES methods.
 
 Source: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.00772, whose
 equation numbers are given. Deviations: ``c_mu`` has 1/4 more in its numerator, ``c_1``
@@ -92,10 +92,10 @@ def constants(
 def recombination_weights(
     table: jax.Array | np.ndarray, evaluation: Evaluation, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Recombination weights by rank, failures at 0; and the share that is valid.
+    """Returns recombination weights by rank, 0 for failures, and their valid share.
 
-    Failed rows stand last in the ranking but are left out of the sums: with k
-    valid rows the best k positive weights count, brought to sum 1 again.
+    Failed rows rank last but are left out of the sums: with k valid rows the best k
+    positive weights count, renormalised to sum 1.
     """
     weights = shaping.by_rank(
         evaluation.fitness.astype(dtype),
@@ -104,7 +104,7 @@ def recombination_weights(
     )
     positive = jnp.maximum(weights, 0)
     total = jnp.sum(positive)
-    # ties can smear negative weight over the best: then it is simply smaller
+    # ties can spread negative weight to the best: its weight is then smaller
     positive = positive / jnp.where(total > 0, total, 1)
     return positive + jnp.minimum(weights, 0), jnp.minimum(total, 1)
 
@@ -147,7 +147,7 @@ def cumulated(
 
 
 def longest(dimension: int) -> float:
-    """Returns the length that samples have at most, but for rare ones.
+    """Returns a length that samples rarely exceed.
 
     ``sqrt(D) + 2 D / (D + 2)``: Hansen, "Injecting external solutions into CMA-ES"
     (2011), arXiv 1110.4181, ``c_y``.

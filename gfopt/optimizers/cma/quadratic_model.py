@@ -2,15 +2,15 @@
 
     f(u) = c + g^T u + 1/2 u^T H u,   u = T (x - x_best)
 
-``T`` whitens by the distribution of the search, so that the coordinates are of one size
-however badly the problem is scaled. The model is linear, then diagonal, then full, as
+``T`` whitens by the search distribution, so that the coordinates have one scale however
+badly the problem is scaled. The model is linear, then diagonal, then full, as
 the number of points allows. Better points weigh more.
 
 Sources: Hansen, "A global surrogate assisted CMA-ES" (GECCO 2019), section 2, for sizes
 and weights; More and Sorensen, "Computing a trust region step" (1983) for the minimum.
-Deviations: the coordinates are whitened, normal equations with refinement stand for the
-pseudo-inverse, and the minimum is that within a trust region, which also exists where
-the model is not convex.
+Deviations: the coordinates are whitened; normal equations with refinement replace the
+pseudo-inverse; and the minimum is within a trust region, so that it also exists for a
+model that is not convex.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-MOST_FULL = 30  # numbers up to which there are mixed terms
-HEAVIEST = 20.0  # weight of the best point, that of the last being 1
-GROWTH = 1.1  # points for each coefficient before the model grows
-USED = 0.75  # share of the points, the best, that a model is fitted to
+MOST_FULL = 30  # dimension up to which there are mixed terms
+HEAVIEST = 20.0  # weight of the best point relative to the last
+GROWTH = 1.1  # points per coefficient before the model grows
+USED = 0.75  # fraction of the points, the best ones, to which a model is fitted
 PARTS, CUTS = 128, 7  # of the damping's interval: down to 128**-7 of it
 
 
@@ -77,13 +77,13 @@ def fit(
     points, fitness = points[order], fitness[order]
     # huge values must not overflow a sum of squares
     largest_value = jnp.finfo(dtype).max / 1e12
-    known = jnp.clip(fitness, -largest_value, largest_value)
+    finite = jnp.clip(fitness, -largest_value, largest_value)
 
     largest = num_coefficients(dimension)
     sizes = np.array([dimension + 1, 2 * dimension + 1, largest])
     allowed = jnp.asarray(sizes)[1:] * GROWTH <= USED * count
-    chosen = jnp.asarray(sizes)[jnp.sum(allowed)]
-    used = jnp.maximum(chosen + 2, (USED * (count + 1)).astype(jnp.int32))
+    num_fitted = jnp.asarray(sizes)[jnp.sum(allowed)]
+    used = jnp.maximum(num_fitted + 2, (USED * (count + 1)).astype(jnp.int32))
     used = jnp.minimum(used, count)
     rank = jnp.arange(size)
     is_used = rank < used
@@ -98,10 +98,10 @@ def fit(
     # far outliers, as after a jump of the search, must not overflow
     u = jnp.where(is_used[:, None], u * unit, 0)
 
-    in_model = jnp.arange(largest) < chosen
+    in_model = jnp.arange(largest) < num_fitted
     table = weights[:, None] * jnp.where(in_model, _features(u), 0)
-    lowest = known[0]
-    height = jnp.where(is_used, known - lowest, 0)
+    lowest = finite[0]
+    height = jnp.where(is_used, finite - lowest, 0)
     scale = jnp.maximum(jnp.max(height), jnp.finfo(dtype).tiny)
     goal = weights * (height / scale)
     solved = scale * _least_squares(table, goal, in_model)

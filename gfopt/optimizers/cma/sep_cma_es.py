@@ -3,7 +3,7 @@
     x_k = m + sigma y_k,   y_k = c^{1/2} z_k,   z_k ~ N(0, I)
 
 with the variances ``c``, a vector (products, roots and squares are elementwise). Mean,
-step size and paths are those of CMA-ES; the variances learn by the diagonal of its
+step size and paths are those of CMA-ES; the variances follow the diagonal of its
 update, (D + 2) / 3 times as fast, as there are only D of them:
 
     c <- (1 - c_1 - c_mu sum_k w_k) c + c_1 p_c^2 + c_mu sum_k w_k y_k^2
@@ -81,7 +81,7 @@ class SepCMAES(Method):
     Args:
         population_size: ``P``; None for ``4 + floor(3 ln D)``.
         sigma: first standard deviation, about a fifth of the region of interest.
-        active: use the negative weights, too.
+        active: also use negative weights.
         tol_x: stop where every standard deviation is below this.
         tol_fun: stop where the recent fitness moves less than this.
 
@@ -159,8 +159,8 @@ class SepCMAES(Method):
         # c <- (1 - c_1 - c_mu sum w) c + c_1 p_c^2 + c_mu sum_k w_k y_k^2
         missing = c.c_1 * (1 - stall) * c.c_c * (2 - c.c_c)
         keep = 1 + missing - c.c_1 - c.c_mu * jnp.sum(weights)
-        learnt = c.c_mu * (scaled_negative(weights, z) @ z**2)
-        variances = (keep + learnt) * state.variances + c.c_1 * path_c**2
+        update = c.c_mu * (scaled_negative(weights, z) @ z**2)
+        variances = (keep + update) * state.variances + c.c_1 * path_c**2
 
         history, ranked = stopping.extended(state.history, evaluation, state.step)
         new = SepCMAESState(
@@ -172,10 +172,10 @@ class SepCMAES(Method):
             path_c=path_c,
             history=history,
         )
-        # nothing is learnt where no row is valid or all are equal
+        # there is nothing to learn if no row is valid or all are equal
         ranked &= share > 0
-        kept = trees.chosen(ranked, new, state)
-        new = kept._replace(step=new.step, history=history)
+        result = trees.select(ranked, new, state)
+        new = result._replace(step=new.step, history=history)
         std, valid = new.std, jnp.sum(evaluation.valid)
         return new, SepCMAESInfo(new.sigma, std.max(), std.min(), valid)
 

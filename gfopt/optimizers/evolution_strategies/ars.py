@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _DESCENT = descent.Default(descent.sgd, 0.02)
 
-SMALLEST = 1e-8  # standard deviation of the values that is believed
+SMALLEST = 1e-8  # floor of the values' standard deviation
 
 
 class ARSState(NamedTuple):
@@ -47,8 +47,8 @@ class ARSInfo(NamedTuple):
 
     Attributes:
         fitness_std: standard deviation of the values that were used.
-        gradient_norm: length of what the transform was given.
-        num_valid: rows that came back with a number.
+        gradient_norm: length of the gradient that the transform was given.
+        num_valid: rows with a valid value.
     """
 
     fitness_std: jax.Array
@@ -65,8 +65,9 @@ class ARS(Seeded):
         sigma: standard deviation of the noise, or a schedule.
         learning_rate: factor on the transform's updates, or a schedule; None for 0.02
             with plain gradient descent and 1 with a transform of your own.
-        weight_decay: L2 coefficient, added to what the transform is given.
-        num_elites: directions that are used, ``b``; None for half of them, rounded up.
+        weight_decay: L2 coefficient, added to the gradient.
+        num_elites: ``b``, how many directions are used; None for half of them, rounded
+            up.
         noise: ``gaussian()`` or ``rademacher()``.
         transform: any complete optax optimizer; gradient descent by default.
 
@@ -130,7 +131,7 @@ class ARS(Seeded):
         elites = -(-pairs // 2) if self.num_elites is None else self.num_elites
         used = jnp.repeat(rank < elites, 2) & valid
         count = jnp.maximum(jnp.sum(used), 1)
-        # from a value nearby: of large values the differences count
+        # relative to one of the values: large values lose no digits
         first = jnp.min(jnp.where(used, fitness, jnp.inf))
         values = jnp.where(used, fitness - jnp.where(jnp.any(used), first, 0), 0)
         centered = jnp.where(used, values - jnp.sum(values) / count, 0)

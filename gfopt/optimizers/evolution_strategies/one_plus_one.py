@@ -4,9 +4,9 @@
     x <- u if f(u) <= f(x)
     sigma <- sigma exp((1[f(u) <= f(x)] - 1/5) / damping)
 
-Four failures undo a success, so sigma stays where one candidate in five succeeds. The
-first candidate takes the place of ``x0``, whose value is not known. A candidate is a
-seed: nothing but the parent is held, whatever its size.
+Four failures undo a success, so that sigma is stable when one candidate in five
+succeeds. The first candidate replaces ``x0``, whose value is unknown. A candidate is a
+seed: only the parent is stored, whatever its size.
 
 Sources: Rechenberg (1973), Evolutionsstrategie; in this exponential form Kern, Mueller,
 Hansen, Bueche, Ocenasek, Koumoutsakos (2004), Natural Computing 3, 77-112, and, with
@@ -118,7 +118,7 @@ class OnePlusOneES(Method):
         success = valid & (fitness <= state.fitness)
         member = jax.tree.map(lambda leaf: leaf[0], population.members)
         candidate = self.decode(state, member)
-        parent = trees.chosen(success, candidate, state.parent)
+        parent = trees.select(success, candidate, state.parent)
         damping = self.damping
         if damping is None:
             damping = math.sqrt(trees.num_parameters(state.parent) + 1)
@@ -140,5 +140,5 @@ class OnePlusOneES(Method):
         return state.parent
 
     def stop(self, state: OnePlusOneState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``: sigma is tiny; ``diverged``: it has run away."""
+        """Returns ``tol_x``: sigma is tiny; ``diverged``: it is too large."""
         return {"tol_x": state.sigma < self.tol_x, "diverged": state.sigma >= MOST}

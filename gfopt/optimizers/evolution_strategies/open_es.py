@@ -9,8 +9,8 @@ one ``z``. A member is a seed and a sign; the sum is streamed, so the population
 never held.
 
 Source: Salimans, Ho, Chen, Sidor, Sutskever (2017), arXiv 1703.03864, algorithm 2.
-Its reference code does not divide by sigma and adds the L2 term to the gradient, as
-here; it breaks ties by index, where we let them share their rank.
+Its reference code does not divide by sigma, and adds the L2 term to the gradient as
+we do; it breaks ties by index, while here they share their rank.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Persistent and noise-reuse evolution strategies, for problems that are unrolled.
 
-An episode is unrolled in ``K`` parts, with a step after each. Member p goes on from
+An episode is unrolled in ``K`` parts, with a step after each. Member p continues from
 its own inner state; its perturbation of part t is ``eps_p(t) = s_p sigma z_p(t)``, with
-``s = +1, -1`` in pairs on one z. What its loss depends on are all of them,
+``s = +1, -1`` in pairs on one z. Its loss depends on all of them,
 
     xi_p = sum_{k <= t} eps_p(k)                    (persistent: new noise each part)
     g = 1 / (P sigma^2) sum_p f_p xi_p
     theta <- theta + learning_rate * transform(g)
 
-so that ``g`` has no bias from the truncation, which ``g`` with ``eps_p(t)`` alone has.
-Noise reuse draws once an episode, and ``xi_p = eps_p``. The sum is streamed over the
+so that ``g`` has no truncation bias, unlike an estimate from ``eps_p(t)`` alone.
+Noise reuse draws once per episode, and ``xi_p = eps_p``. The sum is streamed over the
 seeds of the episode.
 
 Sources: Vicol, Metz, Sohl-Dickstein (2021), arXiv 2112.13835 (persistent ES); Li,
@@ -67,10 +67,10 @@ class PersistentESInfo(NamedTuple):
 
 @pytree
 class PersistentES(Seeded):
-    """Evolution strategy for truncated unrolls, without their bias.
+    """Evolution strategy for truncated unrolls, without truncation bias.
 
-    The objective carries each member's inner state in its context, and starts again
-    after ``num_unrolls`` steps: see ``problems.unrolled``.
+    The objective carries each member's inner state in its context, and restarts after
+    ``num_unrolls`` steps: see ``problems.unrolled``.
 
     Args:
         population_size: candidates a step, ``P``; even.
@@ -80,9 +80,9 @@ class PersistentES(Seeded):
         learning_rate: factor on the transform's updates, or a schedule; None for 0.001
             with the default transform and 1 with one of your own.
         weight_decay: L2 coefficient, added to the gradient.
-        noise: ``gaussian()`` or ``rademacher()``; always drawn again from its seeds.
-        shaping: ``(fitness[P], valid[P]) -> weights[P]``; others than ``raw`` give a
-            gradient that is not that of the loss.
+        noise: ``gaussian()`` or ``rademacher()``; always redrawn from its seeds.
+        shaping: ``(fitness[P], valid[P]) -> weights[P]``; with any but ``raw``, the
+            gradient is not that of the loss.
         transform: any complete optax optimizer; Adam by default.
 
     Raises:
@@ -121,7 +121,7 @@ class PersistentES(Seeded):
         schedules.set_schedules(self, "weight_decay", check=checks.non_negative)
 
     def _is_cached(self, solution: Solution) -> bool:
-        return False  # of the noise that tell needs, a member knows the newest only
+        return False  # a member holds only the latest part of the noise that tell needs
 
     def _sigma(self, state: State) -> schedules.Number:
         episode = state.step - state.step % self.num_unrolls
@@ -140,7 +140,7 @@ class PersistentES(Seeded):
         )
 
     def _used(self, state: PersistentESState) -> jax.Array:
-        """Tells which rows of ``seeds`` are of this episode."""
+        """Tells which rows of ``seeds`` belong to this episode."""
         return state.used & (state.step % self.num_unrolls > 0)
 
     def ask(self, key: Key, state: PersistentESState) -> Population:
@@ -153,7 +153,7 @@ class PersistentES(Seeded):
     def tell(
         self, state: PersistentESState, population: Population, evaluation: Evaluation
     ) -> tuple[PersistentESState, PersistentESInfo]:
-        """Steps along the gradient with all noise of the episode so far."""
+        """Steps along the gradient, with all noise of the episode so far."""
         members = population.members
         valid = shaping.pairs_valid(evaluation.valid)
         counts = jnp.any(valid)

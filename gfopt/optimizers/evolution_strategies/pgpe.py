@@ -1,7 +1,7 @@
 """PGPE: parameter-exploring policy gradients with symmetric sampling.
 
-It follows the gradient of the expected fitness with respect to mean and standard
-deviations of the distribution that it draws from (products elementwise),
+It follows the gradient of the expected fitness with respect to the mean and standard
+deviations of its sampling distribution (products elementwise),
 
     x_p = m + s_p sigma z_p,   z_p ~ N(0, I),   s = +1, -1 in pairs on one z
     g_m = -1 / P sum_p u_p s_p sigma z_p
@@ -157,7 +157,7 @@ class PGPE(Seeded):
         def grown(std: jax.Array, square: jax.Array) -> jax.Array:
             # eta / P sum_p (u_p - b) (z_p^2 - 1), relative to sigma
             change = jnp.clip(rate * (square - shift), -most, most)
-            # raw fitness may be too large a number for a sum
+            # sums of raw fitness may overflow
             return (std * (1 + jnp.where(jnp.isnan(change), 0, change))).astype(
                 std.dtype
             )

@@ -1,14 +1,14 @@
-"""Populations of seeds: what the strategies on one family of noise have in common.
+"""Populations of seeds, shared by the strategies that use a family of noise.
 
-A member is a seed, a sign and a scale, and stands for ``mean + sign * scale * z``, as a
-rule in antithetic pairs, ``sign = +1, -1`` on one ``z``. The sums over the population
-that an update needs come in two forms, equal up to the order of summation:
+A member is a seed, a sign and a scale, and stands for ``mean + sign * scale * z``,
+usually in antithetic pairs, ``sign = +1, -1`` on one ``z``. The sums over the
+population that an update needs come in two forms, equal up to the order of summation:
 
-* drawn again: ``z`` is made from its seed wherever it is needed, in blocks that stay
-  in cache, and no population is ever held;
+* redrawn: ``z`` is made from its seed wherever it is needed, in blocks that stay in
+  cache, and no population is ever stored;
 * cached: a member carries its ``z``, drawn once. Faster where the population is small.
 
-The noise family says which, ``gaussian(cached=True)``; by default the size does.
+The noise family decides, as in ``gaussian(cached=True)``; by default the size does.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Seeded(Method):
         return self.noise.is_cached(self._size(solution), solution)
 
     def noise_form(self, solution: Solution) -> str:
-        """Says whether members carry their noise or draw it again from their seeds."""
+        """Says whether members carry their noise or redraw it from their seeds."""
         if self._is_cached(solution):
             size, dimension = self._size(solution), trees.num_parameters(solution)
             return f"cached, {size} x {dimension} numbers"
@@ -125,7 +125,7 @@ class Seeded(Method):
         return self.noise.add_each(state.mean, members.seed[0], scales)
 
     def _per_draw(self, weights: jax.Array) -> jax.Array:
-        """Adds up the weights of the rows that share a draw: ``[P]`` to ``[P / 2]``."""
+        """Sums the weights of rows that share a draw: ``[P]`` to ``[P / 2]``."""
         return weights.reshape(-1, self.pair_size).sum(axis=1)
 
     def _add_noise(self, tree: PyTree, members: Member, weights: jax.Array) -> PyTree:
@@ -160,8 +160,8 @@ def check_deviations(optimizer: Any) -> None:
     """Checks ``noise`` of a method with ``std_learning_rate``, which signs lack.
 
     Raises:
-        TypeError: where it is no family of noise.
-        ValueError: where standard deviations are to be learned from signs.
+        TypeError: if it is not a noise family.
+        ValueError: if standard deviations would be learned from signs.
     """
     checks.instance("noise", optimizer.noise, noise.Noise, "a gfopt noise family")
     kind, rate = optimizer.noise.kind, optimizer.std_learning_rate
@@ -180,8 +180,8 @@ def _has_noise(members: SignedSeed) -> bool:
 def _add_held(tree: PyTree, z: PyTree, weights: jax.Array, power: int) -> PyTree:
     """Returns ``tree + sum_i weights[i] z_i ** power`` over the draws in ``z``.
 
-    ``z`` has each draw once for every row of its group. A weight of 0 for all but the
-    first is cheaper than to pick the first ones.
+    ``z`` has each draw once for every row of its group. Weights of 0 for all but the
+    first are cheaper than selecting the first ones.
     """
 
     def add_leaf(leaf: jax.Array, z: jax.Array) -> jax.Array:

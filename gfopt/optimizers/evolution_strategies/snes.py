@@ -29,7 +29,7 @@ from gfopt.optimizers.evolution_strategies.seeded import Seeded, check_deviation
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
-MOST_REMEMBERED = 1000  # dimensions that the history of the fitness grows with
+MOST_REMEMBERED = 1000  # dimensions up to which the fitness history grows
 
 
 def default_population_size(dimension: int) -> int:
@@ -74,7 +74,7 @@ class SNES(Seeded):
         learning_rate: ``eta_m``, or a schedule.
         std_learning_rate: ``eta_s``, or a schedule; None for
             ``(3 + ln D) / (5 sqrt(D))``. With signs it must be None: ``z**2 - 1`` is
-            0 for them, so that every standard deviation stays at ``sigma``.
+            0 for them, so that every standard deviation would stay at ``sigma``.
         antithetic: evaluate ``m +- s z`` in pairs, which share one draw.
         tol_x: stop where every standard deviation is below this.
         tol_fun: stop where the recent fitness moves less than this.
@@ -130,7 +130,7 @@ class SNES(Seeded):
         wide = trees.wide_dtype(mean)
         size, dimension = self._size(mean), trees.num_parameters(mean)
         std = trees.filled(mean, schedules.at("sigma", self.sigma, 0))
-        # a network's history would else be as large as its weights
+        # otherwise a network's history would be as large as its weights
         history = stopping.start(min(dimension, MOST_REMEMBERED), size, wide)
         return SNESState(jnp.int32(0), mean, std, history)
 

@@ -39,7 +39,7 @@ from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 MAX_DIMENSION = 10_000  # B and its exponential take about 4 D^2 numbers
-TERMS = 18  # of the exponential series: 1 / 19! is less than what doubles resolve
+TERMS = 18  # terms of the exponential series: 1 / 19! is below double precision
 
 
 class XNESState(NamedTuple):
@@ -203,8 +203,8 @@ class XNES(Method):
 def _exponential(exponent: jax.Array) -> jax.Array:
     """Returns ``expm(A)`` by its series, ``A`` being shrunk to a norm of at most 1.
 
-    Steps are far smaller than that. A general ``expm`` and an eigendecomposition gave
-    the same to rounding, took longer and are no match for it under vmap.
+    Actual steps are far smaller. A general ``expm`` and an eigendecomposition agree to
+    rounding, but are slower, much more so under vmap.
     """
     exponent = exponent / jnp.maximum(jnp.linalg.norm(exponent), 1)
     identity = jnp.eye(exponent.shape[0], dtype=exponent.dtype)

@@ -65,23 +65,23 @@ def novelty(
     """
     size, places = descriptors.shape[0], archive.descriptors.shape[0]
     others = jnp.concatenate([archive.descriptors, descriptors])
-    known = jnp.concatenate([jnp.arange(places) < archive.num_kept, valid])
-    known &= among_rows | (jnp.arange(known.size) < places)
+    is_neighbour = jnp.concatenate([jnp.arange(places) < archive.num_kept, valid])
+    is_neighbour &= among_rows | (jnp.arange(is_neighbour.size) < places)
     nearest = min(k, places + size - 1)
 
     def one(row: jax.Array) -> jax.Array:
         square = jnp.sum((others - descriptors[row]) ** 2, axis=1)
-        counts = known & (jnp.arange(known.size) != places + row)
-        found, _ = lax.top_k(jnp.where(counts, -square, -jnp.inf), nearest)
-        is_found = jnp.isfinite(found)
-        total = jnp.sum(jnp.where(is_found, jnp.sqrt(-found), 0))
+        counts = is_neighbour & (jnp.arange(is_neighbour.size) != places + row)
+        values, _ = lax.top_k(jnp.where(counts, -square, -jnp.inf), nearest)
+        is_found = jnp.isfinite(values)
+        total = jnp.sum(jnp.where(is_found, jnp.sqrt(-values), 0))
         mean = total / jnp.maximum(jnp.sum(is_found), 1)
         alone = jnp.finfo(mean.dtype).max
         return jnp.where(is_found[0], mean, alone)
 
     rows = max(1, BLOCK // (others.shape[0] * max(1, others.shape[1])))
-    found = lax.map(one, jnp.arange(size), batch_size=min(rows, size))
-    return jnp.where(valid, found, 0)
+    values = lax.map(one, jnp.arange(size), batch_size=min(rows, size))
+    return jnp.where(valid, values, 0)
 
 
 def insert(archive: Archive, descriptors: jax.Array, chosen: jax.Array) -> Archive:
@@ -103,7 +103,7 @@ def insert(archive: Archive, descriptors: jax.Array, chosen: jax.Array) -> Archi
     # of more than A chosen rows the last A stay; the others go out of bounds
     stays = chosen & (number >= total - places)
     place = jnp.where(stays, (archive.num_kept + number) % places, places)
-    kept = archive.descriptors.at[place].set(
+    stored = archive.descriptors.at[place].set(
         descriptors.astype(archive.descriptors.dtype), mode="drop"
     )
-    return Archive(kept, archive.num_kept + total)
+    return Archive(stored, archive.num_kept + total)

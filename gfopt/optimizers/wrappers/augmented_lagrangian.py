@@ -128,10 +128,10 @@ class AugmentedLagrangian(FeasibilityRule):
     ) -> tuple[State, Info]:
         """Tells the inner method h, then adapts the coefficients."""
         best = self.updated_best(state, population, evaluation)
-        told, values = separated(evaluation, self.num_constraints)
-        valid = told.valid
+        unconstrained, values = separated(evaluation, self.num_constraints)
+        valid = unconstrained.valid
         dtype = state.penalties.dtype
-        f = jnp.where(valid, told.fitness, jnp.nan).astype(dtype)
+        f = jnp.where(valid, unconstrained.fitness, jnp.nan).astype(dtype)
         g = jnp.where(valid[:, None], values, jnp.nan).astype(dtype)
         dimension = trees.num_parameters(self.decode(state, _first(population)))
 
@@ -146,10 +146,10 @@ class AugmentedLagrangian(FeasibilityRule):
         omega = jnp.where(is_new, 0.4 * slope, state.penalties)
 
         h = f + _penalty(g, gamma, omega)
-        told = told._replace(fitness=jnp.where(valid, h, jnp.inf))
-        inner, info = self.inner.tell(state.inner, population, told)
+        unconstrained = unconstrained._replace(fitness=jnp.where(valid, h, jnp.inf))
+        inner, info = self.inner.tell(state.inner, population, unconstrained)
 
-        weights = _weights(told)
+        weights = _weights(unconstrained)
         f_m = weights @ jnp.where(valid, f, 0)
         g_m = weights @ jnp.where(valid[:, None], g, 0)
         h_m = f_m + _penalty(g_m, gamma, omega)
@@ -168,9 +168,9 @@ class AugmentedLagrangian(FeasibilityRule):
             last_fitness=f_m,
             last_values=g_m,
         )
-        learnt = jnp.any(valid)
+        has_valid = jnp.any(valid)
         old = state._replace(step=inner.step, inner=inner)
-        return trees.chosen(learnt, new, old), info
+        return trees.select(has_valid, new, old), info
 
 
 def constrained(optimizer: Optimizer, num_constraints: int) -> Optimizer:

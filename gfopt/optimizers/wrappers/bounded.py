@@ -87,8 +87,8 @@ class Bounded(StatelessWrapper):
         Where coordinates have different scales, that is their geometric mean.
         """
         state, info = super().tell(state, population, evaluation)
-        named = diagnostics(info)
-        sizes = {name: named[name] for name in STEP_SIZES if name in named}
+        fields = diagnostics(info)
+        sizes = {name: fields[name] for name in STEP_SIZES if name in fields}
         if not sizes:
             return state, info
         unit = self.space.unit

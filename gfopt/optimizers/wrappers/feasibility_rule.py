@@ -100,15 +100,19 @@ class FeasibilityRule(Wrapper):
     ) -> tuple[State, Info]:
         """Tells the inner method the fitness of feasible rows, above it the others."""
         best = self.updated_best(state, population, evaluation)
-        told, values = separated(evaluation, 1)
+        unconstrained, values = separated(evaluation, 1)
         excess = jnp.sum(jnp.maximum(values, 0), axis=1)
         # the logarithm orders violations of all magnitudes within a float's precision
         order = jnp.log(jnp.maximum(excess, jnp.finfo(excess.dtype).tiny))
         worst = FEASIBLE * (1000 + order)
-        kept = jnp.minimum(told.fitness, FEASIBLE)  # larger ones are feasible as well
-        fitness = jnp.where(is_feasible(evaluation), kept, worst)
-        told = told._replace(fitness=fitness.astype(told.fitness.dtype))
-        inner, info = self.inner.tell(state.inner, population, told)
+        limited = jnp.minimum(
+            unconstrained.fitness, FEASIBLE
+        )  # larger ones are feasible as well
+        fitness = jnp.where(is_feasible(evaluation), limited, worst)
+        unconstrained = unconstrained._replace(
+            fitness=fitness.astype(unconstrained.fitness.dtype)
+        )
+        inner, info = self.inner.tell(state.inner, population, unconstrained)
         return RuleState(inner.step, inner, best), info
 
     def updated_best(
@@ -123,14 +127,14 @@ class FeasibilityRule(Wrapper):
             return Best(best, ())
         member = jax.tree.map(lambda leaf: leaf[index], population.members)
         solution = lazy.materialise(self.decode(state, member))
-        return Best(best, trees.chosen(is_better, solution, state.best.solution))
+        return Best(best, trees.select(is_better, solution, state.best.solution))
 
     def recommend(self, state: State) -> Solution:
         """Returns the best feasible solution; before there is one, the method's."""
         own = super().recommend(state)
         if not jax.tree.leaves(state.best.solution):
             return own
-        return trees.chosen(jnp.isfinite(state.best.fitness), state.best.solution, own)
+        return trees.select(jnp.isfinite(state.best.fitness), state.best.solution, own)
 
 
 def separated(evaluation: Evaluation, count: int) -> tuple[Evaluation, jax.Array]:

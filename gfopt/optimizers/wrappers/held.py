@@ -69,12 +69,12 @@ def filled(tree: PyTree, free: Free, values: PyTree) -> PyTree:
             return next(parts)
         if not part:
             return jnp.asarray(value)
-        found = next(parts)
-        whole = jnp.ravel(jnp.asarray(value, found.dtype))
-        return whole.at[np.array(part)].set(found).reshape(np.shape(value))
+        result = next(parts)
+        whole = jnp.ravel(jnp.asarray(value, result.dtype))
+        return whole.at[np.array(part)].set(result).reshape(np.shape(value))
 
-    found = [leaf(*pair) for pair in zip(leaves, free, strict=True)]
-    return jax.tree.unflatten(structure, found)
+    result = [leaf(*pair) for pair in zip(leaves, free, strict=True)]
+    return jax.tree.unflatten(structure, result)
 
 
 def reduced_space(space: Space, free: Free) -> Space:
@@ -136,9 +136,9 @@ class Held(StatelessWrapper):
 
     def standard_deviations(self, state: State) -> Solution | None:
         """Returns those of the inner method, 0 for fixed numbers."""
-        found = super().standard_deviations(state)
+        result = super().standard_deviations(state)
         nothing = jax.tree.map(jnp.zeros_like, self.values)
-        return None if found is None else filled(found, self.free, nothing)
+        return None if result is None else filled(result, self.free, nothing)
 
     def encode(self, state: State, solution: Solution) -> Member:
         """Encodes the free numbers."""

@@ -147,14 +147,16 @@ class Novelty(Wrapper):
         found = archives.novelty(descriptors, valid, state.archive, self.num_neighbours)
         weight = schedules.at("weight", self.weight, state.step)
         loss = mixed_loss(weight, found, evaluation.fitness, valid)
-        told = Evaluation(loss.astype(evaluation.fitness.dtype), valid, evaluation.aux)
-        inner, _ = self.inner.tell(state.inner, population, told)
+        loss_evaluation = Evaluation(
+            loss.astype(evaluation.fitness.dtype), valid, evaluation.aux
+        )
+        inner, _ = self.inner.tell(state.inner, population, loss_evaluation)
         probability = schedules.at("probability", self.probability, state.step)
         key = jax.random.key(state.seed, impl="threefry2x32")
-        drawn = jax.random.uniform(jax.random.fold_in(key, state.step), valid.shape)
+        coins = jax.random.uniform(jax.random.fold_in(key, state.step), valid.shape)
         best, best_fitness = best_seen(self, state, population, evaluation)
         archive = archives.insert(
-            state.archive, descriptors, valid & (drawn < probability)
+            state.archive, descriptors, valid & (coins < probability)
         )
         new = NoveltyState(
             step=state.step + 1,
@@ -204,8 +206,8 @@ def mixed_loss(
 ) -> jax.Array:
     """Returns ``-((1 - w) rank(novelty) + w rank(-fitness))``: ``float[P]``."""
     # larger utilities are better: centered ranks of -novelty and of the fitness
-    mixed = (1 - weight) * shaping.centered_rank(-novelty, valid)
-    return -(mixed + weight * shaping.centered_rank(fitness, valid))
+    utilities = (1 - weight) * shaping.centered_rank(-novelty, valid)
+    return -(utilities + weight * shaping.centered_rank(fitness, valid))
 
 
 def best_seen(

@@ -184,16 +184,16 @@ class NoveltyAgents(Method):
     def ask(self, key: Key, state: NoveltyAgentsState) -> Population:
         """Asks every agent, and adds the means."""
         keys = jax.random.split(key, self.num_agents)
-        asked = jax.vmap(self.inner.ask)(keys, state.agents)
+        populations = jax.vmap(self.inner.ask)(keys, state.agents)
         numbers = jnp.arange(self.num_agents, dtype=jnp.int32)
-        size = asked.active.shape[1]
+        size = populations.active.shape[1]
         # a mean's row holds the agent's first member, which is not used
         inner = jax.tree.map(
-            lambda leaf: jnp.concatenate([_flat(leaf), leaf[:, 0]]), asked.members
+            lambda leaf: jnp.concatenate([_flat(leaf), leaf[:, 0]]), populations.members
         )
         agent = jnp.concatenate([jnp.repeat(numbers, size), numbers])
         is_mean = jnp.arange(agent.size) >= self.num_agents * size
-        active = _flat(asked.active)
+        active = _flat(populations.active)
         active = jnp.concatenate([active, jnp.ones(self.num_agents, bool)])
         return Population(AgentMember(agent, is_mean, inner), active)
 
@@ -202,7 +202,7 @@ class NoveltyAgents(Method):
         agent = jax.tree.map(lambda leaf: leaf[member.agent], state.agents)
         candidate = materialise(self.inner.decode(agent, member.inner))
         mean = self.inner.recommend(agent)
-        return trees.chosen(member.is_mean, mean, candidate)
+        return trees.select(member.is_mean, mean, candidate)
 
     def tell(
         self,
@@ -227,13 +227,13 @@ class NoveltyAgents(Method):
         by_agent = partial(_by_agent, num)
         fitness, seen = by_agent(evaluation.fitness[rows]), by_agent(valid[rows])
         loss = jax.vmap(partial(mixed_loss, state.weight))
-        told = loss(by_agent(found), fitness, seen).astype(fitness.dtype)
+        losses = loss(by_agent(found), fitness, seen).astype(fitness.dtype)
         members = jax.tree.map(
             lambda leaf: by_agent(leaf[rows]), population.members.inner
         )
-        asked = Population(members, by_agent(population.active[rows]))
+        populations = Population(members, by_agent(population.active[rows]))
         agents, _ = jax.vmap(self.inner.tell)(
-            state.agents, asked, Evaluation(told, seen)
+            state.agents, populations, Evaluation(losses, seen)
         )
         best, best_fitness = best_seen(self, state, population, evaluation)
         new = state._replace(

@@ -205,10 +205,10 @@ class Reevaluated(Wrapper):
         fitness = _means(table)
         valid = jnp.isfinite(fitness)
         aux = jax.tree.map(lambda leaf: leaf[: sizes[-1]], evaluation.aux)
-        told = Evaluation(jnp.where(valid, fitness, jnp.inf), valid, aux)
+        averages = Evaluation(jnp.where(valid, fitness, jnp.inf), valid, aux)
         active = rows[: sizes[-1]] < count
         place = jnp.where(active, rows[: sizes[-1]], rows[late:])
-        asked = Population(jax.tree.map(lambda leaf: leaf[place], members), active)
+        original = Population(jax.tree.map(lambda leaf: leaf[place], members), active)
 
         def tell_first(size: int) -> Callable[..., tuple[State, Info]]:
             def branch(*data: PyTree) -> tuple[State, Info]:
@@ -218,7 +218,9 @@ class Reevaluated(Wrapper):
             return branch
 
         branches = [tell_first(size) for size in sizes]
-        inner, info = lax.switch(self._tier(state, len(sizes)), branches, asked, told)
+        inner, info = lax.switch(
+            self._tier(state, len(sizes)), branches, original, averages
+        )
 
         pairs = jnp.stack([_means(table[0::2]), _means(table[1::2])])
         few = count < FEW
@@ -296,6 +298,6 @@ def _info_type(name: str, fields: tuple[str, ...]) -> Any:
 
 def _info(info: Info, effort: jax.Array, agreement: jax.Array) -> Info:
     """Returns the inner method's diagnostics with two more."""
-    named = diagnostics(info)
-    made = _info_type(f"Reevaluated{type(info).__name__}", tuple(named))
-    return made(*named.values(), effort, agreement)
+    fields_of_inner = diagnostics(info)
+    info_type = _info_type(f"Reevaluated{type(info).__name__}", tuple(fields_of_inner))
+    return info_type(*fields_of_inner.values(), effort, agreement)

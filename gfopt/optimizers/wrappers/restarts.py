@@ -244,7 +244,7 @@ class Restarts(Wrapper):
             left=jnp.where(is_small, state.spent[0] / 2, jnp.inf),
             run_fitness=jnp.full_like(state.fitness, jnp.inf),
             fitness=jnp.minimum(state.run_fitness, state.fitness),
-            answer=trees.chosen(better, found, state.answer),
+            answer=trees.select(better, found, state.answer),
             since_better=jnp.where(gained, 0, state.since_better + 1),
         )
 
@@ -252,7 +252,7 @@ class Restarts(Wrapper):
         """Returns the answer of the run with the best value."""
         found = self.within(state).recommend(state.inner)
         is_best = state.run_fitness <= state.fitness
-        return trees.chosen(is_best, found, state.answer)
+        return trees.select(is_best, found, state.answer)
 
     def stop(self, state: RestartsState) -> dict[str, jax.Array]:
         """Returns ``patience``: the last runs brought no improvement."""

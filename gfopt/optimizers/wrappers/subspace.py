@@ -24,6 +24,7 @@ from jax.flatten_util import ravel_pytree
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.lazy import lazy
+from gfopt.noise import noise, threefry
 from gfopt.protocol import Wrapper
 from gfopt.pytree import pytree, static
 from gfopt.types import (
@@ -129,22 +130,27 @@ class Subspace(Wrapper):
                 f"dimension must be at most {size}, the numbers of x0, for orthogonal "
                 f"columns; got {d}"
             )
-        draws = jax.random.normal(key, (size, d), trees.wide_dtype(origin))
+
+        def column(seed: jax.Array) -> jax.Array:
+            return ravel_pytree(noise.gaussian().sample(origin, seed))[0]
+
+        columns = jax.vmap(column)(threefry.seeds(key, d))  # [d, D]
+        columns = columns.astype(trees.wide_dtype(origin))
         if self.kind == "gaussian":
-            columns = draws / math.sqrt(d)
+            columns = columns / math.sqrt(d)
         else:
-            columns = jnp.linalg.qr(draws)[0] * math.sqrt(size / d)
-        return jax.vmap(unravel)(columns.T.astype(flat.dtype))
+            columns = jnp.linalg.qr(columns.T)[0].T * math.sqrt(size / d)
+        return jax.vmap(unravel)(columns.astype(flat.dtype))
 
     def _given(self, origin: Solution) -> PyTree:
         """Returns the basis in the types of ``x0``, checked."""
-        wanted = jax.tree.map(jnp.shape, origin)
+        expected = jax.tree.map(jnp.shape, origin)
         came = jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], self.basis)
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.basis)}
-        if came != wanted or len(sizes) != 1:
+        if came != expected or len(sizes) != 1:
             raise ValueError(
                 "basis must be like x0 with a leading axis of one length, "
-                f"{wanted}; got {jax.tree.map(jnp.shape, self.basis)}"
+                f"{expected}; got {jax.tree.map(jnp.shape, self.basis)}"
             )
         return jax.tree.map(lambda a, x: jnp.asarray(a, x.dtype), self.basis, origin)
 

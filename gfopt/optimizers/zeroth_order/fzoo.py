@@ -2,8 +2,8 @@
 
     g = 1/(N s) sum_i (f(theta + eps u_i) - f(theta)) u_i,   theta <- theta - lr g
 
-with ``s`` the standard deviation of the N losses. What a step takes in memory is that
-of ``zeroth_order``.
+with ``s`` the standard deviation of the N losses. A step takes the memory of
+``zeroth_order``.
 
 Source: arXiv 2506.09034; its learning rate is ours times eps.
 """
@@ -39,7 +39,7 @@ class FZOOInfo(NamedTuple):
         loss_std: standard deviation of the others, 0 where the step was skipped.
         median_slope: median of ``|f(theta + eps u) - f(theta)| / eps``.
         largest_slope: largest of them.
-        num_valid: rows that came back with a number.
+        num_valid: rows with a valid value.
         skipped: whether nothing moved: no valid loss at the weights, fewer than two
             valid others, or all of them equal.
     """
@@ -56,8 +56,8 @@ class FZOOInfo(NamedTuple):
 class FZOO(Directions):
     """Fast zeroth-order optimizer: batched one-sided differences over their spread.
 
-    The step does not change if the objective is multiplied by a positive number, nor if
-    one is added to it: steep and flat regions take steps of one size.
+    The step is invariant under scaling the objective by a positive number or shifting
+    it: steep and flat regions get steps of the same size.
 
     Args:
         learning_rate: step size, or a schedule (the paper's divided by ``eps``); None
@@ -110,7 +110,7 @@ class FZOO(Directions):
         members = population.members
         usable = valid[1:] & valid[0]
         differences = jnp.where(usable, fitness[1:] - fitness[0], 0)
-        # as shares of the largest one, whose squares are no too large numbers
+        # scale by the largest difference, so that squaring cannot overflow
         scale = jnp.max(jnp.abs(differences))
         counts = jnp.isfinite(scale) & (scale > 0) & (jnp.sum(usable) > 1)
         shares = jnp.where(counts, differences / jnp.where(counts, scale, 1), 0)

@@ -28,7 +28,7 @@ from gfopt.protocol import Method
 from gfopt.pytree import pytree
 from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
 
-_NOISE = noise.gaussian()  # the squares of signs say nothing
+_NOISE = noise.gaussian()  # the squares of signs carry no information
 
 
 class HiZOOState(NamedTuple):
@@ -64,8 +64,8 @@ class HiZOOInfo(NamedTuple):
 class HiZOO(Method):
     """Hessian-informed zeroth-order SGD: three forward passes a step.
 
-    The diagonal is a second copy of the weights; directions and steps are made where
-    they are used, and take no more.
+    The diagonal takes as much memory as the weights; directions and steps are made
+    where they are used, and take none.
 
     Args:
         learning_rate: step size, or a schedule.
@@ -111,9 +111,11 @@ class HiZOO(Method):
         """Proposes the weights, then one seed with both signs."""
         wide = trees.wide_dtype(state.mean)
         eps = jnp.asarray(schedules.at("eps", self.eps, state.step), wide)
-        seed = threefry.seeds(key, 2)  # the sign 0 needs one, too, whichever it is
+        seed = threefry.seeds(
+            key, 2
+        )  # the row of sign 0 needs a seed as well, but any will do
         members = SignedSeed(
-            # three of the same would send XLA's simplifier round in circles
+            # three equal ones would send XLA's simplifier round in circles
             jnp.concatenate([seed, seed[1:]]),
             jnp.array([0.0, 1.0, -1.0], jnp.float32),
             jnp.broadcast_to(threefry.round_significant(eps), 3),
@@ -144,10 +146,10 @@ class HiZOO(Method):
         seed = population.members.seed[1]
 
         def updated(s: jax.Array, z: jax.Array, words: Any) -> jax.Array:
-            # H <- (1 - a) H + a c z^2 H, of which s is the root's inverse
+            # H <- (1 - a) H + a c z^2 H, with s = H^(-1/2)
             new = s * jax.lax.rsqrt(1 - share + share * curvature * z**2)
             limits = jnp.finfo(s.dtype)
-            least = (limits.max / 4) ** -0.5  # so that H is finite, too
+            least = (limits.max / 4) ** -0.5  # so that H is finite as well
             return jnp.clip(new, least, limits.tiny**-0.5).astype(s.dtype)
 
         one = jnp.ones(1, projected.dtype)
@@ -156,7 +158,7 @@ class HiZOO(Method):
         def moved(m: jax.Array, s: jax.Array, z: jax.Array) -> jax.Array:
             return (m - rate * projected * s * z.astype(s.dtype)).astype(m.dtype)
 
-        # drawn again, inside the sum: compiled, it is never in memory
+        # redrawn inside the sum: when compiled, it is never in memory
         z = _NOISE.sample(state.mean, seed)
         mean = jax.tree.map(moved, state.mean, spread, z)
         loss = jnp.where(usable, middle, jnp.nan)

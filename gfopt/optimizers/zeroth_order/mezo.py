@@ -4,7 +4,7 @@
     theta <- theta - lr 1/q sum_i p_i z_i
 
 Source: Malladi, Gao, Nichani, Damian, Lee, Chen, Arora (2023), arXiv 2305.17333,
-algorithm 1; its code perturbs the weights in place and back, we do not.
+algorithm 1. Its code perturbs the weights in place and back; we do not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MeZO(TwoSided):
             ``optax.sign_sgd``, ``optax.adam``, ``optax.amsgrad`` or ``optax.lion``. The
             estimate and its state are then trees like the weights.
         rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16 weights,
-            whose small steps then arrive on average, at no memory.
+            whose small steps then arrive on average, without extra memory.
 
     Raises:
         TypeError: for an argument of the wrong type.

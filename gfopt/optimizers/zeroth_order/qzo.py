@@ -4,17 +4,17 @@
     d' = min(max(d, -C), C)
     Delta <- max(Delta - lr d' z, min_scale)
 
-The scales ``Delta`` are what moves; the integer codes are the frozen half of the model
-(``gfopt.partition``). The scales are perturbed where a layer uses them, so nothing
-drifts and no second copy is made. Other weights in the trainable half are moved by the
-same step without a lower limit; a scale below 0, as some files have, stays below.
+Only the scales ``Delta`` move; the integer codes are the frozen half of the model
+(``gfopt.partition``). The scales are perturbed where a layer uses them, so that nothing
+drifts and there is no second copy. Other weights in the trainable half take the same
+step without a lower limit; a negative scale, which some files have, stays negative.
 
-The clipped estimate is not unbiased. For normal ``z`` and a linear loss with gradient
+The clipped estimate is biased. For normal ``z`` and a linear loss with gradient
 ``g``, Stein's lemma gives
 
     E[clip(g'z, -C, C) z] = g erf(C / (sqrt(2) |g|)),
 
-the same direction and a shorter step: clipping of the gradient's norm, in expectation.
+the same direction with a shorter step: in expectation, the gradient's norm is clipped.
 
 Source: Shang et al. (2025), arXiv 2505.13430, algorithm 1; its theorem 1 (the clipped
 estimate is unbiased) does not hold. The relative form is ours.
@@ -49,7 +49,7 @@ from gfopt.types import (
 if TYPE_CHECKING:
     import optax
 
-_WINDOW = 128  # steps of which the state keeps |d|
+_WINDOW = 128  # steps whose |d| the state keeps
 _ABSOLUTE = descent.Default(descent.sgd, 1e-4)
 _RELATIVE = descent.Default(descent.sgd, 1e-2)
 
@@ -60,7 +60,7 @@ class QZOState(NamedTuple):
     Attributes:
         step: tells so far.
         mean: the scales, and other weights that are trained with them.
-        slopes: the latest ``|d|``, the last of them last; -1 for none.
+        slopes: the latest ``|d|``, newest last; -1 for none.
         num_clipped: directions whose ``d`` was clipped.
         num_used: directions that had two valid losses.
         num_counted: steps that had such a direction.
@@ -84,7 +84,7 @@ class QZOInfo(NamedTuple):
         projected_gradient: its ``d'``, 0 where the step was skipped.
         learning_rate: of this step.
         loss: mean of the losses, NaN where the step was skipped.
-        clipped_share: share of all directions so far that were clipped.
+        clipped_share: fraction of all directions so far that were clipped.
         median_slope: median of the latest ``|d|``, at most 128 of them.
         slope_90: their 90th percentile.
         slope_99: their 99th percentile.
@@ -112,20 +112,20 @@ class QZO(TwoSided):
 
     Args:
         learning_rate: step size, or a schedule; None for 1e-4, for 1e-2 if relative,
-            or for 1 with a transform. It falls with the number of scales: the paper
-            takes 1e-7 for 5e7 of them, 1e-4 suits some hundreds.
-        eps: finite-difference radius, or a schedule. As a share of the scales if
-            relative, else in their units: a tenth of a scale is much.
+            or for 1 with a transform. It should fall with the number of scales: the
+            paper takes 1e-7 for 5e7 of them; 1e-4 suits a few hundred.
+        eps: finite-difference radius, or a schedule. A fraction of the scales if
+            relative, else in their units: a tenth of a scale is large.
         clip: ``C``, bound of the directional derivative, or a schedule; None for no
-            bound. What it does to the estimate is in the docs.
-        min_scale: least size of a scale.
+            bound. The docs show its effect on the estimate.
+        min_scale: smallest absolute value of a scale.
         population_size: forward passes a step, two for each direction. More directions
             take no memory.
-        relative: draw the noise of each scale in units of the scale, as a step in its
-            logarithm does to first order.
+        relative: scale the noise of each scale by the scale, to first order a step in
+            its logarithm.
         noise: ``gaussian()`` (the paper's) or ``rademacher()`` (the cheapest).
         transform: any complete optax optimizer, such as ``optax.adam(1.0)``. The
-            estimate and its state are trees like the scales, small beside the codes.
+            estimate and its state are trees like the scales, small next to the codes.
         rounding: ``"nearest"``, or ``"stochastic"`` for float16 and bfloat16 scales.
 
     Raises:
@@ -166,7 +166,7 @@ class QZO(TwoSided):
         schedules.set_numbers(self, "min_scale")
 
     def log_header(self) -> dict[str, str]:
-        """Returns what a log of (seed, d', learning rate) needs to say beside them."""
+        """Returns what a log of (seed, d', learning rate) must also hold."""
         own = {"min_scale": repr(float(self.min_scale)), "relative": str(self.relative)}
         return super().log_header() | own
 
@@ -215,7 +215,7 @@ class QZO(TwoSided):
             state, pairs.seeds, clipped / pairs.share, rate, counts
         )
         sizes = jnp.where(pairs.usable, jnp.abs(pairs.slopes), -1)
-        # float64 data make float64 losses, whatever the weights are
+        # float64 data give float64 losses, whatever the weights are
         sizes = sizes.astype(state.slopes.dtype)
         slopes = jnp.concatenate([state.slopes, sizes])[-_WINDOW:]
         new = QZOState(
@@ -274,7 +274,7 @@ class QZO(TwoSided):
 
 def _percentiles(slopes: jax.Array) -> list[jax.Array]:
     """Returns the 50th, 90th, 99th and 100th percentile, 0 where there are none."""
-    ordered = jnp.maximum(jnp.sort(slopes), 0)  # the places not used come first
+    ordered = jnp.maximum(jnp.sort(slopes), 0)  # unused places come first
     size, count = slopes.shape[0], jnp.sum(slopes >= 0)
     shares = (0.5, 0.9, 0.99, 1.0)
     ranks = [jnp.ceil(share * count).astype(jnp.int32) for share in shares]
@@ -291,16 +291,16 @@ def scales_stepped(
     min_scale: schedules.Hyperparameter,
     relative: bool,
 ) -> Solution:
-    """Returns ``mean - rate * sum_i slopes[i] z_i``, scales kept on their side of 0.
+    """Returns ``mean - rate * sum_i slopes[i] z_i``; scales do not change their sign.
 
     Args:
         family: of the noise.
-        how: it is rounded, ``"nearest"`` or ``"stochastic"``.
+        how: the rounding, ``"nearest"`` or ``"stochastic"``.
         mean: scales of quantized leaves, and perhaps other weights.
         seeds: ``uint32[q]``.
         slopes: ``float[q]``.
         rate: the learning rate.
-        min_scale: least size of a scale.
+        min_scale: smallest absolute value of a scale.
         relative: whether the noise of a scale is in units of the scale.
     """
 
@@ -322,13 +322,13 @@ def scales_stepped(
 def _scale_added(
     old: jax.Array, change: jax.Array, words: Any, min_scale: Any, relative: bool
 ) -> jax.Array:
-    """Returns scales after a step, on the side of 0 where they were."""
+    """Returns scales after a step, with the same sign."""
     change = change * old.astype(change.dtype) if relative else change
     new = sums.added_to(old, change, words)
     least = jnp.asarray(min_scale, old.dtype)
-    # Delta <- max(Delta, min_scale), or the same below 0
-    kept = jnp.where(old < 0, jnp.minimum(new, -least), jnp.maximum(new, least))
-    return jnp.where(new == old, old, kept)
+    # Delta <- max(Delta, min_scale), mirrored below 0
+    bounded = jnp.where(old < 0, jnp.minimum(new, -least), jnp.maximum(new, least))
+    return jnp.where(new == old, old, bounded)
 
 
 def _added(old: jax.Array, change: jax.Array, words: Any, *rule: Any) -> jax.Array:

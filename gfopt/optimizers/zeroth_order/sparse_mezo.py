@@ -5,7 +5,7 @@
     theta <- theta - lr p m z
 
 The limit ``h`` of a matrix is the quantile of its ``|theta|`` at the start; the mask is
-made anew from the weights wherever it is used, and never stored.
+recomputed from the weights wherever it is used, and never stored.
 
 Source: Liu, Zhu, Gong, Cheng, Hsieh, You (2024), arXiv 2402.15751, section 3.
 """
@@ -40,13 +40,13 @@ class SparseMeZOState(NamedTuple):
 class SparseMeZO(TwoSided):
     """MeZO on the small weights of each matrix, at the same memory.
 
-    A weight that grows beyond its limit stays from then on. Vectors, and matrices in
-    which the quantile is 0, as those that start at 0, move as a whole.
+    A weight that grows beyond its limit no longer moves. Vectors, and matrices whose
+    quantile is 0, such as those that start at 0, move as a whole.
 
     Args:
         learning_rate: step size, or a schedule; None for 1e-3.
         eps: finite-difference radius, or a schedule.
-        moving: share of a matrix's weights that move at first, in (0, 1].
+        moving: fraction of a matrix's weights that move at first, in (0, 1].
         population_size: forward passes a step, ``P``, two for each direction.
         noise: ``gaussian()`` or ``rademacher()``.
         rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16 weights.
@@ -84,7 +84,7 @@ class SparseMeZO(TwoSided):
         schedules.set_numbers(self, "moving", check=checks.share)
 
     def log_header(self) -> NoReturn:
-        """Refuses: what moves depends on the weights, which a log has not."""
+        """Refuses: what moves depends on the weights, which a log does not hold."""
         raise ValueError(
             f"method must move all weights to be logged; got {checks.shown(self)}"
         )
@@ -97,7 +97,7 @@ class SparseMeZO(TwoSided):
             if leaf.ndim < 2 or leaf.size == 0:
                 return jnp.asarray(jnp.inf, leaf.dtype)
             wide = jnp.abs(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))
-            # the largest of the weights that move: no number between two of them
+            # the largest weight that moves, not a number between two weights
             quantile = jnp.quantile(
                 wide, jnp.asarray(self.moving, wide.dtype), method="lower"
             )
@@ -134,6 +134,6 @@ class SparseMeZO(TwoSided):
 def _added_below(
     limit: jax.Array, old: jax.Array, change: jax.Array, words: jax.Array | None
 ) -> jax.Array:
-    """Returns weights after a step: those above the limit stay."""
+    """Returns weights after a step: those above the limit do not move."""
     change = jnp.where(jnp.abs(old) <= limit, change, 0)
     return sums.added_to(old, change, words)

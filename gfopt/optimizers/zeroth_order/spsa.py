@@ -72,9 +72,9 @@ class SPSA(TwoSided):
         schedules.set_numbers(self, *names, check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> ZerothOrderState:
-        """Starts with ``theta`` at ``solution``; in the transform's place stands ``k``.
+        """Starts with ``theta`` at ``solution``; ``k`` takes the transform's place.
 
-        A step that failed is none: the gains don't fall while nothing moves.
+        A failed step does not count: the gains do not decrease while nothing moves.
         """
         return super().init(key, solution)._replace(transform=jnp.int32(0))
 

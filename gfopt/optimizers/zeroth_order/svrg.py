@@ -1,18 +1,18 @@
-"""SVRG: zeroth-order SGD whose slopes have the noise of mini-batches taken out.
+"""SVRG: zeroth-order SGD without the mini-batch noise of its slopes.
 
     p_i = d_B(theta; z_i) - d_B(anchor; z_i) + d(anchor; z_i)
     theta <- theta - lr mean_i p_i z_i
 
 with ``d_B(x; z) = (f_B(x + eps z) - f_B(x - eps z)) / (2 eps)`` on the mini-batch ``B``
-and ``d`` its mean over all of the data. A period begins with the anchor: the weights
-stay for ``anchor_batches`` steps, in which the slopes of a pool of directions are
-averaged. The steps after it move along directions of that pool. Near the anchor the
-first two terms cancel, noise and all, so that a constant learning rate converges, where
-MeZO stops at the noise of its batches.
+and ``d`` its mean over all data. A period begins at the anchor: for
+``anchor_batches`` steps the weights stay, while the slopes of a pool of directions are
+averaged. The following steps move along directions of that pool. Near the anchor the
+first two terms cancel, including their noise, so that a constant learning rate
+converges, while MeZO stops at the noise of its batches.
 
 Source: Gautam, Park, Zhou, Raman, Ha (2024), arXiv 2404.08080, algorithm 2. It draws
 another direction at each step and adds the anchor's estimate along older ones, whose
-noise then is in all steps: it takes smaller learning rates.
+noise then enters every step: it needs smaller learning rates.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SVRGState(NamedTuple):
     """State of SVRG.
 
     Attributes:
-        step: how many steps were told.
+        step: number of tells so far.
         mean: the weights ``theta``.
         transform: state of the transform, if there is one.
         measured: the step at which the anchor was taken, -1 if there is none.
@@ -71,7 +71,7 @@ class AnchoredSeed(NamedTuple):
         sign: 1 or -1.
         sigma: the radius.
         place: ``i32[]``, of the direction in the pool.
-        at_anchor: whether it lies around the anchor, not around the weights.
+        at_anchor: whether it is around the anchor, not around the weights.
     """
 
     seed: jax.Array
@@ -92,10 +92,10 @@ class SVRG(TwoSided):
         learning_rate: step size, or a schedule; None for 1e-3, or for 1 with a
             transform, which has its own.
         eps: finite-difference radius, or a schedule.
-        num_directions: of a step, each of which takes four forward passes. The pool has
-            twice as many: its halves take turns.
+        num_directions: directions a step, with four forward passes each. The pool has
+            twice as many: its halves alternate.
         period: steps from anchor to anchor.
-        anchor_batches: steps of them that measure the anchor, each on its mini-batch.
+        anchor_batches: how many of them measure the anchor, each on its mini-batch.
         noise: ``gaussian()``, ``rademacher()`` or ``low_rank()``.
         transform: any complete optax optimizer.
         rounding: ``"nearest"``, or ``"stochastic"`` for bfloat16 and float16 weights.
@@ -156,15 +156,15 @@ class SVRG(TwoSided):
     def _phase(self, state: SVRGState) -> tuple[jax.Array, jax.Array]:
         """Tells whether this step takes a new anchor, and whether it measures one.
 
-        Both follow from the step, as the user's batches do: a step that failed is lost,
-        and if it was to take the anchor, the next one does.
+        Both follow from the step, as the user's batches do: a failed step is lost, and
+        if it was to take the anchor, the next one does.
         """
         step = state.step
         first = state.measured // self.period != step // self.period
         return first, first | (step % self.period < self.anchor_batches)
 
     def _random(self, state: SVRGState, seeds: jax.Array) -> jax.Array:
-        """Returns another seed in each step: directions come back, errors must not."""
+        """Returns another seed in each step: directions recur, errors must not."""
         return seeds[0] + state.step.astype(jnp.uint32)
 
     def ask(self, key: Key, state: SVRGState) -> Population:
@@ -172,7 +172,7 @@ class SVRG(TwoSided):
         size, (first, measures) = 2 * self.num_directions, self._phase(state)
         pool = jnp.where(first, threefry.seeds(key, size), state.pool)
         pair = jnp.arange(2 * size) // 2
-        # half of the pool in each step, one half after the other, whatever failed
+        # the halves of the pool alternate, whatever failed
         half = pair % self.num_directions + state.step % 2 * self.num_directions
         place = jnp.where(measures, pair, half)
         at_anchor = ~measures & (pair >= self.num_directions)
@@ -184,7 +184,7 @@ class SVRG(TwoSided):
 
     def decode(self, state: SVRGState, member: Member) -> Solution:
         """Returns ``theta`` or the anchor, plus ``sign * eps * z``, as lazy leaves."""
-        mean = trees.chosen(member.at_anchor, state.anchor, state.mean)
+        mean = trees.select(member.at_anchor, state.anchor, state.mean)
         return super().decode(state._replace(mean=mean), member)
 
     def tell(
@@ -199,19 +199,19 @@ class SVRG(TwoSided):
         counts = jnp.where(first, 0, state.counts)
         # p_i = d_B(theta; z_i) - d_B(anchor; z_i) + d(anchor; z_i)
         half = self.num_directions
-        chosen = population.members.place[::2][:half]
-        measured = sums[chosen] / jnp.maximum(counts[chosen], 1)
+        places = population.members.place[::2][:half]
+        measured = sums[places] / jnp.maximum(counts[places], 1)
         slopes = pairs.slopes[:half] - pairs.slopes[half:] + measured
-        usable = pairs.usable[:half] & pairs.usable[half:] & (counts[chosen] > 0)
+        usable = pairs.usable[:half] & pairs.usable[half:] & (counts[places] > 0)
         usable &= jnp.isfinite(slopes) & ~measures
         slopes = jnp.where(usable, slopes, 0)
         share = jnp.maximum(jnp.sum(usable), 1).astype(slopes.dtype)
         moves = jnp.any(usable)
         counted = jnp.where(measures, jnp.any(pairs.usable), moves)
-        # the weights move once the anchor has them, or a copy would be kept for it
-        anchor = trees.chosen(first, state.mean, state.anchor)
+        # the weights move after the anchor has them: otherwise they would be copied
+        anchor = trees.select(first, state.mean, state.anchor)
         share = share + zero_after(*jax.tree.leaves(anchor))
-        new = self._moved(state, pool[chosen], slopes / share, moves)
+        new = self._moved(state, pool[places], slopes / share, moves)
         new = new._replace(
             measured=jnp.where(first, state.step, state.measured),
             anchor=anchor,

@@ -1,12 +1,12 @@
-"""What the methods of zeroth-order SGD share: directions, pairs and the step.
+"""Zeroth-order SGD: the directions, pairs and steps that its methods share.
 
     p_i = (f(theta + eps z_i) - f(theta - eps z_i)) / (2 eps)
     g = 1/q sum_i p_i z_i,   theta <- theta - lr g
 
-Any optax transform may take ``g``; without one the perturbed models are never made:
+Any optax transform may process ``g``. Without one, the perturbed models never exist:
 ``decode`` returns lazy leaves, whose noise is drawn inside the layer that uses them,
 and ``tell`` adds ``-lr g`` to the weights in place, block by block. A step takes the
-memory of inference, and nothing is added and subtracted again, so nothing drifts.
+memory of inference. Nothing is added and subtracted again, so nothing drifts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TwoSidedInfo(NamedTuple):
 
 
 class Directions(Method):
-    """What the methods share: members are a seed, a sign and a radius."""
+    """The base of these methods: a member is a seed, a sign and a radius."""
 
     follows_slopes = True
 
@@ -75,7 +75,7 @@ class Directions(Method):
     rounding: str
 
     def _check(self) -> None:
-        """Checks the fields that all have."""
+        """Checks the fields that all methods have."""
         families = (noise.Noise, LowRankNoise)
         checks.instance("noise", self.noise, families, "a gfopt noise family")
         checks.instance("rounding", self.rounding, str, "text")
@@ -137,7 +137,7 @@ class Directions(Method):
         return state._replace(step=state.step + 1, mean=mean, transform=transform)
 
     def _random(self, state: State, seeds: jax.Array) -> jax.Array:
-        """Returns the seed by which this step is rounded at random."""
+        """Returns the seed of this step's stochastic rounding."""
         return seeds[0]
 
     def recommend(self, state: State) -> Solution:
@@ -146,13 +146,13 @@ class Directions(Method):
 
 
 class Pairs(NamedTuple):
-    """What the losses of antithetic pairs say.
+    """The slopes along directions, from the losses of antithetic pairs.
 
     Attributes:
         seeds: ``uint32[q]``, of the directions.
         slopes: ``float[q]``, ``p``, 0 where a pair is not usable.
         usable: ``bool[q]``, whether both losses are valid and their difference finite.
-        share: what a sum over pairs is divided by, their number.
+        share: the number of pairs, by which a sum over them is divided.
         loss: mean of the losses, NaN if no pair is usable.
     """
 
@@ -167,10 +167,10 @@ class TwoSided(Directions):
     """``ask`` and ``tell`` of antithetic pairs."""
 
     def log_header(self) -> dict[str, str]:
-        """Returns what a log of (seed, p, learning rate) needs to say beside them.
+        """Returns what a log of (seed, p, learning rate) must also hold.
 
         Raises:
-            ValueError: where three numbers are not all of a step.
+            ValueError: if these three numbers do not determine a step.
         """
         if self.population_size != 2 or self.transform or self.noise.is_lazy:
             raise ValueError(
@@ -213,7 +213,7 @@ class TwoSided(Directions):
         loss = evaluation.fitness.reshape(-1, 2)
         # p = (l+ - l-) / (2 eps)
         slopes = (loss[:, 0] - loss[:, 1]) / (2 * eps)
-        # the difference of two finite losses can still be too large a number
+        # the difference of two finite losses can still overflow
         usable = evaluation.valid.reshape(-1, 2).all(axis=1) & jnp.isfinite(slopes)
         slopes = jnp.where(usable, slopes, 0)
         share = jnp.maximum(jnp.sum(usable), 1).astype(slopes.dtype)
@@ -236,13 +236,14 @@ def stepped(
 
     Args:
         family: of the noise.
-        how: it is rounded, ``"nearest"`` or ``"stochastic"``.
+        how: the rounding, ``"nearest"`` or ``"stochastic"``.
         mean: the weights.
         seeds: ``uint32[q]``.
         slopes: ``float[q]``.
         rate: the learning rate.
-        added: how a block is added where it is not plainly, of dense noise alone.
-        random: seed of the rounding at random; None for the first of ``seeds``.
+        added: ``(old, change, words) -> new``, in place of addition; for dense noise
+            only.
+        random: seed of stochastic rounding; None for the first of ``seeds``.
     """
     weights = -jnp.asarray(rate, slopes.dtype) * slopes
     more = {} if added is None else {"added": added}
@@ -257,7 +258,7 @@ def slope_sizes(slopes: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Ar
     size = jnp.where(usable, jnp.abs(slopes), 0)
     if size.shape[0] == 1:
         return size[0], size[0]
-    # the unusable ones are the first 0s
+    # unusable ones are the first 0s
     ordered, count = jnp.sort(size), jnp.sum(usable)
     first = size.shape[0] - jnp.maximum(count, 1)
     low, high = first + (count - 1) // 2, first + count // 2
