@@ -74,13 +74,13 @@ def test_while_a_value_is_taken_in_it_waits(monkeypatch, tmp_path):
     """The value is paid for: it is recorded, and only then the search ends."""
     noted = []
 
-    def note(self: Any, step: int, row: int, value: Any) -> None:
+    def write(self: Any, step: int, row: int, value: Any) -> None:
         noted.append((step, row))
         if len(noted) == 6:
             press()
             press()
 
-    monkeypatch.setattr(Checkpoint, "note", note)
+    monkeypatch.setattr(Checkpoint, "write", write)
     found = minimize(host_plateau, checkpoint=tmp_path / "run")
     assert (found.status, found.nfev, len(noted)) == (Status.INTERRUPTED, 7, 6)
 
