@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gfopt
+from gfopt.core.evaluate import Request
 from gfopt.core.objective import Inputs
 from gfopt.problems import small_language_model, smollm2
 from gfopt.tokens.scores import Continuation
@@ -75,7 +76,7 @@ def main() -> None:
         key = jax.random.key(1)
         population = beast.ask(key, state)
         evaluation = gfopt.tokens.shared_prefix()(
-            key, objective, beast, state, population, Inputs()
+            Request(key, objective, beast, state, population, Inputs())
         )
         return beast.tell(state, population, evaluation)
 
@@ -149,13 +150,9 @@ def main() -> None:
         return [*found, proposals(model, rows[:k1, :READ])]
 
     values = jnp.concatenate(reencoded()[:-1])[: k1 * k2]
+    key = jax.random.key(1)
     evaluation = gfopt.tokens.shared_prefix()(
-        jax.random.key(1),
-        objective,
-        beast,
-        state,
-        beast.ask(jax.random.key(1), state),
-        Inputs(),
+        Request(key, objective, beast, state, beast.ask(key, state), Inputs())
     )
     apart = float(jnp.max(jnp.abs(evaluation.fitness - values)))
     print(f"the scores differ by {apart:.1e} at most")

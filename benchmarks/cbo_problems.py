@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt.core.evaluate import vmapped
+from gfopt.core.evaluate import Request, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.types import Optimizer
 
@@ -141,7 +141,9 @@ def _turns(
 
     def step(state: Any, count: Count, key: Any) -> tuple[Any, Count]:
         population = optimizer.ask(jax.random.fold_in(key, state.step), state)
-        found = evaluate(key, objective, optimizer, state, population, Inputs())
+        found = evaluate(
+            Request(key, objective, optimizer, state, population, Inputs())
+        )
         state, _ = optimizer.tell(state, population, found)
         total = count.evaluations + jnp.sum(population.active)
         hit = jnp.any(found.aux & found.valid)

@@ -210,7 +210,7 @@ def answer_after(optimizer: Any) -> Any:
     def step(state: Any, number: Any) -> tuple[Any, None]:
         population = optimizer.ask(jax.random.fold_in(KEY, number), state)
         evaluation: Evaluation = evaluate.vmapped()(
-            KEY, seen, optimizer, state, population, Inputs(None, (), None, None)
+            evaluate.Request(KEY, seen, optimizer, state, population, Inputs())
         )
         return optimizer.tell(state, population, evaluation)[0], None
 

@@ -17,7 +17,7 @@ import pytest
 from jax.scipy.special import erf
 
 import gfopt
-from gfopt.core.evaluate import judged, vmapped
+from gfopt.core.evaluate import Request, judged, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.lazy.lazy import materialise
 
@@ -61,8 +61,9 @@ def loss(p: Any) -> jax.Array:
 def step(optimizer: Any, key: jax.Array, state: Any, frozen: Any, fun: Any) -> Any:
     """Returns population, evaluation, new state and info of one step."""
     population = optimizer.ask(key, state)
+    inputs = Inputs(frozen)
     evaluation = vmapped()(
-        key, Objective(fun), optimizer, state, population, Inputs(frozen)
+        Request(key, Objective(fun), optimizer, state, population, inputs)
     )
     return population, evaluation, *optimizer.tell(state, population, evaluation)
 

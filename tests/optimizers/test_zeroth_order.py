@@ -14,7 +14,7 @@ import pytest
 
 import gfopt
 from gfopt import shaping
-from gfopt.core.evaluate import judged, vmapped
+from gfopt.core.evaluate import Request, judged, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.optimizers.zeroth_order.fzoo import FZOO
 from gfopt.optimizers.zeroth_order.mezo import MeZO
@@ -41,7 +41,9 @@ def draw(optimizer: MeZO, population: Any, size: int = len(X0)) -> np.ndarray:
 def step(optimizer: MeZO, key: jax.Array, state: Any, fun: Any) -> Any:
     """Returns population, evaluation, new state and info of one step."""
     population = optimizer.ask(key, state)
-    evaluation = vmapped()(key, Objective(fun), optimizer, state, population, Inputs())
+    evaluation = vmapped()(
+        Request(key, Objective(fun), optimizer, state, population, Inputs())
+    )
     return population, evaluation, *optimizer.tell(state, population, evaluation)
 
 
@@ -122,7 +124,7 @@ def test_a_log_of_scalars_replays_a_run() -> None:
     def evaluated(key: jax.Array, state: Any) -> Any:
         population = optimizer.ask(key, state)
         return population, vmapped()(
-            key, Objective(fun), optimizer, state, population, Inputs()
+            Request(key, Objective(fun), optimizer, state, population, Inputs())
         )
 
     tell, log = jax.jit(optimizer.tell), []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gfopt
+from gfopt.core.evaluate import Request
 from gfopt.core.objective import Inputs
 from gfopt.driver.step import step_keys
 from gfopt.problems import (
@@ -148,7 +149,9 @@ def test_common_episodes_and_fresh_ones():
     def evaluation(inputs):
         state = still.init(KEY, jnp.ones(3))
         population = still.ask(KEY, state)
-        return gfopt.vmapped()(KEY, task.objective(), still, state, population, inputs)
+        return gfopt.vmapped()(
+            Request(KEY, task.objective(), still, state, population, inputs)
+        )
 
     common = evaluation(Inputs(batch=task.episodes(0, KEY))).fitness
     fresh = evaluation(Inputs()).fitness

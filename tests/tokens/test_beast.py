@@ -10,6 +10,7 @@ import pytest
 from problems.test_language import MODEL, VOCABULARY, small_weights
 
 import gfopt
+from gfopt.core.evaluate import Request
 from gfopt.tokens import beam_search, length_of
 from gfopt.tokens.language_model import text_logits
 from gfopt.tokens.scores import Continuation
@@ -423,7 +424,7 @@ def test_one_program_for_all_lengths_and_weights():
         population = beast.ask(key, state)
         inputs = gfopt.core.objective.Inputs()
         evaluation = gfopt.tokens.shared_prefix()(
-            key, gfopt.Objective(score), beast, state, population, inputs
+            Request(key, gfopt.Objective(score), beast, state, population, inputs)
         )
         return beast.tell(state, population, evaluation)[0]
 
@@ -481,7 +482,7 @@ def test_a_step_holds_the_caches_once_and_one_group_more():
         population = beast.ask(key, state)
         inputs = gfopt.core.objective.Inputs()
         evaluation = gfopt.tokens.shared_prefix()(
-            key, gfopt.Objective(score), beast, state, population, inputs
+            Request(key, gfopt.Objective(score), beast, state, population, inputs)
         )
         return beast.tell(state, population, evaluation)
 

@@ -162,7 +162,8 @@ class QZO(TwoSided):
         checks.instance("relative", self.relative, bool, "True or False")
         self._check()
         schedules.set_schedules(self, "eps")
-        schedules.set_schedules(self, "clip", check=checks.non_negative)
+        if self.clip is not None:
+            schedules.set_schedules(self, "clip", check=checks.non_negative)
         schedules.set_numbers(self, "min_scale")
 
     def log_header(self) -> dict[str, str]:
