@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given
 
 import gfopt
-from gfopt.driver.study import _plain, _tree
+from gfopt.driver.storage import study_file
+from gfopt.driver.storage.settings_json import as_json, from_json
 
 START = ("cma_es", [3.0, -2.0])
 
@@ -37,6 +38,11 @@ def log(path: str) -> list[tuple[int, str, float | None, str]]:
     with closing(sqlite3.connect(path)) as file, file:
         query = "SELECT trial, kind, value, note FROM log ORDER BY seq"
         return file.execute(query).fetchall()
+
+
+def finish(study: gfopt.Study, trial: int, value: float) -> None:
+    with study._file.alone() as file:
+        study_file.tell(file, trial, value, "")
 
 
 def straight(num_trials: int) -> gfopt.Result:
@@ -117,8 +123,8 @@ def test_a_value_that_comes_twice_counts_once(path: str) -> None:
     time.sleep(0.02)
     again = gfopt.Study(path)
     assert again._begun().id == late.id
-    again._finish(late.id, 1.0, "")
-    study._finish(late.id, 2.0, "")
+    finish(again, late.id, 1.0)
+    finish(study, late.id, 2.0)
     assert [value for _, kind, value, _ in log(path) if kind == "tell"] == [1.0]
     assert study.work(sphere).nfev == 12
 
@@ -264,10 +270,10 @@ _VALUES = st.recursive(
 
 @given(_VALUES)
 def test_settings_come_back(value: Any) -> None:
-    assert _tree(json.loads(json.dumps(_plain("x0", value)))) == value
+    assert from_json(json.loads(json.dumps(as_json("x0", value)))) == value
 
 
 def test_arrays_come_back() -> None:
     array = np.array([[1, 2], [3, 4]], np.float32)
-    back = _tree(json.loads(json.dumps(_plain("x0", array))))
+    back = from_json(json.loads(json.dumps(as_json("x0", array))))
     np.testing.assert_array_equal(back, array, strict=True)
