@@ -2,9 +2,9 @@
 
     python .ci/packages.py PYTHON
 
-``PYTHON`` gets an empty environment, into which first the wheel and then the sdist is
-installed; in it the README's examples run with warnings as errors. Silent if all is
-well.
+``PYTHON`` gets an empty environment, into which first the sdist and then the wheel is
+installed; in it all modules are imported, and the README's examples run once, with
+warnings as errors. Silent if all is well.
 """
 
 import shutil
@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # in the sdist beside the package, as in the repository
 BESIDE = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"}
-USE = """
-import doctest, importlib, pkgutil, sys
+IMPORT = """
+import importlib, pkgutil
 import gfopt
 assert "site-packages" in gfopt.__file__, gfopt.__file__
 optional = {"typer", "rich", "matplotlib", "cocoex"}
@@ -29,6 +29,9 @@ for module in pkgutil.walk_packages(gfopt.__path__, "gfopt."):
     except ImportError as error:
         assert error.name in optional, error
 from gfopt.research import report
+"""
+README = """
+import doctest, sys
 flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 failed, tried = doctest.testfile(sys.argv[1], False, optionflags=flags)
 assert tried > 10 and not failed
@@ -79,19 +82,19 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         sys.exit(f"the sdist differs in {sorted((names - made) ^ (package | BESIDE))}")
 
 
-def check_use(python: str, archive: Path, folder: Path) -> None:
-    """Installs an archive where nothing else is, and runs the README's examples."""
+def check_use(python: str, wheel: Path, sdist: Path, folder: Path) -> None:
+    """Installs both where nothing else is, and runs the README's examples."""
     run(python, "-m", "venv", folder / "empty")
     own = folder / "empty/bin/python"
-    force = ("--force-reinstall", "--no-deps") if archive.suffix == ".gz" else ()
-    run(own, "-m", "pip", "install", "-q", *force, archive)
-    words = ("-I", "-W", "error", "-c", USE, ROOT / "README.md")
-    run(own, *words, cwd=folder)
+    strict = (own, "-I", "-W", "error", "-c")
+    run(own, "-m", "pip", "install", "-q", sdist)
+    run(*strict, IMPORT, cwd=folder)
+    run(own, "-m", "pip", "install", "-q", "--force-reinstall", "--no-deps", wheel)
+    run(*strict, IMPORT + README, ROOT / "README.md", cwd=folder)
 
 
 with tempfile.TemporaryDirectory() as name:
     place = Path(name)
     archives = build(place)
     check_contents(*archives)
-    for each in archives:
-        check_use(sys.argv[1], each, place)
+    check_use(sys.argv[1], *archives, place)
