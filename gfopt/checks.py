@@ -28,7 +28,7 @@ def shown(value: object, limit: int = 80) -> str:
     return f"{text} ({type(value).__name__})"
 
 
-def concrete(value: Any) -> np.ndarray | None:
+def concrete(value: object) -> np.ndarray | None:
     """Returns ``value`` as a real NumPy array, or None where it cannot be read yet."""
     if jaxprs.is_tracer(value):
         return None
@@ -44,7 +44,10 @@ def concrete(value: Any) -> np.ndarray | None:
 
 
 def _number(
-    name: str, value: Any, expected: str, holds: Callable[[np.ndarray], Any]
+    name: str,
+    value: object,
+    expected: str,
+    holds: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     array = concrete(value)
     if array is None:
@@ -55,31 +58,31 @@ def _number(
         raise ValueError(f"{name} must be {expected}; got {shown(value)}")
 
 
-def positive(name: str, value: Any) -> None:
+def positive(name: str, value: object) -> None:
     """Refuses anything but finite numbers above 0."""
     _number(name, value, "a finite number above 0", lambda v: (v > 0) & np.isfinite(v))
 
 
-def non_negative(name: str, value: Any) -> None:
+def non_negative(name: str, value: object) -> None:
     """Refuses anything but finite numbers from 0 up."""
     _number(
         name, value, "a finite number, 0 or above", lambda v: (v >= 0) & np.isfinite(v)
     )
 
 
-def within(name: str, value: Any, low: float, high: float) -> None:
+def within(name: str, value: object, low: float, high: float) -> None:
     """Refuses anything outside the closed interval from ``low`` to ``high``."""
     expected = f"a number from {low:g} to {high:g}"
     _number(name, value, expected, lambda v: (v >= low) & (v <= high))
 
 
-def share(name: str, value: Any) -> None:
+def share(name: str, value: object) -> None:
     """Refuses anything but numbers from 0 to 1."""
     within(name, value, 0, 1)
 
 
 def below(
-    name: str, value: Any, other_name: str, other: Any, *, or_equal: bool = False
+    name: str, value: object, other_name: str, other: object, *, or_equal: bool = False
 ) -> None:
     """Refuses anything but numbers below those of another argument; no NaN."""
     word = "below or equal to" if or_equal else "below"
@@ -91,12 +94,12 @@ def below(
         _number(name, value, expected, lambda v: holds(v, above.astype(np.float64)))
 
 
-def finite(name: str, value: Any) -> None:
+def finite(name: str, value: object) -> None:
     """Refuses anything but finite numbers."""
     _number(name, value, "finite", np.isfinite)
 
 
-def integer(name: str, value: Any, minimum: int, *, even: bool = False) -> None:
+def integer(name: str, value: object, minimum: int, *, even: bool = False) -> None:
     """Refuses anything but a Python or NumPy integer from ``minimum`` up."""
     expected = f"an {'even ' if even else ''}integer, {minimum} or above"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -105,7 +108,7 @@ def integer(name: str, value: Any, minimum: int, *, even: bool = False) -> None:
         raise ValueError(f"{name} must be {expected}; got {shown(value)}")
 
 
-def real(name: str, value: Any, minimum: float = -math.inf) -> None:
+def real(name: str, value: object, minimum: float = -math.inf) -> None:
     """Refuses anything but one real number (not a bool, not NaN) from ``minimum``."""
     expected = "a number" + (f", {minimum:g} or above" if minimum > -math.inf else "")
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -114,7 +117,9 @@ def real(name: str, value: Any, minimum: float = -math.inf) -> None:
         raise ValueError(f"{name} must be {expected}; got {shown(value)}")
 
 
-def instance(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
+def instance(
+    name: str, value: object, kinds: type | tuple[type, ...], what: str
+) -> None:
     """Rejects anything that is not of ``kinds``, described by ``what``.
 
     A class is not an instance, although it has all methods of a protocol.
@@ -126,13 +131,13 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -
         raise TypeError(f"{name} must be {what}; got {shown(value)}")
 
 
-def is_callable(name: str, value: Any, what: str = "callable") -> None:
+def is_callable(name: str, value: object, what: str = "callable") -> None:
     """Rejects anything that cannot be called, described by ``what``."""
     if not callable(value):
         raise TypeError(f"{name} must be {what}; got {shown(value)}")
 
 
-def one_of(name: str, value: Any, known: Iterable[Any]) -> None:
+def one_of(name: str, value: object, known: Iterable[object]) -> None:
     """Rejects a value that is not in ``known``, and suggests the nearest name.
 
     Example:
@@ -154,7 +159,7 @@ def one_of(name: str, value: Any, known: Iterable[Any]) -> None:
     raise ValueError(f"{name} must be one of {listed}; {came}")
 
 
-def nearest(value: Any, known: Iterable[Any]) -> str:
+def nearest(value: object, known: Iterable[object]) -> str:
     """Returns a question about the known name that is nearest to a wrong one, or "".
 
     Example:
@@ -200,7 +205,7 @@ def key(name: str, value: Any) -> None:
         )
 
 
-def finite_tree(name: str, tree: Any) -> None:
+def finite_tree(name: str, tree: object) -> None:
     """Refuses a solution with no leaves, no numbers, or numbers that are not finite."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+
+T = TypeVar("T")
 
 
 @jax.custom_batching.custom_vmap
@@ -34,7 +36,7 @@ def _zero_after_batch(
     ), False
 
 
-def made_once(fun: Callable[[jax.Array], Any], seeds: jax.Array) -> Any:
+def made_once(fun: Callable[[jax.Array], T], seeds: jax.Array) -> T:
     """Returns ``fun(seeds)``, arrays that are in memory whoever uses them.
 
     XLA would fuse the draw into each of its users, and draw as often. What a loop
@@ -51,7 +53,7 @@ def made_once(fun: Callable[[jax.Array], Any], seeds: jax.Array) -> Any:
     )
 
 
-def loop(turns: Any, body: Callable[[jax.Array, Any], Any], start: Any) -> Any:
+def loop(turns: jax.Array | int, body: Callable[[jax.Array, T], T], start: T) -> T:
     """Returns ``fori_loop(0, turns, body, start)``, compiled as all else is.
 
     XLA on CPU, since jax 0.12, takes a loop that updates parts of an array in place for
@@ -60,7 +62,7 @@ def loop(turns: Any, body: Callable[[jax.Array, Any], Any], start: Any) -> Any:
     a loop that has a sort in it.
     """
 
-    def turn(index: jax.Array, carry: Any) -> Any:
+    def turn(index: jax.Array, carry: T) -> T:
         if jax.default_backend() == "cpu":
             last = jnp.asarray(turns, index.dtype)
             index = jax.lax.sort(jnp.stack([index, last]))[0]

@@ -30,9 +30,11 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import jax
+
+V = TypeVar("V")
 
 # The parameters that change what an operation computes, in every form that is read
 # here. "..." allows further ones, which say how to compile a program, not what it is.
@@ -133,12 +135,12 @@ class UnknownOperation(RuntimeError):
         )
 
 
-def is_tracer(value: Any) -> TypeGuard[jax.core.Tracer[Any]]:
+def is_tracer(value: object) -> TypeGuard[jax.core.Tracer[Any]]:
     """Tells whether a value is an abstract one, whose numbers are not known yet."""
     return isinstance(value, jax.core.Tracer)
 
 
-def trace(fun: Callable[..., Any], *args: Any) -> Program:
+def trace(fun: Callable[..., object], *args: object) -> Program:
     """Traces a function of pytrees into a program.
 
     Args:
@@ -156,13 +158,23 @@ def trace(fun: Callable[..., Any], *args: Any) -> Program:
     return trace_with_results(fun, *args)[0]
 
 
-def trace_with_results(fun: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
+def trace_with_results(
+    fun: Callable[..., object], *args: object
+) -> tuple[Program, object]:
     """Traces a function; returns its results' shapes and dtypes, too, as a pytree.
 
     A second trace of the same function on the same types costs next to nothing.
     """
     program, results = jax.make_jaxpr(fun, return_shape=True)(*args)
     return Program.of(program), results
+
+
+class Atom(Protocol):
+    """A variable of a program, or a literal."""
+
+    @property
+    def aval(self) -> jax.ShapeDtypeStruct:
+        """Its shape and dtype."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,10 +188,10 @@ class Program:
         outputs: variables or literals, to be ``read``.
     """
 
-    inputs: Sequence[Any]
-    consts: dict[Any, Any]
+    inputs: Sequence[Atom]
+    consts: dict[Atom, Any]
     equations: list[Equation]
-    outputs: Sequence[Any]
+    outputs: Sequence[Atom]
     _program: Any
 
     @classmethod
@@ -225,17 +237,17 @@ class Equation:
         return self._eqn.primitive.name
 
     @property
-    def inputs(self) -> Sequence[Any]:
+    def inputs(self) -> Sequence[Atom]:
         """Its operands, variables or literals."""
         return self._eqn.invars
 
     @property
-    def outputs(self) -> Sequence[Any]:
+    def outputs(self) -> Sequence[Atom]:
         """The variables that it defines."""
         return self._eqn.outvars
 
     @property
-    def types(self) -> list[Any]:
+    def types(self) -> list[jax.ShapeDtypeStruct]:
         """The shape and dtype of each result."""
         return [variable.aval for variable in self._eqn.outvars]
 
@@ -264,7 +276,7 @@ class Equation:
         """Whether its results are a list, even if there is only one."""
         return self._eqn.primitive.multiple_results
 
-    def get(self, parameter: str, default: Any = None) -> Any:
+    def get(self, parameter: str, default: object = None) -> Any:
         """Returns a parameter, or ``default`` where this version has none."""
         return self._eqn.params.get(parameter, default)
 
@@ -281,7 +293,7 @@ class Equation:
         with self._eqn.ctx.manager:
             yield
 
-    def bind(self, values: Sequence[Any]) -> list[Any]:
+    def bind(self, values: Sequence[object]) -> list[jax.Array]:
         """Runs the operation as it stands.
 
         Args:
@@ -307,21 +319,21 @@ def _forms(name: str) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(form.split()) for form in FORMS.get(name, ()))
 
 
-def read(atom: Any, env: dict[Any, Any]) -> Any:
+def read(atom: Any, env: dict[Atom, V]) -> V:
     """Returns the value of a variable in ``env``, or of a literal."""
     return atom.val if is_literal(atom) else env[atom]
 
 
-def is_literal(atom: Any) -> bool:
+def is_literal(atom: Atom) -> bool:
     """Tells whether an input of an equation is a number written in the program."""
     return hasattr(atom, "val")  # ``jax.extend``, which names the class, loads Pallas
 
 
 def evaluate(
     program: Program,
-    args: Sequence[Any],
-    apply: Callable[[Equation, list[Any]], Sequence[Any]],
-) -> list[Any]:
+    args: Sequence[V],
+    apply: Callable[[Equation, list[V]], Sequence[V]],
+) -> list[V]:
     """Evaluates a program equation by equation.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from gfopt import checks
 from gfopt.methods_table import ROWS, Row
@@ -40,7 +39,7 @@ def known_method(name: str, *others: str, argument: str = "method") -> None:
     checks.one_of(argument, name, (*others, *METHODS))
 
 
-def method(name: str, options: Mapping[str, Any] | None = None) -> Optimizer:
+def method(name: str, options: Mapping[str, object] | None = None) -> Optimizer:
     """Makes the optimizer of a registered method.
 
     Args:
