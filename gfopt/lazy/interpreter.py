@@ -20,12 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import PyTreeDef
 
 from gfopt import jaxprs
 from gfopt.jaxprs import Equation, Program
 from gfopt.lazy import rules as lazy_rules
 from gfopt.lazy.lazy import Lazy, is_lazy
 from gfopt.lazy.materialisations import dense
+from gfopt.lazy.rules import Operand
+from gfopt.types import PyTree
 
 Result = TypeVar("Result")
 
@@ -52,14 +55,14 @@ def interpret(fun: Callable[..., Result]) -> Callable[..., Result]:
     """
 
     @functools.wraps(fun)
-    def interpreted(*args: Any, **kwargs: Any) -> Result:
+    def interpreted(*args: PyTree, **kwargs: PyTree) -> Result:
         leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=is_lazy)
         if not any(map(is_lazy, leaves)):
             return fun(*args, **kwargs)
         where = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
-        trees: list[Any] = []
+        trees: list[PyTreeDef] = []
 
-        def flat(*arrays: jax.Array) -> list[Any]:
+        def flat(*arrays: jax.Array) -> list[jax.Array]:
             seen = list(leaves)
             for i, array in zip(where, arrays, strict=True):
                 seen[i] = array
@@ -78,16 +81,16 @@ def interpret(fun: Callable[..., Result]) -> Callable[..., Result]:
     return interpreted
 
 
-def _is_array(leaf: Any) -> bool:
+def _is_array(leaf: object) -> bool:
     return isinstance(leaf, Lazy | jax.Array | np.ndarray)
 
 
-def _vector_dense(leaf: Any) -> Any:
+def _vector_dense(leaf: Any) -> Operand:
     small = is_lazy(leaf) and (leaf.ndim < 2 or leaf.size == 0)
     return leaf.materialise() if small else leaf
 
 
-def _stand_in(value: Any) -> Any:
+def _stand_in(value: Any) -> jax.Array:
     """Returns an array like ``value``, which is only ever traced for its type.
 
     It is made of the parts, since inside ``shard_map`` the type also says over which
@@ -99,12 +102,12 @@ def _stand_in(value: Any) -> Any:
     return lax.broadcast(functools.reduce(lax.add, parts), value.shape)
 
 
-def _evaluate(program: Program, args: Sequence[Any]) -> list[Any]:
+def _evaluate(program: Program, args: Sequence[Operand]) -> list[Operand]:
     """Evaluates a program on values that may be lazy."""
     return jaxprs.evaluate(program, args, _apply)
 
 
-def _apply(eqn: Equation, values: list[Any]) -> list[Any]:
+def _apply(eqn: Equation, values: list[Operand]) -> Sequence[Operand]:
     rule = RULES.get(eqn.name) if eqn.is_known else None
     with eqn.context():
         if rule is not None and any(map(is_lazy, values)):
@@ -117,15 +120,17 @@ def _apply(eqn: Equation, values: list[Any]) -> list[Any]:
 # -- programs within the program
 
 
-def _inline(eqn: Equation, values: list[Any]) -> list[Any]:
+def _inline(eqn: Equation, values: list[Operand]) -> Sequence[Operand]:
     return _evaluate(jaxprs.inner_program(eqn), values)
 
 
-def _dense_run(name: str, program: Program, values: Sequence[Any]) -> list[Any]:
+def _dense_run(
+    name: str, program: Program, values: Sequence[Operand]
+) -> list[jax.Array]:
     return [dense(value, name) for value in _evaluate(program, values)]
 
 
-def _scan(eqn: Equation, values: list[Any]) -> list[Any]:
+def _scan(eqn: Equation, values: list[Any]) -> Sequence[Operand]:
     name, scan = eqn.name, jaxprs.scan_parts(eqn)
     first, second = scan.num_consts, scan.num_consts + scan.num_carry
     consts = values[:first]
@@ -137,7 +142,9 @@ def _scan(eqn: Equation, values: list[Any]) -> list[Any]:
             scanned[i] = dense(leaf, name)
     arrays = [None if is_lazy(value) else value for value in scanned]
 
-    def body(carry: Any, turn: Any) -> Any:
+    def body(
+        carry: list[jax.Array], turn: tuple[jax.Array, list[Any]]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
         index, arrays = turn
         slices = [
             leaf.slice(0, index, 1).reshape(leaf.shape[1:]) if is_lazy(leaf) else array
@@ -157,7 +164,7 @@ def _scan(eqn: Equation, values: list[Any]) -> list[Any]:
     return [*carry, *stacked]
 
 
-def _while(eqn: Equation, values: list[Any]) -> list[Any]:
+def _while(eqn: Equation, values: list[Any]) -> Sequence[Operand]:
     name, loop = eqn.name, jaxprs.while_parts(eqn)
     first, second = loop.num_cond_consts, loop.num_cond_consts + loop.num_body_consts
     cond_consts, body_consts = values[:first], values[first:second]
@@ -169,7 +176,7 @@ def _while(eqn: Equation, values: list[Any]) -> list[Any]:
     )
 
 
-def _cond(eqn: Equation, values: list[Any]) -> list[Any]:
+def _cond(eqn: Equation, values: list[Any]) -> Sequence[Operand]:
     index, *operands = values
     branches = [
         functools.partial(_dense_run, eqn.name, branch, operands)

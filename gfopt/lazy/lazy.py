@@ -26,7 +26,9 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from gfopt.fusion import zero_after
 from gfopt.jaxprs import Equation
@@ -95,7 +97,7 @@ class Lazy(abc.ABC):
         return tuple(dims[axis] for axis in order)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         """The logical dtype."""
         return self.layout.dtype
 
@@ -154,7 +156,7 @@ class Lazy(abc.ABC):
         leaf = self if dims == self.layout.dims else self.storage_reshape(dims)
         return None if leaf is None else leaf.viewed(order=order)
 
-    def astype(self, dtype: Any) -> Self:
+    def astype(self, dtype: DTypeLike) -> Self:
         """Returns the leaf with another logical floating-point dtype."""
         return self.viewed(dtype=jnp.dtype(dtype))
 
@@ -236,7 +238,7 @@ class RowBlocks(Lazy):
     is seen.
     """
 
-    offset: Index
+    offset: Index | None
 
     @abc.abstractmethod
     def block(self, start: Index, num_rows: int) -> jax.Array:
@@ -274,7 +276,7 @@ class RowBlocks(Lazy):
         return None if rows is None else self.viewed(dims=dims, rows=rows)
 
 
-def is_lazy(x: Any) -> bool:
+def is_lazy(x: object) -> bool:
     """Says whether ``x`` is a lazy leaf; half of one is a small tree of arrays.
 
     Example:
@@ -320,7 +322,7 @@ def scale_parts(tree: PyTree) -> PyTree:
 
 
 def _parts(tree: PyTree, names_of: Callable[[Lazy], frozenset[str]]) -> PyTree:
-    def marked(node: Any) -> PyTree:
+    def marked(node: PyTree) -> PyTree:
         names = names_of(node) if isinstance(node, Lazy) else frozenset()
         return jax.tree_util.tree_map_with_path(
             lambda path, _: bool(path) and getattr(path[0], "name", "") in names, node

@@ -10,6 +10,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from gfopt.jaxprs import Equation
 from gfopt.lazy.lazy import Lazy, is_lazy, materialise
@@ -104,7 +105,7 @@ class LowRank(Lazy):
         leaf = dataclasses.replace(self, w=w, a=a, b=b)
         return leaf.viewed(dims=dims)
 
-    def astype(self, dtype: Any) -> Self:
+    def astype(self, dtype: DTypeLike) -> Self:
         """Casts the base, once for all members; the factors keep their precision."""
         leaf = dataclasses.replace(self, w=self.w.astype(dtype))
         return leaf.viewed(dtype=jnp.dtype(dtype))

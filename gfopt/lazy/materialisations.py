@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
+
 from gfopt.lazy.lazy import is_lazy
 
 
@@ -62,7 +64,7 @@ def count_materialisations() -> Iterator[Materialisations]:
         _OPEN.reset(token)
 
 
-def dense(value: Any, primitive: str) -> Any:
+def dense(value: Any, primitive: str) -> jax.Array:
     """Returns ``value`` as an array; counts it if it was a lazy matrix."""
     if not is_lazy(value):
         return value

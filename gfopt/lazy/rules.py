@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gfopt.jaxprs import Equation
-from gfopt.lazy.lazy import is_lazy
+from gfopt.lazy.lazy import Lazy, is_lazy
 from gfopt.lazy.materialisations import dense
-from gfopt.lazy.views import Dot
+from gfopt.lazy.views import Dot, Index
 
-Rule = Callable[[Equation, list[Any]], list[Any] | None]
+Operand: TypeAlias = jax.Array | Lazy
+Rule = Callable[[Equation, list[Any]], Sequence[Operand] | None]
 
 
-def _one(result: Any) -> list[Any] | None:
+def _one(result: Operand | None) -> Sequence[Operand] | None:
     return None if result is None else [result]
 
 
 # -- products
 
 
-def _dot_general(eqn: Equation, values: list[Any]) -> list[Any]:
+def _dot_general(eqn: Equation, values: list[Any]) -> Sequence[Operand]:
     left, right = values
     if is_lazy(left) and is_lazy(right):  # the larger one stays lazy
         if left.size < right.size:
@@ -50,14 +51,14 @@ def _dot_general(eqn: Equation, values: list[Any]) -> list[Any]:
     return [right.contract(jnp.asarray(left), labels[0], stored, out, dot)]
 
 
-def _convolution(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _convolution(eqn: Equation, values: list[Any]) -> Sequence[Operand] | None:
     x, kernel = values
     if is_lazy(x) or not is_lazy(kernel):
         return None
     return _one(kernel.convolve(x, eqn))
 
 
-def _scaled(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _scaled(eqn: Equation, values: list[Any]) -> Sequence[Operand] | None:
     if eqn.name == "neg":
         return _one(values[0].times(jnp.asarray(-1, values[0].dtype)))
     leaf, factor = values
@@ -74,11 +75,11 @@ def _scaled(eqn: Equation, values: list[Any]) -> list[Any] | None:
 # -- views
 
 
-def _transpose(eqn: Equation, values: list[Any]) -> list[Any]:
+def _transpose(eqn: Equation, values: list[Operand]) -> Sequence[Operand]:
     return [values[0].transpose(eqn["permutation"])]
 
 
-def _reshape(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _reshape(eqn: Equation, values: list[Operand]) -> Sequence[Operand] | None:
     if not is_lazy(values[0]):
         return None
     if eqn.name == "reshape" and eqn["dimensions"] is not None:
@@ -88,17 +89,17 @@ def _reshape(eqn: Equation, values: list[Any]) -> list[Any] | None:
     return _one(values[0].reshape(eqn.types[0].shape))
 
 
-def _astype(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _astype(eqn: Equation, values: list[Operand]) -> Sequence[Operand] | None:
     dtype = eqn["new_dtype"]
     is_float = jnp.issubdtype(dtype, jnp.floating)
     return [values[0].astype(dtype)] if is_float else None
 
 
-def _same(eqn: Equation, values: list[Any]) -> list[Any]:
+def _same(eqn: Equation, values: list[Operand]) -> Sequence[Operand]:
     return values
 
 
-def _barrier(eqn: Equation, values: list[Any]) -> list[Any]:
+def _barrier(eqn: Equation, values: list[Operand]) -> Sequence[Operand]:
     dense = iter(lax.optimization_barrier([v for v in values if not is_lazy(v)]))
     return [value if is_lazy(value) else next(dense) for value in values]
 
@@ -106,20 +107,20 @@ def _barrier(eqn: Equation, values: list[Any]) -> list[Any]:
 # -- parts
 
 
-def _static(index: Any) -> Any:
+def _static(index: Any) -> Index:
     """Returns an index as a Python integer where it is known when tracing."""
     return index if isinstance(index, jax.Array) else int(index)
 
 
-def _sliced(leaf: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Any:
-    shape = leaf.shape
+def _sliced(leaf: Lazy, starts: Sequence[Index], sizes: Sequence[int]) -> Lazy | None:
+    part: Lazy | None = leaf
     for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        if leaf is not None and size != shape[axis]:
-            leaf = leaf.slice(axis, start, size)
-    return leaf
+        if part is not None and size != leaf.shape[axis]:
+            part = part.slice(axis, start, size)
+    return part
 
 
-def _slice(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _slice(eqn: Equation, values: list[Any]) -> Sequence[Operand] | None:
     starts, stops = eqn["start_indices"], eqn["limit_indices"]
     if any(stride != 1 for stride in eqn["strides"] or ()):
         return None
@@ -127,7 +128,7 @@ def _slice(eqn: Equation, values: list[Any]) -> list[Any] | None:
     return _one(_sliced(values[0], [int(start) for start in starts], sizes))
 
 
-def _dynamic_slice(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _dynamic_slice(eqn: Equation, values: list[Any]) -> Sequence[Operand] | None:
     leaf, *starts = values
     sizes = eqn["slice_sizes"]
     # noise, unlike an array, would not mind rows beyond the end
@@ -140,7 +141,7 @@ def _dynamic_slice(eqn: Equation, values: list[Any]) -> list[Any] | None:
     return _one(_sliced(leaf, clamped, sizes))
 
 
-def _split(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _split(eqn: Equation, values: list[Any]) -> Sequence[Operand] | None:
     leaf, axis, start, parts = values[0], eqn["axis"], 0, []
     for size in map(int, eqn["sizes"]):
         parts.append(leaf.slice(axis, start, size))
@@ -148,7 +149,7 @@ def _split(eqn: Equation, values: list[Any]) -> list[Any] | None:
     return None if any(part is None for part in parts) else parts
 
 
-def _gather(eqn: Equation, values: list[Any]) -> list[Any] | None:
+def _gather(eqn: Equation, values: list[Any]) -> Sequence[Operand] | None:
     """Looks up slices of one axis, as ``table[tokens]`` and ``stack[i]`` do.
 
     An index out of range that should give NaN does so for an array of tokens; a scalar

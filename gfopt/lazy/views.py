@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
-Index: TypeAlias = Any  # a Python integer, known when tracing, or an integer array
+Index: TypeAlias = int | jax.Array  # a Python integer is known when tracing
 
 
 class View(NamedTuple):
@@ -26,7 +28,7 @@ class View(NamedTuple):
 
     dims: tuple[int, ...]
     order: tuple[int, ...]
-    dtype: Any
+    dtype: np.dtype
     rows: int = 0
     column: int = 0
 
@@ -38,8 +40,8 @@ class Dot(NamedTuple):
     axis.
     """
 
-    dtype: Any
-    precision: Any = None
+    dtype: np.dtype
+    precision: lax.PrecisionLike = None
 
     def wide(self) -> Dot:
         """Returns the same product in float32 or wider, for sums of several."""
@@ -75,7 +77,7 @@ class Dot(NamedTuple):
         return product.astype(self.dtype)
 
 
-def rows_view(shape: tuple[int, ...], dtype: Any) -> View:
+def rows_view(shape: tuple[int, ...], dtype: DTypeLike) -> View:
     """Returns the view of a whole ``RowBlocks`` leaf: the last axis is the columns."""
     axes = len(shape)
     return View(shape, tuple(range(axes)), jnp.dtype(dtype), max(0, axes - 1))

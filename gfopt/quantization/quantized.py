@@ -87,7 +87,7 @@ class Quantized(RowBlocks):
     axis: int = static(default=-1, kw_only=True)
     type: str = static(default="float32", kw_only=True)
     gain: jax.Array | None = None
-    offset: Index = None
+    offset: Index | None = None
     view: View | None = static(default=None)
 
     frozen_parts: ClassVar[frozenset[str]] = frozenset(
