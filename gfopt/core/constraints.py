@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gfopt import checks
-from gfopt.types import Evaluation, PyTree, Solution
+from gfopt.types import Array, Evaluation, PyTree, Solution
 
-Constraint = Callable[[Solution], Any]
+Constraint = Callable[[Solution], PyTree]
 
 
 class ConstraintValues(NamedTuple):
@@ -28,7 +29,7 @@ class ConstraintValues(NamedTuple):
         (1, 2)
     """
 
-    values: Any
+    values: Array
     aux: PyTree = ()
 
 
@@ -52,7 +53,7 @@ def keeps(aux: PyTree) -> bool:
 
 def values(
     constraints: tuple[Constraint, ...], solution: Solution, batched: bool = False
-) -> Any:
+) -> Array:
     """Returns the values of all constraints, ``[M]``, or ``[b, M]`` if batched."""
     size = jax.tree.leaves(solution)[0].shape[0] if batched else 1
     leaves = [leaf for g in constraints for leaf in jax.tree.leaves(g(solution))]
@@ -63,14 +64,14 @@ def values(
 
 
 def called(
-    fun: Callable[..., Any],
+    fun: Callable[..., object],
     constraints: tuple[Constraint, ...],
     position: int,
     has_aux: bool,
     batched: bool,
-    *args: Any,
-    **words: Any,
-) -> tuple[Any, ConstraintValues]:
+    *args: PyTree,
+    **words: PyTree,
+) -> tuple[object, ConstraintValues]:
     """Calls an objective and its constraints, possibly in a worker process.
 
     Args:
@@ -98,7 +99,7 @@ def called(
     return result[0], ConstraintValues(constraint_values, result[1])
 
 
-def _copy(leaf: Any) -> Any:
+def _copy(leaf: PyTree) -> PyTree:
     return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
@@ -106,11 +107,11 @@ def _copy(leaf: Any) -> Any:
 class Between:
     """The constraint ``lower <= fun(x) <= upper``, as values that are 0 or below."""
 
-    fun: Callable[[Solution], Any]
+    fun: Callable[[Solution], ArrayLike]
     lower: np.ndarray
     upper: np.ndarray
 
-    def __call__(self, x: Solution) -> list[Any]:
+    def __call__(self, x: Solution) -> list[Array]:
         """Returns ``lower - fun(x)`` and ``fun(x) - upper`` where they are finite."""
         result = self.fun(x)
         result = result if isinstance(result, jax.Array) else np.asarray(result)
@@ -125,7 +126,7 @@ class Between:
 class _Linear:
     matrix: np.ndarray
 
-    def __call__(self, x: Solution) -> Any:
+    def __call__(self, x: Solution) -> Array:
         return self.matrix @ x
 
 

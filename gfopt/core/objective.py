@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import PyTreeDef
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import constraints as constrained
 from gfopt.core import trees
 from gfopt.core.sense import Sense
 from gfopt.lazy import interpreter
-from gfopt.types import Key, PyTree, Solution
+from gfopt.types import Array, Evaluation, Key, PyTree, Solution
 
 
 class Inputs(NamedTuple):
@@ -34,10 +36,10 @@ class Inputs(NamedTuple):
     """
 
     frozen: PyTree = None
-    args: tuple[Any, ...] = ()
+    args: tuple[PyTree, ...] = ()
     batch: PyTree = None
     context: PyTree = None
-    row: Any = None
+    row: Array | int | None = None
 
 
 @jax.tree_util.register_pytree_node_class
@@ -74,15 +76,15 @@ class Objective:
         (Array(2., dtype=float32), ())
     """
 
-    fun: Callable[..., Any]
+    fun: Callable[..., object]
     takes_key: bool = False
     has_aux: bool = False
     batched: bool = False
     traceable: bool | str = "auto"
     context: PyTree = None
-    update: Callable[[Any, Any], Any] | None = None
+    update: Callable[[PyTree, Evaluation], PyTree] | None = None
     maximize: bool = False
-    constraints: tuple[Callable[..., Any], ...] = ()
+    constraints: tuple[constrained.Constraint, ...] = ()
     takes_row: bool = False
 
     def __post_init__(self) -> None:
@@ -104,12 +106,12 @@ class Objective:
         """Compares settings and numbers; dataclasses cannot compare arrays."""
         if not isinstance(other, Objective):
             return NotImplemented
-        structure: Any = jax.tree.structure(self)
+        structure: PyTreeDef = jax.tree.structure(self)
         if structure != jax.tree.structure(other):
             return False
         return all(map(_equal, jax.tree.leaves(self), jax.tree.leaves(other)))
 
-    def tree_flatten(self) -> tuple[tuple[PyTree, PyTree], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[tuple[PyTree, PyTree], tuple[object, ...]]:
         """Flattens: the context is data, and so is ``fun`` where it is a pytree.
 
         A problem that carries its numbers (a registered dataclass with ``__call__``)
@@ -126,7 +128,7 @@ class Objective:
 
     @classmethod
     def tree_unflatten(
-        cls, static: tuple[Any, ...], data: tuple[PyTree, PyTree]
+        cls, static: tuple[object, ...], data: tuple[PyTree, PyTree]
     ) -> Objective:
         """Rebuilds the objective, whose parts were checked when it was made."""
         objective = object.__new__(cls)
@@ -138,11 +140,11 @@ class Objective:
 
     def call(
         self, solution: Solution, key: Key | None, inputs: Inputs
-    ) -> tuple[Any, PyTree]:
+    ) -> tuple[PyTree, PyTree]:
         """Calls ``fun`` as it is, and returns ``(number or numbers, aux)``."""
         head = (key,) if self.takes_key else ()
         batch = () if inputs.batch is None else (inputs.batch,)
-        words: dict[str, Any] = {}
+        words: dict[str, PyTree] = {}
         if inputs.context is not None:
             words["context"] = inputs.context
         if self.takes_row:
@@ -168,7 +170,7 @@ class Objective:
         return self.has_aux or bool(self.constraints)
 
     @property
-    def full_fun(self) -> Callable[..., Any]:
+    def full_fun(self) -> Callable[..., object]:
         """``fun``, with the constraints' values if there are any."""
         if not self.constraints:
             return self.fun
@@ -202,13 +204,13 @@ class Objective:
         return self.sense.fitness(fitness), aux
 
 
-def _equal(first: Any, second: Any) -> bool:
+def _equal(first: ArrayLike, second: ArrayLike) -> bool:
     if first is second or np.shape(first) != np.shape(second):
         return first is second
     return bool(np.all(first == second))
 
 
-def check_number(result: Any, expected: tuple[int, ...]) -> None:
+def check_number(result: PyTree, expected: tuple[int, ...]) -> None:
     """Refuses a return value that is not real or has the wrong shape.
 
     Additional axes of length 1 are accepted: an array with one element is a number.
@@ -257,7 +259,7 @@ def as_number(value: Any) -> float | None:
         return math.inf if number > 0 else -math.inf
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """Describes a return value, in full unless it is very long, and its type.
 
     Example:
@@ -272,6 +274,6 @@ def described(value: Any) -> str:
     return f"{text if len(text) <= 1000 else text[:1000] + '...'} ({kind})"
 
 
-def as_objective(fun: Any) -> Objective:
+def as_objective(fun: Objective | Callable[..., object]) -> Objective:
     """Returns ``fun`` itself if it is an ``Objective``, else wraps it as one."""
     return fun if isinstance(fun, Objective) else Objective(fun)

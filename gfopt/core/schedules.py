@@ -30,7 +30,7 @@ Number: TypeAlias = jax.Array | float  # the value of a hyperparameter at one st
 
 
 def field(
-    name: str, value: Any, check: Callable[[str, Any], None] = checks.positive
+    name: str, value: object, check: Callable[[str, object], None] = checks.positive
 ) -> Hyperparameter:
     """Returns a hyperparameter as a dataclass stores it: checked, callables wrapped."""
     if isinstance(value, Schedule):
@@ -39,7 +39,7 @@ def field(
 
 
 def number(
-    name: str, value: Any, check: Callable[[str, Any], None] = checks.positive
+    name: str, value: object, check: Callable[[str, object], None] = checks.positive
 ) -> Hyperparameter:
     """Returns a hyperparameter that takes no schedule, checked.
 
@@ -70,7 +70,9 @@ def at(name: str, value: Hyperparameter, step: jax.Array | int) -> Number:
 
 
 def set_schedules(
-    instance: Any, *names: str, check: Callable[[str, Any], None] = checks.positive
+    instance: object,
+    *names: str,
+    check: Callable[[str, object], None] = checks.positive,
 ) -> None:
     """Checks and stores fields of a dataclass that may be schedules.
 
@@ -85,7 +87,9 @@ def set_schedules(
 
 
 def set_numbers(
-    instance: Any, *names: str, check: Callable[[str, Any], None] = checks.positive
+    instance: object,
+    *names: str,
+    check: Callable[[str, object], None] = checks.positive,
 ) -> None:
     """Checks and stores fields of a dataclass that take no schedules.
 
@@ -95,9 +99,9 @@ def set_numbers(
 
 
 def _set_checked(
-    instance: Any,
+    instance: object,
     names: tuple[str, ...],
-    checked: Callable[[str, Any], Hyperparameter],
+    checked: Callable[[str, object], Hyperparameter],
 ) -> None:
     for name in names:
         value = getattr(instance, name)
@@ -105,7 +109,7 @@ def _set_checked(
             set_fields(instance, **{name: checked(name, value)})
 
 
-def set_fields(instance: Any, **values: Any) -> None:
+def set_fields(instance: object, **values: object) -> None:
     """Sets fields of a frozen dataclass from within its ``__post_init__``."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)

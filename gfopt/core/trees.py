@@ -5,15 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import PyTreeDef
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.lazy import lazy
-from gfopt.types import PyTree
+from gfopt.types import Array, PyTree
 
 
 def num_parameters(tree: PyTree) -> int:
@@ -21,17 +22,17 @@ def num_parameters(tree: PyTree) -> int:
     return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree))
 
 
-def path_name(path: tuple[Any, ...]) -> str:
+def path_name(path: tuple[object, ...]) -> str:
     """Returns a leaf's path as text, the same for dicts, lists and dataclasses."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def path_hash(path: tuple[Any, ...]) -> int:
+def path_hash(path: tuple[object, ...]) -> int:
     """Returns the crc32 of a leaf's path, which selects its stream of noise."""
     return zlib.crc32(path_name(path).encode())
 
 
-def flatten_with_hash(tree: PyTree) -> tuple[list[int], list[Any], Any]:
+def flatten_with_hash(tree: PyTree) -> tuple[list[int], list[jax.Array], PyTreeDef]:
     """Returns the hashes of the leaves' paths, the leaves and the structure."""
     named, structure = jax.tree_util.tree_flatten_with_path(tree)
     return (
@@ -41,7 +42,7 @@ def flatten_with_hash(tree: PyTree) -> tuple[list[int], list[Any], Any]:
     )
 
 
-def map_with_hash(fun: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+def map_with_hash(fun: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> PyTree:
     """Maps ``fun(path_hash, leaf, *others)`` over the leaves."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, *others: fun(path_hash(path), leaf, *others), tree, *rest
@@ -49,7 +50,7 @@ def map_with_hash(fun: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTre
 
 
 def partition(
-    tree: PyTree, trainable: Callable[[str, Any], bool] | None = None
+    tree: PyTree, trainable: Callable[[str, Array], bool] | None = None
 ) -> tuple[PyTree, PyTree]:
     """Splits a tree into its trainable and its frozen half.
 
@@ -120,7 +121,7 @@ def starting_point(solution: PyTree) -> PyTree:
 def as_inexact(tree: PyTree) -> PyTree:
     """Returns the tree with every leaf a strongly typed floating-point array."""
 
-    def convert(leaf: Any) -> jax.Array:
+    def convert(leaf: ArrayLike) -> jax.Array:
         array = jnp.asarray(leaf)
         dtype = array.dtype
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -130,7 +131,7 @@ def as_inexact(tree: PyTree) -> PyTree:
     return jax.tree.map(convert, tree)
 
 
-def filled(tree: PyTree, value: Any) -> PyTree:
+def filled(tree: PyTree, value: ArrayLike) -> PyTree:
     """Returns a tree of one value like ``tree``, in float32 or wider."""
     return jax.tree.map(
         lambda leaf: jnp.full(
@@ -148,7 +149,7 @@ def precision(tree: PyTree) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def wide_dtype(tree: PyTree) -> Any:
+def wide_dtype(tree: PyTree) -> np.dtype:
     """Returns the dtype for scalars of a tree: float64 if it has any, else float32."""
     return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
 
@@ -161,7 +162,7 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 def select(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """Returns ``new`` where ``condition``, else ``old``, in the dtypes of ``old``."""
 
-    def choice(a: Any, b: jax.Array) -> jax.Array:
+    def choice(a: jax.Array, b: jax.Array) -> jax.Array:
         picked = jnp.where(condition, a, b)
         # keys of jax.random need no cast, and allow none
         return picked if picked.dtype == b.dtype else picked.astype(b.dtype)
@@ -176,7 +177,7 @@ def strongly_typed(tree: PyTree) -> PyTree:
     )
 
 
-def node_types(tree: PyTree) -> tuple[Any, ...]:
+def node_types(tree: PyTree) -> tuple[object, ...]:
     """Returns the types of a tree's nodes, hashable.
 
     Up to jax 0.12 the structures of two dataclasses are equal that differ in nothing
@@ -189,7 +190,7 @@ def node_types(tree: PyTree) -> tuple[Any, ...]:
     return _types(jax.tree.structure(tree))
 
 
-def _types(structure: Any) -> tuple[Any, ...]:
+def _types(structure: PyTreeDef) -> tuple[object, ...]:
     node = structure.node_data()
     if node is None:
         return ()

@@ -57,7 +57,7 @@ class Tally:
             if self._note is not None:
                 self._note(call, outcome)
 
-    def arguments(self, call: int, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def arguments(self, call: int, given: tuple[object, ...]) -> tuple[object, ...]:
         """Returns a call's arguments: copies of its arrays where it may be repeated.
 
         The function may write into them before it fails.
@@ -77,7 +77,10 @@ class InlineCalls:
     """Makes the calls one after the other, in this thread."""
 
     def map(
-        self, fun: Callable[..., Any], calls: Sequence[tuple[Any, ...]], tally: Tally
+        self,
+        fun: Callable[..., object],
+        calls: Sequence[tuple[object, ...]],
+        tally: Tally,
     ) -> None:
         """Settles every call; KeyboardInterrupt and SystemExit pass."""
         while tally.waiting:

@@ -59,14 +59,14 @@ def as_executor(engine: Any) -> Executor | Callable[[], Executor]:
 
 
 def _sent(
-    fun: Callable[..., Any], args: tuple[Any, ...], words: dict[str, Any]
-) -> tuple[Any, ...]:
+    fun: Callable[..., object], args: tuple[object, ...], words: dict[str, object]
+) -> tuple[Callable[..., object], Callable[..., object], bytes]:
     """Returns the call that an engine makes: whatever is raised comes back as data."""
     fun = functools.partial(fun, **words) if words else fun
     return worker.call, fun, pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
 
 
-def _settle(future: Future[Any], answer: Any) -> None:
+def _settle(future: Future[Outcome], answer: bytes | BaseException) -> None:
     """Takes what came back."""
     with suppress(Exception):  # a call that was given up has its outcome already
         if isinstance(answer, BaseException):
@@ -82,9 +82,9 @@ class _Pool(Executor):
         self._apply = pool.apply_async
 
     def submit(
-        self, fun: Callable[..., Any], /, *args: Any, **words: Any
+        self, fun: Callable[..., object], /, *args: object, **words: object
     ) -> Future[Any]:
-        future: Future[Any] = Future()
+        future: Future[Outcome] = Future()
         future.set_running_or_notify_cancel()
         call, *arguments = _sent(fun, args, words)
         take = functools.partial(_settle, future)
@@ -92,7 +92,7 @@ class _Pool(Executor):
         return future
 
 
-class _Job(Future[Any]):
+class _Job(Future[Outcome]):
     """A call that an engine makes; to give it up is the engine's business."""
 
     def __init__(self, job: Any):
@@ -129,7 +129,7 @@ class _Jobs(Executor):
         self._lock = threading.Lock()
 
     def submit(
-        self, fun: Callable[..., Any], /, *args: Any, **words: Any
+        self, fun: Callable[..., object], /, *args: object, **words: object
     ) -> Future[Any]:
         job = _Job(self._submit(*_sent(fun, args, words)))
         with self._lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ class HostEvaluator:
 
     def __init__(
         self,
-        executor: Any = None,
+        executor: object = None,
         workers: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
@@ -70,7 +69,9 @@ class HostEvaluator:
             fun = functools.partial(fun, context=inputs.context)
         batch = () if inputs.batch is None else (inputs.batch,)
 
-        def call(key: Any, solution: Solution) -> tuple[Any, ...]:
+        def call(
+            key: Key | np.ndarray | None, solution: Solution
+        ) -> tuple[PyTree, ...]:
             head = (key,) if objective.takes_key else ()
             return (*head, solution, *batch, *inputs.args)
 
@@ -115,7 +116,7 @@ class HostEvaluator:
 
 
 def host(
-    executor: Any = None,
+    executor: object = None,
     *,
     workers: int | None = None,
     timeout: float | None = None,

@@ -6,7 +6,6 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from typing import Any
 
 from gfopt import checks
 from gfopt.core.host.calls import Outcome, Tally
@@ -33,10 +32,15 @@ class ExecutorCalls:
         self._executor = executor if isinstance(executor, Executor) else None
         self._in_flight = in_flight
         self._timeout = timeout
-        self._overdue: set[Future[Any]] = set()  # timed out, and perhaps still running
+        self._overdue: set[Future[object]] = (
+            set()
+        )  # timed out, and perhaps still running
 
     def map(
-        self, fun: Callable[..., Any], calls: Sequence[tuple[Any, ...]], tally: Tally
+        self,
+        fun: Callable[..., object],
+        calls: Sequence[tuple[object, ...]],
+        tally: Tally,
     ) -> None:
         """Settles every call; on an error, Ctrl-C included, cancels what waits."""
         self._run(fun, calls, tally, self._in_flight or len(calls))
@@ -51,8 +55,8 @@ class ExecutorCalls:
 
     def _run(
         self,
-        fun: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
+        fun: Callable[..., object],
+        calls: Sequence[tuple[object, ...]],
         tally: Tally,
         most: int,
     ) -> None:
@@ -76,8 +80,8 @@ class ExecutorCalls:
                 future.cancel()
 
     def _submit(
-        self, fun: Callable[..., Any], arguments: tuple[Any, ...], flight: _Flight
-    ) -> Future[Any] | None:
+        self, fun: Callable[..., object], arguments: tuple[object, ...], flight: _Flight
+    ) -> Future[object] | None:
         """Returns None where the executor turns out to be broken."""
         is_new = self._executor is None
         if self._executor is None and self._make is not None:
@@ -97,8 +101,8 @@ class ExecutorCalls:
 
     def _blame(
         self,
-        fun: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
+        fun: Callable[..., object],
+        calls: Sequence[tuple[object, ...]],
         tally: Tally,
         flight: _Flight,
     ) -> None:
@@ -124,18 +128,18 @@ class ExecutorCalls:
 class _Flight:
     """The calls that an executor holds, and the time that each has had."""
 
-    def __init__(self, timeout: float | None, overdue: set[Future[Any]]):
-        self.calls: dict[Future[Any], int] = {}
+    def __init__(self, timeout: float | None, overdue: set[Future[object]]):
+        self.calls: dict[Future[object], int] = {}
         self.suspects: list[int] = []
         self.broken = ""  # why the executor broke
         self.num_seen = 0  # calls that came back, in whatever state
         self._timeout = timeout
         self._overdue = overdue
-        self._began: dict[Future[Any], float] = {}
+        self._began: dict[Future[object], float] = {}
         self._news = self._looked = time.monotonic()
-        self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Future[object]] = queue.SimpleQueue()
 
-    def add(self, future: Future[Any], call: int) -> None:
+    def add(self, future: Future[object], call: int) -> None:
         self.calls[future] = call
         future.add_done_callback(self._done.put)
 
@@ -156,7 +160,7 @@ class _Flight:
         if self._timeout and time.monotonic() >= self._looked + _TICK:
             self._look_at_clock(self._timeout, tally)
 
-    def _settle(self, future: Future[Any], call: int, tally: Tally) -> None:
+    def _settle(self, future: Future[object], call: int, tally: Tally) -> None:
         self.num_seen += 1
         try:
             error = future.exception()
@@ -170,8 +174,9 @@ class _Flight:
             tally.settle(call, Outcome(None, "raised", reason_of(error)))
         else:
             answer = future.result()
-            is_outcome = isinstance(answer, Outcome)  # of one of our ``engines``
-            tally.settle(call, answer if is_outcome else Outcome(answer, "ok", ""))
+            if not isinstance(answer, Outcome):  # else of one of our ``engines``
+                answer = Outcome(answer, "ok", "")
+            tally.settle(call, answer)
 
     def _look_at_clock(self, timeout: float, tally: Tally) -> None:
         now = self._looked = time.monotonic()
@@ -188,7 +193,7 @@ class _Flight:
                 reason = "did not start: calls that timed out hold the executor"
                 self._expire(future, reason, tally)
 
-    def _expire(self, future: Future[Any], reason: str, tally: Tally) -> None:
+    def _expire(self, future: Future[object], reason: str, tally: Tally) -> None:
         call = self.calls.pop(future)
         if not future.cancel():
             self._overdue.add(future)

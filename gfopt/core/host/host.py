@@ -8,7 +8,6 @@ out, and a worker process imports JAX only if the function does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from gfopt import checks
 from gfopt.core.host.calls import InlineCalls, Outcome, Tally
@@ -60,7 +59,7 @@ class HostPool:
 
     def __init__(
         self,
-        executor: Any = None,
+        executor: object = None,
         workers: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
@@ -85,8 +84,8 @@ class HostPool:
 
     def map(
         self,
-        fun: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
+        fun: Callable[..., object],
+        calls: Sequence[tuple[object, ...]],
         note: Callable[[int, Outcome], None] | None = None,
     ) -> list[Outcome]:
         """Makes every call ``fun(*call)``.

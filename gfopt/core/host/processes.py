@@ -21,7 +21,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
-from typing import Any, Literal
+from typing import Literal
 
 from gfopt.core.host import worker as host_worker
 from gfopt.core.host.calls import Outcome, Tally
@@ -99,7 +99,10 @@ class WorkerProcesses:
         _open.add(self)
 
     def map(
-        self, fun: Callable[..., Any], calls: Sequence[tuple[Any, ...]], tally: Tally
+        self,
+        fun: Callable[..., object],
+        calls: Sequence[tuple[object, ...]],
+        tally: Tally,
     ) -> None:
         """Settles every call; on an error, Ctrl-C included, ends all workers."""
         with self._lock:
@@ -119,7 +122,7 @@ class WorkerProcesses:
         self._closed = True
         self._end_all(grace=_GRACE)
 
-    def _assign(self, calls: Sequence[tuple[Any, ...]], tally: Tally) -> None:
+    def _assign(self, calls: Sequence[tuple[object, ...]], tally: Tally) -> None:
         """Gives every idle worker a call, and starts workers if there are too few."""
         if self._closed:
             raise RuntimeError("the HostPool was closed while it was in use")
@@ -220,7 +223,7 @@ class WorkerProcesses:
             worker.end(max(deadline - time.monotonic(), 0.0) if idle else 0.0)
 
 
-def _pickled(fun: Callable[..., Any]) -> bytes:
+def _pickled(fun: Callable[..., object]) -> bytes:
     try:
         return pickle.dumps(fun, pickle.HIGHEST_PROTOCOL)
     except Exception as error:

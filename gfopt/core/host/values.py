@@ -118,7 +118,7 @@ def evaluation_of(
     return Evaluation(fitness, valid, aux)
 
 
-def _wrong_kind(expected: str, answer: Any) -> Value:
+def _wrong_kind(expected: str, answer: object) -> Value:
     reason = f"{WRONG_KIND}{expected}{EXAMPLE}{described(answer)}"
     return Value(math.inf, reason)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 import numpy as np
@@ -27,11 +27,12 @@ from gfopt.core.numpy_programs import (
 from gfopt.core.numpy_programs.rule import (
     Rule,
     UnknownEquation,
+    Value,
     dtype_of,
     identity,
     shape_of,
 )
-from gfopt.jaxprs import Equation, Program
+from gfopt.jaxprs import Atom, Equation, Program
 
 LARGEST = 1 << 17  # elements of a value from which compiled loops over it are faster
 
@@ -66,7 +67,7 @@ def value_of(array: Any) -> Any:
     return np.asarray(array)[()]
 
 
-def laid_out(program: Program, known: dict[Any, Any] | None = None) -> Any:
+def laid_out(program: Program, known: dict[Atom, Operand] | None = None) -> Run:
     """Returns a program as a Python function of NumPy values.
 
     Args:
@@ -82,7 +83,9 @@ def laid_out(program: Program, known: dict[Any, Any] | None = None) -> Any:
     layout = _Layout()
     known = known or {}
     names = {v: layout.name() for v in program.inputs if v not in known}
-    operands = [known[v] if v in known else names[v] for v in program.inputs]
+    operands: list[Operand] = [
+        known[v] if v in known else names[v] for v in program.inputs
+    ]
     with np.errstate(all="ignore"):
         results = layout.program(program, operands)
     return layout.function(list(names.values()), results)
@@ -92,7 +95,11 @@ class _Name(str):
     """Stands for a value that is known only when the program runs."""
 
 
-def _is_name(value: Any) -> TypeGuard[_Name]:
+Operand: TypeAlias = Value | _Name
+Run: TypeAlias = Callable[..., Sequence[Value]]
+
+
+def _is_name(value: object) -> TypeGuard[_Name]:
     return isinstance(value, _Name)
 
 
@@ -100,8 +107,8 @@ class _Line(NamedTuple):
     """One call: ``names = function(operands)``, or ``name,`` of a list of results."""
 
     names: list[_Name]
-    function: Callable[..., Any]
-    operands: list[Any]
+    function: Callable[..., object]
+    operands: list[Operand]
     is_listing: bool
 
 
@@ -111,19 +118,19 @@ class _Layout:
     def __init__(self) -> None:
         self.lines: list[_Line] = []
         self._count = 0
-        self._scalars: dict[str, Any] = {}  # what some names are broadcasts of
+        self._scalars: dict[str, Operand] = {}  # what some names are broadcasts of
 
     def name(self) -> _Name:
         """Returns a new name."""
         self._count += 1
         return _Name(f"v{self._count}")
 
-    def program(self, program: Program, operands: Iterable[Any]) -> list[Any]:
+    def program(self, program: Program, operands: Iterable[Operand]) -> list[Operand]:
         """Lays out a program in place; returns its results, names or values."""
         env = {variable: value_of(value) for variable, value in program.consts.items()}
         env.update(zip(program.inputs, operands, strict=True))
 
-        def read(atom: Any) -> Any:
+        def read(atom: Atom) -> Operand:
             if jaxprs.is_literal(atom):
                 return np.asarray(jaxprs.read(atom, env), dtype_of(atom))[()]
             return env[atom]
@@ -137,7 +144,7 @@ class _Layout:
             env.update(zip(eqn.outputs, results, strict=True))
         return [read(atom) for atom in program.outputs]
 
-    def _call(self, eqn: Equation, operands: list[Any]) -> list[Any]:
+    def _call(self, eqn: Equation, operands: list[Operand]) -> list[Operand]:
         if eqn.has_effects:
             raise UnknownEquation(f"{eqn.name} with effects")
         if eqn.name in BROADCASTING:
@@ -154,7 +161,7 @@ class _Layout:
             self._scalars[names[0]] = operands[0]
         return list(names)
 
-    def _unbroadcast(self, eqn: Equation, operands: list[Any]) -> list[Any]:
+    def _unbroadcast(self, eqn: Equation, operands: list[Operand]) -> list[Operand]:
         """Returns scalars in place of their broadcasts, where one operand is whole."""
         shape = shape_of(eqn.outputs[0])
         is_whole = any(
@@ -168,7 +175,7 @@ class _Layout:
             return operands
         return [self._scalars.get(o, o) if _is_name(o) else o for o in operands]
 
-    def function(self, inputs: Sequence[str], results: Sequence[Any]) -> Any:
+    def function(self, inputs: Sequence[str], results: Sequence[Operand]) -> Run:
         """Returns the lines that the results need as one Python function."""
         needed = {name for name in results if _is_name(name)}
         kept: list[tuple[_Line, set[_Name]]] = []
@@ -182,7 +189,7 @@ class _Layout:
         names: dict[str, str] = {name: name for name in inputs}
         space: dict[str, Any] = {}
 
-        def shown(value: Any) -> str:
+        def shown(value: object) -> str:
             if _is_name(value):
                 return names[value]
             space[f"k{len(space)}"] = value
@@ -202,7 +209,9 @@ class _Layout:
         return space["run"]
 
 
-def _function(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
+def _function(
+    eqn: Equation, operands: list[Operand]
+) -> tuple[Callable[..., Any], list[Operand]]:
     """Returns an equation's NumPy function, and the operands that it takes."""
     function = random.named(eqn)
     if function is not None:
@@ -221,29 +230,31 @@ def _function(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
 
 # -- control flow
 
+_Loop: TypeAlias = Callable[[Equation, list[Operand]], tuple[Run, list[Operand]]]
 
-def _named(operands: Iterable[Any]) -> list[_Name]:
+
+def _named(operands: Iterable[Operand]) -> list[_Name]:
     return [operand for operand in operands if _is_name(operand)]
 
 
-def _body(program: Program, operands: Sequence[Any]) -> Any:
+def _body(program: Program, operands: Sequence[Operand]) -> Run:
     """Returns a body as a function of those operands that are not known."""
     pairs = zip(program.inputs, operands, strict=True)
     return laid_out(program, {v: o for v, o in pairs if not _is_name(o)})
 
 
-def _cond(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
+def _cond(eqn: Equation, operands: list[Operand]) -> tuple[Run, list[Operand]]:
     index, *rest = operands
     branches = [_body(branch, rest) for branch in jaxprs.cond_branches(eqn)]
     last = len(branches) - 1
 
-    def cond(index: Any, *named: Any) -> Any:
+    def cond(index: Value, *named: Value) -> Sequence[Value]:
         return branches[min(max(int(index), 0), last)](*named)
 
     return cond, [index, *_named(rest)]
 
 
-def _while(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
+def _while(eqn: Equation, operands: list[Operand]) -> tuple[Run, list[Operand]]:
     loop = jaxprs.while_parts(eqn)
     first, second = loop.num_cond_consts, loop.num_cond_consts + loop.num_body_consts
     carry = [_Name(f"c{i}") for i in range(len(operands) - second)]
@@ -252,8 +263,9 @@ def _while(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
     of_cond, of_body = _named(operands[:first]), _named(operands[first:second])
     split, stop = len(of_cond), len(of_cond) + len(of_body)
 
-    def run(*values: Any) -> Any:
-        for_cond, for_body, carry = values[:split], values[split:stop], values[stop:]
+    def run(*values: Value) -> Sequence[Value]:
+        for_cond, for_body = values[:split], values[split:stop]
+        carry: Sequence[Value] = values[stop:]
         while holds(*for_cond, *carry)[0]:
             carry = body(*for_body, *carry)
         return carry
@@ -261,7 +273,7 @@ def _while(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
     return run, [*of_cond, *of_body, *operands[second:]]
 
 
-def _scan(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
+def _scan(eqn: Equation, operands: list[Operand]) -> tuple[Run, list[Operand]]:
     scan = jaxprs.scan_parts(eqn)
     consts = operands[: scan.num_consts]
     turn = [_Name(f"c{i}") for i in range(len(operands) - scan.num_consts)]
@@ -270,9 +282,10 @@ def _scan(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
     stacks = [(shape_of(v), dtype_of(v)) for v in eqn.outputs[scan.num_carry :]]
     order = range(scan.length)[:: -1 if scan.reverse else 1]
 
-    def run(*values: Any) -> list[Any]:
+    def run(*values: Value) -> Sequence[Value]:
         consts, rest = values[: len(names)], values[len(names) :]
-        carry, scanned = rest[: scan.num_carry], rest[scan.num_carry :]
+        carry: Sequence[Value] = rest[: scan.num_carry]
+        scanned = rest[scan.num_carry :]
         stacked = [np.empty(shape, dtype) for shape, dtype in stacks]
         for i in order:
             results = body(*consts, *carry, *(column[i] for column in scanned))
@@ -284,4 +297,4 @@ def _scan(eqn: Equation, operands: list[Any]) -> tuple[Any, list[Any]]:
     return run, [*names, *operands[scan.num_consts :]]
 
 
-_LOOPS: dict[str, Any] = {"cond": _cond, "while": _while, "scan": _scan}
+_LOOPS: dict[str, _Loop] = {"cond": _cond, "while": _while, "scan": _scan}

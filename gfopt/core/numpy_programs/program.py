@@ -22,7 +22,8 @@ import numpy as np
 from gfopt import jaxprs
 from gfopt.core import trees
 from gfopt.core.numpy_programs.layout import laid_out, value_of
-from gfopt.core.numpy_programs.rule import UnknownEquation, dtype_of
+from gfopt.core.numpy_programs.rule import UnknownEquation, Value, dtype_of
+from gfopt.types import PyTree
 
 
 class NumpyProgram:
@@ -42,7 +43,7 @@ class NumpyProgram:
         array([0. , 0.5, 1.5], dtype=float32)
     """
 
-    def __init__(self, fun: Callable[..., Any], *args: Any):
+    def __init__(self, fun: Callable[..., PyTree], *args: PyTree):
         fun = _of_types(fun, trees.node_types(args))
         program, results = jaxprs.trace_with_results(fun, *args)
         self._structure = jax.tree.structure(results)
@@ -52,7 +53,7 @@ class NumpyProgram:
         except jaxprs.UnknownOperation as error:
             raise UnknownEquation(str(error)) from error
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: PyTree) -> PyTree:
         """Runs it on arguments of the same kind; returns NumPy arrays and scalars."""
         values = map(_value, jax.tree.leaves(args), self._types)
         with np.errstate(all="ignore"):
@@ -61,7 +62,9 @@ class NumpyProgram:
 
 
 @functools.cache
-def _of_types(fun: Callable[..., Any], types: Any) -> Callable[..., Any]:
+def _of_types(
+    fun: Callable[..., PyTree], types: tuple[object, ...]
+) -> Callable[..., PyTree]:
     """Returns a function of its own for each set of classes among the arguments.
 
     JAX caches a function by tree structures, and ``trees.node_types`` can tell apart
@@ -71,7 +74,7 @@ def _of_types(fun: Callable[..., Any], types: Any) -> Callable[..., Any]:
     return functools.wraps(fun)(lambda *args: fun(*args))
 
 
-def _value(leaf: Any, dtype: Any) -> Any:
+def _value(leaf: Any, dtype: np.dtype) -> Value:
     """Returns an argument as NumPy holds it, in the precision of the trace."""
     kind = type(leaf)
     if (kind is dtype.type or (kind is np.ndarray and leaf.ndim)) and (
@@ -96,11 +99,11 @@ class HostFunction:
         array([2., 2., 2.], dtype=float32)
     """
 
-    def __init__(self, fun: Callable[..., Any]):
+    def __init__(self, fun: Callable[..., PyTree]):
         self._fun = fun
-        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._programs: dict[object, Callable[..., PyTree]] = {}
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: PyTree) -> PyTree:
         """Runs it."""
         leaves, structure = jax.tree.flatten(args)
         if any(map(jaxprs.is_tracer, leaves)):

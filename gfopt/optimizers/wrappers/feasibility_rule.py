@@ -30,6 +30,7 @@ from gfopt.optimizers.wrappers.bounded import refuse_slopes
 from gfopt.protocol import Wrapper
 from gfopt.pytree import pytree
 from gfopt.types import (
+    Array,
     Evaluation,
     Info,
     Key,
@@ -137,7 +138,7 @@ class FeasibilityRule(Wrapper):
         return trees.select(jnp.isfinite(state.best.fitness), state.best.solution, own)
 
 
-def separated(evaluation: Evaluation, count: int) -> tuple[Evaluation, jax.Array]:
+def separated(evaluation: Evaluation, count: int) -> tuple[Evaluation, Array]:
     """Returns the evaluation without constraints, and their values ``[P, M]``."""
     if not isinstance(evaluation.aux, ConstraintValues):  # no row came back
         return evaluation, jnp.zeros((evaluation.valid.size, count))
