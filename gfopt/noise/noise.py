@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import PyTreeDef
 
 from gfopt import checks
 from gfopt.core import trees
@@ -197,7 +198,7 @@ def add_scaled(tree: PyTree, z: PyTree, scale: jax.Array | PyTree) -> PyTree:
 
 def as_tree(scale: jax.Array | PyTree, tree: PyTree) -> PyTree:
     """Spreads one number over the leaves of ``tree``; a tree stays as it is."""
-    structure: Any = jax.tree.structure(tree)
+    structure: PyTreeDef = jax.tree.structure(tree)
     if jax.tree.structure(scale) == structure:
         return scale
     return jax.tree.map(lambda _: scale, tree)

@@ -12,22 +12,21 @@ section 3.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 ROUNDINGS = ("nearest", "stochastic")
 
 
-def is_narrow(dtype: Any) -> bool:
+def is_narrow(dtype: DTypeLike) -> bool:
     """Tells whether a type has fewer digits than float32."""
     return bool(jnp.finfo(dtype).nmant < 23)
 
 
-def stochastic(x: jax.Array, bits: jax.Array, dtype: Any) -> jax.Array:
+def stochastic(x: jax.Array, bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Rounds float32 numbers to a narrow type, up or down at random.
 
     Args:

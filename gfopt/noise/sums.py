@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,9 @@ def add(
 
         # XLA would draw once for each of two sums. What a loop carries is made once:
         # a turn draws for the next one.
-        def turn(index: jax.Array, carry: Any) -> Any:
+        def turn(
+            index: jax.Array, carry: tuple[jax.Array, list[jax.Array]]
+        ) -> tuple[jax.Array, list[jax.Array]]:
             z, totals = carry
             return noise(index), added(index - 1, z, totals)
 
@@ -95,7 +97,11 @@ def add(
         return added(jnp.int32(num_groups - 1), z, totals)
 
     def added_part(
-        old: jax.Array, total: jax.Array, start: jax.Array, count: int, cut: Any
+        old: jax.Array,
+        total: jax.Array,
+        start: jax.Array,
+        count: int,
+        cut: Callable[[jax.Array], jax.Array],
     ) -> jax.Array:
         """Returns ``old`` plus its part of a block's sum."""
         is_random = bits is not None and rounding.is_narrow(old.dtype)
@@ -145,7 +151,8 @@ def add(
         return found
 
     if rows * columns != size:  # a vector, whose last row is cut short
-        return tuple(loop(turns, add_elements, list(leaves)))
+        wholes = loop(turns, add_elements, list(leaves))
+        return tuple(wholes)
     folded = [leaf.reshape(rows, columns) for leaf in leaves]
     folded = loop(turns, add_rows, folded)
     return tuple(leaf.reshape(shape) for leaf in folded)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import functools
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from gfopt.fusion import made_once
 from gfopt.types import Key
@@ -32,7 +32,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 # stays in the program: where NumPy runs that, one function takes its place.
 @jax.jit
 def encrypt(
-    key: tuple[Any, Any],
+    key: tuple[ArrayLike, ArrayLike],
     counter: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Encrypts a counter of two uint32 words: Threefry-2x32 with 20 rounds.
@@ -161,7 +161,7 @@ def draw_seeds(words: jax.Array, count: int) -> jax.Array:
     return made_once(draw, words)
 
 
-def standard_normal(key: Key, shape: tuple[int, int], dtype: Any) -> jax.Array:
+def standard_normal(key: Key, shape: tuple[int, int], dtype: DTypeLike) -> jax.Array:
     """Draws ``[P, D]`` standard normals for the methods that hold dense matrices."""
     (seed,) = seeds(key, 1)
     return normal(words(seed, 0, jnp.int32(0), *shape)).astype(dtype)
@@ -174,7 +174,7 @@ def standard_uniform(key: Key, shape: tuple[int, int]) -> jax.Array:
 
 
 def normal_and_uniform(
-    key: Key, size: int, normals: int, uniforms: int, dtype: Any
+    key: Key, size: int, normals: int, uniforms: int, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array]:
     """Draws for the rows of a population, each with a word of its own.
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Hashable, Iterable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gfopt import checks
 from gfopt.fusion import zero_after
@@ -108,14 +109,14 @@ class LowRankNoise:
         """
         plans, leaves, structure = plans_of(self, tree)
 
-        def draw(plan: Plan, path: int | jax.Array) -> Any:
+        def draw(plan: Plan, path: int | jax.Array) -> PyTree:
             if plan.choice == EXCLUDED:
                 return ()
             if plan.choice == DENSE:
                 return noise_law.noise_leaf(self.kind, seed, path, plan.shape)
             return self._factors(path, seed, 0, plan.sizes)
 
-        def add_leaf(leaf: Any, plan: Plan, drawn: Any) -> Any:
+        def add_leaf(leaf: jax.Array, plan: Plan, drawn: PyTree) -> PyTree:
             if plan.choice == EXCLUDED:
                 return leaf
             if plan.choice == DENSE:
@@ -163,7 +164,7 @@ class LowRankNoise:
             return seeds.shape[0] * layers * self.rank * (rows + columns)
 
         # small leaves of a kind are drawn together, up to a number of them at a time
-        keys: list[Any] = []
+        keys: list[Hashable] = []
         for number, plan in enumerate(plans):
             if plan.choice == EXCLUDED or elements(plan) > low_rank_sums.BLOCK // 16:
                 keys.append(number)
@@ -172,7 +173,7 @@ class LowRankNoise:
             keys.append((plan.key, alike * elements(plan) // low_rank_sums.BLOCK))
         is_small = [isinstance(key, tuple) for key in keys]
 
-        def draw(plan: Plan, path: int | jax.Array) -> Any:
+        def draw(plan: Plan, path: int | jax.Array) -> PyTree:
             if not is_small[plans.index(plan)]:
                 return None
             if plan.choice == DENSE:
@@ -183,13 +184,15 @@ class LowRankNoise:
             first, sizes = jnp.int32(0), plan.sizes
             return jax.vmap(lambda s: self._factors(path, s, first, sizes))(seeds)
 
-        def add_leaf(leaf: Any, plan: Plan, drawn: Any) -> Any:
+        def add_leaf(leaf: jax.Array, plan: Plan, drawn: PyTree) -> PyTree:
             if plan.choice == EXCLUDED:
                 return leaf
             wide = weights.astype(_wide(leaf))
             if plan.choice != DENSE:
 
-                def draw_layer(seed: jax.Array, layer: jax.Array) -> tuple[Any, Any]:
+                def draw_layer(
+                    seed: jax.Array, layer: jax.Array
+                ) -> low_rank_sums.Factors:
                     sizes = (1, *plan.sizes[1:])
                     return self._factors(plan.path, seed, layer, sizes)
 
@@ -220,7 +223,11 @@ class LowRankNoise:
         return z[..., :rows], z[..., rows:]
 
     def _perturbed(
-        self, leaf: Any, split: Matrices, factors: tuple[Any, Any], scale: Any
+        self,
+        leaf: jax.Array,
+        split: Matrices,
+        factors: low_rank_sums.Factors,
+        scale: jax.Array,
     ) -> LowRank:
         """Returns ``leaf + scale * A B^T / sqrt(rank)``."""
         shape, wide = leaf.shape, _wide(leaf)
@@ -234,7 +241,7 @@ class LowRankNoise:
         )
 
 
-def _wide(leaf: Any) -> Any:
+def _wide(leaf: jax.Array) -> np.dtype:
     return jnp.promote_types(leaf.dtype, jnp.float32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def add(
     turns = -(-rows // max(1, min(rows, BLOCK // columns)))
     block = -(-rows // turns)
 
-    def add_members(layer: jax.Array, turn: jax.Array, whole: jax.Array) -> Any:
+    def add_members(layer: jax.Array, turn: jax.Array, whole: jax.Array) -> jax.Array:
         if drawn is None:
             a, b = jax.vmap(lambda seed: draw(seed, layer))(seeds[turn])
         else:  # for all members in one turn
@@ -81,7 +81,9 @@ def add(
     return whole.reshape(leaf.shape)
 
 
-def _repeat(turns: int, body: Callable[[Any, Any], Any], whole: jax.Array) -> jax.Array:
+def _repeat(
+    turns: int, body: Callable[[jax.Array, jax.Array], jax.Array], whole: jax.Array
+) -> jax.Array:
     """Returns a ``loop``, without the loop where there is one turn."""
     if turns == 1:
         return body(jnp.int32(0), whole)

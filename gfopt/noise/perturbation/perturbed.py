@@ -55,7 +55,7 @@ class Perturbed(RowBlocks):
     largest: jax.Array | None = None
     units: jax.Array | None = None
     gain: jax.Array | None = None
-    offset: Index = None
+    offset: Index | None = None
     view: View | None = static(default=None)
 
     def __post_init__(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import PyTreeDef
+from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import trees
@@ -47,12 +49,12 @@ class Plan(NamedTuple):
         return self.choice.sizes(self.shape)
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[Matrices | str, tuple[int, ...]]:
         """What leaves have in common that are drawn together."""
         return self.choice, self.shape
 
 
-def plans_of(noise: Any, tree: PyTree) -> tuple[list[Plan], list[Any], Any]:
+def plans_of(noise: Any, tree: PyTree) -> tuple[list[Plan], list[jax.Array], PyTreeDef]:
     """Returns what noise each leaf gets, the leaves, and the tree's structure.
 
     Args:
@@ -79,7 +81,7 @@ def plans_of(noise: Any, tree: PyTree) -> tuple[list[Plan], list[Any], Any]:
     return found, [leaf for _, leaf in named], structure
 
 
-def _choice(noise: Any, name: str, leaf: Any) -> Matrices | str:
+def _choice(noise: Any, name: str, leaf: ArrayLike) -> Matrices | str:
     """Returns what noise a leaf gets: matrices, ``DENSE`` or ``EXCLUDED``."""
 
     def matches(patterns: Iterable[str]) -> bool:
@@ -111,14 +113,14 @@ def _choice(noise: Any, name: str, leaf: Any) -> Matrices | str:
 
 def drawn_together(
     plans: Sequence[Plan],
-    draw: Callable[[Plan, int | jax.Array], Any],
-    keys: Sequence[Any],
-) -> list[Any]:
+    draw: Callable[[Plan, int | jax.Array], PyTree],
+    keys: Sequence[Hashable],
+) -> list[PyTree]:
     """Returns ``draw(plan, path)`` for each leaf, with one program for equal keys.
 
     The bits are the same; a model of a hundred layers compiles in the time of one.
     """
-    found: list[Any] = [None] * len(plans)
+    found: list[PyTree] = [None] * len(plans)
     for key in dict.fromkeys(keys):
         where = [i for i, other in enumerate(keys) if other == key]
         plan = plans[where[0]]
