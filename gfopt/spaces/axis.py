@@ -6,16 +6,20 @@ none of them, which then costs nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks, jaxprs
+from gfopt.types import Array
+
+Mask: TypeAlias = Array | None  # which numbers of a leaf are of a kind
+A = TypeVar("A", bound=Array)
 
 
-def fold(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+def fold(x: jax.Array, lower: Array, upper: Array) -> jax.Array:
     """Reflects ``x`` at finite bounds until it lies inside; the identity inside."""
     low, high = jnp.asarray(lower, x.dtype), jnp.asarray(upper, x.dtype)
     both = jnp.isfinite(low) & jnp.isfinite(high)
@@ -34,7 +38,13 @@ def fold(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
 
 
 def solution(
-    y: jax.Array, lower: Any, upper: Any, scale: Any, log: Any, integer: Any, k: int
+    y: jax.Array,
+    lower: Array,
+    upper: Array,
+    scale: Array,
+    log: Mask,
+    integer: Mask,
+    k: int,
 ) -> jax.Array:
     """Returns the numbers of a solution for a leaf of the search."""
     if k:
@@ -49,7 +59,13 @@ def solution(
 
 
 def search(
-    x: jax.Array, lower: Any, upper: Any, scale: Any, log: Any, integer: Any, k: int
+    x: jax.Array,
+    lower: Array,
+    upper: Array,
+    scale: Array,
+    log: Mask,
+    integer: Mask,
+    k: int,
 ) -> jax.Array:
     """Returns numbers of the search whose solution is ``x``."""
     x = jnp.asarray(x)
@@ -59,7 +75,13 @@ def search(
 
 
 def steps(
-    y: jax.Array, lower: Any, upper: Any, scale: Any, log: Any, integer: Any, k: int
+    y: jax.Array,
+    lower: Array,
+    upper: Array,
+    scale: Array,
+    log: Mask,
+    integer: Mask,
+    k: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns how far ``y`` is from where its integer changes, below and above.
 
@@ -89,16 +111,23 @@ def steps(
     )
 
 
-def width(lower: Any, *kind: Any) -> np.ndarray:
+def width(
+    _: Array,
+    lower: Array,
+    upper: Array,
+    scale: Array,
+    log: Mask,
+    integer: Mask,
+    k: int,
+) -> np.ndarray:
     """Returns the width of what is folded; infinite where a side is open."""
-    _, upper, _, log, integer, _ = kind
     low, high = edges(np.asarray(lower), np.asarray(upper), log, integer)
     with np.errstate(invalid="ignore"):
         width = np.asarray(high, np.float64) - np.asarray(low, np.float64)
     return np.where(np.isfinite(width), width, np.inf)
 
 
-def edges(lower: Any, upper: Any, log: Any, integer: Any) -> tuple[Any, Any]:
+def edges(lower: Array, upper: Array, log: Mask, integer: Mask) -> tuple[Array, Array]:
     """Returns the bounds of what is folded: half a step more for integers."""
     if integer is not None:
         # all integers are as wide, the first and the last, too
@@ -107,14 +136,16 @@ def edges(lower: Any, upper: Any, log: Any, integer: Any) -> tuple[Any, Any]:
     return stretched(lower, log), stretched(upper, log)
 
 
-def stretched(x: jax.Array, log: Any) -> jax.Array:
+def stretched(x: A, log: Mask) -> A | jax.Array:
     """Returns ``log x`` where that is searched, else ``x``."""
     if log is None:
         return x
     return jnp.where(log, jnp.log(jnp.where(log, x, 1)), x)
 
 
-def check_kind(lower: Any, upper: Any, log: Any, integer: Any, k: int) -> None:
+def check_kind(
+    lower: object, upper: object, log: object, integer: object, k: int
+) -> None:
     """Refuses bounds that do not fit the kind of their numbers."""
     low, high = checks.concrete(lower), checks.concrete(upper)
     is_log, is_integer = _mask("log", log), _mask("integer", integer)
@@ -140,7 +171,7 @@ def check_kind(lower: Any, upper: Any, log: Any, integer: Any, k: int) -> None:
         )
 
 
-def _mask(name: str, mask: Any) -> np.ndarray | None:
+def _mask(name: str, mask: object) -> np.ndarray | None:
     if mask is None:
         return np.asarray(False)
     if jaxprs.is_tracer(mask) or type(mask) is object:

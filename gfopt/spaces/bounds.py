@@ -5,10 +5,11 @@ from __future__ import annotations
 import numbers
 from collections.abc import Sequence
 from dataclasses import astuple
-from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import PyTreeDef
+from jax.typing import ArrayLike, DTypeLike
 
 from gfopt import checks
 from gfopt.spaces.domains import Domain
@@ -18,7 +19,7 @@ from gfopt.types import PyTree, Solution
 _FIELDS = ("lower", "upper", "log", "integer")
 
 
-def space_of(bounds: Any, x0: Solution) -> Space:
+def space_of(bounds: PyTree, x0: Solution) -> Space:
     """Reads bounds in any form that users have.
 
     Args:
@@ -55,14 +56,14 @@ def space_of(bounds: Any, x0: Solution) -> Space:
     choices = tuple(domain.choices for domain in domains)
     if len(choices) == 1:
         choices *= len(jax.tree.leaves(x0))
-    fields: dict[str, Any] = {
+    fields: dict[str, PyTree] = {
         name: jax.tree.unflatten(structure, [getattr(d, name) for d in domains])
         for name in _FIELDS
     }
     return _made(x0, **fields, choices=choices if any(choices) else ())
 
 
-def middle_of(bounds: Any) -> Solution:
+def middle_of(bounds: PyTree) -> Solution:
     """Returns the middle of a space that is written as domains, pairs or ``Bounds``.
 
     Raises:
@@ -83,7 +84,7 @@ def middle_of(bounds: Any) -> Solution:
     return np.array([Domain(*row).middle for row in rows])
 
 
-def _row(item: Any) -> tuple[Any, ...]:
+def _row(item: PyTree) -> tuple[float, float, bool, bool, int]:
     """Returns the fields of a domain, for a ``(low, high)`` pair, too."""
     if isinstance(item, Domain):
         return astuple(item)
@@ -91,7 +92,7 @@ def _row(item: Any) -> tuple[Any, ...]:
     return _side(low, -np.inf), _side(high, np.inf), False, False, 0
 
 
-def _columns(bounds: Any, x0: Solution) -> dict[str, Any]:
+def _columns(bounds: PyTree, x0: Solution) -> dict[str, PyTree]:
     """Returns lower, upper, log and integer of a flat ``x0``'s numbers."""
     shape = np.shape(x0) if not isinstance(x0, dict | list | tuple) else None
     flat = np.shape(x0) if shape is not None else np.shape(np.asarray(x0, object))
@@ -117,7 +118,12 @@ def _columns(bounds: Any, x0: Solution) -> dict[str, Any]:
     return dict(zip(_FIELDS, columns, strict=True))
 
 
-def _refuse_two_readings(bounds: Any, x0: Any, first: Any, second: Any) -> None:
+def _refuse_two_readings(
+    bounds: PyTree,
+    x0: Solution,
+    first: tuple[float, float],
+    second: tuple[float, float],
+) -> None:
     """Refuses two rows of two that may be lower and upper bounds, and differ as such.
 
     Tuples are always pairs.
@@ -156,9 +162,11 @@ def _mask(name: str, mask: PyTree, x0: Solution) -> PyTree:
     return _spread(name, mask, x0, bool)
 
 
-def _spread(name: str, side: PyTree, x0: Solution, dtype: Any = np.float64) -> PyTree:
+def _spread(
+    name: str, side: PyTree, x0: Solution, dtype: DTypeLike = np.float64
+) -> PyTree:
     """Broadcasts one field of the bounds to the shapes of ``x0``, in float64."""
-    structure: Any = jax.tree.structure(x0)
+    structure: PyTreeDef = jax.tree.structure(x0)
     leaves, came = jax.tree.flatten(side)
     if came != structure:
         if len(leaves) != 1:
@@ -168,7 +176,7 @@ def _spread(name: str, side: PyTree, x0: Solution, dtype: Any = np.float64) -> P
             )
         leaves = leaves * structure.num_leaves
 
-    def spread(x: Any, bound: Any) -> np.ndarray:
+    def spread(x: ArrayLike, bound: ArrayLike) -> np.ndarray:
         try:
             return np.broadcast_to(np.asarray(bound, dtype), np.shape(x)).copy()
         except (TypeError, ValueError):
@@ -190,21 +198,21 @@ def _check_order(low: np.ndarray, high: np.ndarray) -> None:
         )
 
 
-def _is_tree(bounds: Any) -> bool:
+def _is_tree(bounds: PyTree) -> bool:
     leaves = jax.tree.leaves(bounds)
     return bool(leaves) and all(isinstance(leaf, Domain) for leaf in leaves)
 
 
-def _is_like(bounds: Any, x0: Solution) -> bool:
-    structure: Any = jax.tree.structure(bounds)
+def _is_like(bounds: PyTree, x0: Solution) -> bool:
+    structure: PyTreeDef = jax.tree.structure(bounds)
     return _is_tree(bounds) and structure == jax.tree.structure(x0)
 
 
-def _is_number(side: Any) -> bool:
+def _is_number(side: object) -> bool:
     return side is None or (
         not isinstance(side, bool) and isinstance(side, numbers.Real)
     )
 
 
-def _side(value: Any, infinite: float) -> float:
+def _side(value: float | None, infinite: float) -> float:
     return infinite if value is None else float(value)

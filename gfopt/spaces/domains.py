@@ -110,7 +110,7 @@ def integer(
     return Domain(lower, upper, log, True)
 
 
-def categorical(choices: int | Sequence[Any]) -> Domain:
+def categorical(choices: int | Sequence[object]) -> Domain:
     """Returns the domain of a choice among ``choices``, for ``bounds``.
 
     The objective receives its number, from 0, as a floating-point number. A categorical

@@ -14,16 +14,16 @@ outside, whatever the method proposes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import PyTreeDef
 
 from gfopt import checks, jaxprs
 from gfopt.pytree import pytree, static
 from gfopt.spaces import axis
-from gfopt.types import PyTree, Solution
+from gfopt.types import Array, PyTree, Solution
 
 MASKS = ("log", "integer")
 
@@ -67,13 +67,13 @@ class Space:
     choices: tuple[int, ...] = static(default=())
 
     def __post_init__(self) -> None:
-        structure: Any = jax.tree.structure(self.lower)
+        structure: PyTreeDef = jax.tree.structure(self.lower)
         for name in MASKS:
             if isinstance(getattr(self, name), bool | np.bool_):
                 spread = [np.asarray(getattr(self, name))] * structure.num_leaves
                 object.__setattr__(self, name, jax.tree.unflatten(structure, spread))
         for name in ("upper", "scale", *MASKS):
-            came: Any = jax.tree.structure(getattr(self, name))
+            came: PyTreeDef = jax.tree.structure(getattr(self, name))
             if came != structure and getattr(self, name) is not None:
                 raise ValueError(
                     f"{name} must have the structure of lower, {structure}; got {came}"
@@ -92,7 +92,7 @@ class Space:
             checks.positive("scale", scale)
             axis.check_kind(low, high, log, integer, k)
 
-    def _leaves(self) -> list[tuple[Any, ...]]:
+    def _leaves(self) -> list[tuple[Array, Array, Array, axis.Mask, axis.Mask, int]]:
         """Returns ``(lower, upper, scale, log, integer, choices)`` of each leaf."""
         lower = jax.tree.leaves(self.lower)
         masks = [
@@ -103,9 +103,9 @@ class Space:
         upper, scale = jax.tree.leaves(self.upper), jax.tree.leaves(self.scale)
         return list(zip(lower, upper, scale, *masks, choices, strict=True))
 
-    def map(self, fun: Callable[..., Any], *trees: PyTree) -> PyTree:
+    def map(self, fun: Callable[..., PyTree], *trees: PyTree) -> PyTree:
         """Maps ``fun(leaf, .., lower, upper, scale, log, integer, choices)``."""
-        structure = jax.tree.structure(trees[0])
+        structure: PyTreeDef = jax.tree.structure(trees[0])
         columns = zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
         found = [
             fun(*leaves, *own)
@@ -155,7 +155,7 @@ class Space:
         Raises:
             ValueError: names what does not fit.
         """
-        structure: Any = jax.tree.structure(solution)
+        structure: PyTreeDef = jax.tree.structure(solution)
         if jax.tree.structure(self.lower) != structure:
             raise ValueError(
                 f"space must have the structure of the solution, {structure}; "
@@ -183,7 +183,13 @@ class Space:
         """Tells whether a concrete solution lies inside, in its own precision."""
 
         def inside(
-            x: Any, low: Any, high: Any, _: Any, __: Any, integer: Any, k: int
+            x: Array,
+            low: Array,
+            high: Array,
+            scale: Array,
+            log: axis.Mask,
+            integer: axis.Mask,
+            k: int,
         ) -> bool:
             x = np.asarray(x)
             low, high = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
