@@ -70,7 +70,7 @@ def run_atari(batch: Batch, workers: int | None = None) -> Iterator[Run]:
             return frames >= batch.budget
 
         began = time.perf_counter()
-        objective: Any = task.objective()
+        objective = task.objective()
         result = minimize(
             objective,
             task.init(key),

@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Baseline:
 
     package: str
     module: str
-    solve: Callable[[Any, Counted, np.ndarray, int, int], Any]
+    solve: Callable[[ModuleType, Counted, np.ndarray, int, int], None]
     needs_box: bool = False
     tuning = "none: its maintainers' defaults"
 
@@ -52,7 +52,7 @@ class Baseline:
             raise ImportError(f"{name} needs {self.package}: {line}; {error}") from None
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, str]:
         """The package and its version."""
         version = importlib.metadata.version(self.package)
         return {"package": f"{self.package} {version}"}
@@ -70,8 +70,10 @@ def _sigma0(fun: Counted, x0: np.ndarray) -> float:
     return 0.3 * max(1.0, math.sqrt(float(np.mean(x0**2))))
 
 
-def _pycma(cma: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> None:
-    options: dict[str, Any] = {"seed": seed + 1, "verbose": -9}  # 0 is the clock's
+def _pycma(
+    cma: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
+) -> None:
+    options: dict[str, object] = {"seed": seed + 1, "verbose": -9}  # 0 is the clock's
     if fun.bounds is not None:
         options["bounds"] = [
             [end if np.isfinite(end) else None for end in ends] for ends in fun.bounds.T
@@ -79,14 +81,18 @@ def _pycma(cma: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> No
     cma.fmin2(fun, x0, _sigma0(fun, x0), options)
 
 
-def _cmaes(cmaes: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> None:
+def _cmaes(
+    cmaes: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
+) -> None:
     search = cmaes.CMA(x0, _sigma0(fun, x0), bounds=fun.bounds, seed=seed)
     while not search.should_stop():
         points = [search.ask() for _ in range(search.population_size)]
         search.tell([(x, fun(x)) for x in points])
 
 
-def _nevergrad(ng: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> None:
+def _nevergrad(
+    ng: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
+) -> None:
     space = ng.p.Array(init=x0)
     if fun.bounds is not None:
         space.set_bounds(*fun.bounds.T)
@@ -95,20 +101,20 @@ def _nevergrad(ng: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int) ->
 
 
 def _scipy_de(
-    optimize: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int
+    optimize: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
 ) -> None:
     # maxiter counts generations of many: the budget comes first
     optimize.differential_evolution(fun, fun.bounds, x0=x0, maxiter=budget, rng=seed)
 
 
 def _scipy_annealing(
-    optimize: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int
+    optimize: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
 ) -> None:
     optimize.dual_annealing(fun, fun.bounds, x0=x0, maxiter=budget, rng=seed)
 
 
 def _scipy_nelder_mead(
-    optimize: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int
+    optimize: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
 ) -> None:
     limits = {"maxfev": budget, "maxiter": budget}
     words = {"method": "Nelder-Mead", "bounds": fun.bounds, "options": limits}
@@ -116,10 +122,10 @@ def _scipy_nelder_mead(
 
 
 def _optuna_tpe(
-    optuna: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int
+    optuna: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
 ) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ends: Any = fun.bounds
+    ends = np.asarray(fun.bounds)
     names = [f"x{place}" for place in range(x0.size)]
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial(dict(zip(names, x0.tolist(), strict=True)))
@@ -131,17 +137,21 @@ def _optuna_tpe(
     study.optimize(value, n_trials=budget)
 
 
-def _fcmaes(bitecpp: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> None:
+def _fcmaes(
+    bitecpp: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
+) -> None:
     from scipy.optimize import Bounds
 
-    ends: Any = fun.bounds
+    ends = np.asarray(fun.bounds)
     rng = np.random.Generator(np.random.PCG64DXSM(seed))
     words = {"max_evaluations": budget, "rg": rng}
     bitecpp.minimize(fun, Bounds(*ends.T), x0, **words)
 
 
-def _cbx(dynamics: Any, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> None:
-    ends: Any = fun.bounds
+def _cbx(
+    dynamics: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
+) -> None:
+    ends = np.asarray(fun.bounds)
     rng = np.random.default_rng(seed)
     size = 20  # its default number of particles, which start anywhere in the box
     low, high = ends.T

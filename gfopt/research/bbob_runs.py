@@ -65,7 +65,7 @@ def run_bbob(batch: Batch) -> list[Run]:
 
 @functools.partial(jax.jit, static_argnames="types")
 def _init(
-    types: tuple[Any, ...], optimizer: Optimizer, keys: Key, x0: jax.Array
+    types: tuple[object, ...], optimizer: Optimizer, keys: Key, x0: jax.Array
 ) -> State:
     # the first half of the run's key, as the drivers split it
     return jax.vmap(lambda key, x: optimizer.init(jax.random.split(key)[0], x))(
@@ -83,7 +83,9 @@ def _segment(
     states: State,
     step: jax.Array,
 ) -> tuple[State, jax.Array, jax.Array, jax.Array]:
-    def one(problem: BBOBProblem, key: Key, state: State) -> Any:
+    def one(
+        problem: BBOBProblem, key: Key, state: State
+    ) -> tuple[State, jax.Array, jax.Array, jax.Array]:
         result = run(
             optimizer,
             Objective(
@@ -105,7 +107,9 @@ def _segment(
     return jax.vmap(one)(problems, keys, states)
 
 
-def _noted(context: tuple[jax.Array, jax.Array], evaluation: Evaluation) -> Any:
+def _noted(
+    context: tuple[jax.Array, jax.Array], evaluation: Evaluation
+) -> tuple[jax.Array, jax.Array]:
     """Writes a generation's values into its row."""
     step, values = context
     found = jnp.where(evaluation.valid, evaluation.fitness, jnp.nan)

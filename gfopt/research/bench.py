@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from gfopt import checks
 from gfopt.research.benchmark import carry_out, pending, runs_of
+from gfopt.research.competitors import Methods
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import OWN_BUDGET, Batch, own_batches
 from gfopt.research.report import page
 from gfopt.research.results import ResultStore, environment
 from gfopt.research.tables import Table, tables
+from gfopt.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class BenchResult:
     """
 
     runs: list[Run]
-    sessions: list[dict[str, Any]] = field(repr=False)
+    sessions: list[JsonObject] = field(repr=False)
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -54,8 +55,8 @@ class BenchResult:
 
 
 def bench(
-    methods: Any,
-    problems: Any,
+    methods: Methods,
+    problems: object,
     *,
     budget: int = OWN_BUDGET,
     runs: int = 5,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from gfopt.core.host.host import HostPool, Outcome
 from gfopt.driver.storage.tree_records import differences
@@ -55,8 +54,8 @@ def pending(batches: Sequence[Batch], store: ResultStore) -> list[Batch]:
 
 
 def settings_conflict(
-    finished: Mapping[RunKey, Mapping[str, Any]],
-    wanted: Mapping[RunKey, Mapping[str, Any]],
+    finished: Mapping[RunKey, Mapping[str, object]],
+    wanted: Mapping[RunKey, Mapping[str, object]],
 ) -> str | None:
     """Returns how a stored run's settings differ from those it would have now.
 
@@ -76,10 +75,10 @@ def settings_conflict(
 def carry_out(
     batches: Sequence[Batch],
     directory: Path,
-    note: Callable[[Batch, list[Run], str], Any],
+    note: Callable[[Batch, list[Run], str], object],
     *,
     workers: int = 1,
-    begin: Callable[[Batch], Any] = lambda batch: None,
+    begin: Callable[[Batch], object] = lambda batch: None,
 ) -> None:
     """Runs batches run by run, several at a time in processes of their own.
 
@@ -96,9 +95,9 @@ def carry_out(
     pieces = [piece for batch in batches for piece in _pieces(batch)]
     plays = any(piece.suite == "atari" for piece in pieces)
 
-    def here(piece: Batch, *others: Any) -> list[Run]:
+    def here(piece: Batch, directory: Path, workers: int) -> list[Run]:
         begin(piece)
-        return run_batch(piece, *others)
+        return run_batch(piece, directory, workers)
 
     def noted(number: int, outcome: Outcome) -> None:
         note(pieces[number], outcome.value or [], outcome.reason)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from gfopt.research.finished_runs import Run
 from gfopt.research.host_runs import problem_of, run_one
@@ -78,7 +78,7 @@ def discard_unfinished(directory: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cocoex() -> Any:
+def _cocoex() -> ModuleType:
     try:
         import cocoex
     except ImportError:

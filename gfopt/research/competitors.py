@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from gfopt import checks, registry
 from gfopt.research import settings
 from gfopt.research.baselines import BASELINES, Baseline
-from gfopt.types import Optimizer
+from gfopt.types import JsonObject, Optimizer
 
+#: One or several; see ``competitors``.
+Methods: TypeAlias = (
+    str | Optimizer | Callable[..., object] | Iterable[object] | Mapping[str, object]
+)
 _ARGUMENTS = ("fun", "x0", "budget", "seed")
 
 
@@ -30,7 +34,7 @@ class Competitor(NamedTuple):
     """
 
     name: str
-    how: str | Optimizer | Callable[..., Any]
+    how: str | Optimizer | Callable[..., object]
 
     def optimizer(self, suite: str, dimension: int, budget: int) -> Optimizer | None:
         """Returns the optimizer as it runs in a suite; None for a function."""
@@ -38,7 +42,7 @@ class Competitor(NamedTuple):
             return settings.optimizer_for(suite, self.how, dimension, budget)
         return self.how if isinstance(self.how, Optimizer) else None
 
-    def options(self, suite: str, dimension: int, budget: int) -> dict[str, Any]:
+    def options(self, suite: str, dimension: int, budget: int) -> JsonObject:
         """Returns its settings as JSON holds them."""
         if isinstance(self.how, str):
             chosen = settings.settings(suite, self.how, dimension, budget)
@@ -57,7 +61,7 @@ class Competitor(NamedTuple):
         return getattr(self.how, "tuning", "as given")
 
 
-def competitors(given: Any, argument: str = "methods") -> tuple[Competitor, ...]:
+def competitors(given: Methods, argument: str = "methods") -> tuple[Competitor, ...]:
     """Returns who takes part.
 
     Args:
@@ -89,7 +93,7 @@ def competitors(given: Any, argument: str = "methods") -> tuple[Competitor, ...]
     return tuple(found)
 
 
-def _competitor(value: Any, argument: str) -> Competitor:
+def _competitor(value: object, argument: str) -> Competitor:
     if isinstance(value, Competitor):
         return value
     if isinstance(value, str):
@@ -123,7 +127,7 @@ def _competitor(value: Any, argument: str) -> Competitor:
     return Competitor(getattr(value, "__name__", type(value).__name__), value)
 
 
-def _made(kind: type) -> Any:
+def _made(kind: type) -> object:
     try:
         return kind()
     except TypeError:  # it has arguments without defaults

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 
 class Ended(BaseException):
@@ -44,7 +44,7 @@ class Counted:
 
     def __init__(
         self,
-        fun: Callable[[Any], Any],
+        fun: Callable[[np.ndarray], ArrayLike],
         bounds: np.ndarray | None,
         budget: int,
         optimum: float = 0.0,
@@ -61,7 +61,7 @@ class Counted:
         """The value of ``fun`` that ends the run, if there is one."""
         return self._optimum + self._target if math.isfinite(self._target) else None
 
-    def __call__(self, x: Any) -> float:
+    def __call__(self, x: ArrayLike) -> float:
         """Returns the value at ``x: [D]``.
 
         Raises:

@@ -10,7 +10,6 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from gfopt.research.coco_files import write_coco
 from gfopt.research.finished_runs import Run, RunKey
@@ -50,19 +49,21 @@ def export(runs: Sequence[Run], directory: Path, form: str) -> list[Path]:
     return paths
 
 
-def _row(run: Run, names: Iterable[str]) -> tuple[Any, ...]:
+def _row(run: Run, names: Iterable[str]) -> tuple[object, ...]:
     values = run._replace(options=json.dumps(run.options))._asdict()  # type: ignore[arg-type]
     return (*run.key, *(values[name] for name in names))
 
 
-def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
 
 
-def _parquet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _parquet(
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
     try:
         import pyarrow
         from pyarrow import parquet

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -172,7 +172,9 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
     return "L".join(f"{a:.1f} {b:.1f}" for a, b in pairs)
 
 
-def _text(name: str, text: str, x: Any, y: Any, more: str = "") -> str:
+def _text(
+    name: str, text: str, x: float | np.ndarray, y: float | np.ndarray, more: str = ""
+) -> str:
     # "10^-8" in text becomes a ten with a raised exponent
     base, power, exponent = escape(text).partition("^")
     raised = f'<tspan class="power" dy="-4">{exponent}</tspan>' if power else ""

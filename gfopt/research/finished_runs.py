@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Run(NamedTuple):
     """
 
     key: RunKey
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     evaluations: int
     status: str
     seconds: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -82,7 +82,7 @@ class Ending(NamedTuple):
 
 
 def _solved(batch: Batch, fun: Counted, x0: np.ndarray, seed: int) -> Ending:
-    how: Any = batch.competitor.how
+    how = batch.competitor.how
     if batch.given is None and batch.optimizer is not None:
         return _search(batch.optimizer, fun, x0, seed)
     if isinstance(how, str | Optimizer):

@@ -12,10 +12,10 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gfopt.research.finished_runs import Run
 from gfopt.research.summary import OURS, name_of, sections
+from gfopt.types import JsonObject
 
 FOLDER = "ioh"
 
@@ -75,7 +75,7 @@ def _write(runs: Sequence[Run], number: int, folder: Path) -> None:
         (folder / path).write_text("".join(map(_lines, some)))
         listed = [_listed(run) for run in some]
         scenarios.append({"dimension": dimension, "path": path, "runs": listed})
-    described: dict[str, Any] = {
+    described: JsonObject = {
         "version": "0.4.2",
         "suite": key.suite,
         "function_id": number,
@@ -99,7 +99,7 @@ def _lines(run: Run) -> str:
     return f"evaluations raw_y\n{rows}"
 
 
-def _listed(run: Run) -> dict[str, Any]:
+def _listed(run: Run) -> JsonObject:
     count, value = run.trajectory[-1]
     best = {"evals": count, "y": value, "x": [0.0] * run.key.dimension}
     return {"instance": run.key.instance, "evals": run.evaluations, "best": best}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,9 @@ from gfopt import checks, registry
 from gfopt.problems.environments.atari import GAMES, Atari
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.research.baselines import Baseline
-from gfopt.research.competitors import Competitor, competitors
+from gfopt.research.competitors import Competitor, Methods, competitors
 from gfopt.research.finished_runs import RunKey
-from gfopt.types import Optimizer
+from gfopt.types import JsonObject, Optimizer
 
 SUITES = ("bbob", "digits", "atari")
 EVALUATORS = ("jax", "coco")
@@ -81,7 +81,7 @@ class Batch(NamedTuple):
         return int(self.problem.removeprefix("f"))
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> JsonObject:
         """The method's settings, as JSON holds them."""
         return self.competitor.options(self.suite, self.dimension, self.budget)
 
@@ -125,7 +125,7 @@ def bbob_batches(
     functions: Sequence[int] = BBOB_FUNCTIONS,
     dimensions: Sequence[int] = BBOB_DIMENSIONS,
     instances: Sequence[int] = BBOB_INSTANCES,
-    methods: Any = BBOB_METHODS,
+    methods: Methods = BBOB_METHODS,
     budget: int = BBOB_BUDGET,
     seed: int = 0,
     evaluator: str = "jax",
@@ -163,7 +163,7 @@ def bbob_batches(
 def digits_batches(
     *,
     instances: Sequence[int] = DIGITS_INSTANCES,
-    methods: Any = DIGITS_METHODS,
+    methods: Methods = DIGITS_METHODS,
     budget: int = DIGITS_BUDGET,
     seed: int = 0,
 ) -> list[Batch]:
@@ -185,7 +185,7 @@ def atari_batches(
     network: str = ATARI_NETWORK,
     frames: int = ATARI_FRAMES,
     instances: Sequence[int] = ATARI_INSTANCES,
-    methods: Any = ATARI_METHODS,
+    methods: Methods = ATARI_METHODS,
     seed: int = 0,
 ) -> list[Batch]:
     """Lists the batches of a game; its budget is frames, as in the papers.
@@ -211,8 +211,8 @@ def atari_batches(
 
 
 def own_batches(
-    methods: Any,
-    problems: Any,
+    methods: Methods,
+    problems: object,
     *,
     budget: int = OWN_BUDGET,
     instances: Sequence[int] = OWN_INSTANCES,
@@ -270,7 +270,7 @@ def trains_networks(competitor: Competitor) -> bool:
     return isinstance(competitor.how, Optimizer)
 
 
-def _trainers(methods: Any, suite: str) -> tuple[Competitor, ...]:
+def _trainers(methods: Methods, suite: str) -> tuple[Competitor, ...]:
     chosen = competitors(methods)
     for competitor in chosen:
         if not trains_networks(competitor):

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 
+from gfopt.types import PyTree
 
-def program(function: Any, *arguments: Any, **static: Any) -> jax.stages.Compiled:
+
+def program(function: Any, *arguments: PyTree, **static: int) -> jax.stages.Compiled:
     """Returns the program of a jitted function for arguments of these types.
 
     It is compiled when it is first asked for.
@@ -25,10 +27,10 @@ def program(function: Any, *arguments: Any, **static: Any) -> jax.stages.Compile
 
 @functools.lru_cache(maxsize=32)
 def compiled(
-    function: Any,
+    function: jax.stages.Wrapped,
     structure: jax.tree_util.PyTreeDef,
     leaves: tuple[jax.ShapeDtypeStruct, ...],
-    static: tuple[tuple[str, Any], ...],
+    static: tuple[tuple[str, int], ...],
 ) -> jax.stages.Compiled:
     """Compiles a function for arguments of these shapes."""
     arguments = jax.tree.unflatten(structure, leaves)

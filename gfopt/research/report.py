@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from gfopt.research.summary import (
     unit_of,
 )
 from gfopt.research.tables import Table, tables_of, title_of
+from gfopt.types import JsonObject
 
 FILE_NAME = "report.html"
 
@@ -58,7 +58,7 @@ def write_report(store: ResultStore) -> Path:
     return path
 
 
-def page(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
+def page(runs: Sequence[Run], sessions_: Sequence[JsonObject]) -> str:
     """Returns the page.
 
     Args:
@@ -109,7 +109,7 @@ def document(title: str, lead: str, body: str) -> str:
 """
 
 
-def _lead(runs: Sequence[Run], sessions_: Sequence[dict[str, Any]]) -> str:
+def _lead(runs: Sequence[Run], sessions_: Sequence[JsonObject]) -> str:
     methods = {run.key.method for run in runs}
     evaluations = sum(run.evaluations for run in runs)
     text = f"{len(runs):,} runs of {len(methods)} methods, {evaluations:,} evaluations"
@@ -305,7 +305,7 @@ def _settings(runs: Sequence[Run]) -> str:
     )
 
 
-def _sessions(sessions_: Sequence[dict[str, Any]]) -> str:
+def _sessions(sessions_: Sequence[JsonObject]) -> str:
     rows = [
         (
             session["started"],
@@ -319,7 +319,7 @@ def _sessions(sessions_: Sequence[dict[str, Any]]) -> str:
     return f"<h2>How it was made</h2>\n{_text_table(columns, rows)}"
 
 
-def _pairs(found: dict[str, Any]) -> str:
+def _pairs(found: JsonObject) -> str:
     return ", ".join(
         f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items()
     )

@@ -26,6 +26,7 @@ import jax
 
 from gfopt.driver.storage.storage import lock
 from gfopt.research.finished_runs import Run, RunKey
+from gfopt.types import JsonObject
 
 FILE_NAME = "results.sqlite"
 _APPLICATION_ID = 0x67666F70  # "gfop", in the header of the file
@@ -97,7 +98,7 @@ def _processor() -> str:
     return named[0].strip() if named else platform.processor()
 
 
-def environment(command: str) -> dict[str, Any]:
+def environment(command: str) -> JsonObject:
     """Returns when, how and where runs are made, from now on."""
     device = jax.devices()[0]
     machine = {
@@ -241,7 +242,7 @@ class ResultStore:
                 f"INSERT INTO runs VALUES ({marks}) ON CONFLICT DO NOTHING", rows
             )
 
-    def finished(self) -> dict[RunKey, dict[str, Any]]:
+    def finished(self) -> dict[RunKey, JsonObject]:
         """Returns the keys of all runs, each with the method's settings."""
         columns = ", ".join(RunKey._fields)
         rows = self._rows(f"SELECT {columns}, options FROM runs")
@@ -272,7 +273,7 @@ class ResultStore:
             }
         return sorted(others)
 
-    def sessions(self) -> list[dict[str, Any]]:
+    def sessions(self) -> list[JsonObject]:
         """Returns when, how and where the runs were made, oldest first."""
         rows = self._rows(
             "SELECT started, command, versions, machine FROM sessions ORDER BY id"
@@ -304,7 +305,7 @@ class ResultStore:
         self.close()
 
 
-def _written(run: Run) -> list[Any]:
+def _written(run: Run) -> list[object]:
     """Returns a run as its columns hold it, without its key."""
     rounded = run._replace(
         seconds=round(run.seconds, 4), compile_seconds=round(run.compile_seconds, 4)

@@ -30,14 +30,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gfopt import registry
 from gfopt.noise import noise
-from gfopt.types import Optimizer
+from gfopt.types import JsonObject, Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +56,10 @@ class Geometric:
         return self.start * (self.end / self.start) ** share
 
 
-Setting = Callable[[int, int], Mapping[str, Any]]  # (dimension, budget) -> options
+Setting = Callable[[int, int], Mapping[str, object]]  # (dimension, budget) -> options
 
 
-def _open_es_on_bbob(dimension: int, budget: int) -> Mapping[str, Any]:
+def _open_es_on_bbob(dimension: int, budget: int) -> Mapping[str, object]:
     size = 2 * math.ceil((4 + 3 * math.log(dimension)) / 2)
     steps = max(1, budget // size)
     return {
@@ -70,7 +69,7 @@ def _open_es_on_bbob(dimension: int, budget: int) -> Mapping[str, Any]:
     }
 
 
-def _open_es_on_digits(dimension: int, budget: int) -> Mapping[str, Any]:
+def _open_es_on_digits(dimension: int, budget: int) -> Mapping[str, object]:
     return {
         "population_size": 64,
         "sigma": 0.05,
@@ -79,7 +78,7 @@ def _open_es_on_digits(dimension: int, budget: int) -> Mapping[str, Any]:
     }
 
 
-def _mezo_on_digits(dimension: int, budget: int) -> Mapping[str, Any]:
+def _mezo_on_digits(dimension: int, budget: int) -> Mapping[str, object]:
     return {
         "learning_rate": Geometric(0.01, 0.001, max(1, budget // 2)),
         "eps": 0.01,
@@ -92,16 +91,16 @@ def _is_short(dimension: int) -> bool:
     return dimension < 200_000
 
 
-def _random_search_on_atari(dimension: int, budget: int) -> Mapping[str, Any]:
+def _random_search_on_atari(dimension: int, budget: int) -> Mapping[str, object]:
     return {"population_size": 10 if _is_short(dimension) else 1000, "sigma": 1.0}
 
 
-def _open_es_on_atari(dimension: int, budget: int) -> Mapping[str, Any]:
+def _open_es_on_atari(dimension: int, budget: int) -> Mapping[str, object]:
     size = 10 if _is_short(dimension) else 5000
     return {"population_size": size, "sigma": 0.02, "learning_rate": 0.01}
 
 
-def _deep_ga_on_atari(dimension: int, budget: int) -> Mapping[str, Any]:
+def _deep_ga_on_atari(dimension: int, budget: int) -> Mapping[str, object]:
     if _is_short(dimension):
         sizes = {"population_size": 10, "num_parents": 3, "num_candidates": 3}
         return {**sizes, "sigma": 0.02, "initial_std": 1.0}
@@ -141,7 +140,7 @@ _NETWORK_SIZES = MappingProxyType({"digits": 64, "atari": 10})
 _SIGMA = MappingProxyType({"bbob": 2.0, "digits": 0.05, "atari": 0.02})
 
 
-def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, Any]:
+def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, object]:
     """Returns the options with which a method runs in a suite.
 
     Args:
@@ -160,7 +159,7 @@ def settings(suite: str, method: str, dimension: int, budget: int) -> dict[str, 
     if chosen is not None:
         return dict(chosen(dimension, budget))
     row = registry.METHODS[method]
-    options: dict[str, Any] = {} if row.sigma is None else {row.sigma: _SIGMA[suite]}
+    options: dict[str, object] = {} if row.sigma is None else {row.sigma: _SIGMA[suite]}
     if suite in _NETWORK_SIZES and "population_size" in row.flags:
         options["population_size"] = _NETWORK_SIZES[suite]
     return options
@@ -184,7 +183,7 @@ def optimizer_for(suite: str, method: str, dimension: int, budget: int) -> Optim
     return registry.method(method, settings(suite, method, dimension, budget))
 
 
-def described(options: Mapping[str, Any]) -> dict[str, Any]:
+def described(options: Mapping[str, object]) -> JsonObject:
     """Returns options as JSON holds them: numbers and text.
 
     Example:

@@ -11,9 +11,10 @@ platform for comparing continuous optimizers in a black-box setting", 2021.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gfopt import checks
 
@@ -33,8 +34,8 @@ class Interval(NamedTuple):
 
 
 def bootstrap_interval(
-    values: Any,
-    statistic: Callable[..., Any] = np.mean,
+    values: ArrayLike,
+    statistic: Callable[..., ArrayLike] = np.mean,
     *,
     level: float = 0.95,
     resamples: int = 2000,
@@ -70,9 +71,9 @@ def bootstrap_interval(
 
 
 def paired_difference_interval(
-    a: Any,
-    b: Any,
-    statistic: Callable[..., Any] = np.mean,
+    a: ArrayLike,
+    b: ArrayLike,
+    statistic: Callable[..., ArrayLike] = np.mean,
     *,
     level: float = 0.95,
     resamples: int = 2000,
@@ -106,8 +107,8 @@ def paired_difference_interval(
 
 
 def ratio_of_medians_interval(
-    a: Any,
-    b: Any,
+    a: ArrayLike,
+    b: ArrayLike,
     *,
     paired: bool = False,
     level: float = 0.95,
@@ -144,7 +145,9 @@ def ratio_of_medians_interval(
     return _interval(_ratio(np.median(first), np.median(second)), found, level)
 
 
-def running_times(evaluations: Any, values: Any, targets: Any = TARGETS) -> np.ndarray:
+def running_times(
+    evaluations: ArrayLike, values: ArrayLike, targets: ArrayLike = TARGETS
+) -> np.ndarray:
     """Returns after how many evaluations a run first reached each target.
 
     Args:
@@ -169,7 +172,7 @@ def running_times(evaluations: Any, values: Any, targets: Any = TARGETS) -> np.n
     return counts[np.searchsorted(-best, -np.asarray(targets, np.float64))]
 
 
-def expected_running_time(evaluations: Any, success: Any) -> float:
+def expected_running_time(evaluations: ArrayLike, success: ArrayLike) -> float:
     """Returns evaluations in all runs by the number of successful ones.
 
     The ERT of COCO (also aRT): what a method needs for one success if it is started
@@ -215,7 +218,7 @@ def critical_difference(methods: int, problems: int, level: float = 0.95) -> flo
     return float(q * np.sqrt(methods * (methods + 1) / (6 * problems)))
 
 
-def ecdf(times: Any, budgets: Any) -> np.ndarray:
+def ecdf(times: ArrayLike, budgets: ArrayLike) -> np.ndarray:
     """Returns the share of running times within each budget.
 
     Args:
@@ -234,7 +237,7 @@ def ecdf(times: Any, budgets: Any) -> np.ndarray:
     return np.searchsorted(flat, np.asarray(budgets), side="right") / flat.size
 
 
-def _sample(name: str, values: Any) -> np.ndarray:
+def _sample(name: str, values: ArrayLike) -> np.ndarray:
     sample = np.asarray(values, np.float64)
     if sample.ndim == 0 or len(sample) == 0:
         raise ValueError(
@@ -272,7 +275,7 @@ def _resampled(
     return blocks
 
 
-def _ratio(a: Any, b: Any) -> np.ndarray:
+def _ratio(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.divide(a, b))
 

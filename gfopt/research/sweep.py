@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,17 @@ from gfopt.problems.problem import Problem, as_problems
 from gfopt.research.sweep_result import SweepResult
 from gfopt.types import Key, Optimizer
 
+Grid: TypeAlias = Mapping[
+    str, Sequence[object] | Callable[[np.random.Generator], object]
+]
+
 CHUNK = 256  # runs of a program at a time, which keeps them in the processor's cache
 
 
 def sweep(
     methods: str | Iterable[str],
-    problems: Any,
-    grid: Mapping[str, Any],
+    problems: object,
+    grid: Grid,
     *,
     budget: int = 1000,
     seeds: int = 20,
@@ -104,46 +108,51 @@ def sweep(
     return SweepResult(names, settings, values, evaluations, compilations)
 
 
-def _design(
-    grid: Mapping[str, Any], random: int | None, seed: int
-) -> list[dict[str, Any]]:
+def _design(grid: Grid, random: int | None, seed: int) -> list[dict[str, object]]:
     checks.instance("grid", grid, Mapping, "a dictionary of fields and their values")
+    lists: dict[str, Sequence[object]] = {}
     for name, values in grid.items():
-        drawn = callable(values) and random is not None
-        if not drawn and (isinstance(values, str) or not isinstance(values, Sequence)):
+        if callable(values) and random is not None:
+            continue
+        if isinstance(values, str) or not isinstance(values, Sequence):
             raise TypeError(
                 f"grid[{name!r}] must be a list of values, or with random a function "
                 f"of a NumPy generator; got {checks.shown(values)}"
             )
-        if not drawn and not len(values):
+        if not len(values):
             raise ValueError(f"grid[{name!r}] must have one value or more; got none")
+        lists[name] = values
     if random is None:
-        rows = itertools.product(*grid.values())
-        return [dict(zip(grid, row, strict=True)) for row in rows]
+        rows = itertools.product(*lists.values())
+        return [dict(zip(lists, row, strict=True)) for row in rows]
     checks.integer("random", random, 1)
     rng = np.random.default_rng(seed)
     return [
         {
-            name: values(rng) if callable(values) else values[rng.integers(len(values))]
+            name: values(rng)
+            if callable(values)
+            else values[int(rng.integers(len(values)))]
             for name, values in grid.items()
         }
         for _ in range(random)
     ]
 
 
-def _optimizer(setting: dict[str, Any], problem: Problem, x0: np.ndarray) -> Optimizer:
-    method, options = setting["method"], dict(setting)
+def _optimizer(
+    setting: dict[str, object], problem: Problem, x0: np.ndarray
+) -> Optimizer:
+    method, options = str(setting["method"]), dict(setting)
     del options["method"]
     return setup(method, x0, None, problem.box, options).optimizer
 
 
 def _groups(optimizers: Sequence[Optimizer]) -> list[list[int]]:
     """Returns the places of optimizers that share a program."""
-    found: dict[Any, list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for place, optimizer in enumerate(optimizers):
         leaves, structure = jax.tree.flatten(optimizer)
-        found.setdefault((structure, *map(np.shape, leaves)), []).append(place)
-    return list(found.values())
+        groups.setdefault((structure, *map(np.shape, leaves)), []).append(place)
+    return list(groups.values())
 
 
 def _runs(
@@ -196,9 +205,9 @@ def _program(
     """Returns the best value of each run, ``[chunks, chunk]``."""
 
     def one(leaves: tuple[jax.Array, ...], key: Key, start: jax.Array) -> jax.Array:
-        optimizer: Any = jax.tree.unflatten(structure, leaves)
+        optimizer: Optimizer = jax.tree.unflatten(structure, leaves)
         result = run(optimizer, objective, start, key=key, generations=generations)
         return jnp.nanmin(result.history["fitness"])
 
-    many: Callable[..., Any] = jax.vmap(one)
+    many: Callable[..., jax.Array] = jax.vmap(one)
     return jax.lax.map(lambda chunk: many(*chunk), (leaves, keys, x0))

@@ -103,7 +103,7 @@ def _parallel(result: SweepResult) -> str:
     varied, height = _varied(result), 260
     step = (_WIDTH - 160) / max(len(varied), 1)
     ranks = result.ranks
-    axes: list[tuple[float, str, Sequence[Any]]] = [
+    axes: list[tuple[float, str, Sequence[object]]] = [
         (80 + step * number, name, values)
         for number, (name, values) in enumerate(varied.items())
     ]

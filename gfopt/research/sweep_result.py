@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -61,7 +60,7 @@ class SweepResult:
     """
 
     problems: list[str]
-    settings: list[dict[str, Any]]
+    settings: list[dict[str, object]]
     values: np.ndarray = field(repr=False)
     evaluations: np.ndarray = field(repr=False)
     compilations: int
@@ -170,7 +169,7 @@ class SweepResult:
         return place
 
 
-def named(setting: Mapping[str, Any]) -> str:
+def named(setting: Mapping[str, object]) -> str:
     """Returns a setting in words.
 
     Example:
@@ -180,7 +179,7 @@ def named(setting: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {brief(value)}" for name, value in setting.items())
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """Returns a value, a number with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
