@@ -58,7 +58,7 @@ def integers(
     """
     expected = f"{option} must be numbers from {low} to {high}, such as {low},{low + 1}"
     expected = f"{expected}-{min(low + 3, high)}; got {checks.shown(text)}"
-    found: dict[int, None] = {}
+    values: dict[int, None] = {}
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
@@ -72,8 +72,8 @@ def integers(
             raise ValueError(f"{expected}: did you mean {last}-{first}?")
         if first < low or last > high:
             raise ValueError(expected)
-        found.update(dict.fromkeys(range(first, last + 1)))
-    return tuple(found)
+        values.update(dict.fromkeys(range(first, last + 1)))
+    return tuple(values)
 
 
 def number(option: str, text: str, low: int, high: int) -> int:

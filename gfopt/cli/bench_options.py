@@ -133,19 +133,19 @@ def planned(
 
 def _competitors(text: str) -> tuple[Competitor, ...]:
     known = ("auto", *registry.names(tokens=False), *BASELINES)
-    found: list[Competitor] = []
+    entries: list[Competitor] = []
     for name in dict.fromkeys(part.strip() for part in text.split(",")):
         value = loaded("--methods", name, "gfopt.methods", known)
-        found += competitors(value, f"--methods {name}")
-    return competitors(found, "--methods")
+        entries += competitors(value, f"--methods {name}")
+    return competitors(entries, "--methods")
 
 
 def _problems(text: str) -> tuple[Problem, ...]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for name in dict.fromkeys(part.strip() for part in text.split(",")):
         value = loaded("--problems", name, "gfopt.problems")
-        found += as_problems(value, f"--problems {name}")
-    return as_problems(found, "--problems")
+        problems += as_problems(value, f"--problems {name}")
+    return as_problems(problems, "--problems")
 
 
 def _game(game: str | None, frames: str | None, network: str | None) -> dict[str, Any]:
@@ -162,8 +162,8 @@ def _game(game: str | None, frames: str | None, network: str | None) -> dict[str
 
 
 def _dimensions(text: str, evaluator: str) -> tuple[int, ...]:
-    found = integers("--dimensions", text, 2, _MAX_DIMENSION)
+    dimensions = integers("--dimensions", text, 2, _MAX_DIMENSION)
     if evaluator == "coco":
-        for dimension in found:
+        for dimension in dimensions:
             checks.one_of("--dimensions of COCO", dimension, plan.COCO_DIMENSIONS)
-    return found
+    return dimensions

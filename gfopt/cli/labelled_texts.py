@@ -56,7 +56,7 @@ def label_words(text: str | None, names: list[str]) -> list[str]:
     """Reads what the model answers for each label."""
     if text is None:
         return [f" {name}" for name in names]
-    found: dict[str, str] = {}
+    words: dict[str, str] = {}
     for part in text.split(","):
         name, sign, word = part.partition("=")
         if not sign or not word.strip():
@@ -64,27 +64,28 @@ def label_words(text: str | None, names: list[str]) -> list[str]:
                 f"--words must be label=word, with commas between; got {part!r}"
             )
         checks.one_of("--words", name.strip(), names)
-        found[name.strip()] = f" {word.strip()}"
+        words[name.strip()] = f" {word.strip()}"
     for name in names:
-        if name not in found:
+        if name not in words:
             raise ValueError(f"--words must have a word for the label {name!r}")
-    return [found[name] for name in names]
+    return [words[name] for name in names]
 
 
 def split(
-    found: Sentences, shots: int, held_out: int, seed: int
+    sentences: Sentences, shots: int, held_out: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws the texts to search with, as many of each label, and those to judge by."""
-    counts = Counter(found.labels.tolist())
-    for place, name in enumerate(found.names):
+    counts = Counter(sentences.labels.tolist())
+    for place, name in enumerate(sentences.names):
         if counts[place] <= shots:
             raise ValueError(
                 f"--shots must leave texts of each label to judge by; label {name!r} "
                 f"has {counts[place]}, got {shots}"
             )
-    order = np.random.default_rng(seed).permutation(len(found.labels))
+    order = np.random.default_rng(seed).permutation(len(sentences.labels))
     few = [
-        order[found.labels[order] == place][:shots] for place in range(len(found.names))
+        order[sentences.labels[order] == place][:shots]
+        for place in range(len(sentences.names))
     ]
     rows = np.concatenate(few)
     return rows, order[~np.isin(order, rows)][:held_out]

@@ -127,17 +127,17 @@ def prompt(
                 "--budget must be above what pruning takes, a query for each of the "
                 f"{num_clusters} clusters and one without; got {num_queries}"
             )
-        found = read_sentences(file, text, label)
-        answers = label_words(words, found.names)
-        few, rest = split(found, num_shots, num_held, start)
+        sentences = read_sentences(file, text, label)
+        answers = label_words(words, sentences.names)
+        few, rest = split(sentences, num_shots, num_held, start)
         terminal.note(f"reading {model}", stderr=True)
         pretrained = load_model(model)
         around = template.replace("\\n", "\n")
         task, held = (
             prompted(
                 pretrained,
-                [found.texts[i] for i in rows],
-                found.labels[rows],
+                [sentences.texts[i] for i in rows],
+                sentences.labels[rows],
                 answers,
                 around,
             )

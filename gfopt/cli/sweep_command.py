@@ -34,10 +34,10 @@ def sweep_study(
     place = Path(study)
     with refusals(ValueError, TypeError, OSError, context=context):
         with place.open("rb") as file:
-            found = swept(tomllib.load(file))
-        page = found.report(out or place.with_suffix(".html"))
-        runs = found.save(page.with_suffix(".csv"))
-    terminal.show_all([found.table])
+            result = swept(tomllib.load(file))
+        page = result.report(out or place.with_suffix(".html"))
+        runs = result.save(page.with_suffix(".csv"))
+    terminal.show_all([result.table])
     terminal.note(f"page: {page}\nruns: {runs}")
 
 

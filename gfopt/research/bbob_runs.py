@@ -55,8 +55,8 @@ def run_bbob(batch: Batch) -> list[Run]:
         log = _Log(batch, _reason_names(optimizer, states), size)
         step = 0
         while not log.is_finished:
-            states, *found = call(*fixed, states, np.int32(step))
-            log.append(*(np.array(array) for array in found))
+            states, *records = call(*fixed, states, np.int32(step))
+            log.append(*(np.array(array) for array in records))
             step += GENERATIONS
         ended = time.perf_counter()
     count, optima = len(batch.instances), np.asarray(problems.f_opt).tolist()
@@ -112,8 +112,8 @@ def _noted(
 ) -> tuple[jax.Array, jax.Array]:
     """Writes a generation's values into its row."""
     step, values = context
-    found = jnp.where(evaluation.valid, evaluation.fitness, jnp.nan)
-    return step + 1, values.at[step].set(found)
+    fitness = jnp.where(evaluation.valid, evaluation.fitness, jnp.nan)
+    return step + 1, values.at[step].set(fitness)
 
 
 def _population_size(optimizer: Optimizer, states: State) -> int:
@@ -132,10 +132,10 @@ def _reason(optimizer: Optimizer, state: State) -> jax.Array:
 
 def _reason_names(optimizer: Optimizer, states: State) -> list[str]:
     """Returns the names behind the codes of ``_reason``."""
-    found = jax.eval_shape(
+    reasons = jax.eval_shape(
         jax.vmap(lambda state: as_method(optimizer).stop(state)), states
     )
-    return sorted(found)
+    return sorted(reasons)
 
 
 class _Log:
@@ -167,18 +167,18 @@ class _Log:
             if status:
                 continue  # what goes on after the end is nobody's
             left = self._batch.budget - self._values[row].size
-            found = values[row][is_active[row]][:left]
-            hits = np.flatnonzero(found <= TARGETS[-1])
+            segment = values[row][is_active[row]][:left]
+            hits = np.flatnonzero(segment <= TARGETS[-1])
             if hits.size:
-                found = found[: hits[0] + 1]
-            self._values[row] = np.append(self._values[row], found)
+                segment = segment[: hits[0] + 1]
+            self._values[row] = np.append(self._values[row], segment)
             if hits.size:
                 self._status[row] = "target"
-            elif found.size == left:
+            elif segment.size == left:
                 self._status[row] = "budget"
             elif codes[row]:
                 self._status[row] = self._reasons[codes[row] - 1]
-            elif not found.size:  # it asks for nothing, and would for ever
+            elif not segment.size:  # it asks for nothing, and would for ever
                 self._status[row] = "stalled"
 
     def runs(

@@ -115,20 +115,20 @@ def bench(
         methods, problems, budget=budget, instances=instances, seed=seed, name=name
     )
     failures: dict[str, str] = {}
-    found: list[Run] = []
+    results: list[Run] = []
 
     def note(batch: Batch, done: list[Run], reason: str) -> None:
-        found.extend(done)
+        results.extend(done)
         if reason:
             key = batch.key(batch.instances[0])
             failures[f"{key.method} on {key.problem}, run {key.instance}"] = reason
 
     if out is None:
         carry_out(batches, Path(), note, workers=workers)
-        return BenchResult(sorted(found), [environment("gfopt.bench")], failures)
+        return BenchResult(sorted(results), [environment("gfopt.bench")], failures)
     with ResultStore(out, create=True) as store:
 
-        def kept(batch: Batch, done: list[Run], reason: str) -> None:
+        def store_and_note(batch: Batch, done: list[Run], reason: str) -> None:
             store.add(done)
             note(batch, done, reason)
 
@@ -136,5 +136,5 @@ def bench(
         if left:
             store.claim()
             store.start_session("gfopt.bench")
-        carry_out(left, Path(out), kept, workers=workers)
+        carry_out(left, Path(out), store_and_note, workers=workers)
         return BenchResult(runs_of(batches, store), store.sessions(), failures)

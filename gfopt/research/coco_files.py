@@ -38,15 +38,15 @@ def write_coco(runs: Sequence[Run], directory: Path) -> list[Path]:
     Raises:
         OSError: where they cannot be written.
     """
-    found: dict[str, list[Run]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.key.suite == "bbob" and run.trajectory:
             key = run.key
             name = f"{key.method}_{key.budget // key.dimension}D_seed{key.seed}"
             name += "" if key.evaluator == "jax" else f"_{key.evaluator}"
-            found.setdefault(name, []).append(run)
+            groups.setdefault(name, []).append(run)
     folders = []
-    for name, ours in found.items():
+    for name, ours in groups.items():
         folder = directory / FOLDER / name
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier export
         folder.mkdir(parents=True)

@@ -83,14 +83,14 @@ def competitors(given: Methods, argument: str = "methods") -> tuple[Competitor, 
         ['cma_es', 'SNES', 'guess']
     """
     if isinstance(given, Mapping):
-        found = [_competitor(v, argument)._replace(name=k) for k, v in given.items()]
+        entries = [_competitor(v, argument)._replace(name=k) for k, v in given.items()]
     elif isinstance(given, str) or callable(given) or isinstance(given, Optimizer):
-        found = [_competitor(given, argument)]
+        entries = [_competitor(given, argument)]
     else:
         checks.instance(argument, given, Iterable, "names, optimizers or functions")
-        found = [_competitor(value, argument) for value in given]
-    checks.distinct(argument, [one.name for one in found], "method")
-    return tuple(found)
+        entries = [_competitor(value, argument) for value in given]
+    checks.distinct(argument, [one.name for one in entries], "method")
+    return tuple(entries)
 
 
 def _competitor(value: object, argument: str) -> Competitor:

@@ -283,7 +283,7 @@ def table_of(table: Table, colours: Mapping[str, int]) -> str:
 
 
 def _settings(runs: Sequence[Run]) -> str:
-    found = {
+    settings = {
         (
             run.key.suite,
             str(run.key.dimension),
@@ -294,7 +294,7 @@ def _settings(runs: Sequence[Run]) -> str:
         )
         for run in runs
     }
-    rows = sorted(found, key=lambda row: (row[0], int(row[1]), *row[2:]))
+    rows = sorted(settings, key=lambda row: (row[0], int(row[1]), *row[2:]))
     columns = ("suite", "D", "method", "population", "settings", "tuning behind them")
     note = (
         "Chosen once for a suite, never for a problem; the rest are defaults. "
@@ -319,9 +319,9 @@ def _sessions(sessions_: Sequence[JsonObject]) -> str:
     return f"<h2>How it was made</h2>\n{_text_table(columns, rows)}"
 
 
-def _pairs(found: JsonObject) -> str:
+def _pairs(values: JsonObject) -> str:
     return ", ".join(
-        f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items()
+        f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()
     )
 
 

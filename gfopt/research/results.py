@@ -71,8 +71,8 @@ _JSON = ("options", "trajectory")
 def versions() -> dict[str, str]:
     """Returns the versions of gfopt and of what it stands on, and its commit."""
     names = ("gfopt", "jax", "jaxlib", "numpy", "scipy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return found | {"python": platform.python_version(), "commit": _commit()}
+    packages = {name: importlib.metadata.version(name) for name in names}
+    return packages | {"python": platform.python_version(), "commit": _commit()}
 
 
 def _commit() -> str:
@@ -216,9 +216,9 @@ class ResultStore:
 
     def start_session(self, command: str) -> None:
         """Notes who writes: the command, the versions and the machine."""
-        found = environment(command)
-        texts = json.dumps(found["versions"]), json.dumps(found["machine"])
-        row = (found["started"], command, *texts)
+        session = environment(command)
+        texts = json.dumps(session["versions"]), json.dumps(session["machine"])
+        row = (session["started"], command, *texts)
         with self._errors(), self._connection:
             cursor = self._connection.execute(
                 "INSERT INTO sessions (started, command, versions, machine)"
@@ -282,10 +282,10 @@ class ResultStore:
             {
                 "started": started,
                 "command": command,
-                "versions": json.loads(found),
+                "versions": json.loads(packages),
                 "machine": json.loads(machine),
             }
-            for started, command, found, machine in rows
+            for started, command, packages, machine in rows
         ]
 
     def _rows(self, query: str) -> list[Any]:
@@ -318,10 +318,10 @@ def _written(run: Run) -> list[object]:
 
 def _read(row: Sequence[Any]) -> Run:
     size = len(RunKey._fields)
-    found = dict(zip(Run._fields[1:], row[size:], strict=True))
-    found |= {name: json.loads(found[name]) for name in _JSON}
-    found["trajectory"] = tuple((n, v) for n, v in found["trajectory"])
-    return Run(RunKey(*row[:size]), **found)
+    fields = dict(zip(Run._fields[1:], row[size:], strict=True))
+    fields |= {name: json.loads(fields[name]) for name in _JSON}
+    fields["trajectory"] = tuple((n, v) for n, v in fields["trajectory"])
+    return Run(RunKey(*row[:size]), **fields)
 
 
 def _now() -> str:

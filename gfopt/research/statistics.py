@@ -66,8 +66,8 @@ def bootstrap_interval(
     """
     sample = _sample("values", values)
     draws = _resampled([sample], level, resamples, seed, paired=True)
-    found = [np.asarray(statistic(rows, axis=1)) for (rows,) in draws]
-    return _interval(np.asarray(statistic(sample, axis=0)), found, level)
+    replicates = [np.asarray(statistic(rows, axis=1)) for (rows,) in draws]
+    return _interval(np.asarray(statistic(sample, axis=0)), replicates, level)
 
 
 def paired_difference_interval(
@@ -138,11 +138,11 @@ def ratio_of_medians_interval(
     first, second = _sample("a", a), _sample("b", b)
     if paired:
         _equally_long(first, second)
-    found = [
+    replicates = [
         _ratio(np.median(x, axis=1), np.median(y, axis=1))
         for x, y in _resampled([first, second], level, resamples, seed, paired)
     ]
-    return _interval(_ratio(np.median(first), np.median(second)), found, level)
+    return _interval(_ratio(np.median(first), np.median(second)), replicates, level)
 
 
 def running_times(
@@ -280,9 +280,13 @@ def _ratio(a: ArrayLike, b: ArrayLike) -> np.ndarray:
         return np.asarray(np.divide(a, b))
 
 
-def _interval(estimate: np.ndarray, found: list[np.ndarray], level: float) -> Interval:
+def _interval(
+    estimate: np.ndarray, replicates: list[np.ndarray], level: float
+) -> Interval:
     # inverted_cdf: an order statistic, so that infinity stays out of the arithmetic
     ends = np.quantile(
-        np.concatenate(found), [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf"
+        np.concatenate(replicates),
+        [(1 - level) / 2, (1 + level) / 2],
+        method="inverted_cdf",
     )
     return Interval(float(estimate), float(ends[0]), float(ends[1]))

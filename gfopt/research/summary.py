@@ -119,10 +119,10 @@ class Section:
 
     @functools.cached_property
     def _cells(self) -> dict[tuple[str, str], list[Run]]:
-        found: dict[tuple[str, str], list[Run]] = {}
+        cells: dict[tuple[str, str], list[Run]] = {}
         for run in self.runs:
-            found.setdefault((run.key.method, run.key.problem), []).append(run)
-        return found
+            cells.setdefault((run.key.method, run.key.problem), []).append(run)
+        return cells
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:
@@ -131,13 +131,13 @@ def sections(runs: Iterable[Run]) -> list[Section]:
     Where an optimum is not known, values become what is left of the way from the
     median first value to the best value of all runs on the problem.
     """
-    found: dict[tuple[str, int, int, str], list[Run]] = {}
+    groups: dict[tuple[str, int, int, str], list[Run]] = {}
     for run in runs:
         key = run.key
         size = key.dimension if key.suite in OURS else 0
         place = (key.suite, size, key.budget, key.evaluator)
-        found.setdefault(place, []).append(run)
-    return [Section(*place, _scaled(found[place])) for place in sorted(found)]
+        groups.setdefault(place, []).append(run)
+    return [Section(*place, _scaled(groups[place])) for place in sorted(groups)]
 
 
 def _scaled(runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -146,10 +146,10 @@ def _scaled(runs: Sequence[Run]) -> tuple[Run, ...]:
         if run.optimum is None and run.key.suite not in OURS and run.trajectory:
             ways.setdefault(run.key.problem, []).append(run)
     relative: dict[RunKey, Run] = {}
-    for found in ways.values():
-        best = min(run.value for run in found)
-        way = float(np.median([run.trajectory[0][1] for run in found])) - best
-        for run in found:
+    for group in ways.values():
+        best = min(run.value for run in group)
+        way = float(np.median([run.trajectory[0][1] for run in group])) - best
+        for run in group:
             left = ((n, (value - best) / (way or 1.0)) for n, value in run.trajectory)
             relative[run.key] = run._replace(trajectory=tuple(left))
     return tuple(_measured(relative.get(run.key, run) for run in runs))
@@ -222,8 +222,8 @@ def time_to_solve(
     """
     times = times_to_targets(runs)[:, -1]
     if target is not None:
-        found = [running_times(*run.columns, [target])[0] for run in _measured(runs)]
-        times = np.array(found) / [unit_of(run) for run in runs]
+        counts = [running_times(*run.columns, [target])[0] for run in _measured(runs)]
+        times = np.array(counts) / [unit_of(run) for run in runs]
     hits = np.isfinite(times)
     spent = np.array([run.evaluations / unit_of(run) for run in runs])
     return expected_running_time(np.where(hits, times, spent), hits), int(hits.sum())

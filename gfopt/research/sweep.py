@@ -101,8 +101,8 @@ def sweep(
             ]
             for places in _groups(optimizers):
                 group = [optimizers[place] for place in places]
-                found, count = _runs(group, problem, starts, seed, budget)
-                values[row, places], evaluations[places] = found, count
+                best, count = _runs(group, problem, starts, seed, budget)
+                values[row, places], evaluations[places] = best, count
                 compilations += 1
     names = [problem.name for problem in tasks]
     return SweepResult(names, settings, values, evaluations, compilations)
@@ -188,8 +188,8 @@ def _runs(
         structure=structure,
         generations=budget // size,
     )
-    found = np.asarray(best).ravel()[: count * seeds]
-    return found.reshape(count, seeds), budget // size * size
+    lowest = np.asarray(best).ravel()[: count * seeds]
+    return lowest.reshape(count, seeds), budget // size * size
 
 
 @partial(jax.jit, static_argnames=("structure", "generations"))

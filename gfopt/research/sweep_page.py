@@ -38,16 +38,16 @@ def sweep_page(result: SweepResult, command: str = "gfopt.sweep") -> str:
 
 def _varied(result: SweepResult) -> dict[str, list[Any]]:
     """Returns the fields with more than one value, each with its values in order."""
-    found: dict[str, list[Any]] = {}
+    fields: dict[str, list[Any]] = {}
     for setting in result.settings:
         for name, value in setting.items():
-            known = found.setdefault(name, [])
-            if value not in known:
-                known.append(value)
-    for values in found.values():
+            levels = fields.setdefault(name, [])
+            if value not in levels:
+                levels.append(value)
+    for values in fields.values():
         if all(isinstance(value, int | float) for value in values):
             values.sort()
-    return {name: values for name, values in found.items() if len(values) > 1}
+    return {name: values for name, values in fields.items() if len(values) > 1}
 
 
 def _intervals(result: SweepResult) -> str:
@@ -79,15 +79,15 @@ def _heat(result: SweepResult) -> str:
     for row in rows:
         cells = [f'<th scope="row">{escape(brief(row))}</th>']
         for column in columns:
-            found = [
+            cell = [
                 rank
                 for rank, setting in zip(ranks, result.settings, strict=True)
                 if setting.get(first) == row and setting.get(second) == column
             ]
-            if not found:
+            if not cell:
                 cells.append("<td></td>")
                 continue
-            mean = float(np.mean(found))
+            mean = float(np.mean(cell))
             share = 100 * (ranks.max() - mean) / span
             cells.append(f'<td style="--share: {share:.0f}%">{mean:.2f}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")

@@ -107,7 +107,7 @@ class SweepResult:
         chosen = self.best if to is None else to
         values = self._ordered
         reference = values[:, chosen]
-        found = []
+        outcomes = []
         for place in range(len(self.settings)):
             lower = int(np.sum(values[:, place] < reference))
             higher = int(np.sum(values[:, place] > reference))
@@ -115,12 +115,13 @@ class SweepResult:
             p = 1.0
             if lower + higher:
                 p = binomtest(lower, lower + higher).pvalue
-            found.append(((lower + ties / 2) / reference.size, float(p)))
-        others = [p for place, (_, p) in enumerate(found) if place != chosen]
+            outcomes.append(((lower + ties / 2) / reference.size, float(p)))
+        others = [p for place, (_, p) in enumerate(outcomes) if place != chosen]
         corrected = holm(others)
         corrected.insert(chosen, 1.0)
         return [
-            Comparison(won, p, c) for (won, p), c in zip(found, corrected, strict=True)
+            Comparison(won, p, c)
+            for (won, p), c in zip(outcomes, corrected, strict=True)
         ]
 
     @property
@@ -156,8 +157,8 @@ class SweepResult:
             writer = csv.writer(file)
             writer.writerow(("problem", "seed", *fields, "value"))
             for (n, c, s), value in np.ndenumerate(self.values):
-                told = (self.settings[c].get(name, "") for name in fields)
-                writer.writerow((self.problems[n], s, *told, float(value)))
+                cells = (self.settings[c].get(name, "") for name in fields)
+                writer.writerow((self.problems[n], s, *cells, float(value)))
         return place
 
     def report(self, path: str | os.PathLike[str]) -> Path:
@@ -191,8 +192,8 @@ def holm(p: Sequence[float]) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    found, worst = [0.0] * len(p), 0.0
+    adjusted, worst = [0.0] * len(p), 0.0
     for rank, place in enumerate(np.argsort(p, kind="stable")):
         worst = max(worst, min(1.0, (len(p) - rank) * p[place]))
-        found[place] = worst
-    return found
+        adjusted[place] = worst
+    return adjusted
