@@ -196,11 +196,12 @@ class CBO(Method):
         center = trees.starting_point(solution)
         x0 = vectors.flat(center)
         diffusion = checks.concrete(self.diffusion)  # None for a schedule or a tracer
+        drift = checks.concrete(self.drift)
         limit = self.scaling.diffusion_limit(self.drift, x0.size)
         if diffusion is not None and diffusion >= limit:
             raise ValueError(
                 f"diffusion must be below {limit:.3g} for isotropic noise in {x0.size} "
-                f"dimensions and a drift of {float(self.drift):g}, or the particles "
+                f"dimensions and a drift of {drift:g}, or the particles "
                 f"fly apart; got {float(diffusion):g}. Take scaling='anisotropic', or "
                 "Isotropic(allow_divergence=True)"
             )

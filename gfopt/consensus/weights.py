@@ -47,8 +47,8 @@ class EffectiveSampleSize:
         2.0
     """
 
-    eta: schedules.Hyperparameter = 0.5
-    max_alpha: schedules.Hyperparameter = 1e15
+    eta: schedules.Number = 0.5
+    max_alpha: schedules.Number = 1e15
 
     def __post_init__(self) -> None:
         schedules.set_numbers(self, "eta", check=checks.share)

@@ -25,12 +25,15 @@ class Schedule:
     fun: Callable[[Any], jax.Array | float] = static()
 
 
-Hyperparameter: TypeAlias = Any  # a number, an array, a tracer or a Schedule
 Number: TypeAlias = jax.Array | float  # the value of a hyperparameter at one step
+# as a user passes it: a plain function is held as a Schedule
+Hyperparameter: TypeAlias = Number | Schedule | Callable[[Any], Number]
 
 
 def field(
-    name: str, value: object, check: Callable[[str, object], None] = checks.positive
+    name: str,
+    value: Hyperparameter,
+    check: Callable[[str, object], None] = checks.positive,
 ) -> Hyperparameter:
     """Returns a hyperparameter as a dataclass stores it: checked, callables wrapped."""
     if isinstance(value, Schedule):
@@ -39,8 +42,8 @@ def field(
 
 
 def number(
-    name: str, value: object, check: Callable[[str, object], None] = checks.positive
-) -> Hyperparameter:
+    name: str, value: Number, check: Callable[[str, object], None] = checks.positive
+) -> Number:
     """Returns a hyperparameter that takes no schedule, checked.
 
     A number of any Python or NumPy type becomes a float, so that all of them share
@@ -60,7 +63,8 @@ def at(name: str, value: Hyperparameter, step: jax.Array | int) -> Number:
         >>> at("eps", 0.5, 3), at("eps", field("eps", lambda step: 1 / step), 4)
         (0.5, 0.25)
     """
-    number: Number = value.fun(step) if isinstance(value, Schedule) else value
+    fun = value.fun if isinstance(value, Schedule) else value
+    number: Number = fun(step) if callable(fun) else fun
     if jnp.ndim(number) != 0:
         raise ValueError(
             f"{name} must be one number at each step; got shape {jnp.shape(number)} "
@@ -101,7 +105,7 @@ def set_numbers(
 def _set_checked(
     instance: object,
     names: tuple[str, ...],
-    checked: Callable[[str, object], Hyperparameter],
+    checked: Callable[[str, Number], Hyperparameter],
 ) -> None:
     for name in names:
         value = getattr(instance, name)

@@ -78,12 +78,12 @@ class CrossEntropy(Method):
     """
 
     population_size: int = static(default=50)
-    sigma: schedules.Hyperparameter = 1.0
+    sigma: schedules.Number = 1.0
     elite_fraction: schedules.Hyperparameter = 0.25
     learning_rate: schedules.Hyperparameter = 1.0
     std_learning_rate: schedules.Hyperparameter = 0.3
     min_std: schedules.Hyperparameter = 0.0
-    tol_x: schedules.Hyperparameter = 1e-11
+    tol_x: schedules.Number = 1e-11
 
     has_margin = True
 

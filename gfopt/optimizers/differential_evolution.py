@@ -93,12 +93,12 @@ class DifferentialEvolution(Method):
 
     population_size: int | None = static(default=None)
     strategy: str = static(default="best1bin")
-    sigma: schedules.Hyperparameter = 1.0
+    sigma: schedules.Number = 1.0
     mutation: schedules.Hyperparameter = 0.5
     dither: schedules.Hyperparameter = 0.5
     crossover_rate: schedules.Hyperparameter = 0.9
-    tol_x: schedules.Hyperparameter = 1e-11
-    tol_fun: schedules.Hyperparameter = 1e-12
+    tol_x: schedules.Number = 1e-11
+    tol_fun: schedules.Number = 1e-12
 
     def __post_init__(self) -> None:
         if self.population_size is not None:

@@ -93,9 +93,9 @@ class NelderMead(Method):
         True
     """
 
-    sigma: schedules.Hyperparameter = 0.3
+    sigma: schedules.Number = 0.3
     adaptive: bool = static(default=True)
-    tol_x: schedules.Hyperparameter = 1e-11
+    tol_x: schedules.Number = 1e-11
 
     def __post_init__(self) -> None:
         checks.instance("adaptive", self.adaptive, bool, "True or False")

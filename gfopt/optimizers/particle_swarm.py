@@ -94,12 +94,12 @@ class ParticleSwarm(Method):
     """
 
     population_size: int = static(default=20)
-    sigma: schedules.Hyperparameter = 1.0
+    sigma: schedules.Number = 1.0
     inertia: schedules.Hyperparameter = 0.7298
     cognitive: schedules.Hyperparameter = 1.49618
     social: schedules.Hyperparameter = 1.49618
-    tol_x: schedules.Hyperparameter = 1e-11
-    tol_fun: schedules.Hyperparameter = 1e-12
+    tol_x: schedules.Number = 1e-11
+    tol_fun: schedules.Number = 1e-12
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from gfopt.core import trees
-from gfopt.core.schedules import Hyperparameter
+from gfopt.core.schedules import Number
 from gfopt.types import Evaluation
 
 SAMPLED = 5  # steps from one entry of the long memory to the next
@@ -115,7 +115,7 @@ def _sampled(
     return bests, medians, full & is_old & jnp.all(newer >= older)
 
 
-def is_flat(history: FitnessHistory, tol_fun: Hyperparameter) -> jax.Array:
+def is_flat(history: FitnessHistory, tol_fun: Number) -> jax.Array:
     """Tells whether the recent steps and the last one hardly differ: ``bool[]``."""
     full = jnp.all(jnp.isfinite(history.recent))
     change = history.recent.max() - history.recent.min()
@@ -125,8 +125,8 @@ def is_flat(history: FitnessHistory, tol_fun: Hyperparameter) -> jax.Array:
 def reasons(
     history: FitnessHistory,
     largest_std: jax.Array,
-    tol_x: Hyperparameter,
-    tol_fun: Hyperparameter,
+    tol_x: Number,
+    tol_fun: Number,
 ) -> dict[str, jax.Array]:
     """Returns the reasons of any method with standard deviations, each ``bool[]``.
 

@@ -94,8 +94,8 @@ class ParticleTokens(Method):
     vocabulary: alphabet.Vocabulary = None
     population_size: int = static(default=32)
     num_steps: int = static(default=30)
-    first_weight: schedules.Hyperparameter = 0.8
-    last_weight: schedules.Hyperparameter = 0.2
+    first_weight: schedules.Number = 0.8
+    last_weight: schedules.Number = 0.2
     mutation_rate: schedules.Hyperparameter = 0.1
 
     def __post_init__(self) -> None:

@@ -125,14 +125,14 @@ class CMAES(Method):
     """
 
     population_size: int | None = static(default=None)
-    sigma: schedules.Hyperparameter = 0.3
+    sigma: schedules.Number = 0.3
     active: bool = static(default=True)
     num_active: int | jax.Array | None = None
-    tol_x: schedules.Hyperparameter = 1e-11
-    tol_up: schedules.Hyperparameter = 1e3
-    tol_fun: schedules.Hyperparameter = 1e-11
-    tol_fun_history: schedules.Hyperparameter = 1e-12
-    tol_condition: schedules.Hyperparameter = 1e14
+    tol_x: schedules.Number = 1e-11
+    tol_up: schedules.Number = 1e3
+    tol_fun: schedules.Number = 1e-11
+    tol_fun_history: schedules.Number = 1e-12
+    tol_condition: schedules.Number = 1e14
 
     can_restart = True
     has_margin = True

@@ -147,9 +147,9 @@ class CRFMNES(Method):
     """
 
     population_size: int | None = static(default=None)
-    sigma: schedules.Hyperparameter = 0.3
-    tol_x: schedules.Hyperparameter = 1e-11
-    tol_fun: schedules.Hyperparameter = 1e-12
+    sigma: schedules.Number = 0.3
+    tol_x: schedules.Number = 1e-11
+    tol_fun: schedules.Number = 1e-12
 
     def __post_init__(self) -> None:
         if self.population_size is not None:

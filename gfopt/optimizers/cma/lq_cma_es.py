@@ -120,7 +120,7 @@ class LQCMAES(CMAES):
         (True, True)
     """
 
-    threshold: schedules.Hyperparameter = 0.85
+    threshold: schedules.Number = 0.85
     batch_size: int = static(default=1)
 
     has_margin = False  # the model keeps values from one generation to the next

@@ -79,9 +79,9 @@ class OnePlusOneES(Method):
         True
     """
 
-    sigma: schedules.Hyperparameter = 0.3
-    damping: schedules.Hyperparameter | None = None
-    tol_x: schedules.Hyperparameter = 1e-11
+    sigma: schedules.Number = 0.3
+    damping: schedules.Number | None = None
+    tol_x: schedules.Number = 1e-11
 
     def __post_init__(self) -> None:
         checks.within("sigma", self.sigma, LEAST, MOST)

@@ -90,10 +90,10 @@ class PGPE(Seeded):
     """
 
     population_size: int = static(default=64)
-    sigma: schedules.Hyperparameter = 0.1
+    sigma: schedules.Number = 0.1
     learning_rate: schedules.Hyperparameter | None = None
     std_learning_rate: schedules.Hyperparameter | None = None
-    max_std_change: schedules.Hyperparameter = 0.2
+    max_std_change: schedules.Number = 0.2
     noise: noise.Noise = static(default_factory=noise.gaussian)
     shaping: shaping.Shaping = static(default=shaping.centered_rank)
     transform: optax.GradientTransformation | None = static(default=None)

@@ -94,12 +94,12 @@ class SNES(Seeded):
     """
 
     population_size: int | None = static(default=None)
-    sigma: schedules.Hyperparameter = 0.3
+    sigma: schedules.Number = 0.3
     learning_rate: schedules.Hyperparameter = 1.0
     std_learning_rate: schedules.Hyperparameter | None = None
     antithetic: bool = static(default=False)
-    tol_x: schedules.Hyperparameter = 1e-11
-    tol_fun: schedules.Hyperparameter = 1e-12
+    tol_x: schedules.Number = 1e-11
+    tol_fun: schedules.Number = 1e-12
     noise: noise.Noise = static(default_factory=noise.gaussian)
     shaping: shaping.Shaping = static(default=shaping.nes_utilities)
 

@@ -101,12 +101,12 @@ class XNES(Method):
     """
 
     population_size: int | None = static(default=None)
-    sigma: schedules.Hyperparameter = 0.3
+    sigma: schedules.Number = 0.3
     learning_rate: schedules.Hyperparameter = 1.0
     sigma_learning_rate: schedules.Hyperparameter | None = None
     shape_learning_rate: schedules.Hyperparameter | None = None
-    tol_x: schedules.Hyperparameter = 1e-11
-    tol_fun: schedules.Hyperparameter = 1e-12
+    tol_x: schedules.Number = 1e-11
+    tol_fun: schedules.Number = 1e-12
 
     def __post_init__(self) -> None:
         if self.population_size is not None:

@@ -149,7 +149,7 @@ class QZO(TwoSided):
     learning_rate: schedules.Hyperparameter | None = None
     eps: schedules.Hyperparameter = 1e-3
     clip: schedules.Hyperparameter | None = 100.0
-    min_scale: schedules.Hyperparameter = 1e-7
+    min_scale: schedules.Number = 1e-7
     population_size: int = static(default=2)
     relative: bool = static(default=False)
     noise: noise.Noise = static(default_factory=noise.gaussian)
@@ -289,7 +289,7 @@ def scales_stepped(
     seeds: jax.Array,
     slopes: jax.Array,
     rate: schedules.Number,
-    min_scale: schedules.Hyperparameter,
+    min_scale: schedules.Number,
     relative: bool,
 ) -> Solution:
     """Returns ``mean - rate * sum_i slopes[i] z_i``; scales do not change their sign.

@@ -55,11 +55,11 @@ class SPSA(TwoSided):
     Source: Spall (1998), section III; the exponents are those that it recommends.
     """
 
-    learning_rate: schedules.Hyperparameter = 0.1
-    eps: schedules.Hyperparameter = 1e-2
-    stability: schedules.Hyperparameter = 100.0
-    learning_rate_decay: schedules.Hyperparameter = 0.602
-    eps_decay: schedules.Hyperparameter = 0.101
+    learning_rate: schedules.Number = 0.1
+    eps: schedules.Number = 1e-2
+    stability: schedules.Number = 100.0
+    learning_rate_decay: schedules.Number = 0.602
+    eps_decay: schedules.Number = 0.101
     population_size: int = static(default=2)
     noise: noise.Noise | LowRankNoise = static(default_factory=noise.rademacher)
     rounding: str = static(default="nearest")
