@@ -29,7 +29,7 @@ from gfopt.noise.table import NoiseTable
 from gfopt.optimizers.deep_ga import DeepGA, DeepGAState, mutated
 from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.protocol import Wrapper
-from gfopt.types import Solution, State
+from gfopt.types import JsonObject, Optimizer, Solution, State
 
 __all__ = ["Genome", "decode", "lineage", "load", "save"]
 
@@ -56,7 +56,7 @@ class Genome(NamedTuple):
 
     seeds: np.ndarray
     sigmas: np.ndarray
-    noise: dict[str, Any]
+    noise: JsonObject
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +64,7 @@ class Genome(NamedTuple):
         return self.seeds.nbytes + self.sigmas.nbytes
 
 
-def lineage(optimizer: Any, state: State, slot: int = 0) -> Genome:
+def lineage(optimizer: Optimizer, state: State, slot: int = 0) -> Genome:
     """Returns the genome of a parent.
 
     Args:
@@ -85,15 +85,15 @@ def lineage(optimizer: Any, state: State, slot: int = 0) -> Genome:
         >>> bool((decode(found, jnp.ones(3)) == result.recommended).all())
         True
     """
-    optimizer, state = _deep_ga(optimizer, state)
+    method, state = _deep_ga(optimizer, state)
     checks.integer("slot", slot, 0)
-    if slot >= optimizer.num_parents:
+    if slot >= method.num_parents:
         raise ValueError(
-            f"slot must be below num_parents = {optimizer.num_parents}; got {slot}"
+            f"slot must be below num_parents = {method.num_parents}; got {slot}"
         )
     log = jax.tree.map(np.asarray, state.lineage)
-    seeds: list[Any] = []
-    sigmas: list[Any] = []
+    seeds: list[np.generic] = []
+    sigmas: list[np.generic] = []
     for generation in reversed(range(int(state.generation))):
         if log.sigma[generation, slot] != 0:  # 0: this parent was one before, too
             seeds.append(log.seed[generation, slot])
@@ -102,7 +102,7 @@ def lineage(optimizer: Any, state: State, slot: int = 0) -> Genome:
     scales = np.array(sigmas[::-1], np.float32)
     if scales.size and (scales == scales[0]).all():
         scales = scales[0, ...]
-    return Genome(np.array(seeds[::-1], np.uint32), scales, _described(optimizer.noise))
+    return Genome(np.array(seeds[::-1], np.uint32), scales, _described(method.noise))
 
 
 def decode(genome: Genome, template: Solution) -> Solution:
@@ -132,14 +132,16 @@ def decode(genome: Genome, template: Solution) -> Solution:
 def _decoded(
     noise: Noise | NoiseTable, start: Solution, seeds: jax.Array, sigmas: jax.Array
 ) -> Solution:
-    def apply(tree: Solution, mutation: tuple[jax.Array, jax.Array]) -> Any:
+    def apply(
+        tree: Solution, mutation: tuple[jax.Array, jax.Array]
+    ) -> tuple[Solution, None]:
         return mutated(noise, tree, *mutation), None
 
     return lax.scan(apply, start, (seeds, sigmas))[0]
 
 
 def save(
-    path: str | os.PathLike[str], optimizer: Any, state: State, slot: int = 0
+    path: str | os.PathLike[str], optimizer: Optimizer, state: State, slot: int = 0
 ) -> None:
     """Writes the genome of a parent: 4 bytes a mutation, 8 where sigma changes.
 
@@ -163,7 +165,7 @@ def save(
         >>> bool((load(path, jnp.ones(3)) == result.recommended).all())
         True
     """
-    optimizer, state = _deep_ga(optimizer, state)
+    method, state = _deep_ga(optimizer, state)
     seeds, sigmas, noise = lineage(optimizer, state, slot)
     shapes = leaf_types(optimizer.recommend(state))
     meta = {**noise, "tree": zlib.crc32(repr(shapes).encode())}
@@ -220,13 +222,13 @@ def _deep_ga(optimizer: Any, state: State) -> tuple[DeepGA, DeepGAState]:
     return optimizer, state
 
 
-def _described(noise: Noise | NoiseTable) -> dict[str, Any]:
+def _described(noise: Noise | NoiseTable) -> JsonObject:
     if isinstance(noise, Noise):
         return {"kind": noise.kind}
     return {"kind": "table", "size": noise.size, "seed": noise.seed}
 
 
-def _noise(described: dict[str, Any]) -> Noise | NoiseTable:
+def _noise(described: JsonObject) -> Noise | NoiseTable:
     options = dict(described)
     kind = options.pop("kind")
     return NoiseTable(**options) if kind == "table" else Noise(kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -230,11 +230,11 @@ def _searched(
         return latest[0], not interrupt.seen
 
 
-def _options(method: str) -> dict[str, Any]:
+def _options(method: str) -> dict[str, float]:
     """Returns small generations: a query costs seconds."""
     if method == "greedy_tokens":
         return {"num_sweeps": 100}
-    options: dict[str, Any] = {"population_size": 10}
+    options: dict[str, float] = {"population_size": 10}
     if method == "genetic_tokens":
         options |= {"num_parents": 5, "mutation_rate": 0.2}
     return options

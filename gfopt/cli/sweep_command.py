@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -16,6 +16,7 @@ from gfopt.cli.arguments import refusals
 from gfopt.cli.named import loaded
 from gfopt.research.sweep import sweep
 from gfopt.research.sweep_result import SweepResult
+from gfopt.types import JsonObject
 
 _KEYS = ("methods", "problems", "budget", "seeds", "seed", "random", "grid", "ranges")
 
@@ -41,7 +42,7 @@ def sweep_study(
     terminal.note(f"page: {page}\nruns: {runs}")
 
 
-def swept(study: Mapping[str, Any]) -> SweepResult:
+def swept(study: JsonObject) -> SweepResult:
     """Runs a study as a TOML file holds it.
 
     Args:
@@ -58,7 +59,7 @@ def swept(study: Mapping[str, Any]) -> SweepResult:
     for name in ("methods", "problems"):
         if name not in study:
             raise ValueError(f"study must have {name!r}; got {', '.join(study)}")
-    problems: list[Any] = []
+    problems: list[object] = []
     for name in _listed(study["problems"]):
         value = loaded("problems", name, "gfopt.problems")
         problems += value if isinstance(value, list | tuple) else [value]
@@ -69,11 +70,11 @@ def swept(study: Mapping[str, Any]) -> SweepResult:
     return sweep(_listed(study["methods"]), problems, grid, **limits)
 
 
-def _listed(names: Any) -> list[str]:
+def _listed(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _drawn(name: str, ends: Any) -> Callable[[np.random.Generator], float]:
+def _drawn(name: str, ends: JsonObject) -> Callable[[np.random.Generator], float]:
     checks.instance(f"ranges.{name}", ends, dict, "{low = ..., high = ..., log = ...}")
     checks.known_options(f"ranges.{name}", ends, ("low", "high", "log"))
     for end in ("low", "high"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType, NoneType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 #: The parts by name, each with its defaults, for files of options.
-PARTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+PARTS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "scaling": {
             "anisotropic": Anisotropic(),

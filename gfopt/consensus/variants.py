@@ -18,7 +18,7 @@ from gfopt.consensus.scalings import Anisotropic, Covariance, Isotropic
 from gfopt.consensus.weights import EffectiveSampleSize
 
 #: What makes each scheme what it is.
-SCHEMES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+SCHEMES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         # Carrillo, Jin, Li, Zhu (2021), ESAIM COCV 27
         "anisotropic": {},
@@ -57,7 +57,7 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 #: Constants in the regime of the papers' theorems: a sharp consensus, small steps.
-CONSTANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+CONSTANTS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "anisotropic": {"alpha": 1e5, "dt": 0.1, "diffusion": 1.5},
         "isotropic": {"alpha": 1e5, "dt": 0.1},
@@ -73,7 +73,7 @@ CONSTANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
-VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+VARIANTS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {name: {**SCHEMES[name], **CONSTANTS[name]} for name in SCHEMES}
 )
 
