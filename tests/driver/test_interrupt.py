@@ -100,12 +100,10 @@ def test_between_two_steps_it_waits_for_the_next(fun):
 
 
 def test_in_a_compiled_call_it_waits_for_the_end_of_the_call():
-    def ended() -> gfopt.Result:
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        return minimize(plateau, budget=10**9)
-
-    found = ended()
+    minimize(plateau, budget=1_000)  # compiles: what follows is in the call at once
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    found = minimize(plateau, budget=10**9)
     assert found.status == Status.INTERRUPTED and found.path == "compiled"
     assert found.nfev == 1 + 4 * found.nit and len(found.history["best"]) == found.nit
 
