@@ -13,7 +13,8 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from sqlite3 import Connection
 from typing import Any
 
@@ -95,7 +96,7 @@ class Study:
     ):
         checks.instance("path", path, (str, os.PathLike), "a path")
         self.path = os.fspath(path)
-        given = None
+        given = replay = None
         if method is not None:
             checks.instance("method", method, str, "a method's name")
             if budget is not None:
@@ -122,7 +123,7 @@ class Study:
                 "attempts": attempts,
                 "patience": float(patience),
             }
-            _session(search)  # refuses what is wrong before there is a file
+            replay = _Replay(search)  # refuses what is wrong before there is a file
         elif not os.path.exists(self.path):
             raise ValueError(
                 f"method and x0 must be given for a new study; {self.path!r} "
@@ -130,7 +131,7 @@ class Study:
             )
         self._file = StudyFile(self.path)
         self._settings = self._file.settings(given)
-        self._replay = _Replay(self._settings["search"])
+        self._replay = replay or _Replay(self._settings["search"])
 
     def work(
         self, fun: Callable[[Solution], float], *, trials: int | None = None
@@ -188,9 +189,9 @@ class Study:
     @property
     def result(self) -> Result:
         """The outcome so far, of all programs."""
-        with self._file.alone() as file:
+        with self._caught_up() as file:
             result = dataclasses.replace(
-                self._caught_up(file).session.result,
+                self._replay.session.result,
                 failures=study_file.failures(file),
                 reason=f"several programs share {self.path}",
             )
@@ -212,11 +213,22 @@ class Study:
         return None
 
     def _is_over(self) -> bool:
-        with self._file.alone() as file:
-            replay = self._caught_up(file)
-        return bool(self._ending() or replay.session.stop())
+        with self._caught_up():
+            return bool(self._ending() or self._replay.session.stop())
 
-    def _caught_up(self, file: Connection) -> _Replay:
+    @contextmanager
+    def _caught_up(self) -> Iterator[Connection]:
+        """Keeps other programs out while the search stands at the end of the log."""
+        try:
+            with self._file.alone() as file:
+                self._read(file)
+                yield file
+        except BaseException:
+            # it may know of a trial that was never written
+            self._replay = _Replay(self._settings["search"])
+            raise
+
+    def _read(self, file: Connection) -> None:
         """Brings the search to the end of the log: it replays what others did."""
         for entry in study_file.entries(file, self._replay.seq):
             if not self._replay.took(entry):
@@ -225,18 +237,11 @@ class Study:
                     "than where it was handed out: all programs of a study need the "
                     "same versions and the same kind of machine"
                 )
-        return self._replay
 
     def _begun(self) -> Trial | None:
         """Takes a trial that nobody has, of a program that died or a new one."""
-        try:
-            with self._file.alone() as file:
-                self._caught_up(file)
-                return self._given_back(file) or self._new(file)
-        except BaseException:
-            # it may know of a trial that was never written
-            self._replay = _Replay(self._settings["search"])
-            raise
+        with self._caught_up() as file:
+            return self._given_back(file) or self._new(file)
 
     def _given_back(self, file: Connection) -> Trial | None:
         for hand in study_file.hands(file):
@@ -246,10 +251,11 @@ class Study:
                 study_file.take(file, hand.trial, hand.starts + 1)
                 return self._replay.waiting[hand.trial]
             study_file.tell(file, hand.trial, math.nan, "its programs died")
+            self._read(file)
         return None
 
     def _new(self, file: Connection) -> Trial | None:
-        replay, budget = self._caught_up(file), self._settings["budget"]
+        replay, budget = self._replay, self._settings["budget"]
         if budget is not None and replay.num_asked >= budget:
             return None
         if self._ending() or replay.session.stop():
