@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from gfopt import checks
+from gfopt.core.host.worker import reason_of
 from gfopt.core.sense import Sense
 from gfopt.driver.ask_tell import AskTell, Trial
 from gfopt.driver.result.endings import Status
@@ -175,7 +176,7 @@ class Study:
         try:
             value, note = float(fun(trial.solution)), ""
         except Exception as error:
-            value, note = math.nan, f"{type(error).__name__}: {error}"[:1000]
+            value, note = math.nan, reason_of(error)[:1000]
             if self._is_first:
                 _LOG.warning("trial %d failed", trial.id, exc_info=True)
             self._is_first = False
