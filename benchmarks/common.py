@@ -7,12 +7,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
 
 
 def save(name: str, packages: Sequence[str], results: dict[str, Any]) -> None:
@@ -76,3 +79,17 @@ def peak(program: Any) -> int:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
+
+
+def builds(folder: Path, base: str) -> dict[str, Path]:
+    """Unpacks a commit as ``old`` and ``HEAD`` as ``new``, each with its bytecode."""
+    found = {"old": folder / "old", "new": folder / "new"}
+    for build, commit in zip(found.values(), (base, "HEAD"), strict=True):
+        build.mkdir()
+        archive = subprocess.run(
+            ["git", "archive", commit], cwd=ROOT, capture_output=True, check=True
+        )
+        subprocess.run(["tar", "x"], cwd=build, input=archive.stdout, check=True)
+        made = [sys.executable, "-m", "compileall", "-q", "gfopt"]
+        subprocess.run(made, cwd=build, check=True)
+    return found

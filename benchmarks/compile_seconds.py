@@ -20,9 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import save, show
-
-ROOT = Path(__file__).parent.parent
+from common import builds, save, show
 
 
 def python(build: Path, code: str, **variables: str) -> str:
@@ -80,24 +78,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        builds = {"old": Path(folder) / "old", "new": Path(folder) / "new"}
-        for build, commit in zip(builds.values(), (given.base, "HEAD"), strict=True):
-            build.mkdir()
-            archive = subprocess.run(
-                ["git", "archive", commit], cwd=ROOT, capture_output=True, check=True
-            )
-            subprocess.run(["tar", "x"], cwd=build, input=archive.stdout, check=True)
-            imports(build)  # makes the bytecode
+        sides = builds(Path(folder), given.base)
         turns = [
-            {side: measured(b) for side, b in builds.items()}
-            for _ in range(given.turns)
+            {side: measured(b) for side, b in sides.items()} for _ in range(given.turns)
         ]
     medians = {
         side: {
             name: statistics.median(turn[side][name] for turn in turns)
             for name in turns[0][side]
         }
-        for side in builds
+        for side in sides
     }
     rows = [
         (name, old, medians["new"][name], medians["new"][name] / old)

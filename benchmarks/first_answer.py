@@ -27,7 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from common import builds
+
 RESULTS = Path(__file__).parent / "results" / "first_answer.json"
 
 # name: (method, numbers, evaluations, whether a cache is kept)
@@ -125,16 +126,8 @@ def main() -> None:
         return
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        builds = {"old": Path(folder) / "old", "new": Path(folder) / "new"}
-        for build, commit in zip(builds.values(), (given.base, "HEAD"), strict=True):
-            build.mkdir()
-            archive = subprocess.run(
-                ["git", "archive", commit], cwd=ROOT, capture_output=True, check=True
-            )
-            subprocess.run(["tar", "x"], cwd=build, input=archive.stdout, check=True)
-            made = [sys.executable, "-m", "compileall", "-q", "gfopt"]
-            subprocess.run(made, cwd=build, check=True)
-        new = builds["new"]
+        found = builds(Path(folder), given.base)
+        new = found["new"]
         for name, case in CASES.items():
             if given.only not in name:
                 continue
@@ -145,7 +138,7 @@ def main() -> None:
                 "pycma": [],
             }
             for _ in range(turns):
-                sides["old"].append(measured(builds["old"], case))
+                sides["old"].append(measured(found["old"], case))
                 sides["new"].append(measured(new, case))
                 sides["pycma"].append(measured(new, ("pycma", *case[1:3], False)))
             rows[name] = {
