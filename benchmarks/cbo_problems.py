@@ -11,7 +11,7 @@ import numpy as np
 
 from gfopt.core.evaluate import Request, vmapped
 from gfopt.core.objective import Inputs, Objective
-from gfopt.types import Optimizer
+from gfopt.protocol import Optimizer
 
 DIMENSION = 20
 DISTANCE, GAP = 0.25, 1e-4  # what counts as a success, both at the same point

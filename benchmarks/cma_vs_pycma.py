@@ -28,11 +28,7 @@ from common import save, show
 from gfopt.problems import bbob
 from gfopt.research.bbob_runs import run_bbob
 from gfopt.research.plan import Batch, bbob_batches
-from gfopt.research.statistics import (
-    Interval,
-    ratio_of_medians_interval,
-    running_times,
-)
+from gfopt.research.statistics import Interval, ratio_of_medians_interval, running_times
 
 TARGET = 1e-8
 EACH = (0.9, 1.1)  # what the interval of each cell has to meet

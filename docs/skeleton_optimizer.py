@@ -4,7 +4,7 @@
     m <- mean of the best half
 
 State the method, its equations and their source here; shapes use the letters of
-``gfopt.types``.
+``gfopt.protocol``.
 
 Source: Rechenberg (1973), the (mu/mu, lambda) scheme.
 """

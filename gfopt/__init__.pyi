@@ -88,6 +88,7 @@ from gfopt.optimizers.zeroth_order.qzo import QZO as QZO
 from gfopt.optimizers.zeroth_order.sparse_mezo import SparseMeZO as SparseMeZO
 from gfopt.optimizers.zeroth_order.spsa import SPSA as SPSA
 from gfopt.optimizers.zeroth_order.svrg import SVRG as SVRG
+from gfopt.protocol import Optimizer as Optimizer
 from gfopt.registry import METHODS as METHODS
 from gfopt.registry import method as method
 from gfopt.research.bench import BenchResult as BenchResult
@@ -95,7 +96,6 @@ from gfopt.research.bench import bench as bench
 from gfopt.research.sweep import sweep as sweep
 from gfopt.research.sweep_result import SweepResult as SweepResult
 from gfopt.types import Evaluation as Evaluation
-from gfopt.types import Optimizer as Optimizer
 from gfopt.types import Population as Population
 
 __version__: str

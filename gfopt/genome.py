@@ -28,8 +28,8 @@ from gfopt.noise.noise import Noise
 from gfopt.noise.table import NoiseTable
 from gfopt.optimizers.deep_ga import DeepGA, DeepGAState, mutated
 from gfopt.optimizers.wrappers.bounded import Bounded
-from gfopt.protocol import Wrapper
-from gfopt.types import JsonObject, Optimizer, Solution, State
+from gfopt.protocol import Optimizer, Wrapper
+from gfopt.types import JsonObject, Solution, State
 
 __all__ = ["Genome", "decode", "lineage", "load", "save"]
 

@@ -1,6 +1,6 @@
 """The full protocol: a method's five functions, its hooks, and wrappers.
 
-``Optimizer`` in ``types.py`` is what a method must have. Drivers and evaluators also
+``Optimizer`` is what a method must have. Drivers and evaluators also
 use optional hooks: reasons to stop, rows that are decoded together, another number of
 rows. Each hook is defined here once, with a default. A method derives from ``Method``
 and overrides what it supports. A wrapper derives from ``Wrapper``, which forwards every
@@ -11,23 +11,44 @@ functions works as well: ``as_method`` gives it the defaults.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 __all__ = ["Method", "StatelessWrapper", "Wrapper", "as_method"]
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """A search method: five pure functions on a frozen dataclass that is a pytree.
+
+    Hyperparameters are leaves (numbers, arrays or tracers), configuration is static.
+    Randomness enters through ``init`` and ``ask`` only.
+
+    Example:
+        >>> import gfopt
+        >>> isinstance(gfopt.CMAES(), Optimizer)
+        True
+    """
+
+    def init(self, key: Key, solution: Solution) -> State:
+        """Returns the first state, with strongly typed leaves."""
+
+    def ask(self, key: Key, state: State) -> Population:
+        """Proposes a population; does not change the state."""
+
+    def decode(self, state: State, member: Member) -> Solution:
+        """Makes one solution from one un-batched member, without randomness."""
+
+    def tell(
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, Info]:
+        """Takes the evaluated population in; deterministic."""
+
+    def recommend(self, state: State) -> Solution:
+        """Returns the method's answer if it were stopped now."""
 
 
 class Method(Optimizer):
@@ -53,7 +74,7 @@ class Method(Optimizer):
         """How many neighbouring rows are decoded together; 1 for each alone."""
         return 1
 
-    def decode_group(self, state: State, members: PyTree) -> PyTree:
+    def decode_group(self, state: State, members: Member) -> Solution:
         """Decodes ``group_size`` members ``[g, ...]`` into dense solutions.
 
         It is called where ``group_size`` is above 1.
@@ -233,7 +254,7 @@ class Wrapper(Method):
         """That of the method inside."""
         return as_method(self.inner).group_size
 
-    def decode_group(self, state: State, members: PyTree) -> PyTree:
+    def decode_group(self, state: State, members: Member) -> Solution:
         """Decodes a group as the method inside does."""
         return self.within(state).decode_group(self.inner_state(state), members)
 

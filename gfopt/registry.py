@@ -8,8 +8,7 @@ from types import MappingProxyType
 
 from gfopt import checks
 from gfopt.methods_table import ROWS, Row
-from gfopt.protocol import as_method, innermost
-from gfopt.types import Optimizer
+from gfopt.protocol import Optimizer, as_method, innermost
 
 METHODS: Mapping[str, Row] = MappingProxyType({row.name: row for row in ROWS})
 

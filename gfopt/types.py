@@ -7,7 +7,7 @@ Dimension letters, used in all docstrings: ``P`` population size, ``D`` paramete
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -62,34 +62,3 @@ class Evaluation(NamedTuple):
     fitness: jax.Array
     valid: jax.Array
     aux: PyTree = ()
-
-
-@runtime_checkable
-class Optimizer(Protocol):
-    """A search method: five pure functions on a frozen dataclass that is a pytree.
-
-    Hyperparameters are leaves (numbers, arrays or tracers), configuration is static.
-    Randomness enters through ``init`` and ``ask`` only.
-
-    Example:
-        >>> import gfopt
-        >>> isinstance(gfopt.CMAES(), Optimizer)
-        True
-    """
-
-    def init(self, key: Key, solution: Solution) -> State:
-        """Returns the first state, with strongly typed leaves."""
-
-    def ask(self, key: Key, state: State) -> Population:
-        """Proposes a population; does not change the state."""
-
-    def decode(self, state: State, member: Member) -> Solution:
-        """Makes one solution from one un-batched member, without randomness."""
-
-    def tell(
-        self, state: State, population: Population, evaluation: Evaluation
-    ) -> tuple[State, Info]:
-        """Takes the evaluated population in; deterministic."""
-
-    def recommend(self, state: State) -> Solution:
-        """Returns the method's answer if it were stopped now."""

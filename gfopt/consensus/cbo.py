@@ -26,20 +26,8 @@ from gfopt.consensus import weights as consensus_weights
 from gfopt.consensus.integrators import Adam, Euler, Exponential, Motion
 from gfopt.consensus.kernels import SHAPES, Kernel
 from gfopt.consensus.memories import BestMemory, SmoothMemory
-from gfopt.consensus.particles import (
-    CBOState,
-    Kick,
-    Particles,
-    Reduction,
-    order,
-)
-from gfopt.consensus.scalings import (
-    Anisotropic,
-    Cloud,
-    Covariance,
-    Isotropic,
-    Scaling,
-)
+from gfopt.consensus.particles import CBOState, Kick, Particles, Reduction, order
+from gfopt.consensus.scalings import Anisotropic, Cloud, Covariance, Isotropic, Scaling
 from gfopt.consensus.weights import EffectiveSampleSize
 from gfopt.core import schedules, trees
 from gfopt.mirror_maps import MirrorMap

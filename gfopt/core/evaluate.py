@@ -20,17 +20,9 @@ from gfopt.core import trees
 from gfopt.core.constraints import is_feasible
 from gfopt.core.objective import Inputs, Objective
 from gfopt.lazy.lazy import is_lazy, materialise
-from gfopt.protocol import as_method
+from gfopt.protocol import Optimizer, as_method
 from gfopt.pytree import pytree, static
-from gfopt.types import (
-    Evaluation,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    PyTree,
-    State,
-)
+from gfopt.types import Evaluation, Key, Member, Population, PyTree, State
 
 # The default evaluator holds at most this many elements of solutions at a time:
 # 64 MB of float32. Measured: at D = 2e6, P = 64 all at once takes 2.6 GB of

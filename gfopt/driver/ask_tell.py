@@ -29,8 +29,8 @@ from gfopt.driver.trials.late_trials import ClosedGeneration, LateTrials
 from gfopt.driver.trials.trials import START, OpenTrials
 from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.optimizers.wrappers.held import Held
-from gfopt.protocol import as_method, layers
-from gfopt.types import Optimizer, PyTree, Solution
+from gfopt.protocol import Optimizer, as_method, layers
+from gfopt.types import PyTree, Solution
 
 
 class Trial(NamedTuple):

@@ -34,7 +34,8 @@ from gfopt.driver.setup.method import against_noise
 from gfopt.driver.setup.setup import Setup, setup
 from gfopt.optimizers.wrappers.augmented_lagrangian import constrained
 from gfopt.optimizers.wrappers.bounded import refuse_slopes
-from gfopt.types import Key, Optimizer, PyTree
+from gfopt.protocol import Optimizer
+from gfopt.types import Key, PyTree
 
 DEFAULT_BUDGET = 1000  # evaluations per number, where nothing limits the search
 MOST_DEFAULT_BUDGET = 100_000

@@ -20,9 +20,9 @@ from gfopt.driver.setup.arguments import (
     check_halved,
     check_reach,
 )
-from gfopt.protocol import diagnostics
+from gfopt.protocol import Optimizer, diagnostics
 from gfopt.pytree import pytree
-from gfopt.types import Info, Key, Optimizer, PyTree, Solution, State
+from gfopt.types import Info, Key, PyTree, Solution, State
 
 _NOT_TRACEABLE = (
     jax.errors.ConcretizationTypeError,

@@ -13,15 +13,8 @@ from gfopt.core.evaluate import Evaluator, Request, best_row
 from gfopt.core.numpy_programs.random import encrypt
 from gfopt.core.objective import Inputs, Objective
 from gfopt.noise import threefry
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Optimizer,
-    Population,
-    PyTree,
-    State,
-)
+from gfopt.protocol import Optimizer
+from gfopt.types import Evaluation, Info, Key, Population, PyTree, State
 
 
 class StepKeys(NamedTuple):

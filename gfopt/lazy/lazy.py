@@ -32,15 +32,7 @@ from jax.typing import DTypeLike
 
 from gfopt.fusion import zero_after
 from gfopt.jaxprs import Equation
-from gfopt.lazy.views import (
-    Dot,
-    Index,
-    View,
-    as_index,
-    prefix,
-    regroup,
-    slice_axis,
-)
+from gfopt.lazy.views import Dot, Index, View, as_index, prefix, regroup, slice_axis
 from gfopt.types import PyTree
 
 # Elements made dense at a time: 512 kB of float32. Smaller blocks make thin products

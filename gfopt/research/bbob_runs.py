@@ -23,12 +23,12 @@ from gfopt.core.objective import Objective
 from gfopt.driver.run import run
 from gfopt.problems import BBOBProblem, bbob_batch
 from gfopt.problems.bbob_suite import switch
-from gfopt.protocol import as_method
+from gfopt.protocol import Optimizer, as_method
 from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
 from gfopt.research.programs import program
 from gfopt.research.statistics import TARGETS
-from gfopt.types import Evaluation, Key, Optimizer, State
+from gfopt.types import Evaluation, Key, State
 
 GENERATIONS = 100  # in a call
 

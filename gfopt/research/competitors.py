@@ -3,7 +3,7 @@
 A function is called as ``(fun, x0, budget, seed)`` and calls ``fun`` as often as it
 likes: it is ended when the budget is used or the optimum is reached. ``fun.bounds`` is
 ``float64[D, 2]`` or None. So SciPy, pycma or a company's own code takes part by a few
-lines, and an optimizer by the protocol of ``gfopt.types.Optimizer``.
+lines, and an optimizer by the protocol of ``gfopt.protocol.Optimizer``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from gfopt import checks, registry
+from gfopt.protocol import Optimizer
 from gfopt.research import settings
 from gfopt.research.baselines import BASELINES, Baseline
-from gfopt.types import JsonObject, Optimizer
+from gfopt.types import JsonObject
 
 #: One or several; see ``competitors``.
 Methods: TypeAlias = (

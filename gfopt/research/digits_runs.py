@@ -19,10 +19,11 @@ from gfopt.driver.run import run
 from gfopt.driver.step import population_size
 from gfopt.problems.classification import Classification, digits
 from gfopt.problems.networks import mlp
+from gfopt.protocol import Optimizer
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import DIGITS_SIZES, Batch
 from gfopt.research.programs import program
-from gfopt.types import Key, Optimizer, Solution, State
+from gfopt.types import Key, Solution, State
 
 NUM_TESTS = 30  # of the held-out accuracy, evenly over a run
 

@@ -21,11 +21,11 @@ from gfopt.driver.minimize import minimize
 from gfopt.driver.result.result import Result
 from gfopt.problems import BBOBProblem, bbob
 from gfopt.problems.problem import Problem
+from gfopt.protocol import Optimizer
 from gfopt.research.counted import Counted, Ended
 from gfopt.research.finished_runs import Run, improvements
 from gfopt.research.plan import Batch
 from gfopt.research.statistics import TARGETS
-from gfopt.types import Optimizer
 
 
 def run_on_host(batch: Batch) -> Iterator[Run]:

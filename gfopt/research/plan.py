@@ -16,10 +16,11 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.problems.environments.atari import GAMES, Atari
 from gfopt.problems.problem import Problem, as_problems
+from gfopt.protocol import Optimizer
 from gfopt.research.baselines import Baseline
 from gfopt.research.competitors import Competitor, Methods, competitors
 from gfopt.research.finished_runs import RunKey
-from gfopt.types import JsonObject, Optimizer
+from gfopt.types import JsonObject
 
 SUITES = ("bbob", "digits", "atari")
 EVALUATORS = ("jax", "coco")

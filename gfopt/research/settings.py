@@ -36,7 +36,8 @@ import jax.numpy as jnp
 
 from gfopt import registry
 from gfopt.noise import noise
-from gfopt.types import JsonObject, Optimizer
+from gfopt.protocol import Optimizer
+from gfopt.types import JsonObject
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,9 @@ from gfopt.driver.run import run
 from gfopt.driver.setup.setup import setup
 from gfopt.driver.step import population_size
 from gfopt.problems.problem import Problem, as_problems
+from gfopt.protocol import Optimizer
 from gfopt.research.sweep_result import SweepResult
-from gfopt.types import Key, Optimizer
+from gfopt.types import Key
 
 Grid: TypeAlias = Mapping[
     str, Sequence[object] | Callable[[np.random.Generator], object]

@@ -20,7 +20,8 @@ from gfopt import registry
 from gfopt.core.evaluate import Evaluator, Request, judged, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.methods_table import Row
-from gfopt.types import Evaluation, Optimizer, Population
+from gfopt.protocol import Optimizer
+from gfopt.types import Evaluation, Population
 
 LOW, HIGH = -2.5, 3.0  # bounds of every number, where there are some
 SCALE = 1.25

@@ -11,7 +11,8 @@ import pytest
 from conformance import cases
 from conformance.cases import KEY, Case
 
-from gfopt.types import Evaluation, Optimizer, Population
+from gfopt.protocol import Optimizer
+from gfopt.types import Evaluation, Population
 
 STEPS = 3
 Spoil: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]

@@ -16,7 +16,7 @@ from programs import cheap_jit
 import gfopt
 from gfopt.core import schedules
 from gfopt.core.numpy_programs.program import NumpyProgram
-from gfopt.types import Optimizer
+from gfopt.protocol import Optimizer
 
 GENERATIONS = 4
 

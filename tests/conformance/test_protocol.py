@@ -1,4 +1,4 @@
-"""The contract of ``gfopt.types``: what goes in and comes out of the five methods."""
+"""The contract of ``gfopt.protocol``: what goes in and comes out of five methods."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from conformance.cases import KEY, Case
 
 from gfopt.core import evaluate
 from gfopt.lazy import lazy
-from gfopt.protocol import as_method
-from gfopt.types import Evaluation, Optimizer, Population
+from gfopt.protocol import Optimizer, as_method
+from gfopt.types import Evaluation, Population
 
 MIXED = {
     "scalar": jnp.float32(0.5),

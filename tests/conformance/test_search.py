@@ -14,7 +14,7 @@ from conformance.cases import KEY, Case
 from programs import cheap_jit
 
 import gfopt
-from gfopt.types import Optimizer
+from gfopt.protocol import Optimizer
 
 SEEDS = 5
 DIMENSIONS = (1, 2, 3, 5, 50, 500)

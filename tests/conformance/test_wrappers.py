@@ -20,6 +20,7 @@ from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.engine.tiers import at_tier
 from gfopt.protocol import (
     Method,
+    Optimizer,
     Wrapper,
     as_method,
     innermost,
@@ -27,7 +28,7 @@ from gfopt.protocol import (
     with_innermost,
 )
 from gfopt.spaces.spaces import Space
-from gfopt.types import Evaluation, Optimizer, Population
+from gfopt.types import Evaluation, Population
 
 KEY = jax.random.key(3)
 X0 = jnp.array([1.0, -0.5, 0.25])

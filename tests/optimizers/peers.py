@@ -12,7 +12,8 @@ import numpy as np
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
-from gfopt.types import Optimizer, Population
+from gfopt.protocol import Optimizer
+from gfopt.types import Population
 
 X0 = np.array([1.0, -2.0, 0.5, 0.25])
 

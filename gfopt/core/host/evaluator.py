@@ -16,7 +16,8 @@ from gfopt.core.host.values import Value, evaluation_of, value_of, values_of
 from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.core.objective import Inputs, Objective
 from gfopt.lazy import lazy
-from gfopt.types import Evaluation, Key, Optimizer, PyTree, Solution, State
+from gfopt.protocol import Optimizer
+from gfopt.types import Evaluation, Key, PyTree, Solution, State
 
 
 class HostEvaluator:

@@ -15,12 +15,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from gfopt.core import trees
-from gfopt.core.evaluate import (
-    Evaluator,
-    best_row,
-    default_evaluator,
-    member_size,
-)
+from gfopt.core.evaluate import Evaluator, best_row, default_evaluator, member_size
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.engine.engine import Carry, Limits, reasons_that_hold
@@ -31,8 +26,8 @@ from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.driver.setup.setup import Setup
 from gfopt.lazy import lazy
-from gfopt.protocol import as_method, diagnostics
-from gfopt.types import Optimizer, PyTree, Solution, State
+from gfopt.protocol import Optimizer, as_method, diagnostics
+from gfopt.types import PyTree, Solution, State
 
 ROWS = 256  # generations that one call can record
 CALL_SECONDS = 0.25  # that a call should last: limits are looked at between

@@ -11,7 +11,8 @@ import numpy as np
 from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
-from gfopt.types import Optimizer, PyTree, Solution, State
+from gfopt.protocol import Optimizer
+from gfopt.types import PyTree, Solution, State
 
 
 class Carry(NamedTuple):

@@ -22,14 +22,8 @@ from gfopt.driver.engine.turns import (
     report_of,
 )
 from gfopt.driver.step import seed_keys, step_keys, wrapped
-from gfopt.protocol import as_method
-from gfopt.types import (
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.protocol import Optimizer, as_method
+from gfopt.types import Population, PyTree, Solution, State
 
 
 @jax.jit

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 
 from gfopt.core.numpy_programs.program import HostFunction
-from gfopt.protocol import Method, as_method
-from gfopt.types import Optimizer, State
+from gfopt.protocol import Method, Optimizer, as_method
+from gfopt.types import State
 
 
 def at_tier(optimizer: Optimizer, state: State, tier: int) -> tuple[Method, State]:

@@ -28,9 +28,9 @@ from gfopt.core.numpy_programs.program import NumpyProgram
 from gfopt.core.numpy_programs.rule import UnknownEquation
 from gfopt.driver.engine.packing import Packed, pack
 from gfopt.driver.step import step_keys, wrapped
-from gfopt.protocol import as_method, diagnostics
+from gfopt.protocol import Optimizer, as_method, diagnostics
 from gfopt.pytree import pytree, static
-from gfopt.types import Optimizer, Population, PyTree, Solution, State
+from gfopt.types import Population, PyTree, Solution, State
 
 HAND_OVER = 6000  # steps in NumPy, of a millisecond each, that compiling would outlast
 AHEAD = 5000  # steps before it at which a thread begins to compile

@@ -18,7 +18,8 @@ from gfopt.driver.replay.replay import (
 )
 from gfopt.driver.storage.records import JSON, Record
 from gfopt.driver.storage.storage import Contents, RecordWriter
-from gfopt.types import Optimizer, Solution
+from gfopt.protocol import Optimizer
+from gfopt.types import Solution
 
 SYNC_EVERY = 100  # steps that a power cut may take, at most
 

@@ -31,8 +31,8 @@ from gfopt.driver.storage.storage import Contents, read_records, write_snapshot
 from gfopt.noise import noise
 from gfopt.optimizers.zeroth_order.qzo import scales_stepped
 from gfopt.optimizers.zeroth_order.zeroth_order import stepped
-from gfopt.protocol import as_method
-from gfopt.types import Optimizer, Solution
+from gfopt.protocol import Optimizer, as_method
+from gfopt.types import Solution
 
 KIND = "zeroth-order log"
 END = Record("end", {}, {})  # of a run that was not killed

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gfopt.protocol import as_method
-from gfopt.types import Optimizer
+from gfopt.protocol import Optimizer, as_method
 
 
 class Status(enum.IntEnum):

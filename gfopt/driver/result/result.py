@@ -11,8 +11,8 @@ import numpy as np
 from gfopt.core import trees
 from gfopt.driver.result.endings import Status
 from gfopt.driver.result.plots import figure_of
-from gfopt.protocol import as_method
-from gfopt.types import Optimizer, PyTree, Solution, State
+from gfopt.protocol import Optimizer, as_method
+from gfopt.types import PyTree, Solution, State
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,8 @@ from gfopt import checks, jaxprs
 from gfopt.core.objective import as_number, described
 from gfopt.lazy import lazy
 from gfopt.optimizers import vectors
-from gfopt.protocol import as_method, layers
-from gfopt.types import Optimizer, PyTree, Solution
+from gfopt.protocol import Optimizer, as_method, layers
+from gfopt.types import PyTree, Solution
 
 
 def check_seed(seed: int) -> None:

@@ -9,8 +9,7 @@ from gfopt import checks, registry
 from gfopt.methods_table import Row
 from gfopt.optimizers.wrappers.reevaluated import Reevaluated
 from gfopt.optimizers.wrappers.restarts import Restarts
-from gfopt.protocol import innermost, layers
-from gfopt.types import Optimizer
+from gfopt.protocol import Optimizer, innermost, layers
 
 # numbers up to which "auto" takes
 MOST_DENSE = 1_000  # cma_es and

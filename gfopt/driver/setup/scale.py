@@ -15,9 +15,9 @@ from gfopt.driver.setup.start import Start, spread
 from gfopt.methods_table import Row
 from gfopt.optimizers.wrappers.bounded import Bounded, refuse_slopes
 from gfopt.optimizers.wrappers.margin import Margin
-from gfopt.protocol import as_method, innermost, with_innermost
+from gfopt.protocol import Optimizer, as_method, innermost, with_innermost
 from gfopt.spaces.spaces import Space
-from gfopt.types import Optimizer, PyTree, Solution
+from gfopt.types import PyTree, Solution
 
 MOST_SIGMA = 1e10  # beyond this, and below its inverse, it is the unit of the search
 

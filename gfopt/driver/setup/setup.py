@@ -18,9 +18,9 @@ from gfopt.driver.setup.start import Start, spread, start_of
 from gfopt.optimizers.evolution_strategies.snes import default_population_size
 from gfopt.optimizers.wrappers.held import Free, Held, filled, free_numbers, reduced
 from gfopt.optimizers.wrappers.restarts import Restarts
-from gfopt.protocol import as_method
+from gfopt.protocol import Optimizer, as_method
 from gfopt.spaces.spaces import Space
-from gfopt.types import Optimizer, PyTree, Solution
+from gfopt.types import PyTree, Solution
 
 MOST_SURROGATE = 40  # numbers up to which "auto" takes lq_cma_es on the host
 MOST_GROWTH = 32  # times the default, the largest population of a restart

@@ -39,18 +39,9 @@ from gfopt.optimizers.wrappers.feasibility_rule import (
     no_best,
     separated,
 )
-from gfopt.protocol import as_method, innermost
+from gfopt.protocol import Optimizer, as_method, innermost
 from gfopt.pytree import pytree, static
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 CHI = 1.15
 DAMPING = 5.0

@@ -7,20 +7,16 @@ import jax
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.lazy import lazy
-from gfopt.protocol import StatelessWrapper, as_method, diagnostics, innermost
+from gfopt.protocol import (
+    Optimizer,
+    StatelessWrapper,
+    as_method,
+    diagnostics,
+    innermost,
+)
 from gfopt.pytree import pytree
 from gfopt.spaces.spaces import Space
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 STEP_SIZES = ("sigma", "max_std", "min_std", "spread")  # diagnostics that are lengths
 
@@ -99,7 +95,7 @@ class Bounded(StatelessWrapper):
         """Returns the inner method's answer, folded."""
         return self.space.solution(super().recommend(state))
 
-    def decode_group(self, state: State, members: PyTree) -> PyTree:
+    def decode_group(self, state: State, members: Member) -> Solution:
         """Decodes and folds a group of members ``[g, ...]``."""
         return jax.vmap(self.space.solution)(super().decode_group(state, members))
 

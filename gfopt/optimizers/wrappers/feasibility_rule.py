@@ -27,18 +27,9 @@ from gfopt.core.constraints import ConstraintValues, is_feasible
 from gfopt.core.evaluate import best_row
 from gfopt.lazy import lazy
 from gfopt.optimizers.wrappers.bounded import refuse_slopes
-from gfopt.protocol import Wrapper
+from gfopt.protocol import Optimizer, Wrapper
 from gfopt.pytree import pytree
-from gfopt.types import (
-    Array,
-    Evaluation,
-    Info,
-    Key,
-    Optimizer,
-    Population,
-    Solution,
-    State,
-)
+from gfopt.types import Array, Evaluation, Info, Key, Population, Solution, State
 
 MOST_KEPT = 1 << 20  # size up to which the best feasible solution is stored
 FEASIBLE = 1e30  # the largest fitness that a feasible candidate is given

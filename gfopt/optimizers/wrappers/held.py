@@ -10,17 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt.core import trees
-from gfopt.protocol import StatelessWrapper
+from gfopt.protocol import Optimizer, StatelessWrapper
 from gfopt.pytree import pytree, static
 from gfopt.spaces.spaces import Space
-from gfopt.types import (
-    Key,
-    Member,
-    Optimizer,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Key, Member, PyTree, Solution, State
 
 #: For each leaf the flat indices of its free numbers; None where all of them are.
 Free = tuple[tuple[int, ...] | None, ...]
@@ -130,7 +123,7 @@ class Held(StatelessWrapper):
             return {"all_fixed": jnp.array(True)}
         return super().stop(state)
 
-    def decode_group(self, state: State, members: PyTree) -> PyTree:
+    def decode_group(self, state: State, members: Member) -> Solution:
         """Decodes a group of members ``[g, ...]``, and inserts the fixed numbers."""
         return jax.vmap(self._filled)(super().decode_group(state, members))
 

@@ -31,21 +31,11 @@ from jax.scipy.special import ndtri
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.lazy import lazy
-from gfopt.protocol import Wrapper, as_method
+from gfopt.protocol import Optimizer, Wrapper, as_method
 from gfopt.pytree import pytree
 from gfopt.spaces import axis as coordinates
 from gfopt.spaces.spaces import Space
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 
 class MarginState(NamedTuple):
@@ -59,7 +49,7 @@ class MarginState(NamedTuple):
 
     step: jax.Array
     inner: State
-    stretch: PyTree
+    stretch: Solution
 
 
 @pytree
@@ -118,7 +108,7 @@ class Margin(Wrapper):
             state.stretch,
         )
 
-    def decode_group(self, state: MarginState, members: PyTree) -> PyTree:
+    def decode_group(self, state: MarginState, members: Member) -> Solution:
         """Returns ``m + a (y - m)`` of a group."""
         return jax.tree.map(
             lambda y, m, a: m + a * (y - m),

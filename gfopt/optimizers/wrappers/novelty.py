@@ -27,17 +27,9 @@ from gfopt.core.evaluate import best_row
 from gfopt.lazy.lazy import materialise
 from gfopt.noise import threefry
 from gfopt.optimizers.wrappers import archive as archives
-from gfopt.protocol import Wrapper, as_method
+from gfopt.protocol import Optimizer, Wrapper, as_method
 from gfopt.pytree import pytree, static
-from gfopt.types import (
-    Evaluation,
-    Key,
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
 
 def whole(aux: PyTree) -> jax.Array:

@@ -33,18 +33,9 @@ from gfopt.noise import noise, threefry
 from gfopt.optimizers.deep_ga import mutated
 from gfopt.optimizers.wrappers import archive as archives
 from gfopt.optimizers.wrappers.novelty import best_seen, described, mixed_loss, whole
-from gfopt.protocol import Method, as_method
+from gfopt.protocol import Method, Optimizer, as_method
 from gfopt.pytree import pytree, static
-from gfopt.types import (
-    Evaluation,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
 
 
 class AgentMember(NamedTuple):

@@ -41,19 +41,9 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core import trees
-from gfopt.protocol import Method, Wrapper, as_method, diagnostics
+from gfopt.protocol import Method, Optimizer, Wrapper, as_method, diagnostics
 from gfopt.pytree import pytree, static
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 # Chosen on the sphere, an ellipsoid and Rosenbrock in 5-D, noise of many kinds
 GAIN = 1.3
@@ -211,7 +201,7 @@ class Reevaluated(Wrapper):
         original = Population(jax.tree.map(lambda leaf: leaf[place], members), active)
 
         def tell_first(size: int) -> Callable[..., tuple[State, Info]]:
-            def branch(*data: PyTree) -> tuple[State, Info]:
+            def branch(*data: Any) -> tuple[State, Info]:
                 first = jax.tree.map(lambda leaf: leaf[:size], data)
                 return self._method(size).tell(state.inner, *first)
 
@@ -237,7 +227,7 @@ class Reevaluated(Wrapper):
         new = ReevaluatedState(state.step + 1, inner, agreement, recent)
         return new, _info(info, self._effort(agreement), agreement)
 
-    def decode_group(self, state: ReevaluatedState, members: PyTree) -> PyTree:
+    def decode_group(self, state: ReevaluatedState, members: Member) -> Solution:
         """Decodes a group of members ``[g, ...]``."""
         return super().decode_group(state, members.inner)
 

@@ -25,19 +25,9 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.lazy import lazy
 from gfopt.noise import noise, threefry
-from gfopt.protocol import Wrapper
+from gfopt.protocol import Optimizer, Wrapper
 from gfopt.pytree import pytree, static
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Member,
-    Optimizer,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 KINDS = ("gaussian", "orthogonal")
 
@@ -55,7 +45,7 @@ class SubspaceState(NamedTuple):
     step: jax.Array
     inner: State
     origin: Solution
-    basis: PyTree
+    basis: Solution
 
 
 @pytree
@@ -90,7 +80,7 @@ class Subspace(Wrapper):
     inner: Optimizer
     dimension: int | None = static(default=None)
     kind: str = static(default="gaussian")
-    basis: PyTree = None
+    basis: Solution = None
 
     def __post_init__(self) -> None:
         checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
@@ -122,7 +112,7 @@ class Subspace(Wrapper):
         inner = self.inner.init(inner_key, start)
         return SubspaceState(jnp.int32(0), inner, origin, basis)
 
-    def _drawn(self, key: Key, origin: Solution) -> PyTree:
+    def _drawn(self, key: Key, origin: Solution) -> Solution:
         flat, unravel = ravel_pytree(origin)
         d, size = int(self.dimension or 1), flat.size
         if self.kind == "orthogonal" and d > size:
@@ -142,7 +132,7 @@ class Subspace(Wrapper):
             columns = jnp.linalg.qr(columns.T)[0].T * math.sqrt(size / d)
         return jax.vmap(unravel)(columns.astype(flat.dtype))
 
-    def _given(self, origin: Solution) -> PyTree:
+    def _given(self, origin: Solution) -> Solution:
         """Returns the basis in the types of ``x0``, checked."""
         expected = jax.tree.map(jnp.shape, origin)
         came = jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], self.basis)
@@ -166,7 +156,7 @@ class Subspace(Wrapper):
         """Decodes z, and returns ``x0 + A z``."""
         return self._lifted(state, lazy.materialise(super().decode(state, member)))
 
-    def decode_group(self, state: SubspaceState, members: PyTree) -> PyTree:
+    def decode_group(self, state: SubspaceState, members: Member) -> Solution:
         """Returns ``x0 + A z`` of a group."""
         group = super().decode_group(state, members)
         return jax.vmap(lambda z: self._lifted(state, z))(group)

@@ -35,16 +35,7 @@ from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided, stepped
 from gfopt.pytree import pytree, static
-from gfopt.types import (
-    Evaluation,
-    Info,
-    Key,
-    Member,
-    Population,
-    PyTree,
-    Solution,
-    State,
-)
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 if TYPE_CHECKING:
     import optax
@@ -73,7 +64,7 @@ class QZOState(NamedTuple):
     num_clipped: jax.Array
     num_used: jax.Array
     num_counted: jax.Array
-    transform: PyTree
+    transform: Any
 
 
 class QZOInfo(NamedTuple):
@@ -252,14 +243,14 @@ class QZO(TwoSided):
         slopes: jax.Array,
         rate: schedules.Number,
         counts: jax.Array,
-    ) -> tuple[Solution, PyTree]:
+    ) -> tuple[Solution, Any]:
         """Returns the mean and the transform's state after a step, if it ``counts``."""
         rule = self.min_scale, self.relative
         if self.transform is None:
             by = self.noise, self.rounding, state.mean, seeds, slopes, rate
             return scales_stepped(*by, *rule), ()
 
-        def added(mean: Solution, change: PyTree) -> Solution:
+        def added(mean: Solution, change: Solution) -> Solution:
             return jax.tree.map(
                 lambda m, c, is_scale: (_scale_added if is_scale else _added)(
                     m, c, None, *rule
