@@ -22,8 +22,8 @@ from jax.tree_util import PyTreeDef
 
 from gfopt import checks, jaxprs
 from gfopt.pytree import pytree, static
-from gfopt.spaces import axis
-from gfopt.types import Array, PyTree, Solution
+from gfopt.spaces.axis import Axis
+from gfopt.types import PyTree, Solution
 
 MASKS = ("log", "integer")
 
@@ -87,31 +87,25 @@ class Space:
         for k in self.choices:
             if k != 0:
                 checks.integer("choices", k, 1)
-        for low, high, scale, log, integer, k in self._leaves():
-            checks.below("lower", low, "upper", high, or_equal=True)
-            checks.positive("scale", scale)
-            axis.check_kind(low, high, log, integer, k)
+        for axis in self._axes():
+            axis.check()
 
-    def _leaves(self) -> list[tuple[Array, Array, Array, axis.Mask, axis.Mask, int]]:
-        """Returns ``(lower, upper, scale, log, integer, choices)`` of each leaf."""
-        lower = jax.tree.leaves(self.lower)
+    def _axes(self) -> list[Axis]:
+        size = len(jax.tree.leaves(self.lower))
         masks = [
-            [None] * len(lower) if mask is None else jax.tree.leaves(mask)
+            [None] * size if mask is None else jax.tree.leaves(mask)
             for mask in (self.log, self.integer)
         ]
-        choices = self.choices or (0,) * len(lower)
-        upper, scale = jax.tree.leaves(self.upper), jax.tree.leaves(self.scale)
-        return list(zip(lower, upper, scale, *masks, choices, strict=True))
+        numbers = map(jax.tree.leaves, (self.lower, self.upper, self.scale))
+        choices = self.choices or (0,) * size
+        return [Axis(*own) for own in zip(*numbers, *masks, choices, strict=True)]
 
     def map(self, fun: Callable[..., PyTree], *trees: PyTree) -> PyTree:
-        """Maps ``fun(leaf, .., lower, upper, scale, log, integer, choices)``."""
-        structure: PyTreeDef = jax.tree.structure(trees[0])
-        columns = zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
-        found = [
-            fun(*leaves, *own)
-            for leaves, own in zip(columns, self._leaves(), strict=True)
-        ]
-        return jax.tree.unflatten(structure, found)
+        """Maps ``fun(axis, leaf, ..)`` over an ``Axis`` for each leaf and trees."""
+        structure: PyTreeDef = jax.tree.structure(self.lower)
+        columns = [self._axes(), *map(jax.tree.leaves, trees)]
+        mapped = [fun(*row) for row in zip(*columns, strict=True)]
+        return jax.tree.unflatten(structure, mapped)
 
     @property
     def is_discrete(self) -> bool:
@@ -124,17 +118,16 @@ class Space:
 
         Leaves of choices have none; 1 where there is nothing else.
         """
-        kinds = self.choices or (0,) * len(jax.tree.leaves(self.scale))
         scales = [
-            jnp.log(jnp.ravel(jnp.asarray(leaf, jnp.result_type(float))))
-            for leaf, k in zip(jax.tree.leaves(self.scale), kinds, strict=True)
-            if not k
+            jnp.log(jnp.ravel(jnp.asarray(axis.scale, jnp.result_type(float))))
+            for axis in self._axes()
+            if not axis.choices
         ]
         return jnp.exp(jnp.mean(jnp.concatenate(scales or [jnp.zeros(1)])))
 
     def solution(self, search: PyTree) -> Solution:
         """Returns the solution of a point of the search."""
-        return self.map(axis.solution, search)
+        return self.map(Axis.solution, search)
 
     def search(self, solution: Solution) -> PyTree:
         """Returns a point of the search whose solution is this one, if it lies inside.
@@ -142,12 +135,12 @@ class Space:
         A leaf with k choices becomes ``[..., k]`` numbers: 1 for the one that is
         chosen, 0 for the others.
         """
-        return self.map(axis.search, solution)
+        return self.map(Axis.search, solution)
 
     def widths(self) -> PyTree:
         """Returns how wide the search is in each coordinate, for a scale of 1."""
         with jax.enable_x64(True):
-            return self.map(axis.width, self.lower)
+            return self.map(Axis.width)
 
     def check(self, solution: Solution) -> None:
         """Refuses a solution that does not fit, or that is known to lie outside.
@@ -181,23 +174,7 @@ class Space:
 
     def contains(self, solution: Solution) -> bool:
         """Tells whether a concrete solution lies inside, in its own precision."""
-
-        def inside(
-            x: Array,
-            low: Array,
-            high: Array,
-            scale: Array,
-            log: axis.Mask,
-            integer: axis.Mask,
-            k: int,
-        ) -> bool:
-            x = np.asarray(x)
-            low, high = np.asarray(low, x.dtype), np.asarray(high, x.dtype)
-            is_whole = np.asarray(k > 0 if integer is None else integer) | (k > 0)
-            fits = (x == np.round(x)) | ~is_whole
-            return bool(np.all((x >= low) & (x <= high) & fits))
-
-        return all(jax.tree.leaves(self.map(inside, solution)))
+        return all(jax.tree.leaves(self.map(Axis.holds, solution)))
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

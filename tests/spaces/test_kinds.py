@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gfopt
-from gfopt.spaces import axis
+from gfopt.spaces.axis import Axis
 from gfopt.spaces.bounds import middle_of, space_of
 
 LOWER = np.array([-2.0, 1e-3, -3.0, 1.0, -np.inf, 5.0])
@@ -27,7 +27,7 @@ SEARCH = st.lists(
 
 solution = jax.jit(lambda space, y: space.solution(y))
 there_and_back = jax.jit(lambda space, x: space.solution(space.search(x)))
-steps = jax.jit(lambda space, y: space.map(axis.steps, y))
+steps = jax.jit(lambda space, y: space.map(Axis.steps, y))
 
 
 @given(SEARCH)

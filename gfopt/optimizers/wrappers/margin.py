@@ -33,7 +33,7 @@ from gfopt.core import trees
 from gfopt.lazy import lazy
 from gfopt.protocol import Optimizer, Wrapper, as_method
 from gfopt.pytree import pytree
-from gfopt.spaces import axis as coordinates
+from gfopt.spaces.axis import Axis
 from gfopt.spaces.spaces import Space
 from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
@@ -143,11 +143,11 @@ class Margin(Wrapper):
         )
         alpha = 1 / (trees.num_parameters(moved) * jnp.sum(population.active))
 
-        def leaf(y: jax.Array, a: jax.Array, std: jax.Array, *kind: Any) -> Any:
+        def leaf(axis: Axis, y: jax.Array, a: jax.Array, std: jax.Array) -> Any:
             s = a * std
-            if kind[-1]:
+            if axis.choices:
                 return _near_choices(y, s, alpha), a
-            mean, factor = _with_margin(y, s, *coordinates.steps(y, *kind), alpha)
+            mean, factor = _with_margin(y, s, *axis.steps(y), alpha)
             return mean.astype(y.dtype), (a * factor).astype(a.dtype)
 
         deviations = as_method(self.inner).standard_deviations(inner)
