@@ -238,6 +238,40 @@ def test_retries_after_a_death(tmp_path):
         assert statuses(outcomes) == ["ok", "ok", "died"]
 
 
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_stragglers_are_cut_off(in_threads):
+    executor = ThreadPoolExecutor(3) if in_threads else None
+    with HostPool(executor, workers=3) as pool:
+        began = time.monotonic()
+        calls = [(0.0,), (3.0,), (0.0,), (0.01,)]
+        outcomes = pool.map(time.sleep, calls, enough=3)
+        assert statuses(outcomes) == ["ok", "cut off", "ok", "ok"]
+        assert "enough others" in outcomes[1].reason
+        assert in_threads or time.monotonic() - began < 2.5
+        # what fails is not enough: then all are waited for
+        outcomes = pool.map(math.sqrt, [(-1,), (-1,), (4,)], enough=2)
+        assert statuses(outcomes) == ["raised", "raised", "ok"]
+        assert statuses(pool.map(math.sqrt, [(1,)] * 4)) == ["ok"] * 4
+
+
+def test_calls_are_added_to_a_stream_while_others_run(two):
+    noted = {}
+    stream = two.stream(math.sqrt, noted.setdefault)
+    for i in range(8):
+        assert stream.add((i * i,)) == i
+        if i % 3 == 2:
+            stream.wait()
+    while stream.num_open:
+        stream.wait()
+    assert {i: outcome.value for i, outcome in noted.items()} == {
+        i: i for i in range(8)
+    }
+    stream.add((81,))  # after all have come back
+    while stream.num_open:
+        stream.wait()
+    assert noted[8].value == 9
+
+
 def test_functions_that_workers_cannot_get_are_refused(two, module, tmp_path):
     with pytest.raises(ValueError, match="fun must be picklable.*top level.*loky"):
         two.map(lambda x: x, [(1,)])

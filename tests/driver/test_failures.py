@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -285,6 +286,25 @@ def test_calls_that_hang_or_die_cost_themselves_only():
     ((reason, count),) = dead.failures.items()
     assert count == large and "ended with exit code 3" in reason
     same(hung.x, dead.x)
+
+
+def test_stragglers_are_cut_off_and_count_as_failures() -> None:
+    def straggles(x: np.ndarray) -> float:
+        time.sleep(0.5 if x[0] > 1.5 else 0.0)
+        return functions.highest(x)
+
+    fun = Recorded()
+    minimize(fun, budget=9, seed=3)
+    large = sum(x[0] > 1.5 for x in fun.seen[1:])
+    assert 0 < large < 8
+    with ThreadPoolExecutor(16) as threads:
+        evaluator = gfopt.host(threads, quorum=0.5)
+        result = minimize(straggles, budget=9, seed=3, evaluator=evaluator)
+    assert result.nfev == 9 and sum(result.failures.values()) >= 1
+    assert all("cut off: enough others" in reason for reason in result.failures)
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="quorum must be"):
+            gfopt.host(quorum=wrong)
 
 
 def test_executors(inline):

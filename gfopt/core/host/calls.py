@@ -1,15 +1,17 @@
-"""The calls of one ``HostPool.map``: their outcomes, and making them right here."""
+"""Calls: their outcomes, who waits for one, and making them right here."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
 
 from gfopt.core.host.worker import reason_of
+
+Run: TypeAlias = Generator[None, None, None]  # yields when it has looked for news
 
 
 class Outcome(NamedTuple):
@@ -17,7 +19,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         value: what the function returned; None if it did not.
-        status: ``"ok"``, ``"raised"``, ``"timeout"`` or ``"died"``.
+        status: ``"ok"``, ``"raised"``, ``"timeout"``, ``"died"`` or ``"cut off"``.
         reason: why it failed, ``"ZeroDivisionError: division by zero"``; else empty.
     """
 
@@ -27,70 +29,96 @@ class Outcome(NamedTuple):
 
 
 class Tally:
-    """Which calls wait, and the outcomes so far.
+    """Calls that have no final outcome yet, and which of them wait.
+
+    Args:
+        retries: how often a call that failed is made again.
+        note: called as ``(number, outcome)`` as soon as an outcome is final; what it
+            raises ends the run.
 
     Attributes:
+        calls: the arguments of the calls, by their numbers.
         waiting: the numbers of the calls that are to be made (again).
-        num_open: how many calls have no final outcome yet.
     """
 
-    def __init__(
-        self,
-        num_calls: int,
-        retries: int,
-        note: Callable[[int, Outcome], None] | None = None,
-    ):
-        self.waiting = deque(range(num_calls))
-        self.num_open = num_calls
-        self._left = [retries] * num_calls
-        self._outcomes: list[Outcome | None] = [None] * num_calls
-        self._note = note
+    def __init__(self, retries: int, note: Callable[[int, Outcome], object]):
+        self.calls: dict[int, tuple[object, ...]] = {}
+        self.waiting: deque[int] = deque()
+        self._retries, self._note = retries, note
+        self._left: dict[int, int] = {}
+        self._count = 0
 
-    def settle(self, call: int, outcome: Outcome) -> None:
+    @property
+    def num_open(self) -> int:
+        """How many calls have no final outcome yet."""
+        return len(self.calls)
+
+    def add(self, call: tuple[object, ...]) -> int:
+        """Takes a call; returns its number, the first is 0."""
+        number = self._count
+        self._count += 1
+        self.calls[number], self._left[number] = call, self._retries
+        self.waiting.append(number)
+        return number
+
+    def settle(self, number: int, outcome: Outcome) -> None:
         """Takes an outcome, or has the call made again while retries are left."""
-        if outcome.status != "ok" and self._left[call] > 0:
-            self._left[call] -= 1
-            self.waiting.append(call)
+        if outcome.status != "ok" and self._left[number] > 0:
+            self._left[number] -= 1
+            self.waiting.append(number)
         else:
-            self._outcomes[call] = outcome
-            self.num_open -= 1
-            if self._note is not None:
-                self._note(call, outcome)
+            self._finish(number, outcome)
 
-    def arguments(self, call: int, given: tuple[object, ...]) -> tuple[object, ...]:
+    def cut_off(self, outcome: Outcome) -> None:
+        """Gives all calls that have none this outcome."""
+        self.waiting.clear()
+        for number in list(self.calls):
+            self._finish(number, outcome)
+
+    def _finish(self, number: int, outcome: Outcome) -> None:
+        del self.calls[number], self._left[number]
+        self._note(number, outcome)
+
+    def arguments(self, number: int) -> tuple[object, ...]:
         """Returns a call's arguments: copies of its arrays where it may be repeated.
 
         The function may write into them before it fails.
         """
-        if self._left[call] == 0:
+        given = self.calls[number]
+        if self._left[number] == 0:
             return given
         return jax.tree.map(
             lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, given
         )
 
-    def outcomes(self) -> list[Outcome]:
-        """Returns the final outcomes in the order of the calls."""
-        return [outcome for outcome in self._outcomes if outcome is not None]
+
+class Calls(Protocol):
+    """Something that makes calls."""
+
+    def run(self, fun: Callable[..., object], tally: Tally) -> Run:
+        """Makes the calls of a tally, and those that are added meanwhile.
+
+        It ends when no call is open. What is under way when it is closed before is
+        given up.
+        """
+
+    def close(self) -> None:
+        """Ends what makes the calls."""
 
 
 class InlineCalls:
     """Makes the calls one after the other, in this thread."""
 
-    def map(
-        self,
-        fun: Callable[..., object],
-        calls: Sequence[tuple[object, ...]],
-        tally: Tally,
-    ) -> None:
+    def run(self, fun: Callable[..., object], tally: Tally) -> Run:
         """Settles every call; KeyboardInterrupt and SystemExit pass."""
         while tally.waiting:
-            call = tally.waiting.popleft()
+            number = tally.waiting.popleft()
             try:
-                given = tally.arguments(call, calls[call])
-                outcome = Outcome(fun(*given), "ok", "")
+                outcome = Outcome(fun(*tally.arguments(number)), "ok", "")
             except Exception as error:
                 outcome = Outcome(None, "raised", reason_of(error))
-            tally.settle(call, outcome)
+            tally.settle(number, outcome)
+            yield
 
     def close(self) -> None:
         """Does nothing: there is nothing to close."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.evaluate import Request, decode_rows, judged
 from gfopt.core.host.host import HostPool
@@ -35,9 +37,17 @@ class HostEvaluator:
         workers: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
+        quorum: float = 1.0,
     ):
         """Makes the pool; its workers start with the first call."""
+        checks.positive("quorum", quorum)
+        checks.share("quorum", quorum)
         self.pool = HostPool(executor, workers, timeout, retries)
+        self.workers, self._quorum = workers, quorum
+
+    def num_spare(self, count: int) -> int:
+        """Returns how many of a generation's calls need not return."""
+        return count - math.ceil(self._quorum * count)
 
     def values(
         self,
@@ -46,6 +56,7 @@ class HostEvaluator:
         keys: np.ndarray | None,
         inputs: Inputs,
         on_value: Callable[[int, Value], None] | None = None,
+        num_spare: int = 0,
     ) -> list[Value]:
         """Evaluates a list of NumPy solutions.
 
@@ -56,6 +67,7 @@ class HostEvaluator:
             inputs: what it needs beside the solution.
             on_value: called as ``(index, value)`` when a row is done; what it raises
                 ends the evaluation.
+            num_spare: how many calls are cut off once all others have returned.
         """
         if objective.takes_row:
             raise TypeError(
@@ -94,6 +106,7 @@ class HostEvaluator:
                 fun,
                 [call(k, x) for k, x in zip(row_keys, solutions, strict=True)],
                 lambda index, outcome: settle(index, value_of(objective, outcome)),
+                max(1, count - num_spare),
             )
         return [values[index] for index in range(count)]
 
@@ -105,7 +118,8 @@ class HostEvaluator:
         rows = np.flatnonzero(active)
         solutions = [writable_row(stacked, int(row)) for row in rows]
         keys = row_keys(key, active.size)[rows] if objective.takes_key else None
-        values = self.values(objective, solutions, keys, inputs)
+        spare = self.num_spare(rows.size)
+        values = self.values(objective, solutions, keys, inputs, num_spare=spare)
         by_row = dict(zip(rows.tolist(), values, strict=True))
         evaluation = evaluation_of(by_row, active.size)
         fitness = jnp.asarray(evaluation.fitness, fitness_dtype(state))
@@ -122,6 +136,7 @@ def host(
     workers: int | None = None,
     timeout: float | None = None,
     retries: int = 0,
+    quorum: float = 1.0,
 ) -> HostEvaluator:
     """Returns the evaluator for Python functions that JAX cannot trace.
 
@@ -131,6 +146,12 @@ def host(
         workers: number of processes of our own; None or 1 calls here, one by one.
         timeout: seconds that one call may take.
         retries: how often a failed call is made again.
+        quorum: share of a generation's calls that must have returned for the others to
+            be cut off, which then count as failed.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
 
     Example:
         >>> import gfopt
@@ -139,7 +160,7 @@ def host(
         >>> result.path
         'host'
     """
-    return HostEvaluator(executor, workers, timeout, retries)
+    return HostEvaluator(executor, workers, timeout, retries, quorum)
 
 
 decode_stacked = HostFunction(decode_rows)

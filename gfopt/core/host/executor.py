@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 
 from gfopt import checks
-from gfopt.core.host.calls import Outcome, Tally
+from gfopt.core.host.calls import Outcome, Run, Tally
 from gfopt.core.host.worker import reason_of
 
 _TICK = 0.05  # seconds between two looks at the clock
@@ -32,18 +33,13 @@ class ExecutorCalls:
         self._executor = executor if isinstance(executor, Executor) else None
         self._in_flight = in_flight
         self._timeout = timeout
-        self._overdue: set[Future[object]] = (
-            set()
-        )  # timed out, and perhaps still running
+        # given up, and perhaps still running
+        self._overdue: set[Future[object]] = set()
 
-    def map(
-        self,
-        fun: Callable[..., object],
-        calls: Sequence[tuple[object, ...]],
-        tally: Tally,
-    ) -> None:
-        """Settles every call; on an error, Ctrl-C included, cancels what waits."""
-        self._run(fun, calls, tally, self._in_flight or len(calls))
+    def run(self, fun: Callable[..., object], tally: Tally) -> Run:
+        """Settles every call; on an error, Ctrl-C included, gives up the others."""
+        self._overdue -= {future for future in self._overdue if future.done()}
+        yield from self._run(fun, tally, self._in_flight or math.inf)
 
     def close(self) -> None:
         """Shuts an executor down that a function made; others are the caller's."""
@@ -53,31 +49,24 @@ class ExecutorCalls:
             self._executor.shutdown(wait=idle)
             self._executor = None
 
-    def _run(
-        self,
-        fun: Callable[..., object],
-        calls: Sequence[tuple[object, ...]],
-        tally: Tally,
-        most: int,
-    ) -> None:
+    def _run(self, fun: Callable[..., object], tally: Tally, most: float) -> Run:
         flight = _Flight(self._timeout, self._overdue)
         try:
             while tally.num_open:
                 while tally.waiting and len(flight.calls) < most and not flight.broken:
                     call = tally.waiting[0]
-                    future = self._submit(
-                        fun, tally.arguments(call, calls[call]), flight
-                    )
+                    future = self._submit(fun, tally.arguments(call), flight)
                     if future is None:
                         break
                     tally.waiting.popleft()
                     flight.add(future, call)
                 flight.collect(tally)
                 if flight.broken and not flight.calls:
-                    self._blame(fun, calls, tally, flight)
+                    self._blame(fun, tally, flight)
+                yield
         finally:
-            for future in flight.calls:
-                future.cancel()
+            running = {future for future in flight.calls if not future.cancel()}
+            self._overdue |= running
 
     def _submit(
         self, fun: Callable[..., object], arguments: tuple[object, ...], flight: _Flight
@@ -99,13 +88,7 @@ class ExecutorCalls:
                 ) from error
             return None
 
-    def _blame(
-        self,
-        fun: Callable[..., object],
-        calls: Sequence[tuple[object, ...]],
-        tally: Tally,
-        flight: _Flight,
-    ) -> None:
+    def _blame(self, fun: Callable[..., object], tally: Tally, flight: _Flight) -> None:
         """Settles the calls that were in flight when the executor broke."""
         died = Outcome(None, "died", f"the executor broke: {flight.broken}")
         suspects, flight.suspects, flight.broken = flight.suspects, [], ""
@@ -119,10 +102,13 @@ class ExecutorCalls:
         if len(suspects) == 1:
             tally.settle(suspects[0], died)
             return
-        alone = Tally(len(suspects), retries=0)
-        self._run(fun, [calls[call] for call in suspects], alone, 1)
-        for call, outcome in zip(suspects, alone.outcomes(), strict=True):
-            tally.settle(call, outcome)
+        alone = Tally(
+            0, lambda number, outcome: tally.settle(suspects[number], outcome)
+        )
+        for call in suspects:
+            alone.add(tally.calls[call])
+        for _ in self._run(fun, alone, 1):
+            pass
 
 
 class _Flight:

@@ -8,14 +8,17 @@ out, and a worker process imports JAX only if the function does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from gfopt import checks
-from gfopt.core.host.calls import InlineCalls, Outcome, Tally
+from gfopt.core.host.calls import Calls, InlineCalls, Outcome, Run, Tally
 from gfopt.core.host.engines import as_executor
 from gfopt.core.host.executor import ExecutorCalls
 from gfopt.core.host.processes import WorkerProcesses
 
-__all__ = ["HostPool", "Outcome"]
+__all__ = ["HostPool", "Outcome", "Stream"]
+
+CUT_OFF = Outcome(None, "cut off", "cut off: enough others of its generation were done")
 
 
 class HostPool:
@@ -74,7 +77,7 @@ class HostPool:
         checks.integer("retries", retries, minimum=0)
         self._retries = retries
         self._closed = False
-        self._calls: InlineCalls | WorkerProcesses | ExecutorCalls
+        self._calls: Calls
         if executor is not None:
             self._calls = ExecutorCalls(executor, workers, timeout)
         elif timeout is None and (workers is None or workers == 1):
@@ -87,6 +90,7 @@ class HostPool:
         fun: Callable[..., object],
         calls: Sequence[tuple[object, ...]],
         note: Callable[[int, Outcome], None] | None = None,
+        enough: int | None = None,
     ) -> list[Outcome]:
         """Makes every call ``fun(*call)``.
 
@@ -95,6 +99,8 @@ class HostPool:
             calls: the positional arguments of each call.
             note: called here with (number of the call, outcome) as soon as an outcome
                 is final, in any order; what it raises ends the map.
+            enough: how many calls must have returned for the others to be cut off; None
+                for all. Worker processes that are cut off are ended.
 
         Returns:
             One outcome for each call, in their order.
@@ -110,12 +116,39 @@ class HostPool:
         calls = list(calls)
         for i, call in enumerate(calls):
             checks.instance(f"calls[{i}]", call, tuple, "a tuple of arguments")
+        outcomes: dict[int, Outcome] = {}
+        num_left = len(calls) if enough is None else enough
+
+        def settle(number: int, outcome: Outcome) -> None:
+            nonlocal num_left
+            outcomes[number] = outcome
+            num_left -= outcome.status == "ok"
+            if note is not None:
+                note(number, outcome)
+
+        with closing(self.stream(fun, settle)) as stream:
+            for call in calls:
+                stream.add(call)
+            while stream.num_open and num_left > 0:
+                stream.wait()
+            stream.cut_off()
+        return [outcomes[number] for number in range(len(calls))]
+
+    def stream(
+        self, fun: Callable[..., object], note: Callable[[int, Outcome], object]
+    ) -> Stream:
+        """Begins to make calls that are added one by one.
+
+        Args:
+            fun: as for ``map``.
+            note: as for ``map``.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
         if self._closed:
             raise RuntimeError("this HostPool is closed; make a new one")
-        tally = Tally(len(calls), self._retries, note)
-        if calls:
-            self._calls.map(fun, calls, tally)
-        return tally.outcomes()
+        return Stream(self._calls, fun, Tally(self._retries, note))
 
     def close(self) -> None:
         """Ends the pool's workers; also done at the end of ``with`` and by deletion."""
@@ -131,3 +164,49 @@ class HostPool:
     def __del__(self) -> None:
         if hasattr(self, "_calls"):  # the arguments were not refused
             self.close()
+
+
+class Stream:
+    """Calls of one function that are added while others are under way.
+
+    Args:
+        calls: what makes them.
+        fun: the function.
+        tally: of the calls.
+    """
+
+    def __init__(self, calls: Calls, fun: Callable[..., object], tally: Tally):
+        self._calls, self._fun, self._tally = calls, fun, tally
+        self._run: Run | None = None
+
+    @property
+    def num_open(self) -> int:
+        """How many calls have no outcome yet."""
+        return self._tally.num_open
+
+    def add(self, call: tuple[object, ...]) -> int:
+        """Takes a call, which begins at the next ``wait``; returns its number."""
+        return self._tally.add(call)
+
+    def wait(self) -> None:
+        """Waits for an outcome, for a second at most; notes all that there are."""
+        if self._run is None:
+            self._run = self._calls.run(self._fun, self._tally)
+        try:
+            next(self._run, None)
+        except BaseException:
+            self._run = None
+            raise
+        if not self.num_open:
+            self.close()
+
+    def cut_off(self) -> None:
+        """Gives up the calls that are open: they count as cut off."""
+        self.close()
+        self._tally.cut_off(CUT_OFF)
+
+    def close(self) -> None:
+        """Gives up the calls that are open."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()

@@ -19,12 +19,12 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing import connection
 from typing import Literal
 
 from gfopt.core.host import worker as host_worker
-from gfopt.core.host.calls import Outcome, Tally
+from gfopt.core.host.calls import Outcome, Run, Tally
 from gfopt.core.host.worker import reason_of
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -98,12 +98,7 @@ class WorkerProcesses:
         self._lock = threading.Lock()
         _open.add(self)
 
-    def map(
-        self,
-        fun: Callable[..., object],
-        calls: Sequence[tuple[object, ...]],
-        tally: Tally,
-    ) -> None:
+    def run(self, fun: Callable[..., object], tally: Tally) -> Run:
         """Settles every call; on an error, Ctrl-C included, ends all workers."""
         with self._lock:
             pickled = _pickled(fun)
@@ -111,18 +106,22 @@ class WorkerProcesses:
             self._fun = self._fun if self._fun == pickled else pickled
             try:
                 while tally.num_open:
-                    self._assign(calls, tally)
+                    self._assign(tally)
                     self._listen(tally)
+                    yield
+            except GeneratorExit:  # calls are given up; who makes none stays
+                self._end_all(0.0, [w for w in self._workers if w.state == "busy"])
+                raise
             except BaseException:
-                self._end_all(grace=0.0)
+                self._end_all(0.0, self._workers)
                 raise
 
     def close(self) -> None:
         """Ends the workers."""
         self._closed = True
-        self._end_all(grace=_GRACE)
+        self._end_all(_GRACE, self._workers)
 
-    def _assign(self, calls: Sequence[tuple[object, ...]], tally: Tally) -> None:
+    def _assign(self, tally: Tally) -> None:
         """Gives every idle worker a call, and starts workers if there are too few."""
         if self._closed:
             raise RuntimeError("the HostPool was closed while it was in use")
@@ -140,7 +139,7 @@ class WorkerProcesses:
                     break
                 call = tally.waiting.popleft()
                 try:
-                    payload = pickle.dumps(calls[call], pickle.HIGHEST_PROTOCOL)
+                    payload = pickle.dumps(tally.calls[call], pickle.HIGHEST_PROTOCOL)
                 except Exception as error:
                     reason = f"the arguments cannot be pickled: {reason_of(error)}"
                     tally.settle(call, Outcome(None, "raised", reason))
@@ -211,8 +210,8 @@ class WorkerProcesses:
                 " its work under `if __name__ == '__main__':`"
             )
 
-    def _end_all(self, grace: float) -> None:
-        workers, self._workers = self._workers, []
+    def _end_all(self, grace: float, workers: list[_Worker]) -> None:
+        self._workers = [worker for worker in self._workers if worker not in workers]
         if os.getpid() != self._owner:
             return  # a forked child: they are not its workers
         for worker in workers:

@@ -178,7 +178,8 @@ class HostEngine(HostSearch):
             if self._objective.takes_key:
                 keys = self.evaluation_keys()[missing]
             solutions = [self.solution(row) for row in missing]
-            self._call(solutions, keys, batch, paid, interrupt)
+            spare = self._evaluator.num_spare(len(rows))
+            self._call(solutions, keys, batch, paid, interrupt, spare)
 
         try:
             for row in rows:
@@ -209,12 +210,15 @@ class HostEngine(HostSearch):
         batch: PyTree,
         paid: Callable[[int, Value], None],
         interrupt: Interrupt,
+        num_spare: int = 0,
     ) -> None:
         inputs = self._inputs._replace(batch=batch, context=self._context)
         interrupt.let_pass()
         # in it runs what of JAX a function uses, if it is called here
         with self.precision():
-            self._evaluator.values(self._objective, solutions, keys, inputs, paid)
+            self._evaluator.values(
+                self._objective, solutions, keys, inputs, paid, num_spare
+            )
 
     def _close(self, values: dict[int, Value]) -> None:
         """Tells the generation, whose values need not be known any longer."""
