@@ -6,10 +6,11 @@ which JAX unflattens a pytree, passes: its value is not known yet.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +20,15 @@ from gfopt import jaxprs
 
 MOST_LISTED_FIRST = 9  # names; more of them are listed after the suggestion
 _NO_NUMBERS = (bool, np.bool_, str, bytes, complex, dict, set)
+
+
+@contextlib.contextmanager
+def needed_by(caller: str, package: str, line: str) -> Iterator[None]:
+    """Says of a failed import who needs the package, and the line that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{caller} needs {package}: {line} ({error})") from None
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -4,7 +4,8 @@ from gfopt.problems.bbob_suite.bbob_suite import BBOBProblem, bbob, bbob_batch
 from gfopt.problems.classification import Classification, digits
 from gfopt.problems.environments.atari import Atari
 from gfopt.problems.environments.control import CartPole, Pendulum
-from gfopt.problems.environments.environments import GymnasiumRollout, brax, gymnax
+from gfopt.problems.environments.environments import brax, gymnax
+from gfopt.problems.environments.gymnasium_rollout import GymnasiumRollout
 from gfopt.problems.environments.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.environments.pixels import ConvolutionalPolicy
 from gfopt.problems.environments.policies import continuous_action, discrete_action

@@ -107,12 +107,8 @@ def digits(
     checks.integer("instance", instance, 1)
     checks.integer("num_test", num_test, NUM_CLASSES)
     checks.integer("batch_size", batch_size, 1)
-    try:
+    with checks.needed_by("digits", "scikit-learn", "pip install 'gfopt[bench]'"):
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise ImportError(
-            "digits needs scikit-learn: pip install 'gfopt[bench]'"
-        ) from None
     bunch = load_digits()
     images = (bunch.data / 16).astype(np.float32)
     labels = bunch.target.astype(np.int32)

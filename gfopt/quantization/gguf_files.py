@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from gfopt import checks
 from gfopt.lazy.lazy import Lazy
 from gfopt.quantization.gguf_blocks import LAYOUTS, Parts, blocks_of, parts_of
 from gfopt.quantization.quantized import Quantized
@@ -42,10 +43,8 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFReader:
         ImportError: without the package; it says what to install.
         ValueError: for a file that is missing, damaged, or of another format.
     """
-    try:
+    with checks.needed_by("load_gguf", "gguf", INSTALL):
         import gguf
-    except ImportError:
-        raise ImportError(f"GGUF files need the package gguf: {INSTALL}") from None
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"path must lead to a GGUF file; got {path}, which is none")

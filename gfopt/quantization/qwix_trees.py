@@ -38,12 +38,8 @@ def from_qwix(params: PyTree) -> PyTree:
         >>> from_qwix({"bias": 1.0})
         {'bias': 1.0}
     """
-    try:
+    with checks.needed_by("from_qwix", "qwix", "pip install qwix"):
         from qwix import QArray
-    except ImportError:
-        raise ImportError(
-            "from_qwix needs the package qwix: pip install qwix"
-        ) from None
 
     def is_own(node: object) -> bool:
         return isinstance(getattr(node, "array", node), QArray)

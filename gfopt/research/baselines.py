@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gfopt import checks
 from gfopt.research.counted import Counted
 
 
@@ -45,11 +46,8 @@ class Baseline:
         Raises:
             ImportError: with the line that installs it.
         """
-        try:
+        with checks.needed_by(name, self.package, f"pip install {self.package}"):
             importlib.import_module(self.module)
-        except ImportError as error:
-            line = f"pip install {self.package}"
-            raise ImportError(f"{name} needs {self.package}: {line}; {error}") from None
 
     @property
     def options(self) -> dict[str, str]:

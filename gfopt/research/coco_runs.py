@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from gfopt import checks
 from gfopt.research.finished_runs import Run
 from gfopt.research.host_runs import problem_of, run_one
 from gfopt.research.plan import Batch
@@ -79,11 +80,9 @@ def discard_unfinished(directory: Path) -> None:
 
 
 def _cocoex() -> ModuleType:
-    try:
+    with checks.needed_by(
+        "the evaluator coco", "coco-experiment", "pip install 'gfopt[bench]'"
+    ):
         import cocoex
-    except ImportError:
-        raise ImportError(
-            "the evaluator coco needs coco-experiment: pip install 'gfopt[bench]'"
-        ) from None
     cocoex.log_level("warning")  # it would print into the progress bar
     return cocoex

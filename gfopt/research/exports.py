@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from gfopt import checks
 from gfopt.research.coco_files import write_coco
 from gfopt.research.finished_runs import Run, RunKey
 from gfopt.research.ioh_files import write_ioh
@@ -64,11 +65,9 @@ def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
 def _parquet(
     path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    try:
+    with checks.needed_by("Parquet", "pyarrow", "pip install pyarrow"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError:
-        raise ImportError("Parquet needs pyarrow: pip install pyarrow") from None
     filled = [*zip(*rows, strict=True)] or [()] * len(columns)
     table = pyarrow.table(dict(zip(columns, map(list, filled), strict=True)))
     parquet.write_table(table, path)

@@ -111,12 +111,10 @@ def torch_model(model: Any, vocabulary_size: int, *, batch_size: int = 32) -> Ho
     """
     checks.is_callable("model", model)
     checks.integer("batch_size", batch_size, 1)
-    try:
+    with checks.needed_by(
+        "torch_model", "torch and transformers", "pip install torch transformers"
+    ):
         import torch
-    except ImportError:
-        raise ImportError(
-            "torch_model needs torch and transformers: pip install torch transformers"
-        ) from None
 
     def logits(tokens: np.ndarray, at: np.ndarray) -> np.ndarray:
         found = []

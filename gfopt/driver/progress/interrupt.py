@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 ANYWHERE = 3  # presses of Ctrl-C after which it raises wherever it comes
@@ -65,11 +65,6 @@ class Interrupt:
         """Counts a ``KeyboardInterrupt`` that came from elsewhere."""
         self.count = max(self.count, 2)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._old is not None:
             signal.signal(signal.SIGINT, self._old)

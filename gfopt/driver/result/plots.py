@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gfopt import checks
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -37,12 +39,8 @@ def figure_of(history: dict[str, np.ndarray], title: str) -> Figure:
     Raises:
         ImportError: with the line that installs matplotlib.
     """
-    try:
+    with checks.needed_by("Result.plot", "matplotlib", "pip install 'gfopt[bench]'"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            "Result.plot needs matplotlib: pip install 'gfopt[bench]'"
-        ) from None
     panels = [
         (name, present)
         for name, columns in PANELS

@@ -31,7 +31,7 @@ from gfopt.problems.environments.atari_emulator import (
     SIDE,
     loaded_game,
 )
-from gfopt.problems.environments.environments import episode_seeds
+from gfopt.problems.environments.host_episodes import HostEpisodes
 from gfopt.problems.environments.pixels import ConvolutionalPolicy, Statistics
 from gfopt.types import Evaluation, Key, PyTree, Solution
 
@@ -89,7 +89,7 @@ class AtariContext(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Atari:
+class Atari(HostEpisodes):
     """The mean score of a network over episodes of a game.
 
     ``objective()`` is what a method maximises, on the host, in as many processes as
@@ -182,11 +182,6 @@ class Atari:
             longest = np.int32(min(2 * int(longest), self.most_steps))
         return AtariContext(longest, np.float64(context.num_steps + steps))
 
-    def episodes(self, step: ArrayLike, key: Key) -> np.ndarray:
-        """Draws the episodes of a generation; the ``batches`` of ``minimize``."""
-        del step
-        return episode_seeds(np.asarray(jax.random.key_data(key)), self.num_episodes)
-
     def __call__(
         self,
         key: np.ndarray,
@@ -202,7 +197,7 @@ class Atari:
             episodes: a seed for each episode.
             context: says how many steps an episode has at most.
         """
-        seeds = episode_seeds(key, self.num_episodes) if episodes is None else episodes
+        seeds = self._seeds(key) if episodes is None else episodes
         limit = self.max_steps if context is None else int(context.max_steps)
         played = [self._played(weights, int(seed), limit) for seed in seeds]
         scores, steps, cut = zip(*played, strict=True)

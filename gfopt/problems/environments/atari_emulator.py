@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gfopt import checks
+
 FRAMES_PER_STEP = 4
 SIDE = 84  # pixels
 
@@ -72,13 +74,9 @@ def loaded_game(name: str) -> Game:
     Raises:
         ImportError: without ale-py; it says what to install.
     """
-    try:
+    with checks.needed_by(f"Atari({name!r})", "ale-py", "pip install 'gfopt[atari]'"):
         import ale_py
         from ale_py import roms  # without Gymnasium, ale_py alone has not loaded it
-    except ImportError as error:
-        raise ImportError(
-            f"Atari({name!r}) needs ale-py: pip install 'gfopt[atari]' ({error})"
-        ) from None
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     emulator = ale_py.ALEInterface()
     emulator.setInt("random_seed", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gfopt import checks
 from gfopt.problems.language_models.gguf_fields import REQUIRED, Fields
 
 if TYPE_CHECKING:
@@ -22,12 +23,8 @@ def tokenizer_of(fields: Fields) -> Tokenizer:
         ImportError: without the package ``tokenizers``; it says what to install.
         ValueError: for another tokenizer.
     """
-    try:
+    with checks.needed_by("load_gguf", "tokenizers", INSTALL):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    except ImportError:
-        raise ImportError(
-            f"load_gguf needs the package tokenizers: {INSTALL}"
-        ) from None
     remedy = "or pass tokenizer=, such as Tokenizer.from_file('tokenizer.json')"
     start = "tokenizer.ggml."
     for name, default, expected in (

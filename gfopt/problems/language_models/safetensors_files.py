@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from gfopt import checks
 from gfopt.problems.language_models.gguf_tokenizer import INSTALL
 from gfopt.problems.language_models.hugging_face.config_file import (
     checked_ignore,
@@ -95,10 +96,6 @@ def load_safetensors(folder: str | Path, *, ignore: Sequence[str] = ()) -> Pretr
 def _tokenizer(path: Path) -> Tokenizer | None:
     if not path.exists():
         return None
-    try:
+    with checks.needed_by("load_safetensors", "tokenizers", INSTALL):
         from tokenizers import Tokenizer
-    except ImportError:
-        raise ImportError(
-            f"load_safetensors needs the package tokenizers: {INSTALL}"
-        ) from None
     return Tokenizer.from_file(str(path))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from gfopt import checks
 from gfopt.problems.language_models.gguf_tokenizer import INSTALL
 from gfopt.problems.language_models.hugging_face.config_file import read_json
 
@@ -129,12 +130,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _header(path: Path) -> list[Tensor]:
     """Returns the tensors of one file, in the order of their names."""
-    try:
+    with checks.needed_by("load_safetensors", "safetensors", INSTALL):
         from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise ImportError(
-            f"load_safetensors needs the package safetensors: {INSTALL}"
-        ) from None
     try:
         with safe_open(path, framework="np"):
             pass  # it checks the whole header
