@@ -8,7 +8,6 @@ program replays it and asks for the next trial by itself; there is no server.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import os
 import time
@@ -22,7 +21,10 @@ import jax
 import numpy as np
 
 from gfopt import checks
-from gfopt.core.host.worker import reason_of
+from gfopt.core.host.evaluator import host
+from gfopt.core.host.failures import Failures
+from gfopt.core.host.values import check_kind
+from gfopt.core.objective import Inputs, Objective
 from gfopt.core.sense import Sense
 from gfopt.driver.ask_tell import AskTell, Trial
 from gfopt.driver.result.endings import Status
@@ -32,7 +34,6 @@ from gfopt.driver.storage.settings_json import as_json, from_json
 from gfopt.driver.storage.study_file import Entry, StudyFile
 from gfopt.types import Solution
 
-_LOG = logging.getLogger(__name__)
 _TREES = ("x0", "sigma0", "bounds", "options")  # settings that are not plain JSON
 
 
@@ -139,9 +140,10 @@ class Study:
     ) -> Result:
         """Evaluates trials until the study is over.
 
-        A call that raises costs its trial: the first traceback of this program is
-        logged as a warning (logger ``gfopt``), the others are counted. Ctrl-C gives the
-        trial back and is raised again.
+        A call that raises, or returns something else than a finite number, costs its
+        trial. Of each type of exception the first traceback in this program is logged
+        as a warning (logger ``gfopt``), the others are counted. Ctrl-C gives the trial
+        back and is raised again.
 
         Args:
             fun: the objective, of one solution.
@@ -151,19 +153,20 @@ class Study:
             The result so far; that of the whole study once it is over.
 
         Raises:
-            TypeError, ValueError: where ``trials`` is not an integer from 1 up.
+            TypeError, ValueError: where ``trials`` is not an integer from 1 up, or
+                ``fun`` returns something else than a number before any program's did.
         """
         checks.is_callable("fun", fun)
         if trials is not None:
             checks.integer("trials", trials, 1)
         num_done, pause = 0, 0.01
-        self._is_first = True
+        objective, failures = Objective(fun), Failures()
         beats = self._file.beating(self._settings["patience"] / 4)
         with beats, self._file.connected():
             while trials is None or num_done < trials:
                 trial = self._begun()
                 if trial is not None:
-                    self._evaluate(fun, trial)
+                    self._evaluate(objective, failures, trial)
                     num_done, pause = num_done + 1, 0.01
                 elif self._is_over():
                     break
@@ -172,28 +175,30 @@ class Study:
                     pause = min(2 * pause, 1.0)
             return self.result
 
-    def _evaluate(self, fun: Callable[[Solution], float], trial: Trial) -> None:
+    def _evaluate(self, objective: Objective, failures: Failures, trial: Trial) -> None:
         try:
-            value, note = float(fun(trial.solution)), ""
-        except Exception as error:
-            value, note = math.nan, reason_of(error)[:1000]
-            if self._is_first:
-                _LOG.warning("trial %d failed", trial.id, exc_info=True)
-            self._is_first = False
+            (value,) = host().values(objective, [trial.solution], None, Inputs())
+            if not self._replay.has_value:
+                check_kind(value.reason)
         except BaseException:
             with self._file.alone() as file:
                 study_file.give_back(file, trial.id)
             raise
+        if value.reason:
+            failures.add(value.reason, value.traceback)
         with self._file.alone(last=True) as file:
-            study_file.tell(file, trial.id, value, note)
+            study_file.tell(file, trial.id, value.fitness, value.reason[:1000])
 
     @property
     def result(self) -> Result:
         """The outcome so far, of all programs."""
+        failures = Failures()
         with self._caught_up() as file:
+            for reason, count in study_file.failures(file).items():
+                failures.add(reason, count=count)
             result = dataclasses.replace(
                 self._replay.session.result,
-                failures=study_file.failures(file),
+                failures=dict(failures.most_common()),
                 reason=f"several programs share {self.path}",
             )
         ending = self._ending()
@@ -310,6 +315,11 @@ class _Replay:
                 self._best = min(self._best, self._sense.fitness(entry.value))
         self.seq = entry.seq
         return True
+
+    @property
+    def has_value(self) -> bool:
+        """Whether any trial has a value."""
+        return math.isfinite(self._best)
 
     def has_reached(self, target: float) -> bool:
         """Tells whether a value is as good as ``target``."""

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from gfopt.core.host.failures import Failures
 from gfopt.core.host.host import HostPool, Outcome
 from gfopt.driver.storage.tree_records import differences
 from gfopt.research.atari_runs import run_atari
@@ -88,7 +89,8 @@ def carry_out(
         batches: what is to be done.
         directory: where COCO's log files go, if it evaluates.
         note: called with a batch, its runs and an empty text, or why it failed, as
-            soon as it is done, in any order; what it raises ends the whole.
+            soon as it is done, in any order; what it raises ends the whole. Of each
+            type of exception the first traceback is logged.
         workers: processes; those that play a game in one run after the other.
         begin: called with a batch that begins here, in this process.
     """
@@ -99,7 +101,11 @@ def carry_out(
         begin(piece)
         return run_batch(piece, directory, workers)
 
+    failures = Failures()
+
     def noted(number: int, outcome: Outcome) -> None:
+        if outcome.reason:
+            failures.add(outcome.reason, outcome.traceback)
         note(pieces[number], outcome.value or [], outcome.reason)
 
     count = 1 if plays else min(workers, max(1, len(pieces)))

@@ -8,6 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from jax.typing import ArrayLike
 
+from gfopt.core.host.evaluator import host
+from gfopt.core.host.failures import Failures
+from gfopt.core.objective import Inputs, Objective
+
+_FAILURES = Failures()  # of all runs in this process
+
 
 class Ended(BaseException):
     """The run is over; no exception of a program, which optimizers may well catch."""
@@ -17,7 +23,8 @@ class Counted:
     """A function whose calls are the evaluations of a run.
 
     A call that raises or returns no finite number is an evaluation without a value;
-    the optimizer is told infinity.
+    the optimizer is told infinity. Of each type of exception the first traceback in
+    this process is logged.
 
     Args:
         fun: called with ``x: float64[D]``.
@@ -53,7 +60,7 @@ class Counted:
         self.bounds = bounds
         self.values: list[float] = []
         self.status = ""
-        self._fun = fun
+        self._objective, self._evaluator = Objective(fun), host()
         self._budget, self._optimum, self._target = budget, optimum, target
 
     @property
@@ -69,15 +76,14 @@ class Counted:
         """
         if self.status:
             raise Ended
-        try:
-            # a copy: neither side sees what the other writes into it
-            value = float(np.asarray(self._fun(np.array(x, np.float64))).reshape(()))
-        except Exception:
-            value = math.nan
-        is_valid = math.isfinite(value)
-        self.values.append(value - self._optimum if is_valid else math.nan)
+        # a copy: neither side sees what the other writes into it
+        point = [np.array(x, np.float64)]
+        (value,) = self._evaluator.values(self._objective, point, None, Inputs())
+        if value.reason:
+            _FAILURES.add(value.reason, value.traceback)
+        self.values.append(math.nan if value.reason else value.fitness - self._optimum)
         if self.values[-1] <= self._target:
             self.status = "target"
         elif len(self.values) >= self._budget:
             self.status = "budget"
-        return value if is_valid else math.inf
+        return value.fitness

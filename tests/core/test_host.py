@@ -31,6 +31,11 @@ def values(outcomes):
     return [outcome.value for outcome in outcomes]
 
 
+def shown(outcomes):
+    """Outcomes without what Python prints of an exception."""
+    return [outcome._replace(traceback="") for outcome in outcomes]
+
+
 def statuses(outcomes):
     return [outcome.status for outcome in outcomes]
 
@@ -70,6 +75,11 @@ def module(tmp_path_factory):
         class Sour(Exception):
             def __str__(self): raise ValueError
         def sour(): raise Sour
+        def far_below(x):
+            try:
+                raise KeyError
+            except KeyError as error:
+                raise LookupError("nothing is here") from error
         """)
     )
     sys.path.insert(0, str(folder))
@@ -93,7 +103,7 @@ def test_calls_without_processes(arguments):
         assert values(pool.map(lambda a, b: a * b, [(i, 2) for i in range(9)])) == [
             2 * i for i in range(9)
         ]
-        assert pool.map(operator.truediv, [(1, 0), (1, 2)]) == [
+        assert shown(pool.map(operator.truediv, [(1, 0), (1, 2)])) == [
             Outcome(None, "raised", "ZeroDivisionError: division by zero"),
             Outcome(0.5, "ok", ""),
         ]
@@ -135,11 +145,11 @@ def test_workers_keep_the_order_and_take_several_functions(two):
 
 
 def test_what_a_call_raises_costs_that_call(two, module):
-    assert two.map(operator.truediv, [(1, 0), (1, 2)]) == [
+    assert shown(two.map(operator.truediv, [(1, 0), (1, 2)])) == [
         Outcome(None, "raised", "ZeroDivisionError: division by zero"),
         Outcome(0.5, "ok", ""),
     ]
-    (left, stayed) = two.map(sys.exit, [(3,), (1, 2)])
+    (left, stayed) = shown(two.map(sys.exit, [(3,), (1, 2)]))
     assert left == Outcome(None, "raised", "SystemExit: 3")
     assert stayed.status == "raised" and "TypeError" in stayed.reason
     (sour,) = two.map(module.sour, [()])
@@ -149,6 +159,25 @@ def test_what_a_call_raises_costs_that_call(two, module):
     bad, good = two.map(len, [(lambda: 0,), ("ab",)])
     assert bad.status == "raised" and "arguments cannot be pickled" in bad.reason
     assert good == Outcome(2, "ok", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"workers": 2}, {"executor": ThreadPoolExecutor}, {"executor": "pool"}],
+)
+def test_a_traceback_begins_at_the_function(arguments, module):
+    if "executor" in arguments and arguments["executor"] == "pool":
+        context = multiprocessing.get_context("spawn")
+        make = functools.partial(ProcessPoolExecutor, 1, mp_context=context)
+        arguments = {"executor": make}
+    with HostPool(**arguments) as pool:
+        (outcome,) = pool.map(module.far_below, [(0,)])
+    assert outcome.reason == "LookupError: nothing is here"
+    lines = [line.strip() for line in outcome.traceback.splitlines()]
+    assert lines[0].startswith(("Traceback", "KeyError", "concurrent.futures"))
+    assert lines[-1] == outcome.reason and "raise KeyError" in lines
+    where = [line for line in lines if line.startswith("File")]
+    assert "executor" in arguments or "host_functions.py" in where[0]
 
 
 def test_large_arrays_go_both_ways(two, module):

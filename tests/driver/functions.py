@@ -22,6 +22,13 @@ def slow_on_the_right(x: Any) -> float:
     return highest(x)
 
 
+def fails_on_the_right(x: Any) -> float:
+    """Raises where the first number is large."""
+    if x[0] > 1.5:
+        raise ValueError("too far right")
+    return highest(x)
+
+
 def deadly_on_the_right(x: Any) -> float:
     """Takes its process along where the first number is large."""
     if x[0] > 1.5:

@@ -66,6 +66,39 @@ def test_a_failed_evaluation_is_a_failed_candidate_with_its_reason(outcome, reas
     assert f"{failed} x " in str(found)
 
 
+def test_of_each_type_of_exception_the_first_traceback_is_shown(caplog):
+    raised = iter([OSError("no disk"), OSError("no net"), KeyError(1)] * 99)
+
+    def fails(x: Any) -> Any:
+        if x[1] > -0.5:
+            raise next(raised)
+        return host_plateau(x)
+
+    found = minimize(fails)
+    assert sum(found.failures.values()) > len(caplog.records) == 2
+    for record, error in zip(caplog.records, ("no disk", "KeyError: 1"), strict=True):
+        lines = record.getMessage().splitlines()
+        assert lines[0].startswith("an evaluation failed") and error in lines[-1]
+        assert "raise next(raised)" in record.getMessage()
+        assert record.levelname == "WARNING" and record.name.startswith("gfopt.")
+
+
+def test_workers_and_probes_show_a_traceback_too(caplog):
+    found = minimize(functions.fails_on_the_right, budget=12, workers=2)
+    assert found.failures["ValueError: too far right"] > 1
+    (record,) = caplog.records
+    assert "in fails_on_the_right" in record.getMessage()
+    caplog.clear()
+
+    def fails_for_real(x: Any) -> Any:
+        if isinstance(x, jax.core.Tracer):
+            return jnp.sum(x)
+        raise OSError("no disk")
+
+    assert minimize(fails_for_real).failures == {"OSError: no disk": 20}
+    assert len(caplog.records) == 1
+
+
 def test_all_that_fails_ends_early_and_says_why():
     found = minimize(sometimes(raises), [5.0, 0.0], budget=1000)
     assert found.status == Status.FAILED and not found.success

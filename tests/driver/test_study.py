@@ -154,9 +154,18 @@ def test_failures_are_counted_and_shown_once(
     study = gfopt.Study(path, *START, seed=1, budget=12)
     with caplog.at_level(logging.WARNING, "gfopt"):
         result = study.work(fails)
-    assert result.failures == {"OSError: no licence": 4, "value inf": 2}
+    assert result.failures == {"OSError: no licence": 4, "returned an infinity": 2}
     (record,) = caplog.records
-    assert record.exc_info is not None
+    assert 'raise OSError("no licence")' in record.getMessage()
+
+
+def test_a_function_without_numbers_is_refused_before_it_costs_trials(
+    path: str,
+) -> None:
+    study = gfopt.Study(path, *START, seed=1, budget=12)
+    with pytest.raises(ValueError, match="fun must return a real number; got None"):
+        study.work(lambda x: None)
+    assert study.work(lambda x: np.array([sphere(x)])).failures == {}
 
 
 def test_ends_at_the_target_and_in_the_users_sense(path: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import numpy as np
 
-from gfopt.core.host.worker import reason_of
+from gfopt.core.host.worker import reason_of, traceback_of
 
 Run: TypeAlias = Generator[None, None, None]  # yields when it has looked for news
 
@@ -21,11 +21,18 @@ class Outcome(NamedTuple):
         value: what the function returned; None if it did not.
         status: ``"ok"``, ``"raised"``, ``"timeout"``, ``"died"`` or ``"cut off"``.
         reason: why it failed, ``"ZeroDivisionError: division by zero"``; else empty.
+        traceback: what Python prints of an exception; empty where none was raised.
     """
 
     value: Any
     status: str
-    reason: str
+    reason: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def of_error(cls, error: BaseException, what: str = "") -> Outcome:
+        """Returns the outcome of a call that raised, or ``what`` went wrong with it."""
+        return cls(None, "raised", what + reason_of(error), traceback_of(error))
 
 
 class Tally:
@@ -114,9 +121,9 @@ class InlineCalls:
         while tally.waiting:
             number = tally.waiting.popleft()
             try:
-                outcome = Outcome(fun(*tally.arguments(number)), "ok", "")
+                outcome = Outcome(fun(*tally.arguments(number)), "ok")
             except Exception as error:
-                outcome = Outcome(None, "raised", reason_of(error))
+                outcome = Outcome.of_error(error)
             tally.settle(number, outcome)
             yield
 

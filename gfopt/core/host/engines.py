@@ -41,7 +41,7 @@ def as_executor(engine: Any) -> Executor | Callable[[], Executor]:
         True
         >>> with multiprocessing.pool.ThreadPool(2) as pool:
         ...     as_executor(pool).submit(abs, -3).result()
-        Outcome(value=3, status='ok', reason='')
+        Outcome(value=3, status='ok', reason='', traceback='')
     """
     if isinstance(engine, Executor | type):  # a class makes one
         return engine

@@ -13,6 +13,7 @@ import numpy as np
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.evaluate import Request, decode_rows, judged
+from gfopt.core.host.failures import Failures
 from gfopt.core.host.host import HostPool
 from gfopt.core.host.values import Value, evaluation_of, value_of, values_of
 from gfopt.core.numpy_programs.program import HostFunction
@@ -44,6 +45,7 @@ class HostEvaluator:
         checks.share("quorum", quorum)
         self.pool = HostPool(executor, workers, timeout, retries)
         self.workers, self._quorum = workers, quorum
+        self._failures = Failures()  # of calls of the evaluator itself
 
     def num_spare(self, count: int) -> int:
         """Returns how many of a generation's calls need not return."""
@@ -120,6 +122,9 @@ class HostEvaluator:
         keys = row_keys(key, active.size)[rows] if objective.takes_key else None
         spare = self.num_spare(rows.size)
         values = self.values(objective, solutions, keys, inputs, num_spare=spare)
+        for value in values:
+            if value.reason:
+                self._failures.add(value.reason, value.traceback)
         by_row = dict(zip(rows.tolist(), values, strict=True))
         evaluation = evaluation_of(by_row, active.size)
         fitness = jnp.asarray(evaluation.fitness, fitness_dtype(state))

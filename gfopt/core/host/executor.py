@@ -157,11 +157,11 @@ class _Flight:
             self.broken = reason_of(error)
             self.suspects.append(call)
         elif error is not None:
-            tally.settle(call, Outcome(None, "raised", reason_of(error)))
+            tally.settle(call, Outcome.of_error(error))
         else:
             answer = future.result()
             if not isinstance(answer, Outcome):  # else of one of our ``engines``
-                answer = Outcome(answer, "ok", "")
+                answer = Outcome(answer, "ok")
             tally.settle(call, answer)
 
     def _look_at_clock(self, timeout: float, tally: Tally) -> None:

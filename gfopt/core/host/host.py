@@ -55,9 +55,9 @@ class HostPool:
         >>> import operator
         >>> with HostPool() as pool:
         ...     for outcome in pool.map(operator.truediv, [(1, 2), (1, 0)]):
-        ...         print(outcome)
-        Outcome(value=0.5, status='ok', reason='')
-        Outcome(value=None, status='raised', reason='ZeroDivisionError: division by ...
+        ...         print(outcome.value, outcome.status, outcome.reason)
+        0.5 ok
+        None raised ZeroDivisionError: division by zero
     """
 
     def __init__(

@@ -141,8 +141,8 @@ class WorkerProcesses:
                 try:
                     payload = pickle.dumps(tally.calls[call], pickle.HIGHEST_PROTOCOL)
                 except Exception as error:
-                    reason = f"the arguments cannot be pickled: {reason_of(error)}"
-                    tally.settle(call, Outcome(None, "raised", reason))
+                    what = "the arguments cannot be pickled: "
+                    tally.settle(call, Outcome.of_error(error, what))
                     continue
                 worker.state, worker.call = "busy", call
                 worker.send("call", payload)
@@ -181,8 +181,8 @@ class WorkerProcesses:
             try:
                 outcome = Outcome(*pickle.loads(message))
             except Exception as error:
-                reason = f"the result cannot be unpickled: {reason_of(error)}"
-                outcome = Outcome(None, "raised", reason)
+                what = "the result cannot be unpickled: "
+                outcome = Outcome.of_error(error, what)
             tally.settle(worker.call, outcome)
         elif worker.state == "loading":
             # An answer may come in the next map, if the others made all the calls.

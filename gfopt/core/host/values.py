@@ -27,11 +27,13 @@ class Value(NamedTuple):
         fitness: lower is better; infinite where the evaluation failed.
         reason: why it failed, ``""`` where it did not.
         aux: what the objective returned beside the number; None for nothing.
+        traceback: of what was raised, to be shown once; no file keeps it.
     """
 
     fitness: float
     reason: str = ""
     aux: PyTree = None
+    traceback: str = ""
 
     @property
     def feasible_fitness(self) -> float:
@@ -42,7 +44,8 @@ class Value(NamedTuple):
 def value_of(objective: Objective, outcome: Outcome) -> Value:
     """Returns the value that one call of an objective gave."""
     if outcome.status != "ok":
-        return Value(math.inf, outcome.reason or outcome.status)
+        reason = outcome.reason or outcome.status
+        return Value(math.inf, reason, traceback=outcome.traceback)
     answer, aux = outcome.value, None
     if objective.returns_pairs:
         if not isinstance(answer, tuple) or len(answer) != 2:
@@ -75,7 +78,7 @@ def values_of(objective: Objective, outcome: Outcome, count: int) -> list[Value]
             (row, jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], aux))
             for i, row in enumerate(rows)
         ]
-    return [value_of(objective, Outcome(row, "ok", "")) for row in rows]
+    return [value_of(objective, Outcome(row, "ok")) for row in rows]
 
 
 def evaluation_of(

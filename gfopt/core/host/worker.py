@@ -11,10 +11,12 @@ import os
 import pickle
 import signal
 import threading
+import traceback
 from multiprocessing import connection, parent_process
 from typing import Any
 
 RUN_NAME = "gfopt_host_worker"  # what ``__name__`` is in a worker
+MOST_OF_TRACEBACK = 10_000  # characters, from the end
 
 
 def reason_of(error: BaseException) -> str:
@@ -26,12 +28,22 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def traceback_of(error: BaseException) -> str:
+    """Returns what Python prints of an exception, from below our own call."""
+    began = error.__traceback__
+    try:
+        lines = traceback.format_exception(type(error), error, began and began.tb_next)
+    except Exception:
+        return ""
+    return "".join(lines)[-MOST_OF_TRACEBACK:]
+
+
 def call(fun: Any, arguments: bytes) -> bytes:
-    """Makes one call; returns the pickled (value, status, reason)."""
+    """Makes one call; returns the pickled (value, status, reason, traceback)."""
     try:
         value = fun(*pickle.loads(arguments))
     except BaseException as error:  # also SystemExit: it costs this member only
-        return pickle.dumps((None, "raised", reason_of(error)))
+        return pickle.dumps((None, "raised", reason_of(error), traceback_of(error)))
     try:
         return pickle.dumps((value, "ok", ""), pickle.HIGHEST_PROTOCOL)
     except Exception as error:

@@ -16,13 +16,13 @@ from jax.typing import ArrayLike
 
 from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator, best_row, default_evaluator, member_size
+from gfopt.core.host.failures import Failures
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver import step as steps
 from gfopt.driver.engine.engine import Carry, Limits, reasons_that_hold
 from gfopt.driver.engine.host_search import recommend
 from gfopt.driver.engine.tiers import at_tier
 from gfopt.driver.progress.interrupt import Interrupt
-from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.driver.setup.setup import Setup
 from gfopt.lazy import lazy

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
+from gfopt.core.host.failures import Failures
 from gfopt.driver.progress.interrupt import Interrupt
-from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.protocol import Optimizer
 from gfopt.types import PyTree, Solution, State

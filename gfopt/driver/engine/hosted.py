@@ -12,12 +12,12 @@ import numpy as np
 
 from gfopt.core.evaluate import judged
 from gfopt.core.host.evaluator import HostEvaluator
+from gfopt.core.host.failures import Failures
 from gfopt.core.host.values import NOT_FINITE, Value, check_kind, evaluation_of
 from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.engine.engine import Carry, Limits
 from gfopt.driver.engine.host_search import HostSearch
 from gfopt.driver.progress.interrupt import Interrupt
-from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import Columns
 from gfopt.driver.setup.setup import Setup
 from gfopt.driver.step import keys_of_step
@@ -137,7 +137,7 @@ class HostEngine(HostSearch):
 
     def _count(self, value: Value) -> None:
         if value.reason:
-            self.failures.add(value.reason)
+            self.failures.add(value.reason, value.traceback)
 
     def advance(self, limits: Limits, batch: PyTree, interrupt: Interrupt) -> Columns:
         """Evaluates the open generation, tells it, and returns its record as columns.

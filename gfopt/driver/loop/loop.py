@@ -16,6 +16,7 @@ from gfopt import registry
 from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
+from gfopt.core.host.failures import Failures
 from gfopt.core.objective import Inputs, Objective
 from gfopt.core.sense import Sense
 from gfopt.driver.engine.compiled import CompiledEngine
@@ -29,7 +30,6 @@ from gfopt.driver.loop.probe import Probe
 from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.progress.progress import ProgressLine
 from gfopt.driver.result.endings import Status, ending_of
-from gfopt.driver.result.failures import Failures
 from gfopt.driver.result.history import History
 from gfopt.driver.result.result import MOST_KEPT, Result
 from gfopt.driver.setup.setup import Setup
@@ -147,7 +147,7 @@ class Loop:
                 None if saved is None else saved.write,
             )
         if path.fitness is not None and not math.isfinite(path.fitness):
-            engine.failures.add("returned NaN or an infinity")
+            engine.failures.add(path.failure, path.traceback)
         if saved is not None and saved.snapshot is not None:
             self._restore(engine, saved)
         return engine

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gfopt import jaxprs
-from gfopt.core.host.worker import reason_of
+from gfopt.core.host.worker import reason_of, traceback_of
 from gfopt.core.objective import Inputs, Objective, check_number
 from gfopt.jaxprs import Program
 from gfopt.types import Key, PyTree, Solution
@@ -34,11 +34,15 @@ class Probe(NamedTuple):
         traceable: whether the objective may be compiled.
         reason: why, in words.
         fitness: of ``x0``, if a real call was made, else None; NaN if it failed.
+        failure: why it failed, if it did.
+        traceback: of what it raised.
     """
 
     traceable: bool
     reason: str
     fitness: float | None
+    failure: str = "returned NaN or an infinity"
+    traceback: str = ""
 
 
 def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -> Probe:
@@ -86,8 +90,9 @@ def probe(objective: Objective, x0: Solution, key: Key | None, inputs: Inputs) -
     try:
         real = float(np.asarray(value(one)[0], np.float64).reshape(()))
     except Exception as error:
-        why = f"it can be traced, but a real call raised {reason_of(error)}"
-        return Probe(False, why, math.nan)
+        failure = reason_of(error)
+        why = f"it can be traced, but a real call raised {failure}"
+        return Probe(False, why, math.nan, failure, traceback_of(error))
     jitted = _value(objective, one, keys, inputs)
     compiled = float(np.asarray(jitted, np.float64).reshape(()))
     if not np.allclose(real, compiled, rtol=1e-3, atol=1e-6, equal_nan=True):

@@ -17,7 +17,7 @@ from gfopt.types import PyTree
 
 def value_to_record(step: int, row: int, value: Value) -> Record:
     """Makes a record of the value of a row."""
-    fitness, reason, aux = value
+    fitness, reason, aux = value[:3]
     meta: JSON = {"reason": reason} if reason else {}
     arrays: dict[str, np.ndarray] = {
         "step": np.asarray(step, np.uint32),
