@@ -168,7 +168,11 @@ def test_what_depends_on_being_traced_is_caught_by_the_real_call():
         return square(x) + (0 if isinstance(x, jax.core.Tracer) else 3)
 
     answer = found(fun)
-    assert answer == (False, "a real call gave 8, the compiled one 5", 8.0)  # paid for
+    assert answer[:3] == (
+        False,
+        "a real call gave 8, the compiled one 5",
+        8.0,
+    )  # paid for
 
 
 def test_a_real_call_that_raises_is_a_paid_failure():
