@@ -6,8 +6,9 @@ With vertices ``x_0 .. x_D``, best first, and ``c`` the mean of all but the wors
                              contraction t = psi rho outside, t = -psi inside,
     shrink                   x_i <- x_0 + shrinkage (x_i - x_0),  D evaluations
 
-The first step evaluates all vertices, ``x0`` and ``x0 + sigma e_i``. A failure counts
-as worse than any value: nothing is random here, so asking again would not help.
+The first step evaluates all vertices, ``x0`` and ``x0 + sigma e_i``. A point that fails
+is asked for once more: a failure at random would otherwise contract or shrink the
+simplex for nothing. One that fails twice counts as worse than any value.
 
 Sources: Nelder, Mead (1965), The Computer Journal 7, 308-313, with the comparisons of
 Lagarias, Reeds, Wright, Wright (1998), SIAM J. Optimization 9, 112-147, as in scipy;
@@ -30,6 +31,7 @@ from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 # what a step evaluates
 START, REFLECTION, EXPANSION, OUTSIDE, INSIDE, SHRINK = range(6)
+AGAIN = 6  # added to a stage: its point failed once, and is asked for once more
 MAX_DIMENSION = 20_000  # whose simplex takes 1.6 GB in float32
 
 
@@ -41,7 +43,7 @@ class NelderMeadState(NamedTuple):
         center: the starting solution.
         simplex: ``float[D + 1, D]``, the best vertex first.
         fitness: ``float[D + 1]``, infinite for a vertex that failed.
-        stage: ``i32[]``, what the next step evaluates.
+        stage: ``i32[]``, what the next step evaluates; ``AGAIN`` more if it failed.
         reflected: ``float[D]``, the reflected point, while another is evaluated.
         reflected_fitness: ``float[]``.
     """
@@ -124,7 +126,7 @@ class NelderMead(Method):
 
     def ask(self, key: Key, state: NelderMeadState) -> Population:
         """Proposes one point, or all vertices of a new simplex, ``[D + 1, D]``."""
-        simplex, stage = state.simplex, state.stage
+        simplex, stage = state.simplex, state.stage % AGAIN
         dimension = simplex.shape[1]
         rho, chi, psi, shrinkage = _coefficients(dimension, self.adaptive)
         best, worst = simplex[0], simplex[-1]
@@ -147,7 +149,7 @@ class NelderMead(Method):
         self, state: NelderMeadState, population: Population, evaluation: Evaluation
     ) -> tuple[NelderMeadState, NelderMeadInfo]:
         """Replaces the worst vertex, or asks for another point first."""
-        stage, points = state.stage, population.members
+        stage, points = state.stage % AGAIN, population.members
         values = jnp.where(evaluation.valid, evaluation.fitness, jnp.inf)
         values = values.astype(state.fitness.dtype)
         point, value = points[0], values[0]
@@ -176,6 +178,9 @@ class NelderMead(Method):
         )[stage]
         following = jnp.where(is_better, REFLECTION, turn_back)
         following = jnp.where(stage == REFLECTION, after_reflection, following)
+        is_whole = (stage == START) | (stage == SHRINK)
+        failed_once = (stage == state.stage) & ~is_whole & ~evaluation.valid[0]
+        following = jnp.where(failed_once, stage + AGAIN, following)
 
         # unless the expansion is better than the reflection, the reflection stays
         is_kept = (stage == EXPANSION) & ~is_better
@@ -183,10 +188,9 @@ class NelderMead(Method):
         new_worst = jnp.where(is_kept, waiting, value)
         replaced = state.simplex.at[-1].set(vertex), state.fitness.at[-1].set(new_worst)
         # a shrink's points stand before the best vertex, which has its value
-        is_whole = (stage == START) | (stage == SHRINK)
         last = jnp.where(stage == SHRINK, best, values[-1])
         rebuilt = points, values.at[-1].set(last)
-        takes = is_better | is_kept
+        takes = (is_better | is_kept) & ~failed_once
         simplex, fitness = jax.tree.map(
             lambda old, one, all: jnp.where(takes, jnp.where(is_whole, all, one), old),
             (state.simplex, state.fitness),
