@@ -75,7 +75,7 @@ class SimpleES(Method):
 
     def init(self, key: Key, solution: Solution) -> SimpleESState:
         """Starts at ``solution``; leaves are strongly typed."""
-        return SimpleESState(jnp.int32(0), trees.as_inexact(solution))
+        return SimpleESState(jnp.int32(0), trees.starting_point(solution))
 
     def ask(self, key: Key, state: SimpleESState) -> Population:
         """Draws ``P`` seeds; all randomness is here."""

@@ -1,6 +1,6 @@
 """The table of methods: one row each, with its class, its domain and what it can do.
 
-To add a method, write its family's file, its row here, and its test.
+To add a method, see ``docs/adding_a_method.md``.
 """
 
 from __future__ import annotations
@@ -109,19 +109,19 @@ ROWS = (
     Row(
         name="cma_es",
         home="gfopt.optimizers.cma.cma_es.CMAES",
-        domain="black box, 1 to 1,000 numbers",
+        domain="black box, 1 to 1,000 parameters",
         flags=RANKED | {"rotation_invariant", "stops", "dense", "injects", "resizable"},
     ),
     Row(
         name="sep_cma_es",
         home="gfopt.optimizers.cma.sep_cma_es.SepCMAES",
-        domain="black box, any number of separable ones",
+        domain="separable black box, any size",
         flags=RANKED | {"stops"},
     ),
     Row(
         name="lq_cma_es",
         home="gfopt.optimizers.cma.lq_cma_es.LQCMAES",
-        domain="costly black box, 1 to 40 numbers",
+        domain="costly black box, 1 to 40 parameters",
         flags=frozenset(
             {"population_size", "rotation_invariant", "stops", "dense", "surrogate"}
         ),
@@ -135,19 +135,19 @@ ROWS = (
     Row(
         name="xnes",
         home="gfopt.optimizers.evolution_strategies.xnes.XNES",
-        domain="black box, 2 to some 100 numbers",
+        domain="black box, 2 to about 100 parameters",
         flags=RANKED | {"rotation_invariant", "stops", "dense"},
     ),
     Row(
         name="cr_fm_nes",
         home="gfopt.optimizers.cma.cr_fm_nes.CRFMNES",
-        domain="black box, 100 to some 10,000 numbers",
+        domain="black box, 100 to about 10,000 parameters",
         flags=RANKED | {"pairs", "stops"},
     ),
     Row(
         name="mezo",
         home="gfopt.optimizers.zeroth_order.mezo.MeZO",
-        domain="fine-tuning at the memory of inference",
+        domain="fine-tuning in about the memory of inference",
         flags=IN_PLACE | {"pairs", "resizable"},
         sigma=None,
     ),
@@ -189,32 +189,32 @@ ROWS = (
     Row(
         name="hizoo",
         home="gfopt.optimizers.zeroth_order.hizoo.HiZOO",
-        domain="fine-tuning of numbers on different scales",
+        domain="fine-tuning of parameters on different scales",
         flags=frozenset({"seeds", "centered", "lazy"}),
         sigma=None,
     ),
     Row(
         name="differential_evolution",
         home="gfopt.optimizers.differential_evolution.DifferentialEvolution",
-        domain="black box, 1 to 100 numbers, many minima",
+        domain="black box, 1 to 100 parameters, many minima",
         flags=RANKED | {"stops", "tolerates_stale"},
     ),
     Row(
         name="particle_swarm",
         home="gfopt.optimizers.particle_swarm.ParticleSwarm",
-        domain="black box, 1 to 100 numbers, many minima",
+        domain="black box, 1 to 100 parameters, many minima",
         flags=RANKED | {"stops"},
     ),
     Row(
         name="cross_entropy",
         home="gfopt.optimizers.cross_entropy.CrossEntropy",
-        domain="black box, 1 to some 1,000 numbers, many candidates a step",
+        domain="black box, 1 to about 1,000 parameters, many candidates per step",
         flags=RANKED | {"stops", "injects", "resizable"},
     ),
     Row(
         name="cbo",
         home="gfopt.consensus.cbo.CBO",
-        domain="black box, 1 to 100 numbers, many minima",
+        domain="black box, 1 to 100 parameters, many minima",
         flags=frozenset({"population_size", "stops"}),
         most=1000,
         beyond="consensus_hopping, or a noise that stays, such as sigma0=0.05 and "
@@ -235,7 +235,7 @@ ROWS = (
     Row(
         name="nelder_mead",
         home="gfopt.optimizers.nelder_mead.NelderMead",
-        domain="smooth black box, 1 to 10 numbers, few evaluations",
+        domain="smooth black box, 1 to 10 parameters, few evaluations",
         flags=frozenset({"rank_based", "stops", "dense", "deterministic"}),
     ),
     Row(
@@ -249,7 +249,7 @@ ROWS = (
     Row(
         name="greedy_tokens",
         home="gfopt.tokens.greedy_tokens.GreedyTokens",
-        domain="token sequences, position by position",
+        domain="token sequences, one position at a time",
         flags=RANKED | {"stops"},
         sigma=None,
         tokens=True,

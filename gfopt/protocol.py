@@ -10,6 +10,7 @@ functions works as well: ``as_method`` gives it the defaults.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,20 +34,25 @@ class Optimizer(Protocol):
         True
     """
 
+    @abstractmethod
     def init(self, key: Key, solution: Solution) -> State:
         """Returns the first state, with strongly typed leaves."""
 
+    @abstractmethod
     def ask(self, key: Key, state: State) -> Population:
         """Proposes a population; does not change the state."""
 
+    @abstractmethod
     def decode(self, state: State, member: Member) -> Solution:
         """Makes one solution from one un-batched member, without randomness."""
 
+    @abstractmethod
     def tell(
         self, state: State, population: Population, evaluation: Evaluation
     ) -> tuple[State, Info]:
         """Takes the evaluated population in; deterministic."""
 
+    @abstractmethod
     def recommend(self, state: State) -> Solution:
         """Returns the method's answer if it were stopped now."""
 
@@ -205,10 +211,18 @@ class Wrapper(Method):
 
     A subclass is a dataclass with a field ``inner`` and a state with a field of that
     name, or overrides ``inner_state`` and ``with_inner_state``. It defines
-    ``init`` and ``tell``, and overrides what it changes.
+    ``init`` and ``tell``, and overrides what it changes. Not forwarded, because a
+    change may break them: ``can_restart``, ``has_margin`` and ``log_header``.
     """
 
     inner: Optimizer
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Where only ``decode`` is overridden, groups are decoded row by row by it."""
+        super().__init_subclass__(**options)
+        if "decode" in vars(cls) and "decode_group" not in vars(cls):
+            decode_rows: Any = Method.decode_group
+            cls.decode_group = decode_rows  # type: ignore[method-assign]
 
     def within(self, state: State) -> Method:
         """Returns the method inside as it is at this state."""
@@ -345,6 +359,10 @@ class StatelessWrapper(Wrapper):
         """Sets it for the method inside."""
         return as_method(self.inner).at_step(state, step)
 
+    def init(self, key: Key, solution: Solution) -> State:
+        """Starts the method inside."""
+        return self.inner.init(key, solution)
+
     def tell(
         self, state: State, population: Population, evaluation: Evaluation
     ) -> tuple[State, Info]:
@@ -367,6 +385,9 @@ class _Guest(Method):
     def resized(self, population_size: int) -> Method:
         resize: Any = replace
         return resize(self._own, population_size=population_size)
+
+
+_Guest.__abstractmethods__ = frozenset()  # the five functions are those of ``own``
 
 
 def as_method(optimizer: Optimizer) -> Method:

@@ -51,7 +51,9 @@ def test_a_row_is_consistent(case: Case) -> None:
     assert row.sigma is None or row.sigma in fields
     assert case.has("population_size") == ("population_size" in fields)
     assert case.has("stops") == (row.cls.stop is not Method.stop)
-    assert getattr(gfopt.tokens if row.tokens else gfopt, row.cls.__name__) is row.cls
+    room = gfopt.tokens if row.tokens else gfopt
+    assert row.cls.__name__ in room.__all__, "add it to gfopt/__init__.pyi"
+    assert getattr(room, row.cls.__name__) is row.cls
     assert registry.row_of(case.make()) is row
 
 

@@ -132,7 +132,10 @@ def test_only_the_order_counts_where_the_row_says_so(case: Case) -> None:
     for other in others:
         pairs = zip(answers(expected), answers(other), strict=True)
         same = all(np.array_equal(a, b) for a, b in pairs)
-        assert same == case.has("rank_based")
+        assert same == case.has("rank_based"), (
+            f"{case.row.name} is flagged rank_based: {case.has('rank_based')}; "
+            f"transformed values gave the same steps: {same}"
+        )
 
 
 @cases.methods_with("tolerates_stale")

@@ -21,12 +21,14 @@ from gfopt.driver.engine.tiers import at_tier
 from gfopt.protocol import (
     Method,
     Optimizer,
+    StatelessWrapper,
     Wrapper,
     as_method,
     innermost,
     layers,
     with_innermost,
 )
+from gfopt.pytree import pytree
 from gfopt.spaces.spaces import Space
 from gfopt.types import Evaluation, Population
 
@@ -290,3 +292,33 @@ def test_a_users_own_hook_counts_and_the_others_have_defaults():
     assert not own.follows_slopes and own.log_header() is None
     with pytest.raises(TypeError, match="injected solutions; got"):
         own.encode(None, X0)
+
+
+@pytree
+class Rounded(StatelessWrapper):
+    """One override, as a user may write it."""
+
+    inner: Optimizer
+
+    def decode(self, state: Any, member: Any) -> Any:
+        return jnp.round(super().decode(state, member), 1)
+
+
+def test_one_override_of_decode_is_enough_for_rows_that_share_a_draw():
+    rounded = Rounded(gfopt.OpenES(population_size=4))
+    assert rounded.group_size == 2
+    state = rounded.init(KEY, X0)
+    members = rounded.ask(KEY, state).members
+    expected = jax.vmap(partial(rounded.decode, state))(members)
+    found = evaluate.decode_rows(rounded, state, members)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, jnp.round(found, 1))
+
+
+def test_a_missing_function_is_named():
+    class Half(Method):
+        def ask(self, key: Any, state: Any) -> Population:
+            return Population(key, key)
+
+    with pytest.raises(TypeError, match=r"Half.*decode.*init.*recommend.*tell"):
+        Half()  # type: ignore[abstract]

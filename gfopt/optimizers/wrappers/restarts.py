@@ -121,7 +121,8 @@ class Restarts(Wrapper):
         if not as_method(self.inner).can_restart:
             raise ValueError(
                 "inner must be a method that can be restarted, such as gfopt.CMAES or "
-                f"gfopt.LQCMAES; got {checks.shown(self.inner)}"
+                "gfopt.LQCMAES (most wrappers go around Restarts); "
+                f"got {checks.shown(self.inner)}"
             )
         checks.instance("bipop", self.bipop, bool, "True or False")
         if self.first_size is not None:
