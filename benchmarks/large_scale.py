@@ -32,7 +32,7 @@ from common import save, show
 import gfopt
 from gfopt.noise import threefry
 from gfopt.optimizers.cma import cma_es
-from gfopt.optimizers.evolution_strategies import snes as nes
+from gfopt.optimizers.gaussian import default_population_size
 
 METHODS = ("cr_fm_nes", "sep_cma_es", "snes")
 TARGET = 1e-8
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--functions", nargs="+")
     options = parser.parse_args()
     d, budget = options.dimension, options.budget * options.dimension
-    size = nes.default_population_size(d)
+    size = default_population_size(d)
     even = size + size % 2
     with jax.enable_x64(True):
         compiled = functions(d, jnp, jax.scipy.fft.dct)

@@ -15,7 +15,7 @@ from gfopt.driver.setup.arguments import check_reach
 from gfopt.driver.setup.method import choose
 from gfopt.driver.setup.scale import reach, scaled, within
 from gfopt.driver.setup.start import Start, spread, start_of
-from gfopt.optimizers.evolution_strategies.snes import default_population_size
+from gfopt.optimizers.gaussian import default_population_size
 from gfopt.optimizers.wrappers.held import Free, Held, filled, free_numbers, reduced
 from gfopt.optimizers.wrappers.restarts import Restarts
 from gfopt.protocol import Optimizer, as_method

@@ -38,8 +38,7 @@ from gfopt.optimizers.cma.parameters import (
     scaled_negative,
     shortened,
 )
-from gfopt.optimizers.evolution_strategies.snes import default_population_size
-from gfopt.protocol import Method
+from gfopt.optimizers.gaussian import Gaussian
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -75,6 +74,11 @@ class CMAESState(NamedTuple):
     history: stopping.FitnessHistory
 
     @property
+    def std(self) -> jax.Array:
+        """Standard deviations of the parameters, ``float[D]``."""
+        return self.sigma * jnp.linalg.norm(self.root, axis=1)
+
+    @property
     def covariance(self) -> jax.Array:
         """``C``, ``float[D, D]``."""
         return self.root @ self.learnt @ self.root.T
@@ -97,7 +101,7 @@ class CMAESMember(NamedTuple):
 
 
 @pytree
-class CMAES(Method):
+class CMAES(Gaussian):
     """Covariance matrix adaptation evolution strategy, for up to ~1,000 numbers.
 
     Args:
@@ -138,18 +142,13 @@ class CMAES(Method):
     has_margin = True
 
     def __post_init__(self) -> None:
-        if self.population_size is not None:
-            checks.integer("population_size", self.population_size, 2)
+        super().__post_init__()
         checks.instance("active", self.active, bool, "True or False")
         if self.num_active is not None:
             kinds = int, np.integer, jax.Array
             checks.instance("num_active", self.num_active, kinds, "a number of rows")
-        schedules.set_numbers(self, "sigma", "tol_up", "tol_condition")
-        names = "tol_x", "tol_fun", "tol_fun_history"
-        schedules.set_numbers(self, *names, check=checks.non_negative)
-
-    def _size(self, dimension: int) -> int:
-        return self.population_size or default_population_size(dimension)
+        schedules.set_numbers(self, "tol_up", "tol_condition")
+        schedules.set_numbers(self, "tol_fun_history", check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> CMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""
@@ -249,18 +248,14 @@ class CMAES(Method):
         new = result._replace(
             step=new.step, age=new.age, mean=unravel(mean), history=history
         )
-        std = new.sigma * jnp.linalg.norm(new.root, axis=1)
+        std = new.std
         axis_ratio = jnp.sqrt(new.condition)
         return new, CMAESInfo(new.sigma, axis_ratio, std.max(), std.min())
-
-    def recommend(self, state: CMAESState) -> Solution:
-        """Returns the mean."""
-        return state.mean
 
     def standard_deviations(self, state: CMAESState) -> Solution:
         """Returns the standard deviation of each coordinate, like the mean."""
         _, unravel = ravel_pytree(state.mean)
-        return unravel(state.sigma * jnp.linalg.norm(state.root, axis=1))
+        return unravel(state.std)
 
     def encode(self, state: CMAESState, solution: Solution) -> Member:
         """Returns the member of a solution, its step shortened to a sample's length.
@@ -290,7 +285,7 @@ class CMAES(Method):
         mean, _ = ravel_pytree(state.mean)
         dimension, history = mean.size, state.history
         used = self._size(dimension) if self.num_active is None else self.num_active
-        std = state.sigma * jnp.linalg.norm(state.root, axis=1)
+        std = state.std
         path = state.sigma * jnp.abs(state.root @ state.path_c)
         axis = state.sigma * state.root[:, state.step % dimension]
         first = schedules.at("sigma", self.sigma, 0)

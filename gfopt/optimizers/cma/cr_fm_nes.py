@@ -42,7 +42,7 @@ from gfopt.noise import threefry
 from gfopt.optimizers import stopping, vectors
 from gfopt.optimizers.cma import vd_covariance
 from gfopt.optimizers.evolution_strategies import snes
-from gfopt.protocol import Method
+from gfopt.optimizers.gaussian import Gaussian, GaussianInfo
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -76,15 +76,6 @@ class CRFMNESState(NamedTuple):
     def std(self) -> jax.Array:
         """Standard deviations of the parameters, ``float[D]``."""
         return self.sigma * self.scale * jnp.sqrt(1 + self.direction**2)
-
-
-class CRFMNESInfo(NamedTuple):
-    """Diagnostics of one step."""
-
-    sigma: jax.Array
-    max_std: jax.Array
-    min_std: jax.Array
-    num_valid: jax.Array
 
 
 class Constants(NamedTuple):
@@ -124,7 +115,7 @@ def constants(dimension: int, population_size: int) -> Constants:
 
 
 @pytree
-class CRFMNES(Method):
+class CRFMNES(Gaussian):
     """Cost-reduced fast-moving NES, for up to about 10,000 numbers.
 
     Args:
@@ -152,13 +143,12 @@ class CRFMNES(Method):
     tol_fun: schedules.Number = 1e-12
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.population_size is not None:
             checks.integer("population_size", self.population_size, 2, even=True)
-        schedules.set_numbers(self, "sigma")
-        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
 
     def _size(self, dimension: int) -> int:
-        size = self.population_size or snes.default_population_size(dimension)
+        size = super()._size(dimension)
         return size + size % 2
 
     def init(self, key: Key, solution: Solution) -> CRFMNESState:
@@ -194,7 +184,7 @@ class CRFMNES(Method):
 
     def tell(
         self, state: CRFMNESState, population: Population, evaluation: Evaluation
-    ) -> tuple[CRFMNESState, CRFMNESInfo]:
+    ) -> tuple[CRFMNESState, GaussianInfo]:
         """Moves the mean, scales sigma and learns the scales and the direction."""
         z, dtype = population.members, state.sigma.dtype
         size, dimension = z.shape
@@ -254,17 +244,7 @@ class CRFMNES(Method):
         )
         result = trees.select(ranked, new, state)
         new = result._replace(step=new.step, history=history)
-        std, num_valid = new.std, jnp.sum(evaluation.valid)
-        return new, CRFMNESInfo(new.sigma, std.max(), std.min(), num_valid)
-
-    def recommend(self, state: CRFMNESState) -> Solution:
-        """Returns the mean."""
-        return state.mean
-
-    def stop(self, state: CRFMNESState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``, ``tol_fun`` and ``diverged``, each ``bool[]``."""
-        largest = state.std.max()
-        return stopping.reasons(state.history, largest, self.tol_x, self.tol_fun)
+        return new, self._info(new, evaluation)
 
 
 def _sigma_rate(length: jax.Array, count: jax.Array, dimension: int) -> jax.Array:

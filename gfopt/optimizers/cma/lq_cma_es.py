@@ -285,7 +285,7 @@ class LQCMAES(CMAES):
         tau = jnp.sum(jnp.where(pairs, same, 0)) / jnp.maximum(count * (count - 1), 1)
         return jnp.where(count < 3, 0, tau)
 
-    def recommend(self, state: LQCMAESState) -> Solution:  # type: ignore[override]
+    def recommend(self, state: LQCMAESState) -> Solution:
         """Returns the mean."""
         return state.cma.mean
 

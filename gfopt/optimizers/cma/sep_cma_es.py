@@ -32,8 +32,7 @@ from gfopt.optimizers.cma.parameters import (
     recombination_weights,
     scaled_negative,
 )
-from gfopt.optimizers.evolution_strategies.snes import default_population_size
-from gfopt.protocol import Method
+from gfopt.optimizers.gaussian import Gaussian, GaussianInfo
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -65,17 +64,8 @@ class SepCMAESState(NamedTuple):
         return self.sigma * jnp.sqrt(self.variances)
 
 
-class SepCMAESInfo(NamedTuple):
-    """Diagnostics of one step."""
-
-    sigma: jax.Array
-    max_std: jax.Array
-    min_std: jax.Array
-    num_valid: jax.Array
-
-
 @pytree
-class SepCMAES(Method):
+class SepCMAES(Gaussian):
     """CMA-ES that learns a scale for each parameter, but no correlations.
 
     Args:
@@ -106,14 +96,8 @@ class SepCMAES(Method):
     tol_fun: schedules.Number = 1e-12
 
     def __post_init__(self) -> None:
-        if self.population_size is not None:
-            checks.integer("population_size", self.population_size, 2)
+        super().__post_init__()
         checks.instance("active", self.active, bool, "True or False")
-        schedules.set_numbers(self, "sigma")
-        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
-
-    def _size(self, dimension: int) -> int:
-        return self.population_size or default_population_size(dimension)
 
     def init(self, key: Key, solution: Solution) -> SepCMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""
@@ -143,7 +127,7 @@ class SepCMAES(Method):
 
     def tell(
         self, state: SepCMAESState, population: Population, evaluation: Evaluation
-    ) -> tuple[SepCMAESState, SepCMAESInfo]:
+    ) -> tuple[SepCMAESState, GaussianInfo]:
         """Updates mean, step size and variances."""
         z, dtype, dimension = population.members, state.sigma.dtype, state.path_c.size
         c = constants(dimension, self._size(dimension), diagonal=True)
@@ -176,14 +160,4 @@ class SepCMAES(Method):
         ranked &= share > 0
         result = trees.select(ranked, new, state)
         new = result._replace(step=new.step, history=history)
-        std, valid = new.std, jnp.sum(evaluation.valid)
-        return new, SepCMAESInfo(new.sigma, std.max(), std.min(), valid)
-
-    def recommend(self, state: SepCMAESState) -> Solution:
-        """Returns the mean."""
-        return state.mean
-
-    def stop(self, state: SepCMAESState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``, ``tol_fun`` and ``diverged``, each ``bool[]``."""
-        largest = state.std.max()
-        return stopping.reasons(state.history, largest, self.tol_x, self.tol_fun)
+        return new, self._info(new, evaluation)

@@ -26,15 +26,11 @@ from gfopt.core import schedules, trees
 from gfopt.noise import noise
 from gfopt.optimizers import stopping
 from gfopt.optimizers.evolution_strategies.seeded import Seeded, check_deviations
+from gfopt.optimizers.gaussian import default_population_size
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Population, PyTree, Solution, State
 
 MOST_REMEMBERED = 1000  # dimensions up to which the fitness history grows
-
-
-def default_population_size(dimension: int) -> int:
-    """Returns ``4 + floor(3 ln D)``."""
-    return 4 + int(3 * math.log(dimension))
 
 
 class SNESState(NamedTuple):

@@ -33,8 +33,8 @@ from gfopt import checks, shaping
 from gfopt.core import schedules, trees
 from gfopt.noise import threefry
 from gfopt.optimizers import stopping, vectors
-from gfopt.optimizers.evolution_strategies import snes as nes
-from gfopt.protocol import Method
+from gfopt.optimizers.evolution_strategies import snes
+from gfopt.optimizers.gaussian import Gaussian, GaussianInfo
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -65,17 +65,8 @@ class XNESState(NamedTuple):
         return self.sigma * jnp.linalg.norm(self.shape, axis=1)
 
 
-class XNESInfo(NamedTuple):
-    """Diagnostics of one step."""
-
-    sigma: jax.Array
-    max_std: jax.Array
-    min_std: jax.Array
-    num_valid: jax.Array
-
-
 @pytree
-class XNES(Method):
+class XNES(Gaussian):
     """Exponential natural evolution strategy, for up to some 100 numbers.
 
     Args:
@@ -109,15 +100,9 @@ class XNES(Method):
     tol_fun: schedules.Number = 1e-12
 
     def __post_init__(self) -> None:
-        if self.population_size is not None:
-            checks.integer("population_size", self.population_size, 2)
+        super().__post_init__()
         rates = ("learning_rate", "sigma_learning_rate", "shape_learning_rate")
         schedules.set_schedules(self, *rates, check=checks.non_negative)
-        schedules.set_numbers(self, "sigma")
-        schedules.set_numbers(self, "tol_x", "tol_fun", check=checks.non_negative)
-
-    def _size(self, dimension: int) -> int:
-        return self.population_size or nes.default_population_size(dimension)
 
     def _rate(self, name: str, state: XNESState) -> schedules.Number:
         """Returns a learning rate of the covariance at this step."""
@@ -156,7 +141,7 @@ class XNES(Method):
 
     def tell(
         self, state: XNESState, population: Population, evaluation: Evaluation
-    ) -> tuple[XNESState, XNESInfo]:
+    ) -> tuple[XNESState, GaussianInfo]:
         """Moves the mean, scales sigma and turns and stretches the shape."""
         z, dtype = population.members, state.sigma.dtype
         history, ranked = stopping.extended(state.history, evaluation, state.step)
@@ -176,7 +161,7 @@ class XNES(Method):
         mean = vectors.limited(vectors.flat(state.mean) + shift)
         # sigma <- sigma exp(eta_s / 2 G_s)
         rate = self._rate("sigma_learning_rate", state)
-        sigma = state.sigma * nes.growth(rate / 2 * grad_sigma)
+        sigma = state.sigma * snes.growth(rate / 2 * grad_sigma)
         # B <- B expm(eta_B / 2 G_B)
         rate = self._rate("shape_learning_rate", state)
         shape = state.shape @ _exponential(rate / 2 * grad_shape)
@@ -187,17 +172,7 @@ class XNES(Method):
             shape=shape.astype(dtype),
             history=history,
         )
-        std, valid = new.std, jnp.sum(evaluation.valid)
-        return new, XNESInfo(new.sigma, std.max(), std.min(), valid)
-
-    def recommend(self, state: XNESState) -> Solution:
-        """Returns the mean."""
-        return state.mean
-
-    def stop(self, state: XNESState) -> dict[str, jax.Array]:
-        """Returns ``tol_x``, ``tol_fun`` and ``diverged``, each ``bool[]``."""
-        largest = state.std.max()
-        return stopping.reasons(state.history, largest, self.tol_x, self.tol_fun)
+        return new, self._info(new, evaluation)
 
 
 def _exponential(exponent: jax.Array) -> jax.Array:

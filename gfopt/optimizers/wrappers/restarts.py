@@ -32,7 +32,7 @@ from jax.flatten_util import ravel_pytree
 
 from gfopt import checks
 from gfopt.core import schedules, trees
-from gfopt.optimizers.evolution_strategies.snes import default_population_size
+from gfopt.optimizers.gaussian import default_population_size
 from gfopt.protocol import Optimizer, Wrapper, as_method, innermost
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Info, Key, Population, Solution, State
