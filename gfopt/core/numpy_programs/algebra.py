@@ -8,14 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import (
-    Function,
-    Rule,
-    UnknownEquation,
-    Value,
-    dtype_of,
-    shape_of,
-)
+from gfopt.core.numpy_programs.operands import dtype_of, shape_of
+from gfopt.core.numpy_programs.rule import Function, Rule, UnknownEquation, Value
 from gfopt.jaxprs import Equation
 
 # OpenBLAS, which NumPy comes with, wakes its other threads for products of more

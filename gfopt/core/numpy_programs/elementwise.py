@@ -7,15 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import (
-    Function,
-    Rule,
-    UnknownEquation,
-    Value,
-    dtype_of,
-    identity,
-    shape_of,
-)
+from gfopt.core.numpy_programs.operands import dtype_of, identity, shape_of
+from gfopt.core.numpy_programs.rule import Function, Rule, UnknownEquation, Value
 from gfopt.jaxprs import Equation
 
 

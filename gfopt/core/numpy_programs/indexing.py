@@ -6,13 +6,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import (
-    Function,
-    Rule,
-    UnknownEquation,
-    Value,
-    dtype_of,
-)
+from gfopt.core.numpy_programs.operands import dtype_of
+from gfopt.core.numpy_programs.rule import Function, Rule, UnknownEquation, Value
 from gfopt.jaxprs import Equation
 
 #: The index of each axis, and which windows lie inside; None for all.

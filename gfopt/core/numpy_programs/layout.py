@@ -24,14 +24,8 @@ from gfopt.core.numpy_programs import (
     reductions,
     shapes,
 )
-from gfopt.core.numpy_programs.rule import (
-    Rule,
-    UnknownEquation,
-    Value,
-    dtype_of,
-    identity,
-    shape_of,
-)
+from gfopt.core.numpy_programs.operands import dtype_of, identity, shape_of
+from gfopt.core.numpy_programs.rule import Rule, UnknownEquation, Value
 from gfopt.jaxprs import Atom, Equation, Program
 
 LARGEST = 1 << 17  # elements of a value from which compiled loops over it are faster

@@ -22,7 +22,8 @@ import numpy as np
 from gfopt import jaxprs
 from gfopt.core import trees
 from gfopt.core.numpy_programs.layout import laid_out, value_of
-from gfopt.core.numpy_programs.rule import UnknownEquation, Value, dtype_of
+from gfopt.core.numpy_programs.operands import dtype_of
+from gfopt.core.numpy_programs.rule import UnknownEquation, Value
 from gfopt.types import PyTree
 
 

@@ -11,15 +11,8 @@ import math
 import jax
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import (
-    Function,
-    Rule,
-    UnknownEquation,
-    Value,
-    dtype_of,
-    identity,
-    shape_of,
-)
+from gfopt.core.numpy_programs.operands import dtype_of, identity, shape_of
+from gfopt.core.numpy_programs.rule import Function, Rule, UnknownEquation, Value
 from gfopt.jaxprs import Equation
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

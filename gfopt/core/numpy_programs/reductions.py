@@ -6,14 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gfopt.core.numpy_programs.rule import (
-    Function,
-    Rule,
-    UnknownEquation,
-    Value,
-    dtype_of,
-    shape_of,
-)
+from gfopt.core.numpy_programs.operands import dtype_of, shape_of
+from gfopt.core.numpy_programs.rule import Function, Rule, UnknownEquation, Value
 from gfopt.jaxprs import Equation
 
 
