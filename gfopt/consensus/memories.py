@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.consensus.particles import Particles
 from gfopt.core import schedules
+from gfopt.core.schedules import Number
 from gfopt.pytree import pytree
 
 
@@ -44,7 +45,7 @@ class BestMemory:
         particles: Particles,
         x: jax.Array,
         fitness: jax.Array,
-        dt: schedules.Number,
+        dt: Number,
         step: jax.Array,
     ) -> Particles:
         """Returns the particles with their memory of points ``x [N, D]``."""
@@ -59,11 +60,7 @@ class BestMemory:
         return particles._replace(fitness=mixed, memory=y)
 
     def _rate(
-        self,
-        known: jax.Array,
-        fitness: jax.Array,
-        dt: schedules.Number,
-        step: jax.Array,
+        self, known: jax.Array, fitness: jax.Array, dt: Number, step: jax.Array
     ) -> jax.Array:
         """Returns how far each memory moves to its particle, from 0 to 1."""
         return jnp.where(fitness < known, 1.0, 0.0)
@@ -102,11 +99,7 @@ class SmoothMemory(BestMemory):
         schedules.set_schedules(self, *names, check=checks.non_negative)
 
     def _rate(
-        self,
-        known: jax.Array,
-        fitness: jax.Array,
-        dt: schedules.Number,
-        step: jax.Array,
+        self, known: jax.Array, fitness: jax.Array, dt: Number, step: jax.Array
     ) -> jax.Array:
         both = jnp.isfinite(fitness) & jnp.isfinite(known)
         gain = jnp.where(both, known - fitness, 0)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from jax import lax
+from programs import peak
 
 import gfopt
 
@@ -23,16 +24,6 @@ KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 def abstract(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def peak(compiled):
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
 
 
 def forward(loss, weights, x):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import peak, quantized_step
 
 import gfopt
 from gfopt.lazy.interpreter import interpret
@@ -207,24 +208,7 @@ def test_the_real_model_is_tuned_at_half_the_memory_of_its_16_bits(real: Any) ->
         found = real.model.last_logits(weights, tokens, jnp.array([64]))
         return jax.nn.logsumexp(found) - found[0, 5]
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(scales: Any, codes: Any, key: Any, tokens: Any) -> Any:
-        made = gfopt.run(
-            gfopt.QZO(relative=True, noise=gfopt.rademacher()),
-            loss,
-            scales,
-            frozen=codes,
-            key=key,
-            generations=1,
-            args=(tokens,),
-            evaluator=gfopt.chunked(1),
-        )
-        return made.state
-
-    lowered = step.lower(scales, codes, jax.random.key(0), tokens)
-    memory = lowered.compile().memory_analysis()
-    arguments = memory.argument_size_in_bytes
-    peak = arguments + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak += memory.temp_size_in_bytes
-    assert arguments < 110e6
-    assert peak < 134_515_008 * 2 / 2
+    step = quantized_step(gfopt.QZO(relative=True, noise=gfopt.rademacher()), loss)
+    compiled = step.lower(scales, codes, jax.random.key(0), tokens).compile()
+    assert compiled.memory_analysis().argument_size_in_bytes < 110e6
+    assert peak(compiled) < 134_515_008 * 2 / 2

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from programs import peak, quantized_step
 
 import gfopt
 from gfopt.cli.main import main
@@ -50,16 +51,6 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def peak(compiled: Any) -> int:
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-
-
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -73,20 +64,7 @@ def test_a_step_takes_the_memory_of_quantized_inference(optimizer: Any) -> None:
     weights = jax.eval_shape(quantize, shapes())
     scales, codes = gfopt.partition(weights)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(scales: Any, codes: Any, key: Any, tokens: Any) -> Any:
-        made = gfopt.run(
-            optimizer,
-            loss,
-            scales,
-            frozen=codes,
-            key=key,
-            generations=10,
-            args=(tokens,),
-            evaluator=gfopt.chunked(1),
-        )
-        return made.state, made.history
-
+    step = quantized_step(optimizer, loss, generations=10)
     with gfopt.lazy.count_materialisations() as made:
         found = peak(step.lower(scales, codes, KEY, TOKENS).compile())
     assert made.list == []

@@ -296,10 +296,7 @@ class CompiledEngine:
         return columns
 
     def restore(
-        self,
-        carry: Carry,
-        counts: Mapping[int, int],
-        history: Mapping[str, np.ndarray],
+        self, carry: Carry, counts: Mapping[int, int], history: Columns
     ) -> None:
         """Goes on from a snapshot; ``counts`` and ``history`` are for the host path."""
         with self._precision():

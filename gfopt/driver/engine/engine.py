@@ -115,10 +115,7 @@ class Engine(Protocol):
         """Moves the method to another tier of rows."""
 
     def restore(
-        self,
-        carry: Carry,
-        counts: Mapping[int, int],
-        history: Mapping[str, np.ndarray],
+        self, carry: Carry, counts: Mapping[int, int], history: Columns
     ) -> None:
         """Goes on from a snapshot.
 

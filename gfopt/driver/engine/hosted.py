@@ -259,10 +259,7 @@ class HostEngine(HostSearch):
         return {name: np.asarray([value]) for name, value in columns.items()}
 
     def restore(
-        self,
-        carry: Carry,
-        counts: Mapping[int, int],
-        history: Mapping[str, np.ndarray],
+        self, carry: Carry, counts: Mapping[int, int], history: Columns
     ) -> None:
         """Goes on from a snapshot, after so many turns at each tier, and their history.
 
