@@ -1,6 +1,6 @@
 """A flip at each of 1,000 random offsets of each kind of file, and cuts at 200.
 
-    python benchmarks/damaged_files.py [--flips 1000] [--cuts 200]
+    python benchmarks/damaged_files.py [KIND ...] [--flips 1000] [--cuts 200]
 
 Each damaged copy is used as a user would: the run is called again, the log replayed,
 the genome loaded. An outcome is ``detected`` (an error or a warning; a run ends in the
@@ -37,11 +37,12 @@ WORDS: dict[str, Any] = {
 
 
 class Kind(NamedTuple):
-    """A file, and what its user makes of it; None where the damage was an answer."""
+    """A file, what its user makes of it, and the files that belong to it."""
 
     path: Path
     use: Callable[[], Any]
     is_right: Callable[[Any], bool]
+    beside: tuple[Path, ...] = ()
 
 
 class Killed(BaseException):
@@ -98,7 +99,7 @@ def checkpoints(folder: Path) -> dict[str, Kind]:
 def logs(folder: Path) -> dict[str, Kind]:
     path = folder / "written as it went"
     options: dict[str, Any] = {"method": gfopt.MeZO(0.01), "budget": 81}
-    batches = {"batches": lambda step, key: None}  # a record for each step
+    batches = {"batches": lambda step, key: np.zeros(1)}  # a record for each step
     fun = gfopt.Objective(lambda x, batch: smooth(x))
     result = gfopt.minimize(fun, X0, log=path, **options, **batches)
     true = gfopt.ReplayLog.of(result)
@@ -152,6 +153,45 @@ def genomes(folder: Path) -> dict[str, Kind]:
     }
 
 
+def studies(folder: Path) -> dict[str, Kind]:
+    """Returns a study that was closed, and the write-ahead log of a killed one."""
+    words: dict[str, Any] = {"options": {"population_size": 6}, "budget": 29}
+    words["patience"] = 0.01  # a trial that is left waits for the program, which lives
+
+    def opened(path: Path) -> gfopt.Study:
+        return gfopt.Study(path, "differential_evolution", X0, **words)
+
+    def value(x: Any) -> float:
+        return float(np.max(np.abs(x)))
+
+    straight = opened(folder / "straight.db").work(value)
+    closed, killed = folder / "closed.db", folder / "killed.db"
+    opened(closed).work(value, trials=20)
+    study = opened(killed)
+    with study._file.connected():  # so that nothing ends the log
+        study.work(value, trials=20)
+        left = {p: p.read_bytes() for p in (killed, wal(killed))}
+    for path, text in left.items():
+        path.write_bytes(text)
+    kinds = {
+        "study, closed": (closed, closed),
+        "study, write-ahead log of a killed one": (wal(killed), killed),
+    }
+    return {
+        name: Kind(
+            path,
+            lambda main=main: opened(main).work(value),
+            lambda found: equal(found, straight),
+            (main, wal(main), main.with_name(f"{main.name}-shm")),
+        )
+        for name, (path, main) in kinds.items()
+    }
+
+
+def wal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
 def damages(whole: bytes, flips: int, cuts: int, seed: int) -> list[bytes]:
     """Returns damaged copies: flips first, then cuts."""
     rng, copies = np.random.default_rng(seed), []
@@ -185,6 +225,7 @@ def outcome(kind: Kind) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("kinds", nargs="*", metavar="KIND")
     options.add_argument("--flips", type=int, default=1000)
     options.add_argument("--cuts", type=int, default=200)
     given = options.parse_args()
@@ -192,9 +233,12 @@ def main() -> None:
     checkpoint.SAVE_SHARE = float("inf")
     results, rows = {}, []
     with tempfile.TemporaryDirectory() as place:
-        kinds = checkpoints(Path(place)) | logs(Path(place)) | genomes(Path(place))
+        folder = Path(place)
+        kinds = checkpoints(folder) | logs(folder) | genomes(folder) | studies(folder)
         for name, kind in kinds.items():
-            files = [kind.path, previous(kind.path)]
+            if not any(map(name.startswith, given.kinds or [""])):
+                continue
+            files = {kind.path, previous(kind.path), *kind.beside}
             saved = {p: p.read_bytes() for p in files if p.exists()}
             whole, began = saved[kind.path], time.monotonic()
             counts = {"flips": Counter[str](), "cuts": Counter[str]()}

@@ -236,7 +236,7 @@ class Study:
 
     def _read(self, file: Connection) -> None:
         """Brings the search to the end of the log: it replays what others did."""
-        for entry in study_file.entries(file, self._replay.seq):
+        for entry in study_file.entries(file, self._replay.last):
             if not self._replay.took(entry):
                 raise ValueError(
                     f"trial {entry.trial} of {self.path!r} is another solution here "
@@ -250,7 +250,13 @@ class Study:
             return self._given_back(file) or self._new(file)
 
     def _given_back(self, file: Connection) -> Trial | None:
-        for hand in study_file.hands(file):
+        hands = study_file.hands(file)
+        if {hand.trial for hand in hands} != set(self._replay.waiting):
+            raise ValueError(
+                f"the study {self.path!r} is damaged: trials without a value and "
+                "without a program"
+            )
+        for hand in hands:
             if not hand.is_dead(self._settings["patience"]):
                 continue
             if hand.starts < self._settings["attempts"]:
@@ -268,7 +274,7 @@ class Study:
             return None
         trial = replay.ask()
         if trial is not None:
-            replay.seq = study_file.ask(file, trial.id, _checksum(trial))
+            replay.last = study_file.ask(file, trial.id, _checksum(trial))
             study_file.take(file, trial.id, 1)
         return trial
 
@@ -279,7 +285,7 @@ class _Replay:
     Attributes:
         session: the search itself.
         waiting: the trials that have no value, by number.
-        seq: of the last entry that it knows.
+        last: the last entry that it knows.
         num_asked: trials that were handed out.
         num_told: those that have a value, or failed.
     """
@@ -287,7 +293,8 @@ class _Replay:
     def __init__(self, search: Mapping[str, Any]):
         self.session = _session(search)
         self.waiting: dict[int, Trial] = {}
-        self.seq = self.num_asked = self.num_told = 0
+        self.last = study_file.START
+        self.num_asked = self.num_told = 0
         self._sense = Sense(search["maximize"])
         self._best = math.inf  # value so far, lower is better
 
@@ -313,7 +320,7 @@ class _Replay:
             self.num_told += 1
             if entry.value is not None:
                 self._best = min(self._best, self._sense.fitness(entry.value))
-        self.seq = entry.seq
+        self.last = entry
         return True
 
     @property

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +21,10 @@ import pytest
 from hypothesis import given
 
 import gfopt
+from gfopt.driver import study as module
 from gfopt.driver.storage import study_file
 from gfopt.driver.storage.settings_json import as_json, from_json
+from gfopt.driver.storage.study_file import crc_of
 
 START = ("cma_es", [3.0, -2.0])
 
@@ -217,16 +221,18 @@ def test_other_versions_are_refused(path: str) -> None:
     with closing(sqlite3.connect(path)) as file, file:
         (text,) = file.execute("SELECT json FROM settings").fetchone()
         settings = json.loads(text) | {"versions": {"gfopt": "0", "jax": "0"}}
-        file.execute("UPDATE settings SET json = ?", (json.dumps(settings),))
+        text = json.dumps(settings)
+        file.execute("UPDATE settings SET json = ?, crc = ?", (text, crc_of(text)))
     with pytest.raises(ValueError, match="another versions"):
         gfopt.Study(path)
 
 
-def test_another_candidate_is_noticed(path: str) -> None:
+def test_another_candidate_is_noticed(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gfopt.Study(path, *START).work(sphere, trials=3)
-    with closing(sqlite3.connect(path)) as file, file:
-        file.execute("UPDATE log SET note = 'x' WHERE trial = 1 AND kind = 'ask'")
-    with pytest.raises(ValueError, match="trial 1 of .* is another solution here"):
+    monkeypatch.setattr(module, "_checksum", lambda trial: f"{trial.id}"[1:])
+    with pytest.raises(ValueError, match="trial 0 of .* is another solution here"):
         gfopt.Study(path).work(sphere)
 
 
@@ -235,15 +241,95 @@ def test_what_is_not_a_study_is_refused(tmp_path: Path) -> None:
         gfopt.Study(tmp_path / "none.db")
     text = tmp_path / "text.db"
     text.write_text("a text, long enough to be no header of a database" * 4)
-    with pytest.raises(ValueError, match="path must be a study that can be written"):
+    with pytest.raises(ValueError, match="path must be a study that can be read"):
         gfopt.Study(text)
     other = tmp_path / "other.db"
     with closing(sqlite3.connect(other)) as file, file:
         file.execute("CREATE TABLE settings (json TEXT)")
     with pytest.raises(ValueError, match="path must be a study; .* something else"):
         gfopt.Study(other)
-    with pytest.raises(ValueError, match="path must be a study that can be written"):
+    with pytest.raises(ValueError, match="path must be a study that can be read"):
         gfopt.Study(tmp_path / "missing" / "study.db", *START)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE log SET value = value + 1e-9 WHERE seq = 4",
+        "UPDATE log SET at = at - 1 WHERE seq = 3",
+        "UPDATE log SET note = 'x' WHERE seq = 3",
+        "DELETE FROM log WHERE seq = 2",
+        "DELETE FROM log WHERE seq = 5",  # the trial that waits
+        "UPDATE settings SET json = replace(json, '12', '11')",
+        "UPDATE hands SET starts = 9",
+        "UPDATE hands SET trial = 1",
+        "DELETE FROM hands",
+    ],
+)
+def test_what_was_changed_by_accident_is_noticed(path: str, change: str) -> None:
+    study = gfopt.Study(path, *START, seed=1, budget=12)
+    study.work(sphere, trials=2)
+    study._begun()
+    with closing(sqlite3.connect(path)) as file, file:
+        assert file.execute(change).rowcount == 1
+    with pytest.raises(ValueError, match=r"study\.db.* is damaged"):
+        gfopt.Study(path).work(sphere)
+
+
+def test_a_damaged_file_gives_an_error_or_the_same_result(path: str) -> None:
+    gfopt.Study(path, *START, seed=1, budget=12).work(sphere, trials=9)
+    whole, expected, num_errors = Path(path).read_bytes(), straight(12).fun, 0
+    used = [at for at, byte in enumerate(whole) if byte]
+    for at in used[7 :: len(used) // 11]:
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x5A
+        Path(path).write_bytes(damaged)
+        try:
+            assert gfopt.Study(path).work(sphere).fun == expected
+        except ValueError as error:
+            assert "study.db" in str(error)
+            num_errors += 1
+    assert num_errors > 6
+
+
+_FULL = """
+import resource, sys
+import gfopt
+path = sys.argv[1]
+study = gfopt.Study(path, "cma_es", [3.0, -2.0], seed=1, budget=400)
+study.work(lambda x: float(x @ x), trials=9)
+def fun(x):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+    return float(x @ x)
+try:
+    study.work(fun)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit of POSIX")
+def test_a_full_disk_is_an_error_and_costs_one_value(path: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", _FULL, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "path must be a study that can be read and written; " in done.stdout
+    assert len(done.stdout.splitlines()) == 1 and not done.stderr
+    told = [trial for trial, kind, *_ in log(path) if kind == "tell"]
+    assert told[:9] == list(range(9))
+    result = gfopt.Study(path).work(sphere, trials=30 - len(told))
+    assert (result.nfev, result.fun) == (30, straight(30).fun)
+
+
+def test_a_folder_that_cannot_be_written(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    study = gfopt.Study(path, *START, seed=1, budget=12)
+    monkeypatch.setattr(sqlite3, "connect", refused)
+    with pytest.raises(ValueError, match="written; .*study.db.*unable to open"):
+        study.work(sphere)
 
 
 @pytest.mark.parametrize(

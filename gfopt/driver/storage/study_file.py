@@ -1,11 +1,13 @@
 """The file of a study: settings, a log of trials, and who has which trial.
 
 The log is only appended to: ``ask`` when a trial is handed out first, ``tell`` when its
-value comes. SQLite keeps several programs apart.
+value comes. SQLite keeps several programs apart, but has no checksums of its own: every
+row has one here, which in the log starts from that of the row before.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -13,6 +15,7 @@ import socket
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
@@ -21,16 +24,17 @@ from typing import NamedTuple
 from gfopt import __version__
 from gfopt.types import JsonObject
 
-_FORMAT = 1
+_FORMAT = 2
 _TABLES = """
-CREATE TABLE settings (json TEXT NOT NULL);
+CREATE TABLE settings (json TEXT NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE log (
     seq INTEGER PRIMARY KEY, trial INTEGER NOT NULL, kind TEXT NOT NULL,
-    value REAL, note TEXT NOT NULL, at REAL NOT NULL, UNIQUE (trial, kind)
+    value REAL, note TEXT NOT NULL, at REAL NOT NULL, crc INTEGER NOT NULL,
+    UNIQUE (trial, kind)
 );
 CREATE TABLE hands (
     trial INTEGER PRIMARY KEY, host TEXT NOT NULL, process INTEGER NOT NULL,
-    beat REAL NOT NULL, starts INTEGER NOT NULL
+    beat REAL NOT NULL, starts INTEGER NOT NULL, crc INTEGER NOT NULL
 );
 """
 
@@ -44,6 +48,8 @@ class Entry(NamedTuple):
         kind: ``"ask"`` or ``"tell"``.
         value: what was told; None for a failed trial.
         note: of a trial a checksum of its solution, of a failure its reason.
+        at: when, seconds since 1970.
+        crc: checksum of all this, from that of the line before.
     """
 
     seq: int
@@ -51,6 +57,8 @@ class Entry(NamedTuple):
     kind: str
     value: float | None
     note: str
+    at: float
+    crc: int
 
 
 class Hand(NamedTuple):
@@ -72,7 +80,7 @@ class Hand(NamedTuple):
 
     def is_dead(self, patience: float) -> bool:
         """Tells whether the program is gone, or silent for ``patience`` seconds."""
-        if time.time() - self.beat > patience:
+        if abs(time.time() - self.beat) > patience:
             return True
         host, process = _me()
         # elsewhere than on POSIX, signal 0 is no question but ends the process
@@ -111,14 +119,17 @@ class StudyFile:
                 for table in _TABLES.split(";"):
                     file.execute(table)
                 text = json.dumps(ours | given)
-                file.execute("INSERT INTO settings VALUES (?)", (text,))
+                file.execute("INSERT INTO settings VALUES (?, ?)", (text, crc_of(text)))
             try:
-                (text,) = file.execute("SELECT json FROM settings").fetchone()
+                text, crc = file.execute("SELECT json, crc FROM settings").fetchone()
                 settings: JsonObject = json.loads(text)
             except (sqlite3.Error, TypeError, ValueError):
                 raise ValueError(
-                    f"path must be a study; {self.path!r} is something else"
+                    f"path must be a study; {self.path!r} is something else, or damaged"
                 ) from None
+            (found,) = file.execute("PRAGMA integrity_check(1)").fetchone()
+            _check(found == "ok", found)
+            _check(crc == crc_of(text), "wrong checksum of the settings")
         wanted = ours | (json.loads(json.dumps(given)) if given else {})
         for name, value in wanted.items():
             if settings.get(name) != value:
@@ -136,20 +147,16 @@ class StudyFile:
         With ``last`` it is on the disk afterwards: a value outlives a power cut. Else a
         cut may take the last entries back, never an entry without those after it.
         """
-        try:
-            with self.connected() as file:
-                file.execute(f"PRAGMA synchronous = {'FULL' if last else 'NORMAL'}")
-                file.execute("BEGIN IMMEDIATE")
-                try:
-                    yield file
-                    file.execute("COMMIT")
-                except BaseException:
+        with self.connected() as file:
+            file.execute(f"PRAGMA synchronous = {'FULL' if last else 'NORMAL'}")
+            file.execute("BEGIN IMMEDIATE")
+            try:
+                yield file
+                file.execute("COMMIT")
+            except BaseException:
+                if file.in_transaction:  # an error may have ended it
                     file.execute("ROLLBACK")
-                    raise
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"path must be a study that can be written; {self.path!r}: {error}"
-            ) from error
+                raise
 
     @contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
@@ -157,15 +164,19 @@ class StudyFile:
         if self._held is not None:
             yield self._held
             return
-        with closing(
-            sqlite3.connect(self.path, timeout=600, isolation_level=None)
-        ) as file:
-            file.execute("PRAGMA journal_mode = WAL")
-            self._held = file
-            try:
-                yield file
-            finally:
-                self._held = None
+        try:
+            with closing(
+                sqlite3.connect(self.path, timeout=600, isolation_level=None)
+            ) as self._held:
+                self._held.execute("PRAGMA journal_mode = WAL")
+                yield self._held
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                "path must be a study that can be read and written; "
+                f"{self.path!r}: {error}"
+            ) from error
+        finally:
+            self._held = None
 
     @contextmanager
     def beating(self, seconds: float) -> Iterator[None]:
@@ -190,34 +201,56 @@ class StudyFile:
             thread.join()
 
 
-def entries(file: sqlite3.Connection, after: int) -> list[Entry]:
-    """Returns what was logged after an entry."""
-    query = "SELECT seq, trial, kind, value, note FROM log WHERE seq > ? ORDER BY seq"
-    return list(map(Entry._make, file.execute(query, (after,)).fetchall()))
+START = Entry(0, -1, "", None, "", 0.0, 0)  # what the first entry follows
+
+
+def entries(file: sqlite3.Connection, after: Entry) -> list[Entry]:
+    """Returns what was logged after an entry.
+
+    Raises:
+        sqlite3.DatabaseError: where it is not what was written.
+    """
+    query = "SELECT * FROM log WHERE seq > ? ORDER BY seq"
+    found = list(map(Entry._make, file.execute(query, (after.seq,)).fetchall()))
+    for before, entry in itertools.pairwise([after, *found]):
+        is_right = entry.seq == before.seq + 1
+        is_right &= entry.crc == crc_of(entry[:-1], before.crc)
+        _check(is_right, f"wrong checksum of entry {before.seq + 1}")
+    return found
 
 
 def hands(file: sqlite3.Connection) -> list[Hand]:
-    """Returns who has a trial."""
-    return list(map(Hand._make, file.execute("SELECT * FROM hands").fetchall()))
+    """Returns who has a trial.
+
+    Raises:
+        sqlite3.DatabaseError: where it is not what was written.
+    """
+    found = []
+    for *row, crc in file.execute("SELECT * FROM hands").fetchall():
+        found.append(Hand(*row))
+        _check(crc == _crc_of_hand(found[-1]), "wrong checksum of who has a trial")
+    return found
 
 
 def take(file: sqlite3.Connection, trial: int, starts: int) -> None:
     """Writes that this program has a trial."""
-    row = (trial, *_me(), time.time(), starts)
-    file.execute("INSERT OR REPLACE INTO hands VALUES (?, ?, ?, ?, ?)", row)
+    _hold(file, Hand(trial, *_me(), time.time(), starts))
 
 
 def give_back(file: sqlite3.Connection, trial: int) -> None:
     """Lets the next program have a trial, as if this one had not begun it."""
-    query = (
-        "UPDATE hands SET beat = 0, starts = starts - 1 "
-        "WHERE trial = ? AND host = ? AND process = ?"
-    )
-    file.execute(query, (trial, *_me()))
+    for hand in hands(file):
+        if hand[:3] == (trial, *_me()):
+            _hold(file, hand._replace(beat=0.0, starts=hand.starts - 1))
 
 
-def ask(file: sqlite3.Connection, trial: int, checksum: str) -> int:
-    """Logs that a trial was handed out; returns the entry's number."""
+def _hold(file: sqlite3.Connection, hand: Hand) -> None:
+    query = "INSERT OR REPLACE INTO hands VALUES (?, ?, ?, ?, ?, ?)"
+    file.execute(query, (*hand, _crc_of_hand(hand)))
+
+
+def ask(file: sqlite3.Connection, trial: int, checksum: str) -> Entry:
+    """Logs that a trial was handed out; returns the entry."""
     return _append(file, trial, "ask", None, checksum)
 
 
@@ -228,7 +261,8 @@ def tell(file: sqlite3.Connection, trial: int, value: float, note: str) -> None:
         return
     is_valid = math.isfinite(value)
     note = note or ("" if is_valid else f"value {value}")
-    _append(file, trial, "tell", value if is_valid else None, note)
+    note = note.encode(errors="replace").decode()  # what no file can hold
+    _append(file, trial, "tell", float(value) if is_valid else None, note)
     file.execute("DELETE FROM hands WHERE trial = ?", (trial,))
 
 
@@ -247,7 +281,24 @@ def _me() -> tuple[str, int]:
 
 def _append(
     file: sqlite3.Connection, trial: int, kind: str, value: float | None, note: str
-) -> int:
-    row = (trial, kind, value, note, time.time())
-    query = "INSERT INTO log (trial, kind, value, note, at) VALUES (?, ?, ?, ?, ?)"
-    return int(file.execute(query, row).lastrowid or 0)
+) -> Entry:
+    last = file.execute("SELECT * FROM log ORDER BY seq DESC LIMIT 1").fetchone()
+    before = START if last is None else Entry(*last)
+    row = (before.seq + 1, trial, kind, value, note, time.time())
+    entry = Entry(*row, crc_of(row, before.crc))
+    file.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", entry)
+    return entry
+
+
+def crc_of(row: object, before: int = 0) -> int:
+    """Returns the checksum of what JSON holds, from that of what stands before it."""
+    return zlib.crc32(json.dumps(row).encode(), before)
+
+
+def _crc_of_hand(hand: Hand) -> int:
+    return crc_of(hand._replace(beat=0.0))  # signs of life are not worth one
+
+
+def _check(is_right: bool, what: str) -> None:
+    if not is_right:
+        raise sqlite3.DatabaseError(f"the file is damaged: {what}")
