@@ -29,7 +29,6 @@ from gfopt.core.sharded import sharded as sharded
 from gfopt.core.trees import merge as merge
 from gfopt.core.trees import partition as partition
 from gfopt.driver.ask_tell import AskTell as AskTell
-from gfopt.driver.ask_tell import Trial as Trial
 from gfopt.driver.minimize import minimize as minimize
 from gfopt.driver.replay.replay import ReplayLog as ReplayLog
 from gfopt.driver.replay.replay import replay as replay
@@ -41,6 +40,7 @@ from gfopt.driver.run import run as run
 from gfopt.driver.scipy_method import scipy_method as scipy_method
 from gfopt.driver.setup.warm_start import warm_start as warm_start
 from gfopt.driver.study import Study as Study
+from gfopt.driver.trials.trial import Trial as Trial
 from gfopt.noise.noise import gaussian as gaussian
 from gfopt.noise.noise import rademacher as rademacher
 from gfopt.noise.perturbation.low_rank_noise import low_rank as low_rank

@@ -27,6 +27,7 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "surrogate": "asks a model of the objective: a step is a part of a generation",
         "deterministic": "draws nothing: the seed does not matter",
         "injects": "takes in solutions that were evaluated elsewhere",
+        "asynchronous": "can be told values as they come, of candidates of any step",
         "resizable": "its state does not depend on the number of candidates",
     }
 )
@@ -74,7 +75,7 @@ ROWS = (
         name="random_search",
         home="gfopt.optimizers.random_search.RandomSearch",
         domain="baseline, any size",
-        flags=SEEDED | RANKED | {"tolerates_stale"},
+        flags=SEEDED | RANKED | {"tolerates_stale", "asynchronous"},
     ),
     Row(
         name="open_es",
@@ -110,13 +111,15 @@ ROWS = (
         name="cma_es",
         home="gfopt.optimizers.cma.cma_es.CMAES",
         domain="black box, 1 to 1,000 parameters",
-        flags=RANKED | {"rotation_invariant", "stops", "dense", "injects", "resizable"},
+        flags=RANKED
+        | {"rotation_invariant", "stops", "dense", "injects", "resizable"}
+        | {"asynchronous"},
     ),
     Row(
         name="sep_cma_es",
         home="gfopt.optimizers.cma.sep_cma_es.SepCMAES",
         domain="separable black box, any size",
-        flags=RANKED | {"stops"},
+        flags=RANKED | {"stops", "injects", "asynchronous"},
     ),
     Row(
         name="lq_cma_es",
@@ -197,7 +200,7 @@ ROWS = (
         name="differential_evolution",
         home="gfopt.optimizers.differential_evolution.DifferentialEvolution",
         domain="black box, 1 to 100 parameters, many minima",
-        flags=RANKED | {"stops", "tolerates_stale"},
+        flags=RANKED | {"stops", "tolerates_stale", "asynchronous"},
     ),
     Row(
         name="particle_swarm",
@@ -209,7 +212,7 @@ ROWS = (
         name="cross_entropy",
         home="gfopt.optimizers.cross_entropy.CrossEntropy",
         domain="black box, 1 to about 1,000 parameters, many candidates per step",
-        flags=RANKED | {"stops", "injects", "resizable"},
+        flags=RANKED | {"stops", "injects", "resizable", "asynchronous"},
     ),
     Row(
         name="cbo",
@@ -242,7 +245,7 @@ ROWS = (
         name="random_tokens",
         home="gfopt.tokens.random_tokens.RandomTokens",
         domain="token sequences and subsets: the baseline",
-        flags=RANKED | {"tolerates_stale"},
+        flags=RANKED | {"tolerates_stale", "asynchronous"},
         sigma=None,
         tokens=True,
     ),
@@ -258,7 +261,7 @@ ROWS = (
         name="genetic_tokens",
         home="gfopt.tokens.genetic_tokens.GeneticTokens",
         domain="token sequences and subsets",
-        flags=RANKED | {"tolerates_stale"},
+        flags=RANKED | {"tolerates_stale", "asynchronous"},
         sigma=None,
         tokens=True,
     ),

@@ -168,6 +168,18 @@ class Method(Optimizer):
             f"got {type(self).__name__}"
         )
 
+    @property
+    def late_members(self) -> str:
+        """How it is told a candidate that was asked for at an earlier step.
+
+        ``"encoded"``: as ``encode`` writes it down at this step, in any row.
+        ``"same"``: as it was, in its row, since a member decodes to the same solution
+        at every step; a row that is not evaluated then changes nothing. ``""``: not at
+        all. Where it is told candidates of several steps, the state's counter is of the
+        tells.
+        """
+        return ""
+
     # what it is
 
     @property
@@ -362,6 +374,11 @@ class StatelessWrapper(Wrapper):
     def init(self, key: Key, solution: Solution) -> State:
         """Starts the method inside."""
         return self.inner.init(key, solution)
+
+    @property
+    def late_members(self) -> str:
+        """As the method inside: its tell is that of this wrapper."""
+        return as_method(self.inner).late_members
 
     def tell(
         self, state: State, population: Population, evaluation: Evaluation

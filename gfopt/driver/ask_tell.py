@@ -8,9 +8,8 @@ import pickle
 import threading
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import jax
 import numpy as np
@@ -22,35 +21,18 @@ from gfopt.driver.engine.host_search import HostSearch
 from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.history import History
 from gfopt.driver.result.result import MOST_KEPT, Result, reasons_with_values
+from gfopt.driver.setup.any_order import check_any_order
 from gfopt.driver.setup.arguments import as_solution, check_seed, values_told
 from gfopt.driver.setup.method import against_noise
 from gfopt.driver.setup.setup import setup
-from gfopt.driver.trials.late_trials import ClosedGeneration, LateTrials
-from gfopt.driver.trials.trials import START, OpenTrials
+from gfopt.driver.trials.any_order import AnyOrder
+from gfopt.driver.trials.base import Kept, Trials
+from gfopt.driver.trials.generations import Generations
+from gfopt.driver.trials.trial import Trial, as_told
 from gfopt.optimizers.wrappers.bounded import Bounded
 from gfopt.optimizers.wrappers.held import Held
 from gfopt.protocol import Optimizer, as_method, layers
 from gfopt.types import PyTree, Solution
-
-
-class Trial(NamedTuple):
-    """One candidate that waits for its value.
-
-    Attributes:
-        id: its number in this run, from 0.
-        solution: what to evaluate: NumPy arrays of its own.
-
-    Example:
-        >>> import gfopt
-        >>> search = gfopt.AskTell("cma_es", [0.0, 0.0], sigma0=1.0)
-        >>> trials = search.ask(2)
-        >>> [trial.id for trial in trials], trials[0].solution.shape
-        ([0, 1], (2,))
-    """
-
-    id: int
-    solution: Solution
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,6 +70,8 @@ class AskTell:
         options: fields of the method.
         maximize: look for the largest value.
         noisy: values differ from call to call, as for ``minimize``.
+        asynchronous: hand a trial out whenever one is asked for, and tell the method
+            values as they come, as for ``minimize``.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -114,40 +98,43 @@ class AskTell:
         options: Mapping[str, object] | None = None,
         maximize: bool = False,
         noisy: bool = False,
+        asynchronous: bool = False,
     ):
         check_seed(seed)
-        checks.instance("maximize", maximize, bool, "True or False")
-        checks.instance("noisy", noisy, bool, "True or False")
-        start = setup(method, x0, sigma0, bounds, options, allows_model=not noisy)
+        flags = {"maximize": maximize, "noisy": noisy, "asynchronous": asynchronous}
+        for name, flag in flags.items():
+            checks.instance(name, flag, bool, "True or False")
+        start = setup(
+            method,
+            x0,
+            sigma0,
+            bounds,
+            options,
+            allows_model=not (noisy or asynchronous),
+        )
         optimizer = against_noise(start.hosted) if noisy else start.hosted
-        self._sense = Sense(maximize)
+        self._sense, self._x0 = Sense(maximize), start.x0
         self._began = time.monotonic()
         self._search = HostSearch(optimizer, start.x0, seed, start.x64)
         self._history = History(self._sense)
-        self._failures: Counter[str] = Counter()
-        self._late = LateTrials()
-        self._turn = threading.Condition()  # notified of every generation that opens
-        plain = optimizer
-        while isinstance(plain, Held | Bounded):
-            plain = plain.inner
-        # other wrappers make generations of their own of it
-        row = registry.row_of(plain) if len(layers(plain)) == 1 else None
-        self._x0 = start.x0
-        self._injects = row is not None and "injects" in row.flags
-        self._waiting: list[tuple[Solution, float]] = []
-        self._uses_late = row is not None and "tolerates_stale" in row.flags
+        self._kept = Kept(self._search, self._history, start.x0)
+        self._turn = threading.Condition()  # notified where there is a trial to ask for
         wants_start = trees.num_parameters(start.x0) <= MOST_KEPT
         wants_start &= not registry.takes_tokens(optimizer)
-        rows = self._search.active_rows.tolist()
-        if wants_start and not self._search.begins_at(start.x0):
-            rows = [START, *rows]
-        self._trials = OpenTrials(0, rows)
+        wants_start = wants_start and not self._search.begins_at(start.x0)
+        self._trials: Trials
+        if asynchronous:
+            check_any_order(optimizer)
+            self._trials = AnyOrder(self._kept, wants_start)
+        else:
+            self._trials = Generations(self._kept, wants_start, _flags(optimizer))
 
     def ask(self, n: int | None = None, *, timeout: float = 0.0) -> list[Trial]:
         """Hands out the next members of the open generation.
 
         Args:
-            n: how many; all that are left by default.
+            n: how many; by default all that are left, or as many as a generation has
+                where the search is asynchronous.
             timeout: seconds to wait for a member where none is left, while other
                 threads tell: without it, threads that ask again and again keep those
                 from their work.
@@ -176,16 +163,8 @@ class AskTell:
             checks.integer("n", n, 1)
         checks.non_negative("timeout", timeout)
         with self._turn:
-            self._turn.wait_for(
-                lambda: self._trials.num_asked < self._trials.num_free, timeout
-            )
-            rows = self._trials.hand_out(n)
-            return [Trial(i, self._solution(row)) for i, row in rows.items()]
-
-    def _solution(self, row: int) -> Solution:
-        if row == START:
-            return jax.tree.map(np.array, self._x0)
-        return self._search.solution(row)
+            self._turn.wait_for(lambda: self._trials.can_ask, timeout)
+            return self._trials.hand_out(n)
 
     @_locked
     def tell(
@@ -204,49 +183,20 @@ class AskTell:
             ValueError: for an unknown trial, one that has its value already, or another
                 number of values than of trials. Nothing has been taken in then.
         """
-        ids, numbers = _as_told(trials, values)
-        fitness, open_trials = self._sense.fitness(numbers), self._trials
-        open_trials.check(ids, self._late)
-        is_late = ids < open_trials.first_id
-        late = ids[is_late].tolist()
-        if late:
-            self._tell_late(dict(zip(late, fitness[is_late].tolist(), strict=True)))
-        if len(late) < ids.size:
-            places = ids[~is_late] - open_trials.first_id
-            open_trials.tell(places, fitness[~is_late])
-            self._count(places)
-        if open_trials.is_told.all():
-            self._advance()
-        if late and not self._uses_late:
+        ids, numbers = as_told(trials, values)
+        num_unused = self._trials.tell(ids, self._sense.fitness(numbers))
+        self._notify()
+        if num_unused:
             name = type(self._search.optimizer).__name__
             warnings.warn(
-                f"{len(late)} value(s) came after their generation was closed: {name} "
+                f"{num_unused} value(s) came after their generation was closed: {name} "
                 "cannot use them; they count for the best solution only",
                 stacklevel=3,
             )
 
-    def _count(self, places: np.ndarray) -> None:
-        """Counts failures among new values, and takes the best of them if it is one."""
-        trials = self._trials
-        fitness = trials.fitness[places]
-        valid = np.isfinite(fitness)
-        if not valid.all():
-            self._failures["told as failed"] += int((~valid).sum())
-            fitness = np.where(valid, fitness, np.inf)
-        best = int(np.argmin(fitness))
-        row, lowest = trials.rows[places[best]], float(fitness[best])
-        if row == START:
-            self._improve(lowest, self._x0)
-        elif lowest < self._search.best_fitness:
-            self._search.remember(row, lowest)
-        for place in places[~trials.is_member[places]]:
-            self._history.begin(float(trials.fitness[place]))
-
-    def _improve(self, fitness: float, solution: Solution) -> None:
-        """Takes a solution that is not in the open generation, if it is the best."""
-        if fitness < self._search.best_fitness:
-            self._search.best_fitness = fitness
-            self._search.best_x = jax.tree.map(np.array, solution)
+    def _notify(self) -> None:
+        if self._trials.can_ask:
+            self._turn.notify_all()
 
     @_locked
     def inject(
@@ -288,11 +238,10 @@ class AskTell:
             if math.isfinite(fitness)
         ]
         for solution, fitness in known:
-            self._improve(fitness, solution)
-        if self._injects:
-            self._waiting += known
-            self._place()
-        elif known:
+            self._kept.improve(fitness, solution)
+        is_used = self._trials.inject(known)
+        self._notify()
+        if known and not is_used:
             name = type(self._search.optimizer).__name__
             warnings.warn(
                 f"{name} cannot learn from injected solutions; they count for the best "
@@ -317,12 +266,6 @@ class AskTell:
             lambda x, leaf: np.asarray(leaf, x.dtype), self._x0, solution
         )
 
-    def _place(self) -> None:
-        """Gives injected solutions their places, where there is room."""
-        while self._waiting and self._trials.takes_injected():
-            solution, fitness = self._waiting.pop(0)
-            self._search.inject(self._trials.inject(fitness), solution)
-
     @_locked
     def close(self) -> None:
         """Closes the open generation: what has no value yet counts as failed.
@@ -331,54 +274,11 @@ class AskTell:
         the best solution; a method that can use values of an earlier generation takes
         it in, others can't, which a warning then says. Trials that are never told are
         forgotten after some generations: 2^18 numbers are stored, and the last
-        generation in any case.
+        generation in any case. In an asynchronous search the method is told what has
+        come so far; all trials still wait for their values.
         """
-        missing = {
-            i: (row, self._x0 if row == START else self._search.clean(row))
-            for i, row in self._trials.missing().items()
-        }
-        if missing:
-            population = self._search.population if self._uses_late else None
-            self._late.add(ClosedGeneration(population, self._search.rows, missing))
-        self._advance()
-
-    def _advance(self) -> None:
-        """Tells the open generation, and opens the next."""
-        search, trials = self._search, self._trials
-        fitness = trials.fitness[trials.is_member]
-        valid = fitness[np.isfinite(fitness)]
-        whole = np.full(search.rows, np.nan)
-        whole[search.active_rows] = fitness
-        search.tell(whole)
-        columns = {
-            "fitness": valid.min() if valid.size else np.nan,
-            "num_evaluations": trials.num_told,
-            "num_valid": valid.size,
-            **search.info,
-        }
-        self._history.add({k: np.asarray([v]) for k, v in columns.items()}, True)
-        self._trials = OpenTrials(trials.next_id, search.active_rows.tolist())
-        self._place()
-        self._turn.notify_all()
-
-    def _tell_late(self, fitness: dict[int, float]) -> None:
-        """Takes fitness of closed generations, by id."""
-        for generation in self._late:
-            rows = np.full(generation.num_rows, np.nan)
-            for i in [i for i in fitness if i in generation.missing]:
-                row, solution = generation.missing.pop(i)
-                if row == START:
-                    self._history.begin(fitness[i])
-                else:
-                    rows[row] = fitness[i]
-                    self._history.nfev += 1
-                if math.isfinite(fitness[i]):
-                    self._improve(fitness[i], solution)
-                else:
-                    self._failures["told as failed"] += 1
-            if generation.population is not None and np.isfinite(rows).any():
-                self._search.tell_late(generation.population, rows)
-        self._late.drop_complete()
+        self._trials.close()
+        self._notify()
 
     @_locked
     def stop(self) -> dict[str, object]:
@@ -406,7 +306,7 @@ class AskTell:
             message=message,
             nfev=self._history.nfev + self._trials.num_told,
             nit=self._history.nit,
-            failures=dict(self._failures.most_common()),
+            failures=dict(self._kept.failures.most_common()),
             history=self._history.table(),
             state=jax.tree.map(np.asarray, search.state),
             optimizer=search.optimizer,
@@ -438,15 +338,12 @@ def _session(kind: type[AskTell], state: bytes) -> AskTell:
     return session
 
 
-def _as_told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the arguments of ``tell``: ids and numbers, NaN for failures."""
-    if isinstance(trials, Trial | int | np.integer):
-        trials, values = [trials], [values]
-    checks.instance("trials", trials, (Sequence, np.ndarray), "trials or their ids")
-    ids = [trial.id if type(trial) is Trial else trial for trial in trials]
-    numbers = np.asarray(ids) if ids else np.zeros(0, np.int64)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise TypeError(
-            f"trials must be trials or their ids; got {checks.shown(trials)}"
-        )
-    return numbers.astype(np.int64), values_told(values, len(ids), "trials")
+def _flags(optimizer: Optimizer) -> frozenset[str]:
+    """Returns the flags of a method; none within wrappers.
+
+    They make generations of their own of it.
+    """
+    while isinstance(optimizer, Held | Bounded):
+        optimizer = optimizer.inner
+    row = registry.row_of(optimizer) if len(layers(optimizer)) == 1 else None
+    return frozenset() if row is None else row.flags

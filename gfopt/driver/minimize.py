@@ -19,9 +19,11 @@ from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective, as_objective
 from gfopt.driver.loop.batches import Batches
 from gfopt.driver.loop.checkpoint import Checkpoint, configuration
-from gfopt.driver.loop.finished import Ends
-from gfopt.driver.loop.loop import Callback, Loop, unstarted
+from gfopt.driver.loop.finished import Ends, unstarted
+from gfopt.driver.loop.job import Job
+from gfopt.driver.loop.loop import Callback, Loop
 from gfopt.driver.result.result import Result
+from gfopt.driver.setup.any_order import asynchronous_setup
 from gfopt.driver.setup.arguments import (
     as_callbacks,
     check_batches,
@@ -55,6 +57,7 @@ def minimize(
     maximize: bool = False,
     noisy: bool = False,
     workers: object = None,
+    asynchronous: bool = False,
     evaluator: Evaluator | HostEvaluator | None = None,
     options: Mapping[str, object] | None = None,
     args: tuple[PyTree, ...] = (),
@@ -103,6 +106,8 @@ def minimize(
             then ``recommended``.
         workers: number of processes that call ``fun``; or an executor, a Dask
             ``Client``, a pool of processes, or the like.
+        asynchronous: keep all workers busy: no generation is waited for, the method is
+            told values as they come. For those that ``gfopt list`` marks so.
         evaluator: how a population is evaluated: ``vmapped()``, ``chunked(b)``,
             ``sharded()`` or ``host(...)``; by default chosen by size.
         options: fields of the method, such as ``{"population_size": 20}``.
@@ -137,6 +142,7 @@ def minimize(
     """
     check_seed(seed)
     flags = {"maximize": maximize, "noisy": noisy, "progress": progress}
+    flags |= {"asynchronous": asynchronous}
     for name, flag in flags.items():
         checks.instance(name, flag, bool, "True or False")
     check_limits(budget, max_seconds, target)
@@ -159,7 +165,11 @@ def minimize(
         bounds,
         options,
         allows_model=not (
-            noisy or objective.constraints or objective.takes_key or batches is not None
+            noisy
+            or asynchronous
+            or objective.constraints
+            or objective.takes_key
+            or batches is not None
         ),
         # restart only if the caller set a limit
         restarts=not (budget is None and max_seconds is None and target is None),
@@ -181,9 +191,17 @@ def minimize(
         budget = min(DEFAULT_BUDGET * size, MOST_DEFAULT_BUDGET)
 
     with ExitStack() as stack:
+        caller = _evaluator(evaluator, workers, stack)
+        if asynchronous:
+            others = {
+                "noisy": noisy,
+                "batches": batches,
+                "constraints": objective.constraints,
+            }
+            start = asynchronous_setup(start, objective, caller, others)
         saved = None
         if checkpoint is not None:
-            config = configuration(start, objective, seed, frozen, args)
+            config = configuration(start, objective, seed, frozen, args, asynchronous)
             saved = stack.enter_context(Checkpoint(checkpoint, config))
         logged = None
         if log is not None:
@@ -191,17 +209,16 @@ def minimize(
             from gfopt.driver.replay.log_writer import LogWriter
 
             logged = stack.enter_context(LogWriter(log, start.optimizer, start.x0))
-        loop = Loop(
+        job = Job(
             start,
             objective,
-            _evaluator(evaluator, workers, stack),
+            caller,
             Inputs(frozen, args),
             seed,
             Batches(batches, seed),
-            saved,
-            logged,
-            starts_feasible,
+            asynchronous,
         )
+        loop = Loop(job, saved, logged, starts_feasible)
         return loop.run(Ends(budget, max_seconds, target), listed, progress)
 
 

@@ -26,12 +26,13 @@ from gfopt.core.host.failures import Failures
 from gfopt.core.host.values import check_kind
 from gfopt.core.objective import Inputs, Objective
 from gfopt.core.sense import Sense
-from gfopt.driver.ask_tell import AskTell, Trial
+from gfopt.driver.ask_tell import AskTell
 from gfopt.driver.result.endings import Status
 from gfopt.driver.result.result import Result
 from gfopt.driver.storage import study_file
 from gfopt.driver.storage.settings_json import as_json, from_json
 from gfopt.driver.storage.study_file import Entry, StudyFile
+from gfopt.driver.trials.trial import Trial
 from gfopt.types import Solution
 
 _TREES = ("x0", "sigma0", "bounds", "options")  # settings that are not plain JSON
@@ -41,7 +42,8 @@ class Study:
     """A search in a file that several programs open at the same time.
 
     Each program asks for a trial that nobody has, evaluates it and writes its value;
-    the next generation opens when all values of the last one are there. A program that
+    the next generation opens when all values of the last one are there, unless the
+    search is asynchronous. A program that
     dies gives its trial back: to whoever asks next, at once if it ran on the same
     machine, else when ``patience`` seconds have passed without a sign of life.
     Programs may come and go; all must run on one file system that SQLite can lock, with
@@ -57,6 +59,7 @@ class Study:
         options: fields of the method that JSON can hold.
         maximize: look for the largest value.
         noisy: values differ from call to call.
+        asynchronous: no generation is waited for, as for ``minimize``.
         budget: how many trials are handed out at most; no limit if None.
         target: end when a value is at least as good.
         attempts: how often a trial is begun before its programs' deaths count as its
@@ -91,6 +94,7 @@ class Study:
         options: Mapping[str, Any] | None = None,
         maximize: bool = False,
         noisy: bool = False,
+        asynchronous: bool = False,
         budget: int | None = None,
         target: float | None = None,
         attempts: int = 3,
@@ -116,6 +120,7 @@ class Study:
                 "options": dict(options or {}),
                 "maximize": maximize,
                 "noisy": noisy,
+                "asynchronous": asynchronous,
             }
             search |= {name: as_json(name, search[name]) for name in _TREES}
             given = {

@@ -86,6 +86,7 @@ class CrossEntropy(Method):
     tol_x: schedules.Number = 1e-11
 
     has_margin = True
+    late_members = "encoded"
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)

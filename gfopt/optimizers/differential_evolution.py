@@ -100,6 +100,8 @@ class DifferentialEvolution(Method):
     tol_x: schedules.Number = 1e-11
     tol_fun: schedules.Number = 1e-12
 
+    late_members = "same"
+
     def __post_init__(self) -> None:
         if self.population_size is not None:
             checks.integer("population_size", self.population_size, 4)

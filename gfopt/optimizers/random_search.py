@@ -72,6 +72,8 @@ class RandomSearch(Method):
     sigma: schedules.Hyperparameter = 1.0
     noise: noise.Noise = static(default_factory=noise.gaussian)
 
+    late_members = "same"
+
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)
         checks.instance("noise", self.noise, noise.Noise, "a gfopt noise family")

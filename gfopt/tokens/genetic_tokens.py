@@ -89,6 +89,8 @@ class GeneticTokens(Method):
     immigrant_share: schedules.Hyperparameter = 0.0
     is_subset: bool = static(default=False)
 
+    late_members = "same"
+
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)
         checks.integer("num_parents", self.num_parents, 1)

@@ -70,6 +70,8 @@ class RandomTokens(Method):
     change_rate: schedules.Hyperparameter = 1.0
     is_subset: bool = static(default=False)
 
+    late_members = "same"
+
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 1)
         checks.instance("is_subset", self.is_subset, bool, "True or False")

@@ -164,9 +164,23 @@ def said(optimizer: Any) -> dict[str, Any]:
 def test_every_hook_is_looked_at():
     """Beside those of ``said``: what a wrapper answers itself, tested below."""
     own = {"at_tier", "tier", "decode_group", "wrapped", "search_space", "tolerance"}
-    own |= {"encode", "log_header", "can_restart", "has_margin", "sized", "at_step"}
+    own |= {
+        "late_members",
+        "encode",
+        "log_header",
+        "can_restart",
+        "has_margin",
+        "sized",
+        "at_step",
+    }
     hooks = {name for name in vars(Method) if not name.startswith("_")}
     assert hooks == said(METHODS["cma_es"]).keys() | own
+
+
+def test_only_what_tells_the_method_inside_takes_late_members():
+    for wrapper in WRAPPERS:
+        says = as_method(made(("cma_es", wrapper))).late_members
+        assert says == ("encoded" if wrapper in ("bounded", "margin") else ""), wrapper
 
 
 SOME = ["cma_es", "lq_cma_es", "open_es", "deep_ga", "a user's own"]

@@ -335,8 +335,8 @@ def test_large_arrays_keep_their_precision(monkeypatch):
     for _ in range(2):
         search = pickle.loads(pickle.dumps(search))
     same(
-        (search._search._generation, list(search._late)),
-        (straight._search._generation, list(straight._late)),
+        (search._search._generation, list(search._trials.late)),
+        (straight._search._generation, list(straight._trials.late)),
     )
     for one in (search, straight):
         one.tell(one.ask(), [2.0, 0.5, 3.0])
@@ -405,7 +405,7 @@ def test_trials_that_nobody_tells_are_forgotten(monkeypatch):
         search.tell(trials[0], 1.0)
         search.close()
     size = len(pickle.dumps(search))
-    assert sum(len(one.missing) for one in search._late) <= 20
+    assert sum(len(one.missing) for one in search._trials.late) <= 20
     for _ in range(50):
         search.ask()
         search.close()
@@ -413,5 +413,5 @@ def test_trials_that_nobody_tells_are_forgotten(monkeypatch):
     with pytest.raises(ValueError, match="closed long ago"):
         search.tell(trials[0].id - 40, 1.0)
     with pytest.warns(UserWarning, match="closed"):
-        search.tell(search._trials.first_id - 1, -7.0)
+        search.tell(search._trials.open.first_id - 1, -7.0)
     assert search.result.fun == -7.0

@@ -55,7 +55,7 @@ def test_a_near_solution_is_met_exactly_and_a_far_one_shortened(name, bounds):
 @pytest.mark.parametrize("name", INJECTS)
 def test_it_learns_from_them(name):
     plain, helped = session(name), session(name)
-    helped.inject(np.ones((3, 3)), [0.0] * 3)
+    helped.inject(np.ones((3, 3)), [0.0, 0.1, 0.2])
     assert len(helped.ask()) == len(plain.ask()) - 3
     for search in (plain, helped):
         search.close()  # what is missing counts as failed

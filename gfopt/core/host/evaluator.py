@@ -14,7 +14,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.evaluate import Request, decode_rows, judged
 from gfopt.core.host.failures import Failures
-from gfopt.core.host.host import HostPool
+from gfopt.core.host.host import HostPool, Stream
 from gfopt.core.host.values import Value, evaluation_of, value_of, values_of
 from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.core.objective import Inputs, Objective
@@ -71,25 +71,9 @@ class HostEvaluator:
                 ends the evaluation.
             num_spare: how many calls are cut off once all others have returned.
         """
-        if objective.takes_row:
-            raise TypeError(
-                "objective must be a JAX function to take its row; got one that is "
-                "called as a Python function"
-            )
-        count = len(solutions)
-        if inputs.frozen is not None:
-            solutions = [trees.merge(x, inputs.frozen) for x in solutions]
-        fun = objective.full_fun
+        count, fun = len(solutions), _called(objective)
         if inputs.context is not None:
             fun = functools.partial(fun, context=inputs.context)
-        batch = () if inputs.batch is None else (inputs.batch,)
-
-        def call(
-            key: Key | np.ndarray | None, solution: Solution
-        ) -> tuple[PyTree, ...]:
-            head = (key,) if objective.takes_key else ()
-            return (*head, solution, *batch, *inputs.args)
-
         values: dict[int, Value] = {}
 
         def settle(index: int, value: Value) -> None:
@@ -98,19 +82,39 @@ class HostEvaluator:
                 on_value(index, value)
 
         if objective.batched:
+            if inputs.frozen is not None:
+                solutions = [trees.merge(x, inputs.frozen) for x in solutions]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *solutions)
-            (outcome,) = self.pool.map(fun, [call(keys, stacked)])
+            call = arguments(objective, keys, stacked, inputs._replace(frozen=None))
+            (outcome,) = self.pool.map(fun, [call])
             for index, value in enumerate(values_of(objective, outcome, count)):
                 settle(index, value)
         else:
             row_keys = [None] * count if keys is None else list(keys)
             self.pool.map(
                 fun,
-                [call(k, x) for k, x in zip(row_keys, solutions, strict=True)],
+                [
+                    arguments(objective, key, x, inputs)
+                    for key, x in zip(row_keys, solutions, strict=True)
+                ],
                 lambda index, outcome: settle(index, value_of(objective, outcome)),
                 max(1, count - num_spare),
             )
         return [values[index] for index in range(count)]
+
+    def stream(
+        self, objective: Objective, on_value: Callable[[int, Value], object]
+    ) -> Stream:
+        """Begins to evaluate solutions that are added one by one.
+
+        Args:
+            objective: what to call, with ``arguments``.
+            on_value: called as ``(number, value)`` when one is done.
+        """
+        return self.pool.stream(
+            _called(objective),
+            lambda number, outcome: on_value(number, value_of(objective, outcome)),
+        )
 
     def __call__(self, request: Request) -> Evaluation:
         """Evaluates the active rows of a population."""
@@ -166,6 +170,27 @@ def host(
         'host'
     """
     return HostEvaluator(executor, workers, timeout, retries, quorum)
+
+
+def _called(objective: Objective) -> Callable[..., object]:
+    """Returns the function that is called on the host."""
+    if objective.takes_row:
+        raise TypeError(
+            "objective must be a JAX function to take its row; got one that is "
+            "called as a Python function"
+        )
+    return objective.full_fun
+
+
+def arguments(
+    objective: Objective, key: np.ndarray | None, solution: Solution, inputs: Inputs
+) -> tuple[PyTree, ...]:
+    """Returns the arguments of one call."""
+    if inputs.frozen is not None:
+        solution = trees.merge(solution, inputs.frozen)
+    head = (key,) if objective.takes_key else ()
+    batch = () if inputs.batch is None else (inputs.batch,)
+    return (*head, solution, *batch, *inputs.args)
 
 
 decode_stacked = HostFunction(decode_rows)

@@ -28,12 +28,15 @@ class Value(NamedTuple):
         reason: why it failed, ``""`` where it did not.
         aux: what the objective returned beside the number; None for nothing.
         traceback: of what was raised, to be shown once; no file keeps it.
+        candidate: leaves of what a later step needs to know of the solution, where
+            values may come late; else None.
     """
 
     fitness: float
     reason: str = ""
     aux: PyTree = None
     traceback: str = ""
+    candidate: list[np.ndarray] | None = None
 
     @property
     def feasible_fitness(self) -> float:

@@ -255,6 +255,14 @@ class CompiledEngine:
             solution = recommend(self.optimizer, self.carry.state)
         return jax.tree.map(np.asarray, solution)
 
+    @property
+    def in_flight(self) -> int:
+        """Nothing: a call of ``advance`` waits for what it has begun."""
+        return 0
+
+    def close(self) -> None:
+        """Does nothing: there is nothing under way."""
+
     def begin(self, batch: PyTree, interrupt: Interrupt) -> None:
         """Does nothing: the probe has evaluated the starting solution."""
 

@@ -67,6 +67,10 @@ class Engine(Protocol):
     is_open: bool
 
     @property
+    def in_flight(self) -> int:
+        """Evaluations that are under way, or done and not yet told."""
+
+    @property
     def size(self) -> int:
         """Evaluations of the next generation."""
 
@@ -104,6 +108,9 @@ class Engine(Protocol):
             Their records as columns: ``fitness``, ``num_evaluations``, ``num_valid``
             and the method's diagnostics.
         """
+
+    def close(self) -> None:
+        """Gives up what is under way."""
 
     def rounded(self, target: float) -> float:
         """Returns a target in the precision in which fitness is compared."""

@@ -23,7 +23,7 @@ from gfopt.driver.engine.turns import (
 )
 from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.protocol import Optimizer, as_method
-from gfopt.types import Population, PyTree, Solution, State
+from gfopt.types import Member, Population, PyTree, Solution, State
 
 
 @jax.jit
@@ -49,19 +49,16 @@ def _told_late(
 
 
 @HostFunction
-def _injected(
-    optimizer: Optimizer,
-    state: State,
-    population: Population,
-    row: np.ndarray,
-    solution: Solution,
-) -> Population:
-    """Puts a solution into a row of the open generation."""
-    member = as_method(optimizer).encode(state, solution)
-    members = jax.tree.map(
-        lambda whole, leaf: whole.at[row].set(leaf), population.members, member
-    )
-    return population._replace(members=members)
+def _encoded(optimizer: Optimizer, state: State, solution: Solution) -> Member:
+    return as_method(optimizer).encode(state, solution)
+
+
+@HostFunction
+def _more(
+    optimizer: Optimizer, run_key: jax.Array, state: State, number: jax.Array
+) -> PyTree:
+    key = step_keys(wrapped(run_key), state.step).ask
+    return optimizer.ask(jax.random.fold_in(key, number), state).members
 
 
 @HostFunction
@@ -198,10 +195,10 @@ class HostSearch:
         first = self.solution(int(self.active_rows[0]))
         return jax.tree.all(jax.tree.map(np.array_equal, first, x0))
 
-    def evaluation_keys(self) -> np.ndarray:
-        """Returns the rows' key data ``uint32[P, 2]``, those of the compiled path."""
-        rows = np.arange(self.rows, dtype=np.int32)
-        return np.asarray(_row_keys(self._run_key, np.int32(self.step), rows))
+    def evaluation_keys(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the key data of rows, ``uint32[n, 2]``, as on the compiled path."""
+        step, rows = np.int32(self.step), rows.astype(np.int32)
+        return np.asarray(_row_keys(self._run_key, step, rows))
 
     def remember(self, row: int, fitness: float, keep_x: bool = True) -> None:
         """Takes a candidate of the open generation as the best so far."""
@@ -241,16 +238,27 @@ class HostSearch:
                 pair=Plain((state, self.population))
             )
 
-    def inject(self, row: int, solution: Solution) -> None:
-        """Puts a solution into a row of the open generation, if need be shortened."""
-        state, population = self._generation.pair.fetched()
+    def encoded(self, solution: Solution) -> Member:
+        """Returns a solution as a member of this step, if need be shortened."""
         with self.precision():
-            population = _injected(
-                self.optimizer, state, population, np.int32(row), solution
-            )
-        self._generation = self._generation._replace(
-            pair=Plain((state, fetched(population)))
-        )
+            return _encoded(self.optimizer, self.state, solution)
+
+    def more_members(self, number: int) -> PyTree:
+        """Returns the members of another population of this step, by its number."""
+        with self.precision():
+            which = np.uint32(number)
+            return _more(self.optimizer, self._run_key, self.state, which)
+
+    def put(self, members: Mapping[int, Member]) -> None:
+        """Puts members into rows of the open generation."""
+        state, population = fetched(self._generation.pair.fetched())
+        leaves, structure = jax.tree.flatten(population.members)
+        leaves = [np.array(leaf) for leaf in leaves]
+        for row, member in members.items():
+            for leaf, part in zip(leaves, jax.tree.leaves(member), strict=True):
+                leaf[row] = part
+        population = population._replace(members=jax.tree.unflatten(structure, leaves))
+        self._generation = self._generation._replace(pair=Plain((state, population)))
 
     def recommended(self) -> Solution:
         """Returns the method's answer as NumPy arrays."""

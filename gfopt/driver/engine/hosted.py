@@ -129,6 +129,14 @@ class HostEngine(HostSearch):
         self.best_fitness = min(fitness, self.best_fitness)
         return fitness
 
+    @property
+    def in_flight(self) -> int:
+        """Nothing: a call of ``advance`` waits for what it has begun."""
+        return 0
+
+    def close(self) -> None:
+        """Does nothing: there is nothing under way."""
+
     def _check(self, value: Value) -> None:
         """Refuses a function that returns the wrong kind before any number."""
         if not self._answers:
@@ -176,7 +184,7 @@ class HostEngine(HostSearch):
                 return
             keys = None
             if self._objective.takes_key:
-                keys = self.evaluation_keys()[missing]
+                keys = self.evaluation_keys(np.arange(self.rows))[missing]
             solutions = [self.solution(row) for row in missing]
             spare = self._evaluator.num_spare(len(rows))
             self._call(solutions, keys, batch, paid, interrupt, spare)
@@ -201,6 +209,8 @@ class HostEngine(HostSearch):
         self.is_open = len(done) < len(rows)
         if not self.is_open:
             self._close({row: done[row] for row in rows})
+            for row in rows:
+                del self._known[step, row]
         return self._columns(list(done.values()))
 
     def _call(
@@ -221,8 +231,7 @@ class HostEngine(HostSearch):
             )
 
     def _close(self, values: dict[int, Value]) -> None:
-        """Tells the generation, whose values need not be known any longer."""
-        step = self.step
+        """Tells the generation."""
         known = (value.aux for value in values.values() if value.aux is not None)
         self._aux = next(known, self._aux)
         evaluation = evaluation_of(values, self.rows, self._aux)
@@ -230,8 +239,6 @@ class HostEngine(HostSearch):
         self.num_barren = self.num_barren + len(values) if is_barren else 0
         self._update(evaluation)
         self.tell(np.asarray(evaluation.fitness), evaluation.aux)
-        for row in values:
-            del self._known[step, row]
 
     def _update(self, evaluation: Evaluation) -> None:
         update = self._objective.update

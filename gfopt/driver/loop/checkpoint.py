@@ -181,11 +181,17 @@ class Checkpoint:
 
 
 def configuration(
-    setup: Setup, objective: Objective, seed: int, frozen: PyTree, args: PyTree
+    setup: Setup,
+    objective: Objective,
+    seed: int,
+    frozen: PyTree,
+    args: PyTree,
+    is_asynchronous: bool = False,
 ) -> JSON:
     """Returns what decides a run's trajectory, as a JSON object."""
     fun = objective.fun
-    return {
+    more = {"asynchronous": True} if is_asynchronous else {}
+    return more | {
         "method": described(setup.optimizer),
         "x0": described(setup.x0),
         "precision": [str(leaf.dtype) for leaf in jax.tree.leaves(setup.x0)],

@@ -1,4 +1,7 @@
-"""The result of a run that has ended, in its checkpoint: called again, it is read."""
+"""Results without an engine: of a run that has ended, and of one that never began.
+
+A checkpoint holds the result of its run: called again, it is read.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from gfopt.core import trees
 from gfopt.core.objective import Objective
+from gfopt.core.sense import Sense
 from gfopt.driver.result.endings import Status
-from gfopt.driver.result.result import Result
+from gfopt.driver.result.history import History
+from gfopt.driver.result.result import MOST_KEPT, Result
 from gfopt.driver.setup.setup import Setup
 from gfopt.driver.storage.records import Record
 from gfopt.driver.storage.tree_records import (
@@ -26,6 +32,7 @@ from gfopt.types import PyTree
 OPEN = (Status.RUNNING, Status.CALLBACK, Status.INTERRUPTED)
 #: After which a call with a larger budget, or more time, goes on.
 LIMITED = (Status.BUDGET, Status.SECONDS, Status.TARGET)
+INTERRUPTED = "interrupted by Ctrl-C"
 _PLAIN = ("message", "nfev", "nit", "failures", "path", "reason", "seconds")
 
 
@@ -107,4 +114,29 @@ def _as_numpy(template: PyTree) -> PyTree:
     """Returns NumPy arrays of these shapes and types, which hold no memory."""
     return jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template
+    )
+
+
+def unstarted(
+    setup: Setup, reason: str, seconds: float, history: History | None = None
+) -> Result:
+    """Returns the result of a search that was interrupted before it began."""
+    history = History(Sense()) if history is None else history
+    x0, first = jax.tree.map(np.array, setup.x0), history.first_value
+    return Result(
+        x=x0 if trees.num_parameters(x0) <= MOST_KEPT else None,
+        fun=math.nan if first is None else first,
+        recommended=x0,
+        success=False,
+        status=Status.INTERRUPTED,
+        message=f"{INTERRUPTED} before the first generation",
+        nfev=history.nfev,
+        nit=0,
+        failures={},
+        history=history.table(),
+        state=None,
+        optimizer=setup.optimizer,
+        path="none",
+        reason=reason,
+        seconds=seconds,
     )

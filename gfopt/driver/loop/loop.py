@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,25 +14,23 @@ import numpy as np
 
 from gfopt import registry
 from gfopt.core import trees
-from gfopt.core.evaluate import Evaluator
-from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.host.failures import Failures
-from gfopt.core.objective import Inputs, Objective
-from gfopt.core.sense import Sense
-from gfopt.driver.engine.compiled import CompiledEngine
 from gfopt.driver.engine.engine import Carry, Engine, Limits
-from gfopt.driver.engine.hosted import HostEngine
-from gfopt.driver.loop.batches import Batches
 from gfopt.driver.loop.checkpoint import Checkpoint
-from gfopt.driver.loop.finished import OPEN, Ends, from_record, to_record
-from gfopt.driver.loop.path import choose_path, closed, saved_path
-from gfopt.driver.loop.probe import Probe
+from gfopt.driver.loop.finished import (
+    INTERRUPTED,
+    OPEN,
+    Ends,
+    from_record,
+    to_record,
+    unstarted,
+)
+from gfopt.driver.loop.job import Job
 from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.progress.progress import ProgressLine
 from gfopt.driver.result.endings import Status, ending_of
 from gfopt.driver.result.history import History
 from gfopt.driver.result.result import MOST_KEPT, Result
-from gfopt.driver.setup.setup import Setup
 from gfopt.protocol import as_method
 from gfopt.types import PyTree
 
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 
 BARREN = 10  # generations in a row without one valid value after which it gives up,
 LEAST_BARREN = 40  # but not before so many evaluations: some methods make one a step
-INTERRUPTED = "interrupted by Ctrl-C"
 
 Callback = Callable[[Result], object]
 
@@ -50,12 +47,7 @@ class Loop:
     """One search: its engine, its records, and when it ends.
 
     Args:
-        setup: method, starting solution and precision.
-        objective: what is minimised.
-        evaluator: what was asked for, or None.
-        inputs: frozen leaves and arguments.
-        seed: of the run.
-        batches: the data of each step.
+        job: what is searched, and how.
         checkpoint: the file of the run, or None.
         log: is told the records of complete generations, or None.
         starts_feasible: whether the starting solution meets all constraints.
@@ -63,27 +55,21 @@ class Loop:
 
     def __init__(
         self,
-        setup: Setup,
-        objective: Objective,
-        evaluator: Evaluator | HostEvaluator | None,
-        inputs: Inputs,
-        seed: int,
-        batches: Batches,
+        job: Job,
         checkpoint: Checkpoint | None,
         log: LogWriter | None,
         starts_feasible: bool,
     ):
         self._began = time.monotonic()
         self._before = 0.0  # seconds of the sessions before this one
-        self._setup, self._seed, self._batches = setup, seed, batches
-        self._objective, self._checkpoint, self._log = objective, checkpoint, log
-        self._evaluator, self._inputs = evaluator, inputs
+        self._job, self._setup = job, job.setup
+        self._checkpoint, self._log = checkpoint, log
         self._starts_feasible = starts_feasible
-        self._history = History(objective.sense)
+        self._history = History(job.objective.sense)
         self._reason = "interrupted before it was known"
-        self._keeps_x = trees.num_parameters(setup.x0) <= MOST_KEPT
+        self._keeps_x = trees.num_parameters(job.setup.x0) <= MOST_KEPT
         # whether the starting solution is like those that are searched
-        is_for_tokens = registry.takes_tokens(setup.optimizer)
+        is_for_tokens = registry.takes_tokens(job.setup.optimizer)
         self._evaluates_start = self._keeps_x and not is_for_tokens
 
     def run(
@@ -92,7 +78,7 @@ class Loop:
         """Advances the search until something ends it."""
         saved = self._checkpoint
         if saved is not None and saved.finished is not None:
-            result = from_record(saved.finished, ends, self._setup, self._objective)
+            result = from_record(saved.finished, ends, self._setup, self._job.objective)
             if result is not None:
                 return result
         shown = ProgressLine(ends.most_evaluations) if progress else nullcontext()
@@ -106,83 +92,37 @@ class Loop:
                 return unstarted(self._setup, self._reason, seconds, self._history)
             finally:
                 interrupt.hold()
-            result = self._run(ends, callbacks, line, interrupt)
+            with closing(self._engine):
+                result = self._run(ends, callbacks, line, interrupt)
         if saved is not None and self._keeps_x and result.status not in OPEN:
             saved.finish(to_record(result, ends))
         return result
 
     def _new_engine(self) -> Engine:
         """Finds out which path runs, and returns its engine."""
-        saved, evaluator = self._checkpoint, self._evaluator
-        objective, inputs = closed(self._objective, self._inputs)
-        path = self._path(objective, inputs)
+        saved, job = self._checkpoint, self._job.closed()
+        path = job.path(saved, self._evaluates_start)
         self._reason, first = path.reason, math.inf
         if path.fitness is not None:
             # only the value of a feasible solution counts
             first = path.fitness if self._starts_feasible else math.inf
             self._history.begin(first)
         first = first if math.isfinite(first) else math.inf
-        engine: Engine
-        if path.traceable and not isinstance(evaluator, HostEvaluator):
-            engine = CompiledEngine(
-                self._setup,
-                objective,
-                inputs,
-                evaluator,
-                self._seed,
-                first,
-                self._keeps_x,
-            )
-        else:
+        engine = job.engine(path, first, self._keeps_x, saved)
+        if engine.path == "host":
             self._setup = self._setup._replace(optimizer=self._setup.hosted)
-            engine = HostEngine(
-                self._setup,
-                objective,
-                inputs,
-                evaluator if isinstance(evaluator, HostEvaluator) else host(),
-                self._seed,
-                first,
-                self._keeps_x,
-                {} if saved is None else saved.known,
-                None if saved is None else saved.write,
-            )
         if path.fitness is not None and not math.isfinite(path.fitness):
             engine.failures.add(path.failure, path.traceback)
         if saved is not None and saved.snapshot is not None:
             self._restore(engine, saved)
         return engine
 
-    def _path(self, objective: Objective, inputs: Inputs) -> Probe:
-        saved, evaluator = self._checkpoint, self._evaluator
-        if saved is not None and saved.snapshot is not None:
-            return saved_path(saved.snapshot.meta, objective, evaluator)
-        batch = None if isinstance(evaluator, HostEvaluator) else self._first_batch()
-        inputs = inputs._replace(batch=batch, context=objective.context)
-        with jax.enable_x64(self._setup.x64):
-            return choose_path(
-                objective,
-                self._setup.x0,
-                evaluator,
-                inputs,
-                self._seed,
-                with_fitness=self._evaluates_start,
-            )
-
-    def _first_batch(self) -> PyTree:
-        with jax.enable_x64(self._setup.x64):
-            try:
-                return self._batches.at(0)
-            except StopIteration:
-                raise ValueError(
-                    "batches must hold at least one batch; got none"
-                ) from None
-
     def _begin(self, interrupt: Interrupt) -> None:
         """Evaluates the starting solution where the probe did not."""
         history = self._history
         is_known = history.first_value is not None or history.nit > 0
         if self._evaluates_start and not is_known:
-            fitness = self._engine.begin(self._first_batch(), interrupt)
+            fitness = self._engine.begin(self._job.first_batch(), interrupt)
             if fitness is not None:
                 history.begin(fitness)
 
@@ -195,8 +135,8 @@ class Loop:
     ) -> Result:
         goal = -math.inf
         if ends.target is not None:
-            goal = self._engine.rounded(self._objective.sense.fitness(ends.target))
-        one_by_one = bool(callbacks) or not self._batches.is_empty
+            goal = self._engine.rounded(self._job.objective.sense.fitness(ends.target))
+        one_by_one = bool(callbacks) or not self._job.batches.is_empty
         limits = Limits(
             generations=1 if one_by_one else math.inf,
             evaluations=ends.most_evaluations,
@@ -211,7 +151,7 @@ class Loop:
         while ending is None:
             try:
                 with jax.enable_x64(self._setup.x64):
-                    batch = self._batches.at(self._history.nit)
+                    batch = self._job.batches.at(self._history.nit)
             except StopIteration:
                 ending = Status.BUDGET, "batches came to their end"
                 break
@@ -265,7 +205,9 @@ class Loop:
             return Status.SECONDS, f"time is up after {self._seconds:.1f} s"
         if is_called_off:
             return Status.CALLBACK, "a callback ended the search"
-        return (Status.INTERRUPTED, INTERRUPTED) if interrupt.seen else None
+        if interrupt.seen and not engine.in_flight:
+            return Status.INTERRUPTED, INTERRUPTED
+        return None
 
     @property
     def _most_barren(self) -> int:
@@ -335,31 +277,6 @@ class Loop:
         engine.failures = Failures(meta["failures"])
         self._before = meta["seconds"]
         self._history.restore(saved.history)
-
-
-def unstarted(
-    setup: Setup, reason: str, seconds: float, history: History | None = None
-) -> Result:
-    """Returns the result of a search that was interrupted before it began."""
-    history = History(Sense()) if history is None else history
-    x0, first = jax.tree.map(np.array, setup.x0), history.first_value
-    return Result(
-        x=x0 if trees.num_parameters(x0) <= MOST_KEPT else None,
-        fun=math.nan if first is None else first,
-        recommended=x0,
-        success=False,
-        status=Status.INTERRUPTED,
-        message=f"{INTERRUPTED} before the first generation",
-        nfev=history.nfev,
-        nit=0,
-        failures={},
-        history=history.table(),
-        state=None,
-        optimizer=setup.optimizer,
-        path="none",
-        reason=reason,
-        seconds=seconds,
-    )
 
 
 def _called(callbacks: tuple[Callback, ...], result: Callable[[], Result]) -> bool:

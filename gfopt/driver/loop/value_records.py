@@ -28,17 +28,24 @@ def value_to_record(step: int, row: int, value: Value) -> Record:
         meta["aux"] = _skeleton(aux)
         for number, leaf in enumerate(jax.tree.leaves(aux)):
             arrays[f"aux{number}"] = np.asarray(leaf)
+    if value.candidate is not None:
+        meta["candidate"] = len(value.candidate)
+        for number, leaf in enumerate(value.candidate):
+            arrays[f"candidate{number}"] = np.asarray(leaf)
     return Record("value", meta, arrays)
 
 
 def record_to_value(record: Record) -> Value:
     """Makes the value of a record again."""
-    arrays = record.arrays
-    aux = None
-    if "aux" in record.meta:
-        leaves = (arrays[f"aux{number}"] for number in range(len(arrays) - 3))
-        aux = _fleshed(record.meta["aux"], leaves)
-    return Value(float(arrays["fitness"]), record.meta.get("reason", ""), aux)
+    arrays, meta = record.arrays, record.meta
+    aux = candidate = None
+    if "aux" in meta:
+        leaves = (arrays[f"aux{number}"] for number in range(len(arrays)))
+        aux = _fleshed(meta["aux"], leaves)
+    if "candidate" in meta:
+        candidate = [arrays[f"candidate{n}"] for n in range(meta["candidate"])]
+    fitness = float(arrays["fitness"])
+    return Value(fitness, meta.get("reason", ""), aux, candidate=candidate)
 
 
 def _skeleton(tree: PyTree) -> Any:

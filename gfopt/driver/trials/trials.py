@@ -62,25 +62,17 @@ class OpenTrials:
         Raises:
             ValueError: for one that was not handed out, has a value, or comes twice.
         """
-        if not ids.size:
-            return
         places = ids - self.first_id
-        if places.max() >= self.num_asked:
-            raise ValueError(
-                f"trials must have been asked for; got id {ids[places.argmax()]}, "
-                f"asked so far: {self.first_id + self.num_asked}"
-            )
-        is_open = places >= 0
-        wrong = ids[is_open][self.is_told[places[is_open]]].tolist()
-        wrong += [i for i in ids[~is_open].tolist() if i not in late]
-        if len(set(ids.tolist())) < ids.size:
-            wrong += [i for i, n in Counter(ids.tolist()).items() if n > 1]
-        if wrong:
-            raise ValueError(
-                "trials must be waiting for their value, and be named once; got id "
-                f"{wrong[0]}, which is named twice, has a value, was never asked for, "
-                "or is of a generation that was closed long ago"
-            )
+        is_open = (0 <= places) & (places < self.num_asked)
+        if is_open.all() and np.unique(places).size == places.size:
+            if not self.is_told[places].any():
+                return  # as usual, and fast
+        check_waiting(ids, self.first_id + self.num_asked, self, late)
+
+    def __contains__(self, trial: object) -> bool:
+        """Tells whether a trial that was handed out waits for its value."""
+        place = -1 if not isinstance(trial, int) else trial - self.first_id
+        return 0 <= place < self.num_asked and not self.is_told[place]
 
     def tell(self, places: np.ndarray, fitness: np.ndarray) -> None:
         """Takes the fitness of some places."""
@@ -102,3 +94,31 @@ class OpenTrials:
         """Returns the rows of places that were handed out and have no value, by id."""
         places = np.flatnonzero(~self.is_told[: self.num_asked]).tolist()
         return {self.first_id + i: self.rows[i] for i in places}
+
+
+def check_waiting(ids: np.ndarray, num_asked: int, *waiting: Container[int]) -> None:
+    """Refuses ids of trials that do not wait for a value.
+
+    Args:
+        ids: ``int64[k]``.
+        num_asked: how many trials were handed out.
+        waiting: those that wait for a value.
+
+    Raises:
+        ValueError: for one that was not handed out, has a value, or comes twice.
+    """
+    listed = ids.tolist()
+    if listed and max(listed) >= num_asked:
+        raise ValueError(
+            f"trials must have been asked for; got id {max(listed)}, "
+            f"asked so far: {num_asked}"
+        )
+    wrong = [i for i in listed if not any(i in some for some in waiting)]
+    if len(set(listed)) < len(listed):
+        wrong += [i for i, n in Counter(listed).items() if n > 1]
+    if wrong:
+        raise ValueError(
+            "trials must be waiting for their value, and be named once; got id "
+            f"{wrong[0]}, which is named twice, has a value, was never asked for, "
+            "or is of a generation that was closed long ago"
+        )

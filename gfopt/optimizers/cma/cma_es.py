@@ -140,6 +140,7 @@ class CMAES(Gaussian):
 
     can_restart = True
     has_margin = True
+    late_members = "encoded"
 
     def __post_init__(self) -> None:
         super().__post_init__()

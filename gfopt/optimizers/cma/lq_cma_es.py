@@ -125,6 +125,7 @@ class LQCMAES(CMAES):
 
     has_margin = False  # the model keeps values from one generation to the next
     encode = Method.encode
+    late_members = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

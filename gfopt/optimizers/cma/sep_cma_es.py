@@ -31,6 +31,7 @@ from gfopt.optimizers.cma.parameters import (
     cumulated,
     recombination_weights,
     scaled_negative,
+    shortened,
 )
 from gfopt.optimizers.gaussian import Gaussian, GaussianInfo
 from gfopt.pytree import pytree, static
@@ -94,6 +95,8 @@ class SepCMAES(Gaussian):
     active: bool = static(default=True)
     tol_x: schedules.Number = 1e-11
     tol_fun: schedules.Number = 1e-12
+
+    late_members = "encoded"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,3 +164,9 @@ class SepCMAES(Gaussian):
         result = trees.select(ranked, new, state)
         new = result._replace(step=new.step, history=history)
         return new, self._info(new, evaluation)
+
+    def encode(self, state: SepCMAESState, solution: Solution) -> Member:
+        """Returns the member of a solution, its step shortened as in ``CMAES``."""
+        step = vectors.flat(solution) - vectors.flat(state.mean)
+        std = jnp.maximum(state.std, jnp.finfo(state.std.dtype).tiny)
+        return shortened((step / std).astype(state.std.dtype))

@@ -94,6 +94,11 @@ class Margin(Wrapper):
         """Whether the method inside can."""
         return as_method(self.inner).can_restart
 
+    @property
+    def late_members(self) -> str:
+        """As the method inside."""
+        return as_method(self.inner).late_members
+
     def init(self, key: Key, solution: Solution) -> MarginState:
         """Starts the inner method."""
         inner = self.inner.init(key, solution)
