@@ -4,6 +4,7 @@ Type checkers read this file as a stub, and ``__init__.py`` reads it as its tabl
 name is added here, and nowhere else.
 """
 
+from gfopt import analytic as analytic
 from gfopt import consensus as consensus
 from gfopt import genome as genome
 from gfopt import gradients as gradients

@@ -27,7 +27,7 @@ LAYERS = [
     {"protocol", "shaping", "spaces", "mirror_maps", "lazy"},
     {"core"},
     {"noise"},
-    {"gradients"},
+    {"gradients", "analytic"},
     {"optimizers", "quantization"},
     {"consensus"},
     {"tokens", "problems"},
