@@ -223,15 +223,15 @@ def _start(base: Solution, log: ReplayLog) -> tuple[Solution, bool]:
     expected = log.header.get("leaves")
     with trees.precision((base, log.projected_gradient)):
         start, x64 = trees.starting_point(base), jax.config.read("jax_enable_x64")
-    if expected is None or _leaves(start) == expected:
+    if expected is None or checksum_of_leaves(start) == expected:
         return start, x64
     # minimize takes a list of numbers as a vector, and NumPy arrays as float64
     minimized, wide = in_precision(as_solution(base))
-    if _leaves(minimized) == expected:
+    if checksum_of_leaves(minimized) == expected:
         return minimized, wide
     with jax.enable_x64(False):  # and run as float32
         narrow = trees.starting_point(base)
-    if _leaves(narrow) == expected:
+    if checksum_of_leaves(narrow) == expected:
         return narrow, False
     raise ValueError(
         "base must be what the run started from, of the same shapes, types and names; "
@@ -247,7 +247,7 @@ def _listed(tree: Solution) -> list[str]:
     ]
 
 
-def _leaves(tree: Solution) -> str:
+def checksum_of_leaves(tree: Solution) -> str:
     """Returns a checksum of names, types and shapes."""
     return f"crc32 {zlib.crc32(chr(10).join(_listed(tree)).encode()):08x}"
 
@@ -283,7 +283,7 @@ def header_of(optimizer: Optimizer, x0: Solution) -> dict[str, str]:
             "without bounds, constraints or noisy, to be logged; "
             f"got {checks.shown(optimizer)}"
         )
-    return {**header, "leaves": _leaves(x0)}
+    return {**header, "leaves": checksum_of_leaves(x0)}
 
 
 def columns_of(contents: Contents) -> dict[str, np.ndarray]:

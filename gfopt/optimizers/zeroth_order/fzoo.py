@@ -21,6 +21,7 @@ from gfopt.noise import noise, threefry
 from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order.zeroth_order import (
     Directions,
+    Estimate,
     ZerothOrderState,
     slope_sizes,
 )
@@ -102,10 +103,10 @@ class FZOO(Directions):
         signs = (jnp.arange(self.population_size) > 0).astype(jnp.float32)
         return self._population(state, jnp.concatenate([seeds[:1], seeds]), signs)
 
-    def tell(
+    def estimate(
         self, state: ZerothOrderState, population: Population, evaluation: Evaluation
-    ) -> tuple[ZerothOrderState, FZOOInfo]:
-        """Steps by the differences over their standard deviation."""
+    ) -> tuple[Estimate, FZOOInfo]:
+        """Returns the differences over their standard deviation."""
         fitness, valid = evaluation.fitness, evaluation.valid
         members = population.members
         usable = valid[1:] & valid[0]
@@ -130,4 +131,4 @@ class FZOO(Directions):
             jnp.sum(valid),
             ~counts,
         )
-        return self._moved(state, members.seed[1:], slopes, counts), info
+        return Estimate(members.seed[1:], slopes, counts), info

@@ -175,7 +175,8 @@ class QZO(TwoSided):
     def _default(self) -> descent.Default:
         return _RELATIVE if self.relative else _ABSOLUTE
 
-    def _rate(self, state: State) -> schedules.Number:
+    def rate(self, state: State) -> schedules.Number:
+        """Returns the learning rate of this step."""
         return descent.learning_rate(self, self._default, state)
 
     def decode(self, state: State, member: Member) -> Solution:
@@ -202,7 +203,7 @@ class QZO(TwoSided):
         if self.clip is not None:
             bound = schedules.at("clip", self.clip, state.step)
             clipped = jnp.clip(clipped, -bound, bound).astype(clipped.dtype)
-        rate, counts = self._rate(state), jnp.any(pairs.usable)
+        rate, counts = self.rate(state), jnp.any(pairs.usable)
         mean, transform = self._descended(
             state, pairs.seeds, clipped / pairs.share, rate, counts
         )

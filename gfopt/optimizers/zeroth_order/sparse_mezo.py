@@ -119,7 +119,7 @@ class SparseMeZO(TwoSided):
         counts: jax.Array,
     ) -> SparseMeZOState:
         """Descends along ``g = sum_i slopes[i] m z_i``."""
-        weights = -jnp.asarray(self._rate(state), slopes.dtype) * slopes
+        weights = -jnp.asarray(self.rate(state), slopes.dtype) * slopes
         random = seeds[0] if self.rounding == "stochastic" else None
 
         def moved(path: int, leaf: jax.Array, limit: jax.Array) -> jax.Array:

@@ -88,7 +88,8 @@ class SPSA(TwoSided):
         moved = super()._moved(state, seeds, slopes, counts)
         return moved._replace(transform=state.transform + counts)
 
-    def _rate(self, state: ZerothOrderState) -> schedules.Number:
+    def rate(self, state: ZerothOrderState) -> schedules.Number:
+        """Returns the learning rate of this step."""
         # a_k = a / (A + k + 1)^alpha
         delay = self._number("stability", state) + state.transform + 1
         power = delay ** self._number("learning_rate_decay", state)

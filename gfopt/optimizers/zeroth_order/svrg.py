@@ -223,7 +223,7 @@ class SVRG(TwoSided):
         info = TwoSidedInfo(
             pairs.seeds[0],
             slopes[0],
-            jnp.where(measures, 0, self._rate(state)).astype(slopes.dtype),
+            jnp.where(measures, 0, self.rate(state)).astype(slopes.dtype),
             median,
             largest,
             pairs.loss,

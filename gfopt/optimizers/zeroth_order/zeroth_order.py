@@ -24,7 +24,16 @@ from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers import descent
 from gfopt.optimizers.evolution_strategies.seeded import SignedSeed
 from gfopt.protocol import Method
-from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution, State
+from gfopt.types import (
+    Evaluation,
+    Info,
+    Key,
+    Member,
+    Population,
+    PyTree,
+    Solution,
+    State,
+)
 
 if TYPE_CHECKING:
     import optax
@@ -62,8 +71,26 @@ class TwoSidedInfo(NamedTuple):
     skipped: jax.Array
 
 
+class Estimate(NamedTuple):
+    """What a step descends along, ``g = sum_i slopes[i] z_i``.
+
+    Attributes:
+        seeds: ``uint32[q]``, of the directions.
+        slopes: ``float[q]``, 0 where nothing is known of a direction.
+        counts: ``bool[]``, whether anything is known of any.
+    """
+
+    seeds: jax.Array
+    slopes: jax.Array
+    counts: jax.Array
+
+
 class Directions(Method):
-    """The base of these methods: a member is a seed, a sign and a radius."""
+    """The base of these methods: a member is a seed, a sign and a radius.
+
+    Where the weights are elsewhere, a driver asks for the ``estimate`` and the
+    ``rate``, and moves them itself.
+    """
 
     follows_slopes = True
 
@@ -94,7 +121,7 @@ class Directions(Method):
         transform = descent.start(self, _DESCENT, mean) if own else ()
         return ZerothOrderState(jnp.int32(0), mean, transform)
 
-    def _rate(self, state: State) -> schedules.Number:
+    def rate(self, state: State) -> schedules.Number:
         """Returns the learning rate of this step."""
         return descent.learning_rate(self, _DESCENT, state)
 
@@ -118,6 +145,19 @@ class Directions(Method):
             return self.noise.add(state.mean, member.seed, scale)
         return perturbed(state.mean, member.seed, scale, self.noise.kind)
 
+    def estimate(
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[Estimate, Info]:
+        """Returns what this step descends along, and its diagnostics."""
+        raise TypeError(f"{type(self).__name__} has no estimate of its own")
+
+    def tell(
+        self, state: State, population: Population, evaluation: Evaluation
+    ) -> tuple[State, Info]:
+        """Adds ``-lr g`` in place; what an invalid loss belongs to weighs nothing."""
+        found, info = self.estimate(state, population, evaluation)
+        return self._moved(state, *found), info
+
     def _moved(
         self,
         state: State,
@@ -128,7 +168,7 @@ class Directions(Method):
         """Descends along ``g = sum_i slopes[i] z_i``, if this step ``counts``."""
         mean, transform = state.mean, state.transform
         if self.transform is None:
-            rate = self._rate(state)
+            rate = self.rate(state)
             by = self.noise, self.rounding, mean, seeds, slopes, rate
             mean = stepped(*by, random=self._random(state, seeds))
         else:
@@ -164,7 +204,7 @@ class Pairs(NamedTuple):
 
 
 class TwoSided(Directions):
-    """``ask`` and ``tell`` of antithetic pairs."""
+    """``ask`` and ``estimate`` of antithetic pairs."""
 
     def log_header(self) -> dict[str, str]:
         """Returns what a log of (seed, p, learning rate) must also hold.
@@ -187,24 +227,23 @@ class TwoSided(Directions):
         signs = jnp.tile(jnp.array([1.0, -1.0], jnp.float32), seeds.shape[0])
         return self._population(state, both, signs)
 
-    def tell(
+    def estimate(
         self, state: State, population: Population, evaluation: Evaluation
-    ) -> tuple[State, TwoSidedInfo]:
-        """Adds ``-lr g`` in place; a pair with an invalid loss weighs nothing."""
+    ) -> tuple[Estimate, TwoSidedInfo]:
+        """Returns the mean over pairs; one with an invalid loss weighs nothing."""
         pairs = self._pairs(population, evaluation)
         counts = jnp.any(pairs.usable)
         median, largest = slope_sizes(pairs.slopes, pairs.usable)
         info = TwoSidedInfo(
             pairs.seeds[0],
             pairs.slopes[0],
-            jnp.asarray(self._rate(state), pairs.slopes.dtype),
+            jnp.asarray(self.rate(state), pairs.slopes.dtype),
             median,
             largest,
             pairs.loss,
             ~counts,
         )
-        slopes = pairs.slopes / pairs.share
-        return self._moved(state, pairs.seeds, slopes, counts), info
+        return Estimate(pairs.seeds, pairs.slopes / pairs.share, counts), info
 
     def _pairs(self, population: Population, evaluation: Evaluation) -> Pairs:
         """Returns the slopes along this step's directions."""

@@ -1,0 +1,192 @@
+"""Perturbed weights that never exist: noise is made where a weight is used.
+
+While the context is open, torch's functions see ``w + scale z`` in place of ``w``. The
+weights themselves are not written to, so nothing drifts, and no copy of them is kept:
+a product makes the noise of a block of rows, adds it, and multiplies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from gfopt import checks
+from gfopt.noise.law import KINDS
+from gfopt.torch import law, sums
+from gfopt.torch.trees import Leaf, leaves_of
+
+# Rows of a matrix are perturbed and multiplied up to this many numbers at a time.
+BLOCK = 1 << 20
+
+# what is asked of a tensor that is the same for the perturbed one
+_FORM = {"device", "dtype", "is_leaf", "layout", "ndim", "requires_grad", "shape"}
+_FORM |= {"dim", "is_contiguous", "is_floating_point", "numel", "size", "stride"}
+
+
+class Perturbed(TorchFunctionMode):
+    """Replaces weights among the arguments of torch's functions."""
+
+    def __init__(self, leaves: Iterable[tuple[torch.Tensor, sums.Sum]]):
+        super().__init__()
+        self._sums = {id(tensor): by for tensor, by in leaves}
+        self.seen: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Calls ``func`` with what stands for its arguments."""
+        kwargs = kwargs or {}
+        if not any(map(self._holds, (*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # of a property
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+        if name in _FORM:
+            return func(*args, **kwargs)
+        product = _PRODUCTS.get(func)
+        found = product and product(self, *args, **kwargs)
+        if found is not None:
+            return found
+        dense = {key: self._dense(value) for key, value in kwargs.items()}
+        return func(*map(self._dense, args), **dense)
+
+    def _holds(self, value: Any) -> bool:
+        if isinstance(value, list | tuple):  # as the weights of a recurrent network
+            return any(map(self._holds, value))
+        return id(value) in self._sums
+
+    def _dense(self, value: Any, dtype: torch.dtype | None = None) -> Any:
+        """Returns the whole perturbed weight, in its own dtype or another."""
+        if isinstance(value, list | tuple) and self._holds(value):
+            return type(value)(map(self._dense, value))
+        if id(value) not in self._sums:
+            return value
+        base = value.detach()
+        return sums.add_into(
+            torch.empty_like(base, dtype=dtype), base, self._use(value)
+        )
+
+    def _use(self, value: torch.Tensor) -> sums.Sum:
+        self.seen.add(id(value))
+        return self._sums[id(value)]
+
+    def linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """Returns ``x (w + scale z)^T + b``, by blocks of the rows of ``w``."""
+        if id(weight) not in self._sums:
+            return None
+        base = weight.detach()
+        is_narrow = base.element_size() < 4
+        if (base.numel() <= BLOCK and not is_narrow) or base.ndim != 2:
+            return None
+        by, (rows, columns) = self._use(weight), base.shape
+        step = max(1, BLOCK // columns)
+        wide = x.to(torch.float32) if is_narrow else x
+        result, offset = None, None
+        if bias is not None:
+            offset = self._dense(bias, torch.float32 if is_narrow else None).to(wide)
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            index = torch.arange(start, stop, dtype=torch.int32, device=base.device)
+            matrix = self._at(base[start:stop], by, index)
+            added = None if offset is None else offset[start:stop]
+            block = F.linear(wide, matrix, added)
+            if result is None:
+                dtype = x.dtype if is_narrow else block.dtype
+                result = block.new_empty((*x.shape[:-1], rows), dtype=dtype)
+            result[..., start:stop] = block
+        return result
+
+    def _at(self, some: torch.Tensor, by: sums.Sum, rows: torch.Tensor) -> torch.Tensor:
+        """Returns ``some[r, C]`` of a matrix plus the noise of those rows."""
+        columns = some.shape[1]
+        step = law.block_rows(by.kind, columns, some.device)
+        wide = torch.promote_types(some.dtype, torch.float32)
+        found = torch.empty(some.shape, dtype=wide, device=some.device)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            new = by.added(some[part].reshape(-1), rows[part], columns)
+            found[part] = new.view(-1, columns)
+        return found
+
+    def embedding(
+        self,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor | None:
+        """Returns the rows that are looked up, and makes the noise of no others."""
+        if id(weight) not in self._sums or max_norm is not None:
+            return None
+        if input.numel() >= weight.shape[0] or not input.numel():
+            return None
+        base, index = weight.detach(), input.reshape(-1)
+        some = self._at(base[index], self._use(weight), index.to(torch.int32))
+        return some.to(base.dtype).reshape(*input.shape, base.shape[1])
+
+
+_PRODUCTS: dict[Any, Callable[..., torch.Tensor | None]] = {
+    F.linear: Perturbed.linear,
+    F.embedding: Perturbed.embedding,
+}
+
+
+def perturbed(
+    parameters: Any, seed: int, scale: float, kind: str = "gaussian"
+) -> TorchFunctionMode:
+    """Returns a context in which torch's functions see ``w + scale z``.
+
+    Equal to ``gfopt.noise`` on a tree of the same names, and to the last bit for signs.
+    Linear layers and embeddings take no memory beside a block; another function that
+    uses a weight makes the whole of that one, for the time of its call. Narrow weights
+    are multiplied in float32, and rounded once perturbed by other functions.
+
+    Args:
+        parameters: an ``nn.Module`` or named parameters, as of ``Tuner``.
+        seed: 32 bits.
+        scale: rounded to 12 significant bits, so that ``scale z`` is exact.
+        kind: of the noise, ``"gaussian"`` or ``"rademacher"``.
+
+    Raises:
+        TypeError, ValueError: for parameters without names, or an unknown kind.
+
+    Example:
+        >>> layer = torch.nn.Linear(3, 2, bias=False)
+        >>> x = torch.eye(3)
+        >>> with torch.no_grad():
+        ...     before = layer(x)
+        ...     with perturbed(layer, seed=1, scale=0.5, kind="rademacher"):
+        ...         moved = layer(x)
+        ...     bool(((moved - before).abs() > 0.49).all())
+        ...     torch.equal(layer(x), before)
+        True
+        True
+    """
+    checks.one_of("kind", kind, KINDS)
+    return of_leaves(leaves_of(parameters), kind, seed, scale)
+
+
+def of_leaves(
+    leaves: list[Leaf],
+    kind: str,
+    seed: int,
+    scale: float,
+    limits: Sequence[float | None] = (),
+) -> Perturbed:
+    """Returns the context for leaves; ``limits`` for those of Sparse MeZO."""
+    rounded = float(law.round_significant(torch.tensor(float(scale))))
+    most = limits or [None] * len(leaves)
+    return Perturbed(
+        (leaf.tensor, sums.Sum(kind, leaf.path_hash, [seed], [rounded], limit))
+        for leaf, limit in zip(leaves, most, strict=True)
+        if math.prod(leaf.tensor.shape)
+    )
