@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driver import functions
 from driver.shared import same, same_result
 
 import gfopt
@@ -237,14 +238,8 @@ def test_the_journal_is_the_search(tmp_path, monkeypatch):
     """Threads, in an order that nobody knows before; then twice from the journal."""
     monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SECONDS", 1e9)
     path, fun = tmp_path / "run", Counted(pause=0.001)
-
-    def stop(result: gfopt.Result) -> bool:
-        if result.nit == 5:
-            raise SystemExit
-        return False
-
     with pytest.raises(SystemExit):
-        minimize(fun, workers=8, checkpoint=path, callbacks=stop, budget=100)
+        minimize(fun, workers=8, checkpoint=path, callbacks=stop_at(5), budget=100)
     told = journal(path)
     assert 30 <= len(told) <= 38 and any(
         step < i // 6 for i, (step, *_) in enumerate(told)
@@ -281,6 +276,43 @@ def test_the_journal_is_the_search(tmp_path, monkeypatch):
     more = minimize(again, workers=2, checkpoint=copies[0], budget=budget + 20)
     assert len(again.seen) == 20 and more.nfev == budget + 20
     assert not set(again.seen) & set(fun.seen[:1])
+
+
+def test_a_snapshot_holds_what_came_early(tmp_path, monkeypatch):
+    """Written at every generation, among values of later ones."""
+    monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SHARE", 1e9)
+    path, fun = tmp_path / "run", Counted(pause=0.001)
+    with pytest.raises(SystemExit):
+        minimize(fun, workers=8, checkpoint=path, budget=100, callbacks=stop_at(6))
+    shutil.copy(path, tmp_path / "other")
+    again = Counted()
+    words = {"budget": 60, "workers": 1}
+    one = minimize(again, checkpoint=path, **words)
+    paid = len(again.seen)
+    other = minimize(again, checkpoint=tmp_path / "other", **words)
+    same_result(one, other)
+    assert len(again.seen) == 2 * paid and len(fun.seen) + paid >= 60
+    assert not set(again.seen) & set(fun.seen[:36])  # nothing is paid for twice
+
+
+def stop_at(generation: int) -> Any:
+    """A callback that ends the run as a kill does."""
+
+    def stop(result: gfopt.Result) -> None:
+        if result.nit == generation:
+            raise SystemExit
+
+    return stop
+
+
+def test_worker_processes_that_hang_or_die_cost_their_calls():
+    given = start("cma_es") | {"seed": 3, "budget": 12, "asynchronous": True}
+    evaluator = gfopt.host(workers=2, timeout=0.5)
+    for fun in (functions.slow_on_the_right, functions.deadly_on_the_right):
+        found = gfopt.minimize(fun, **given, evaluator=evaluator)
+        assert found.nfev == 12 and 0 < sum(found.failures.values()) < 12
+    evaluator.close()
 
 
 def test_a_run_of_generations_is_another_run(tmp_path):
@@ -374,6 +406,7 @@ def test_the_population_is_as_large_as_the_workers_are_many():
         ({"noisy": True}, "noisy must not be given where asynchronous=True"),
         ({"constraints": lambda x: x[0] - 2}, "constraints must not be given"),
         ({"batches": lambda step, key: 1}, "batches must not be given"),
+        ({"evaluator": gfopt.host(workers=1, quorum=0.5)}, "quorum must be 1 where"),
         ({"evaluator": gfopt.host()}, "workers must be a number where asynchronous"),
         ({"evaluator": None}, "workers must be a number where asynchronous"),
         ({"fun": gfopt.Objective(value, batched=True)}, "Objective with batched"),

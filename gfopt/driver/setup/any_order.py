@@ -78,5 +78,9 @@ def asynchronous_setup(
             "workers must be a number where asynchronous=True, or evaluator be "
             "gfopt.host(engine, workers=number): so many calls are under way at a time"
         )
+    if evaluator.num_spare(100):
+        raise ValueError(
+            "quorum must be 1 where asynchronous=True, which waits for no call"
+        )
     check_any_order(start.hosted)
     return _with_rows_for(start, evaluator.workers)
