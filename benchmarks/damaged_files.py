@@ -155,11 +155,11 @@ def genomes(folder: Path) -> dict[str, Kind]:
 
 def studies(folder: Path) -> dict[str, Kind]:
     """Returns a study that was closed, and the write-ahead log of a killed one."""
-    words: dict[str, Any] = {"options": {"population_size": 6}, "budget": 29}
-    words["patience"] = 0.01  # a trial that is left waits for the program, which lives
+    # a trial that is left waits for the program, which lives
+    words = {"x0": X0, "budget": 29, "patience": 0.01, **WORDS}
 
     def opened(path: Path) -> gfopt.Study:
-        return gfopt.Study(path, "differential_evolution", X0, **words)
+        return gfopt.Study(path, **words)
 
     def value(x: Any) -> float:
         return float(np.max(np.abs(x)))

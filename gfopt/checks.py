@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,6 +20,15 @@ import numpy as np
 from gfopt import jaxprs
 
 MOST_LISTED_FIRST = 9  # names; more of them are listed after the suggestion
+_OF_A_STRANGER = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
 _NO_NUMBERS = (bool, np.bool_, str, bytes, complex, dict, set)
 
 
@@ -29,6 +39,30 @@ def needed_by(caller: str, package: str, line: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(f"{caller} needs {package}: {line} ({error})") from None
+
+
+@contextlib.contextmanager
+def whole_file(kind: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever reading a file raises into a ValueError that names it.
+
+    A file may come from a stranger: no field of it need be what its writer made it.
+
+    Example:
+        >>> with whole_file("log", "run.log"):
+        ...     {}["seed"]
+        Traceback (most recent call last):
+        ValueError: path must lead to a whole log; got run.log (KeyError: 'seed')
+    """
+    try:
+        yield
+    except _OF_A_STRANGER as error:
+        path = os.fspath(path)
+        if type(error) is ValueError and str(error).startswith("path must"):
+            raise
+        raise ValueError(
+            f"path must lead to a whole {kind}; got {path} "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -34,6 +34,7 @@ from gfopt.types import JsonObject, Solution, State
 __all__ = ["Genome", "decode", "lineage", "load", "save"]
 
 KIND = "genome"
+MOST_OF_A_TABLE = 2**28  # numbers, 1 GB, that a file may ask for
 
 
 class Genome(NamedTuple):
@@ -201,9 +202,8 @@ def load(path: str | os.PathLike[str], template: Solution) -> Solution:
         raise ValueError(
             f"{os.fspath(path)} must hold a genome; got {contents.header!r}"
         )
-    _, meta, arrays = contents.records[0]
-    noise = dict(meta)
-    expected = noise.pop("tree")
+    with checks.whole_file("genome", path):
+        genome, expected = _read(contents.records[0])
     with trees.precision(template):
         shapes = leaf_types(trees.as_inexact(template))
     if zlib.crc32(repr(shapes).encode()) != expected:
@@ -211,7 +211,21 @@ def load(path: str | os.PathLike[str], template: Solution) -> Solution:
             "template must have the paths, shapes and dtypes of the solution that the "
             f"genome was made for; got {shapes}"
         )
-    return decode(Genome(arrays["seed"], arrays["sigma"], noise), template)
+    with checks.whole_file("genome", path):
+        return decode(genome, template)
+
+
+def _read(record: Record) -> tuple[Genome, int]:
+    """Returns a genome, and the checksum of the tree that it is for."""
+    noise = dict(record.meta)
+    expected = noise.pop("tree")
+    seeds, sigmas = record.arrays["seed"], record.arrays["sigma"]
+    types = seeds.dtype == np.uint32 and sigmas.dtype == np.float32
+    if not types or seeds.ndim != 1 or sigmas.shape not in ((), seeds.shape):
+        raise ValueError("seeds must be uint32[g], sigmas float32[g] or float32[]")
+    if noise.get("size", 0) > MOST_OF_A_TABLE:
+        raise ValueError(f"its table would have {noise['size']} numbers")
+    return Genome(seeds, sigmas, noise), expected
 
 
 def _deep_ga(optimizer: Any, state: State) -> tuple[DeepGA, DeepGAState]:

@@ -35,6 +35,7 @@ from gfopt.driver.storage.study_file import Entry, StudyFile
 from gfopt.driver.trials.trial import Trial
 from gfopt.types import Solution
 
+_LIMITS = ("budget", "target", "attempts", "patience")
 _TREES = ("x0", "sigma0", "bounds", "options")  # settings that are not plain JSON
 
 
@@ -105,12 +106,7 @@ class Study:
         given = replay = None
         if method is not None:
             checks.instance("method", method, str, "a method's name")
-            if budget is not None:
-                checks.integer("budget", budget, 1)
-            if target is not None:
-                checks.finite("target", target)
-            checks.integer("attempts", attempts, 1)
-            checks.positive("patience", patience)
+            _check_limits(budget, target, attempts, patience)
             search = {
                 "method": method,
                 "x0": x0,
@@ -137,8 +133,10 @@ class Study:
                 "does not exist"
             )
         self._file = StudyFile(self.path)
-        self._settings = self._file.settings(given)
-        self._replay = replay or _Replay(self._settings["search"])
+        with checks.whole_file("study", self.path):
+            self._settings = self._file.settings(given)
+            _check_limits(**{name: self._settings[name] for name in _LIMITS})
+            self._replay = replay or _Replay(self._settings["search"])
 
     def work(
         self, fun: Callable[[Solution], float], *, trials: int | None = None
@@ -282,6 +280,17 @@ class Study:
             replay.last = study_file.ask(file, trial.id, _checksum(trial))
             study_file.take(file, trial.id, 1)
         return trial
+
+
+def _check_limits(
+    budget: int | None, target: float | None, attempts: int, patience: float
+) -> None:
+    if budget is not None:
+        checks.integer("budget", budget, 1)
+    if target is not None:
+        checks.finite("target", target)
+    checks.integer("attempts", attempts, 1)
+    checks.positive("patience", patience)
 
 
 class _Replay:

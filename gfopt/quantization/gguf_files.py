@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +33,6 @@ _PLAIN: dict[str, DTypeLike] = {
     "F16": np.float16,
     "BF16": jnp.bfloat16,
 }
-_BAD_FILE = (ValueError, KeyError, IndexError, OverflowError, TypeError, MemoryError)
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GGUFReader:
@@ -48,13 +47,19 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFReader:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"path must lead to a GGUF file; got {path}, which is none")
-    try:
-        reader = gguf.GGUFReader(path)
-    except _BAD_FILE as error:
-        raise ValueError(
-            f"path must lead to a whole GGUF file; got {path} ({error}; download it "
-            "again?)"
-        ) from None
+
+    class Reader(gguf.GGUFReader):
+        """Reads nothing behind the end: a list may claim any length."""
+
+        def _get(self, *where: Any, **order: Any) -> Any:
+            found = super()._get(*where, **order)
+            count = where[2] if len(where) > 2 else order.get("count", 1)
+            if len(found) < count:
+                raise ValueError("it ends within its fields")
+            return found
+
+    with checks.whole_file("GGUF file", path):
+        reader = Reader(path)
     if reader.byte_order != "I":
         raise ValueError(
             f"path must lead to a file in this machine's byte order; got {path} "
@@ -87,7 +92,8 @@ def read_tensors(reader: GGUFReader) -> dict[str, PyTree]:
     Raises:
         ValueError: for a tensor of another type.
     """
-    return {tensor.name: _read(tensor) for tensor in reader.tensors}
+    with checks.whole_file("GGUF file", str(reader.data.filename)):
+        return {tensor.name: _read(tensor) for tensor in reader.tensors}
 
 
 def dense_tensors(reader: GGUFReader) -> dict[str, np.ndarray]:

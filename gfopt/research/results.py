@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import jax
 
+from gfopt import checks
 from gfopt.driver.storage.storage import lock
 from gfopt.research.finished_runs import Run, RunKey
 from gfopt.types import JsonObject
@@ -66,6 +67,13 @@ CREATE TABLE IF NOT EXISTS runs (
 
 _COLUMNS = (*RunKey._fields, *Run._fields[1:])
 _JSON = ("options", "trajectory")
+_NUMBERS = ("dimension", "instance", "budget", "seed", "evaluations", "failures")
+_TYPES: dict[str, Any] = dict.fromkeys(_NUMBERS, int) | {
+    "seconds": float,
+    "compile_seconds": float,
+    "population_size": int | None,
+    "optimum": float | None,
+}
 
 
 def versions() -> dict[str, str]:
@@ -246,7 +254,8 @@ class ResultStore:
         """Returns the keys of all runs, each with the method's settings."""
         columns = ", ".join(RunKey._fields)
         rows = self._rows(f"SELECT {columns}, options FROM runs")
-        return {RunKey(*row[:-1]): json.loads(row[-1]) for row in rows}
+        with checks.whole_file("gfopt results file", self.path):
+            return {RunKey(*row[:-1]): _object(row[-1]) for row in rows}
 
     def runs(self) -> list[Run]:
         """Returns all runs, ordered by their keys."""
@@ -254,7 +263,7 @@ class ResultStore:
             f"SELECT {', '.join(_COLUMNS)} FROM runs"
             f" ORDER BY {', '.join(RunKey._fields)}"
         )
-        with self._errors():
+        with checks.whole_file("gfopt results file", self.path):
             return [_read(row) for row in rows]
 
     def other_versions(self) -> list[str]:
@@ -278,15 +287,16 @@ class ResultStore:
         rows = self._rows(
             "SELECT started, command, versions, machine FROM sessions ORDER BY id"
         )
-        return [
-            {
-                "started": started,
-                "command": command,
-                "versions": json.loads(packages),
-                "machine": json.loads(machine),
-            }
-            for started, command, packages, machine in rows
-        ]
+        with checks.whole_file("gfopt results file", self.path):
+            return [
+                {
+                    "started": started,
+                    "command": command,
+                    "versions": _object(packages),
+                    "machine": _object(machine),
+                }
+                for started, command, packages, machine in rows
+            ]
 
     def _rows(self, query: str) -> list[Any]:
         with self._errors():
@@ -317,11 +327,25 @@ def _written(run: Run) -> list[object]:
 
 
 def _read(row: Sequence[Any]) -> Run:
+    for name, value in zip(_COLUMNS, row, strict=True):
+        if not isinstance(value, _TYPES.get(name, str)):
+            raise TypeError(f"{name} is {checks.shown(value)}")
     size = len(RunKey._fields)
     fields = dict(zip(Run._fields[1:], row[size:], strict=True))
-    fields |= {name: json.loads(fields[name]) for name in _JSON}
-    fields["trajectory"] = tuple((n, v) for n, v in fields["trajectory"])
+    fields |= {
+        "options": _object(fields["options"]),
+        "trajectory": json.loads(fields["trajectory"]),
+    }
+    fields["trajectory"] = tuple((int(n), float(v)) for n, v in fields["trajectory"])
     return Run(RunKey(*row[:size]), **fields)
+
+
+def _object(text: str) -> JsonObject:
+    """Reads an object in JSON."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError(f"{checks.shown(text)} is no object in JSON")
+    return found
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gfopt.core.sense import Sense
+from gfopt.driver.result import history as module
 from gfopt.driver.result.history import History
 
 
@@ -82,3 +83,13 @@ def test_a_table_for_every_generation_joins_each_part_once():
         assert len(history.table()["sigma"]) == step + 1
         assert len(history._parts) == 1
     assert len(history.complete()["fitness"]) == history.nit == 100
+
+
+def test_small_parts_are_joined_in_blocks(monkeypatch):
+    monkeypatch.setattr(module, "MOST_PARTS", 4)
+    history = History(Sense())
+    for step in range(11):
+        history.add(columns(float(step)), True)
+        assert len(history._parts) == (step + 1) // 4 + (step + 1) % 4
+    assert history.table()["fitness"].tolist() == [float(n) for n in range(11)]
+    assert len(history._parts) == 1

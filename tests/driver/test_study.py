@@ -24,7 +24,7 @@ import gfopt
 from gfopt.driver import study as module
 from gfopt.driver.storage import study_file
 from gfopt.driver.storage.settings_json import as_json, from_json
-from gfopt.driver.storage.study_file import crc_of
+from gfopt.driver.storage.study_file import crc_of_settings
 
 START = ("cma_es", [3.0, -2.0])
 
@@ -222,7 +222,8 @@ def test_other_versions_are_refused(path: str) -> None:
         (text,) = file.execute("SELECT json FROM settings").fetchone()
         settings = json.loads(text) | {"versions": {"gfopt": "0", "jax": "0"}}
         text = json.dumps(settings)
-        file.execute("UPDATE settings SET json = ?, crc = ?", (text, crc_of(text)))
+        row = text, crc_of_settings(file, text)
+        file.execute("UPDATE settings SET json = ?, crc = ?", row)
     with pytest.raises(ValueError, match="another versions"):
         gfopt.Study(path)
 
@@ -261,6 +262,7 @@ def test_what_is_not_a_study_is_refused(tmp_path: Path) -> None:
         "DELETE FROM log WHERE seq = 2",
         "DELETE FROM log WHERE seq = 5",  # the trial that waits
         "UPDATE settings SET json = replace(json, '12', '11')",
+        "UPDATE settings SET crc = crc + 1",
         "UPDATE hands SET starts = 9",
         "UPDATE hands SET trial = 1",
         "DELETE FROM hands",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import struct
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from programs import peak, quantized_step
 
 import gfopt
@@ -166,6 +170,40 @@ def test_files_that_are_damaged_are_named(file: Any, tmp_path: Any) -> None:
             gguf_files.open_gguf(path)
     with pytest.raises(ValueError, match="a GGUF file; got .*, which is none"):
         gguf_files.open_gguf(tmp_path / "missing.gguf")
+
+
+def test_a_list_that_claims_to_be_longer_than_the_file_takes_no_memory(
+    tmp_path: Any,
+) -> None:
+    name, uint8, array = b"a", 0, 9
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    field = struct.pack("<Q", 1) + name + struct.pack("<IIQ", array, uint8, 2**60)
+    path = tmp_path / "long.gguf"
+    path.write_bytes(head + field + bytes(100))
+    with pytest.raises(ValueError, match=r"long\.gguf .*ends within its fields"):
+        gguf_files.open_gguf(path)
+    # lists of lists of ...
+    path.write_bytes(head + field[:9] + struct.pack("<I", array) * 3000 + bytes(100))
+    with pytest.raises(ValueError, match="whole GGUF file"):
+        gguf_files.open_gguf(path)
+
+
+@settings(max_examples=80)
+@given(
+    at=st.lists(st.integers(0, 700), min_size=1, max_size=3),
+    what=st.sampled_from([b"\xff" * 8, b"\xff\xff\xff\x7f", bytes(8), b"\x01", b"~"]),
+    end=st.none() | st.integers(0, 3000),
+)
+def test_whatever_a_file_holds_the_error_is_documented(
+    file: Any, at: list[int], what: bytes, end: int | None
+) -> None:
+    damaged = bytearray(file.read_bytes())
+    for place in at:
+        damaged[place : place + len(what)] = what
+    path = file.with_name("stranger.gguf")
+    path.write_bytes(damaged[:end])
+    with contextlib.suppress(ValueError), np.errstate(all="ignore"):
+        gguf_files.read_tensors(gguf_files.open_gguf(path))
 
 
 # -- SmolLM2-135M

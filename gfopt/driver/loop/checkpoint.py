@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from gfopt import checks
 from gfopt.core.host.values import Value
 from gfopt.core.objective import Objective
 from gfopt.driver.loop.value_records import record_to_value, value_to_record
@@ -50,6 +51,7 @@ class Checkpoint:
     """The file of one run, held against a second writer; a context manager.
 
     Attributes:
+        path: the file.
         snapshot: the last snapshot in the file, None if there is none.
         history: columns of the generations up to it.
         finished: the record of the result, if the run has ended.
@@ -66,7 +68,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], config: JSON):
-        self._path = Path(path)
+        self.path = Path(path)
         self._header = {"kind": "minimize", "config": config}
         self.snapshot: Record | None = None
         self.history: dict[str, np.ndarray] = {}
@@ -77,7 +79,7 @@ class Checkpoint:
         try:
             if contents is not None:
                 self._compare(contents.header)
-            elif not is_of(previous(self._path), self._header):
+            elif not is_of(previous(self.path), self._header):
                 return
             self._load(contents)
         except BaseException:
@@ -86,7 +88,7 @@ class Checkpoint:
 
     def _open(self) -> Contents | None:
         """Opens the file; returns what is in it, None for one without a header."""
-        path, contents = self._path, None
+        path, contents = self.path, None
         if not path.exists():
             previous(path).unlink(missing_ok=True)  # of a run that was removed
         try:
@@ -104,23 +106,27 @@ class Checkpoint:
         lines = differences(self._header, header)
         if lines:
             raise ValueError(
-                "\n  ".join([f"checkpoint {self._path} is of another run:", *lines])
+                "\n  ".join([f"checkpoint {self.path} is of another run:", *lines])
                 + "\nUse another path, or the arguments with which it was started."
             )
 
     def _load(self, contents: Contents | None) -> None:
-        asked = self._path, self._header, contents, "snapshot"
+        asked = self.path, self._header, contents, "snapshot"
         records, is_damaged = recovered(*asked)
-        for record in records:
-            if record.kind == "snapshot":
-                self.snapshot, self.history = without_table(record)
-            elif record.kind == "result":
-                self.finished = record
-            else:
-                step, row = (int(record.arrays[name]) for name in ("step", "row"))
-                self.known[step, row] = record_to_value(record)
+        with checks.whole_file("checkpoint", self.path):
+            for record in records:
+                self._take(record)
         if is_damaged:
             self._replace(records, keep=False)
+
+    def _take(self, record: Record) -> None:
+        if record.kind == "snapshot":
+            self.snapshot, self.history = without_table(record)
+        elif record.kind == "result":
+            self.finished = record
+        else:
+            step, row = (int(record.arrays[name]) for name in ("step", "row"))
+            self.known[step, row] = record_to_value(record)
 
     @property
     def meta(self) -> JSON:
@@ -159,14 +165,14 @@ class Checkpoint:
     def _replace(self, records: list[Record], keep: bool) -> None:
         if os.name == "nt":
             self._writer.close()  # Windows replaces no open file
-        writer = RecordWriter.replace(self._path, self._header, records, keep=keep)
+        writer = RecordWriter.replace(self.path, self._header, records, keep=keep)
         self._writer.close()  # only now: no second writer gets in between
         self._writer = writer
 
     def restored(self, template: PyTree) -> PyTree:
         """Returns the snapshot's tree in the form of ``template``."""
         if self.snapshot is None:
-            raise ValueError(f"{self._path} holds no snapshot")
+            raise ValueError(f"{self.path} holds no snapshot")
         return record_to_tree(self.snapshot, template)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 
+from gfopt import checks
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
@@ -70,7 +71,8 @@ class Job(NamedTuple):
         """
         objective, evaluator = self.objective, self.evaluator
         if saved is not None and saved.snapshot is not None:
-            return saved_path(saved.snapshot.meta, objective, evaluator)
+            with checks.whole_file("checkpoint", saved.path):
+                return saved_path(saved.snapshot.meta, objective, evaluator)
         is_host = isinstance(evaluator, HostEvaluator)
         batch = None if is_host else self.first_batch()
         inputs = self.inputs._replace(batch=batch, context=objective.context)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gfopt import registry
+from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.core.host.failures import Failures
 from gfopt.driver.engine.engine import Carry, Engine, Limits
@@ -78,7 +78,9 @@ class Loop:
         """Advances the search until something ends it."""
         saved = self._checkpoint
         if saved is not None and saved.finished is not None:
-            result = from_record(saved.finished, ends, self._setup, self._job.objective)
+            with checks.whole_file("checkpoint", saved.path):
+                asked = saved.finished, ends, self._setup, self._job.objective
+                result = from_record(*asked)
             if result is not None:
                 return result
         shown = ProgressLine(ends.most_evaluations) if progress else nullcontext()
@@ -114,7 +116,8 @@ class Loop:
         if path.fitness is not None and not math.isfinite(path.fitness):
             engine.failures.add(path.failure, path.traceback)
         if saved is not None and saved.snapshot is not None:
-            self._restore(engine, saved)
+            with checks.whole_file("checkpoint", saved.path):
+                self._restore(engine, saved)
         return engine
 
     def _begin(self, interrupt: Interrupt) -> None:

@@ -93,9 +93,18 @@ class ReplayLog:
                 "seed, projected_gradient and learning_rate must have one length; "
                 f"got {[len(column) for column in self._columns()]}"
             )
-        if not {"noise", "rounding"} <= self.header.keys():
+        for name, column in zip(NAMES.values(), self._columns(), strict=True):
+            if column.ndim != 1 or column.dtype.kind != (
+                "u" if name == "seed" else "f"
+            ):
+                raise ValueError(
+                    "seed must be uint32[T], projected_gradient and learning_rate "
+                    f"float[T]; got {column.dtype}{list(column.shape)} for {name}"
+                )
+        is_text = all(isinstance(value, str) for value in self.header.values())
+        if not (is_text and {"noise", "rounding"} <= self.header.keys()):
             raise ValueError(
-                "header must say 'noise' and 'rounding'; "
+                "header must say 'noise' and 'rounding', in texts; "
                 f"got {checks.shown(self.header)}"
             )
 
@@ -158,7 +167,8 @@ class ReplayLog:
                 f"{os.fspath(path)} must be a {KIND}; got {contents.header!r}"
             )
         header = {k: v for k, v in contents.header.items() if k != "kind"}
-        log = cls(**columns_of(contents), header=header)
+        with checks.whole_file(KIND, path):
+            log = cls(**columns_of(contents), header=header)
         if contents.lost or contents.records[-1:] != [END]:
             why = "; ".join(contents.lost) or "its run was killed, or still goes on"
             warnings.warn(

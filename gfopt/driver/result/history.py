@@ -10,7 +10,7 @@ from gfopt.core.sense import Sense
 
 Columns = dict[str, np.ndarray]
 
-MOST_PARTS = 1000  # small arrays take ten times the memory of one that joins them
+MOST_PARTS = 1000  # that are joined: small arrays take ten times the memory of one
 
 
 class History:
@@ -32,6 +32,7 @@ class History:
         self._sense = sense
         self.first_value: float | None = None
         self._parts: list[Columns] = []
+        self._num_small = 0  # how many of the last of them were not joined
         self._open: list[Columns] = []  # a generation that is not complete
         self.nfev, self.nit = 0, 0
 
@@ -74,12 +75,16 @@ class History:
         self.nfev += int(columns["num_evaluations"].sum())
         self.nit += len(columns["fitness"])
         self._parts.append(columns)
-        if len(self._parts) >= MOST_PARTS:
-            self.complete()
+        self._num_small += 1
+        if self._num_small == MOST_PARTS:
+            # not with all before: ever larger copies leave holes in the memory
+            self._parts[-MOST_PARTS:] = [_joined(self._parts[-MOST_PARTS:])]
+            self._num_small = 0
 
     def complete(self) -> Columns:
         """Returns the complete generations, joined once and for all."""
         self._parts = [_joined(self._parts)] if self._parts else []
+        self._num_small = 0
         return self._parts[0] if self._parts else {}
 
     def table(self) -> Columns:

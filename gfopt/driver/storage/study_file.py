@@ -119,7 +119,8 @@ class StudyFile:
                 for table in _TABLES.split(";"):
                     file.execute(table)
                 text = json.dumps(ours | given)
-                file.execute("INSERT INTO settings VALUES (?, ?)", (text, crc_of(text)))
+                crc = crc_of_settings(file, text)
+                file.execute("INSERT INTO settings VALUES (?, ?)", (text, crc))
             try:
                 text, crc = file.execute("SELECT json, crc FROM settings").fetchone()
                 settings: JsonObject = json.loads(text)
@@ -129,7 +130,8 @@ class StudyFile:
                 ) from None
             (found,) = file.execute("PRAGMA integrity_check(1)").fetchone()
             _check(found == "ok", found)
-            _check(crc == crc_of(text), "wrong checksum of the settings")
+            is_right = crc == crc_of_settings(file, text)
+            _check(is_right, "wrong checksum of the settings")
         wanted = ours | (json.loads(json.dumps(given)) if given else {})
         for name, value in wanted.items():
             if settings.get(name) != value:
@@ -288,6 +290,12 @@ def _append(
     entry = Entry(*row, crc_of(row, before.crc))
     file.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", entry)
     return entry
+
+
+def crc_of_settings(file: sqlite3.Connection, text: str) -> int:
+    """Returns the checksum of the settings and of the tables' forms."""
+    query = "SELECT name, sql FROM sqlite_master ORDER BY name"
+    return crc_of([text, file.execute(query).fetchall()])
 
 
 def crc_of(row: object, before: int = 0) -> int:
