@@ -26,6 +26,18 @@ from gfopt.pytree import pytree, static
 from gfopt.tokens.language_model import TokenBuffer, read_prompt
 from gfopt.types import JsonObject
 
+ANSWER_BYTES, TOKEN_BYTES = 2**20, 2**12  # of an answer at most, and more for a token
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the headers, and the key, elsewhere."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Returns nothing, so that the answer is an error."""
+
+
+_OPENER = urllib.request.build_opener(_Stay)
+
 
 @pytree
 class HostModel:
@@ -168,14 +180,19 @@ class EndpointModel:
                 f"url must begin with http:// or https://; got {checks.shown(self.url)}"
             )
         checks.instance("headers", self.headers, Mapping, "a dict of strings")
+        for name, value in self.headers.items():
+            if not isinstance(value, str) or "\n" in value or "\r" in value:
+                # which is not shown: it may be a key
+                raise ValueError(f"headers must be texts of one line; {name!r} is not")
         checks.positive("timeout", self.timeout)
 
     def __call__(self, tokens: Sequence[int]) -> np.ndarray:
         """Returns ``log p`` of each token after those before it, NaN for the first.
 
         Raises:
-            OSError: where the server can't be reached or refuses.
-            ValueError: where it answers something else.
+            OSError: where the server can't be reached, refuses, or sends elsewhere:
+                another host is not given the headers.
+            ValueError: where it answers something else, or too much.
         """
         asked: JsonObject = {
             "prompt": [int(token) for token in tokens],
@@ -191,12 +208,19 @@ class EndpointModel:
             json.dumps(asked).encode(),
             {"Content-Type": "application/json", **self.headers},
         )
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-            found = json.load(answer)
+        most = ANSWER_BYTES + TOKEN_BYTES * len(tokens)
+        with _OPENER.open(request, timeout=self.timeout) as answer:
+            text = answer.read(most + 1)
+        if len(text) > most:
+            raise ValueError(
+                f"url must answer {len(tokens)} tokens with at most {most} bytes"
+            )
+        found: Any = text
         try:
+            found = json.loads(text)
             values = found["choices"][0]["logprobs"]["token_logprobs"]
             each = [np.nan if value is None else float(value) for value in values]
-        except (KeyError, IndexError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
             raise ValueError(
                 "url must answer with choices[0].logprobs.token_logprobs; "
                 f"got {checks.shown(found)}"

@@ -112,11 +112,19 @@ class Handler(BaseHTTPRequestHandler):
         log_p = np.asarray(jax.nn.log_softmax(TABLE, axis=-1))
         values = [None, *(float(log_p[a, b]) for a, b in itertools.pairwise(tokens))]
         body = {"choices": [{"logprobs": {"token_logprobs": [*values, -0.5]}}]}
+        if server.kind == "elsewhere":
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{server.server_port}/v2")
+            self.end_headers()
+            return
         if server.kind == "strange":
             body = {"choices": []}
         if server.kind == "short":
             body["choices"][0]["logprobs"]["token_logprobs"] = values[:1]
         data = json.dumps(body).encode()
+        data = {"large": data + b" " * 2**21, "deep": b"[" * 10**5}.get(
+            server.kind, data
+        )
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -172,7 +180,29 @@ def test_a_search_through_an_endpoint_that_fails_now_and_then(server):
     assert np.isclose(loss(result.x), result.fun)
 
 
-@pytest.mark.parametrize("server", ["strange", "short"], indirect=True)
+@pytest.mark.parametrize("server", ["elsewhere"], indirect=True)
+def test_a_key_is_not_taken_elsewhere(server):
+    with pytest.raises(OSError, match="302"):
+        endpoint(server, headers={"Authorization": "Bearer x"})([0, 1, 2])
+    assert len(server.asked) == 1
+
+
+def test_a_key_is_not_shown(caplog):
+    for wrong in ("Bearer secret\n", b"secret"):
+        with pytest.raises(ValueError, match="headers must be texts") as error:
+            gfopt.tokens.EndpointModel("http://x", headers={"Authorization": wrong})
+        assert "secret" not in str(error.value)
+    headers = {"Authorization": "Bearer secret"}
+    model = gfopt.tokens.EndpointModel("http://127.0.0.1:9", headers=headers)
+    loss = gfopt.tokens.continuation_score(model, [0], [3])
+    options = {"vocabulary": SIZE, "population_size": 2}
+    words = {"method": "random_tokens", "options": options, "budget": 3}
+    result = gfopt.minimize(loss, [0] * 3, **words)
+    assert sum(result.failures.values()) == 3 and "refused" in caplog.text
+    assert "secret" not in caplog.text + str(result.failures) + repr(model)
+
+
+@pytest.mark.parametrize("server", ["strange", "short", "large", "deep"], indirect=True)
 def test_a_strange_answer_is_named(server):
     with pytest.raises(ValueError, match="url must answer"):
         endpoint(server)([0, 1, 2])
