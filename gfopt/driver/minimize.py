@@ -193,11 +193,7 @@ def minimize(
     with ExitStack() as stack:
         caller = _evaluator(evaluator, workers, stack)
         if asynchronous:
-            others = {
-                "noisy": noisy,
-                "batches": batches,
-                "constraints": objective.constraints,
-            }
+            others = {"noisy": noisy, "batches": batches}
             start = asynchronous_setup(start, objective, caller, others)
         saved = None
         if checkpoint is not None:

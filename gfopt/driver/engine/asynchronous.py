@@ -7,16 +7,13 @@ from collections import deque
 
 import numpy as np
 
-from gfopt.core.host.evaluator import HostEvaluator, arguments
-from gfopt.core.host.host import Stream
+from gfopt.core.host.evaluator import arguments
 from gfopt.core.host.values import Value
-from gfopt.core.objective import Inputs, Objective
 from gfopt.driver.engine.arrivals import Arrivals, Draw
 from gfopt.driver.engine.engine import Limits
-from gfopt.driver.engine.hosted import HostEngine, Journal
+from gfopt.driver.engine.hosted import HostEngine
 from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.result.history import Columns
-from gfopt.driver.setup.setup import Setup
 from gfopt.types import PyTree
 
 
@@ -29,27 +26,15 @@ class AsynchronousEngine(HostEngine):
     with an ``evaluator`` that has a number of ``workers``.
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        objective: Objective,
-        inputs: Inputs,
-        evaluator: HostEvaluator,
-        seed: int,
-        first: float,
-        keep_x: bool,
-        known: dict[tuple[int, int], Value],
-        journal: Journal | None,
-    ):
-        super().__init__(
-            setup, objective, inputs, evaluator, seed, first, keep_x, known, journal
-        )
+    def prepare(self) -> None:
+        """Begins with what is known."""
         self._arrivals = Arrivals(self)
         self._arrived: list[tuple[Draw, Value]] = []  # and not told
-        self._before = deque(known.items())  # of the session before, not yet taken in
+        # of the session before, not yet taken in
+        self._before = deque(self._known.items())
         self._under_way: dict[int, Draw] = {}
-        self._stream: Stream = evaluator.stream(objective, self._paid)
-        self._num_workers = evaluator.workers or 1
+        self._stream = self._evaluator.stream(self._objective, self._paid)
+        self._num_workers = self._evaluator.workers or 1
 
     @property
     def in_flight(self) -> int:

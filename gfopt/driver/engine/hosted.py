@@ -75,6 +75,10 @@ class HostEngine(HostSearch):
         self._answers = math.isfinite(first)
         self.num_barren = 0
         self.is_open = False
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Makes ready for the first call of ``advance``."""
 
     @property
     def carry(self) -> Carry:

@@ -61,6 +61,7 @@ def asynchronous_setup(
     Raises:
         ValueError: for what has no meaning then; it names the argument.
     """
+    given = given | {"constraints": objective.constraints}
     for name, value in given.items():
         if value is not None and value is not False and value != ():
             raise ValueError(
