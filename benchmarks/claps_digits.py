@@ -165,7 +165,7 @@ def searched(
 ) -> tuple[np.ndarray, int]:
     """Runs one cell: the prompt found, and its queries."""
     objective = gfopt.prompts.counted(
-        score, LENGTH, budget=BUDGET, chunk=20, capacity=512
+        score, LENGTH, budget=BUDGET, batch_size=20, capacity=512
     )
     options = dict(SEARCHES[search])
     if space == "claps":

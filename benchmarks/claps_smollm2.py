@@ -47,7 +47,7 @@ def cell(
     if space == "claps":
         found = gfopt.prompts.claps(
             objective, start, ids=clusters, num_kept=settings.kept, method=search,
-            options=options, block=8, checkpoint=path, progress=True,
+            options=options, batch_size=8, checkpoint=path, progress=True,
         )  # fmt: skip
         return found.x, found.fun, found.ledger, found.pruning_queries
     few = np.random.default_rng(0).permutation(clusters)[: settings.kept]
@@ -104,8 +104,8 @@ def main() -> None:
     for search in settings.searches:
         for space in settings.spaces:
             objective = gfopt.prompts.counted(
-                task, LENGTH, budget=settings.budget, num_tokens=int(each), chunk=1,
-                capacity=settings.budget,
+                task, LENGTH, budget=settings.budget, num_tokens=int(each),
+                batch_size=1, capacity=settings.budget,
             )  # fmt: skip
             path = settings.folder / f"{search}-{space.replace(' ', '-')}"
             prompt, value, ledger, pruning = cell(

@@ -140,7 +140,7 @@ def queries(
 
     found = {}
     objective = gfopt.prompts.counted(
-        score, LENGTH, budget=limit, chunk=20, capacity=limit
+        score, LENGTH, budget=limit, batch_size=20, capacity=limit
     )
     result = gfopt.minimize(
         objective, NOTHING, method="genetic_tokens", seed=seed, budget=50 * limit,

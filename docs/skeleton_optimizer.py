@@ -42,7 +42,7 @@ class SimpleESMember(NamedTuple):
     """All that it takes to make one candidate: here a seed and its scale."""
 
     seed: jax.Array
-    sigma: jax.Array
+    scale: jax.Array
 
 
 @pytree
@@ -90,7 +90,7 @@ class SimpleES(Method):
 
     def decode(self, state: SimpleESState, member: Member) -> Solution:
         """Returns ``m + sigma z(seed)``: un-batched, no randomness."""
-        return noise.gaussian().add(state.mean, member.seed, member.sigma)
+        return noise.gaussian().add(state.mean, member.seed, member.scale)
 
     def tell(
         self, state: SimpleESState, population: Population, evaluation: Evaluation
@@ -100,9 +100,9 @@ class SimpleES(Method):
         weights = shaping.truncation(0.5)(evaluation.fitness, evaluation.valid)
         # m <- m + sum_p w_p sigma_p z_p, streamed: the population is never held
         mean = noise.gaussian().add_weighted(
-            state.mean, members.seed, weights * members.sigma
+            state.mean, members.seed, weights * members.scale
         )
-        info = SimpleESInfo(members.sigma[0], jnp.sum(evaluation.valid))
+        info = SimpleESInfo(members.scale[0], jnp.sum(evaluation.valid))
         return SimpleESState(state.step + 1, mean), info
 
     def recommend(self, state: SimpleESState) -> Solution:

@@ -1,11 +1,16 @@
-"""Public names that have moved: the old ones work, and warn with the new ones.
+"""Public names and arguments that have moved: the old ones work, with a warning.
 
 An entry stays until the minor release after the one that it is listed under is out.
 """
 
+import functools
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _INTO_ROOMS = {  # 0.1.0
     "consensus": "EffectiveSampleSize consensus_variant",
@@ -49,3 +54,21 @@ def moved(module: str, name: str) -> object:
     warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
     home, _, name = new.rpartition(".")
     return getattr(importlib.import_module(home), name)
+
+
+def renamed_arguments(**names: str) -> Callable[[F], F]:
+    """Lets a function take arguments by their old names too, ``old="new"``."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def renamed(*args: Any, **options: Any) -> Any:
+            for old in names.keys() & options.keys():
+                line = f"{function.__name__}({old}=) is now {names[old]}="
+                warnings.warn(line, DeprecationWarning, stacklevel=2)
+                options[names[old]] = options.pop(old)
+            return function(*args, **options)
+
+        taken: Any = renamed
+        return taken
+
+    return decorate

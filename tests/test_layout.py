@@ -253,6 +253,13 @@ def test_a_name_that_moved_works_with_a_warning() -> None:
         exec("from gfopt import Beast")
 
 
+def test_an_argument_that_was_renamed_works_with_a_warning() -> None:
+    line = r"^chunked\(size=\) is now batch_size=$"
+    with pytest.warns(DeprecationWarning, match=line) as caught:
+        assert gfopt.chunked(size=8) == gfopt.chunked(batch_size=8)
+    assert caught[0].filename == __file__
+
+
 def new_process(code: str) -> str:
     """Runs lines of Python in a process of their own, and returns what they print."""
     done = subprocess.run(

@@ -151,7 +151,7 @@ def prompt(
             size,
             budget=num_queries,
             num_tokens=int(task.num_tokens(np.zeros(size))),
-            chunk=1,
+            batch_size=1,
             capacity=num_queries,
         )
         ledger, is_whole = _searched(
@@ -219,7 +219,7 @@ def _searched(
                 method=method,
                 options=_options(method),
                 seed=seed,
-                block=_BLOCK,
+                batch_size=_BLOCK,
                 after_block=after_block,
                 checkpoint=checkpoint,
                 callbacks=after_generation,

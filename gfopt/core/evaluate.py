@@ -19,6 +19,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.constraints import is_feasible
 from gfopt.core.objective import Inputs, Objective
+from gfopt.deprecations import renamed_arguments
 from gfopt.lazy.lazy import is_lazy, materialise
 from gfopt.protocol import Optimizer, as_method
 from gfopt.pytree import pytree, static
@@ -145,27 +146,27 @@ class Vmapped:
 
 @pytree
 class Chunked(Vmapped):
-    """Evaluates ``size`` members at a time: ``size`` solutions in memory.
+    """Evaluates ``batch_size`` members at a time: so many solutions in memory.
 
-    Only ``ceil(num_active / size)`` chunks are run.
+    Only ``ceil(num_active / batch_size)`` chunks are run.
 
     Args:
-        size: members in a chunk.
+        batch_size: members in a chunk.
 
     Raises:
-        ValueError: where ``size`` is below 1.
+        ValueError: where ``batch_size`` is below 1.
     """
 
-    size: int = static(default=1)
+    batch_size: int = static(default=1)
 
     def __post_init__(self) -> None:
-        checks.integer("size", self.size, 1)
+        checks.integer("batch_size", self.batch_size, 1)
 
     def rows(self, request: Request, rows: jax.Array) -> tuple[jax.Array, PyTree]:
         """Returns fitness and aux of the rows, chunk by chunk."""
         population = request.population
         count = rows.shape[0]
-        size = min(self.size, count)
+        size = min(self.batch_size, count)
 
         def chunk(start: jax.Array) -> tuple[jax.Array, PyTree]:
             members, numbers = jax.tree.map(
@@ -203,14 +204,15 @@ def vmapped() -> Vmapped:
     return Vmapped()
 
 
-def chunked(size: int) -> Chunked:
-    """Returns the evaluator that holds ``size`` solutions in memory at a time.
+@renamed_arguments(size="batch_size")
+def chunked(batch_size: int) -> Chunked:
+    """Returns the evaluator that holds ``batch_size`` solutions in memory at a time.
 
     Example:
         >>> chunked(8)
-        Chunked(size=8)
+        Chunked(batch_size=8)
     """
-    return Chunked(size)
+    return Chunked(batch_size)
 
 
 def member_size(

@@ -31,7 +31,9 @@ class Sharded:
     mesh: Mesh | None = static(default=None)
 
     def __post_init__(self) -> None:
-        checks.instance("inner", self.inner, Vmapped, "vmapped() or chunked(size)")
+        checks.instance(
+            "inner", self.inner, Vmapped, "vmapped() or chunked(batch_size)"
+        )
         if self.mesh is not None:
             checks.instance("mesh", self.mesh, Mesh, "a jax.sharding.Mesh or None")
             if len(self.mesh.axis_names) != 1:
@@ -102,6 +104,6 @@ def sharded(mesh: Mesh | None = None, inner: Vmapped | None = None) -> Sharded:
     Example:
         >>> import gfopt
         >>> sharded(inner=gfopt.chunked(8))
-        Sharded(inner=Chunked(size=8), mesh=None)
+        Sharded(inner=Chunked(batch_size=8), mesh=None)
     """
     return Sharded(Vmapped() if inner is None else inner, mesh)

@@ -15,15 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks
+from gfopt.deprecations import renamed_arguments
 from gfopt.gradients.gradients import gradient_estimator
 from gfopt.types import Key, PyTree, Solution
 
 
+@renamed_arguments(num_queries="num_directions")
 def black_box(
     fun: Callable[..., PyTree],
     kind: str = "two_sided",
     *,
-    num_queries: int = 1,
+    num_directions: int = 1,
     eps: float = 1e-3,
     directions: str = "gaussian",
     batch_size: int | None = None,
@@ -37,7 +39,7 @@ def black_box(
     Args:
         fun: ``(x, *args) -> array or tree of arrays``; no gradient goes to ``args``.
         kind: as in ``gradient_estimator``, but for ``"one_point"``.
-        num_queries: directions that are averaged.
+        num_directions: directions that are averaged.
         eps: how far to go; 1e-3 is too little for bfloat16 inputs.
         directions: ``"gaussian"``, ``"rademacher"`` or ``"sphere"``.
         batch_size: directions that are evaluated together.
@@ -77,7 +79,7 @@ def black_box(
     estimate = gradient_estimator(
         projected,
         kind,
-        num_queries=num_queries,
+        num_directions=num_directions,
         eps=eps,
         directions=directions,
         batch_size=batch_size,

@@ -29,6 +29,7 @@ from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.deprecations import renamed_arguments
 from gfopt.noise import noise, threefry
 from gfopt.types import Key, PyTree, Solution
 
@@ -64,7 +65,7 @@ class GradientEstimator:
 
     fun: Callable[..., jax.Array]
     kind: str = "two_sided"
-    num_queries: int = 1
+    num_directions: int = 1
     eps: ArrayLike = 1e-3
     directions: str = "gaussian"
     batch_size: int | None = None
@@ -72,15 +73,15 @@ class GradientEstimator:
     def __post_init__(self) -> None:
         checks.is_callable("fun", self.fun)
         checks.one_of("kind", self.kind, KINDS)
-        checks.integer("num_queries", self.num_queries, 1)
+        checks.integer("num_directions", self.num_directions, 1)
         checks.positive("eps", self.eps)
         checks.one_of("directions", self.directions, DIRECTIONS)
         if self.batch_size is not None:
             checks.integer("batch_size", self.batch_size, 1)
-        if self.kind == "coordinates" and self.num_queries != 1:
+        if self.kind == "coordinates" and self.num_directions != 1:
             raise ValueError(
-                "num_queries must be 1 with coordinates, which are all asked once on "
-                f"each side; got {checks.shown(self.num_queries)}"
+                "num_directions must be 1 with coordinates, which are all asked once "
+                f"on each side; got {checks.shown(self.num_directions)}"
             )
 
     def __call__(
@@ -109,7 +110,7 @@ class GradientEstimator:
             return self._by_coordinates(x, args)
         family, wide = DIRECTIONS[self.directions], trees.wide_dtype(x)
         eps = jnp.asarray(self.eps, wide)
-        seeds = threefry.seeds(key, self.num_queries)
+        seeds = threefry.seeds(key, self.num_directions)
 
         def radius(seed: jax.Array) -> jax.Array:
             """Returns what multiplies the noise: eps, or eps sqrt(D) / |z|."""
@@ -181,11 +182,12 @@ def _finite_mean(values: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite)
 
 
+@renamed_arguments(num_queries="num_directions")
 def gradient_estimator(
     fun: Callable[..., jax.Array],
     kind: str = "two_sided",
     *,
-    num_queries: int = 1,
+    num_directions: int = 1,
     eps: float = 1e-3,
     directions: str = "gaussian",
     batch_size: int | None = None,
@@ -197,7 +199,7 @@ def gradient_estimator(
             of any other), which need not be differentiable.
         kind: ``"two_sided"`` (2 q values), ``"one_sided"`` (q + 1), ``"one_point"`` (q,
             and the value of the estimate before), or ``"coordinates"`` (2 D).
-        num_queries: directions that are averaged, q.
+        num_directions: directions that are averaged, q.
         eps: how far to go, above the spacing of the numbers in ``x``: 1e-3 is too
             little for bfloat16.
         directions: ``"gaussian"``, ``"rademacher"`` or ``"sphere"``, all with variance
@@ -215,7 +217,7 @@ def gradient_estimator(
     Example:
         >>> import optax
         >>> estimate = gradient_estimator(lambda x: jnp.sum((x["w"] - 1) ** 2),
-        ...                               num_queries=4, directions="rademacher")
+        ...                               num_directions=4, directions="rademacher")
         >>> optimizer, x = optax.adam(0.1), {"w": jnp.zeros(3)}
         >>> state = optimizer.init(x)
         >>> for key in jax.random.split(jax.random.key(0), 100):
@@ -225,4 +227,4 @@ def gradient_estimator(
         >>> bool(jnp.abs(x["w"] - 1).max() < 0.1)
         True
     """
-    return GradientEstimator(fun, kind, num_queries, eps, directions, batch_size)
+    return GradientEstimator(fun, kind, num_directions, eps, directions, batch_size)

@@ -17,6 +17,7 @@ from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.core.evaluate import best_row
 from gfopt.noise import noise, threefry
+from gfopt.optimizers.evolution_strategies.seeded import ScaledSeed
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -37,13 +38,6 @@ class RandomSearchInfo(NamedTuple):
 
     sigma: jax.Array
     best_fitness: jax.Array
-
-
-class RandomSearchMember(NamedTuple):
-    """A seed and the scale of its noise."""
-
-    seed: jax.Array
-    sigma: jax.Array
 
 
 @pytree
@@ -95,7 +89,7 @@ class RandomSearch(Method):
         """Draws ``P`` seeds."""
         sigma = jnp.asarray(schedules.at("sigma", self.sigma, state.step))
         sigma = jnp.broadcast_to(sigma, self.population_size)
-        members = RandomSearchMember(
+        members = ScaledSeed(
             threefry.seeds(key, self.population_size),
             sigma.astype(state.best_sigma.dtype),
         )
@@ -103,7 +97,7 @@ class RandomSearch(Method):
 
     def decode(self, state: RandomSearchState, member: Member) -> Solution:
         """Returns ``x0 + sigma * z(seed)``."""
-        return self.noise.add(state.center, member.seed, member.sigma)
+        return self.noise.add(state.center, member.seed, member.scale)
 
     def tell(
         self,
@@ -120,10 +114,10 @@ class RandomSearch(Method):
             step=state.step + 1,
             center=state.center,
             best_seed=jnp.where(better, member.seed, state.best_seed),
-            best_sigma=jnp.where(better, member.sigma, state.best_sigma),
+            best_sigma=jnp.where(better, member.scale, state.best_sigma),
             best_fitness=best.astype(state.best_fitness.dtype),
         )
-        return new, RandomSearchInfo(member.sigma, new.best_fitness)
+        return new, RandomSearchInfo(member.scale, new.best_fitness)
 
     def recommend(self, state: RandomSearchState) -> Solution:
         """Returns the best sample so far."""

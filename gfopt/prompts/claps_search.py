@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from gfopt import checks, registry
 from gfopt.core.objective import Objective
+from gfopt.deprecations import renamed_arguments
 from gfopt.driver.minimize import minimize
 from gfopt.driver.result.result import Result
 from gfopt.driver.storage.fingerprint import described
@@ -72,6 +73,7 @@ class ClapsResult:
     pruning_queries: int
 
 
+@renamed_arguments(block="batch_size")
 def claps(
     objective: Objective,
     start: npt.ArrayLike,
@@ -85,7 +87,7 @@ def claps(
     method: str = "genetic_tokens",
     options: Mapping[str, object] | None = None,
     seed: int = 0,
-    block: int = 256,
+    batch_size: int = 256,
     after_block: Callable[[Objective], object] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     callbacks: Callable[[Result], object] | Iterable[Callable[[Result], object]] = (),
@@ -109,7 +111,7 @@ def claps(
         method: the name of a search over tokens.
         options: its fields but for ``vocabulary``.
         seed: of clustering and search.
-        block: prompts that are asked at a time for their influence.
+        batch_size: prompts that are asked at a time for their influence.
         after_block: is called with the objective, and so its ledger, after each.
         checkpoint: file from which the same call resumes; beside it, a second file with
             the ending ``.pruning``.
@@ -185,7 +187,7 @@ def claps(
         start,
         position=position,
         predict=predict,
-        block=block,
+        batch_size=batch_size,
         after_block=pruned_block,
     )
     # a resumed session re-reads saved answers: they are not cache hits, so that its

@@ -21,6 +21,7 @@ from jax import lax
 
 from gfopt import checks
 from gfopt.core.objective import Inputs, Objective
+from gfopt.deprecations import renamed_arguments
 from gfopt.prompts.ledger import Ledger, empty_ledger, noted, planned
 from gfopt.types import Evaluation, PyTree
 
@@ -34,16 +35,16 @@ class Counted:
         score: Callable[..., PyTree],
         batched: bool,
         is_host: bool,
-        chunk: int,
+        batch_size: int,
         num_tokens: int | Callable[[PyTree], PyTree],
     ):
         self.score, self.batched, self.is_host = score, batched, is_host
-        self.chunk, self.num_tokens = chunk, num_tokens
+        self.batch_size, self.num_tokens = batch_size, num_tokens
 
     def tree_flatten(self) -> tuple[tuple[PyTree], tuple[object, ...]]:
         """Flattens: a score that is a pytree, such as one with a model, is data."""
         is_data = not jax.tree_util.all_leaves([self.score])
-        rest = self.batched, self.is_host, self.chunk, self.num_tokens
+        rest = self.batched, self.is_host, self.batch_size, self.num_tokens
         return (self.score if is_data else None,), (
             None if is_data else self.score,
             *rest,
@@ -111,7 +112,7 @@ class Counted:
     ) -> PyTree:
         """Runs a JAX score on the prompts that are asked, some at a time."""
         count = prompts.shape[0]
-        size = min(self.chunk, count)
+        size = min(self.batch_size, count)
         order = jnp.argsort(~is_asked)  # the asked ones first, in their order
 
         def some(index: jax.Array, values: jax.Array) -> jax.Array:
@@ -130,6 +131,7 @@ class Counted:
         return jnp.where(is_asked, values, jnp.nan)
 
 
+@renamed_arguments(chunk="batch_size")
 def counted(
     score: Callable[..., PyTree],
     length: int,
@@ -138,7 +140,7 @@ def counted(
     num_tokens: int | Callable[[PyTree], PyTree] | None = None,
     batched: bool = False,
     is_host: bool = False,
-    chunk: int = 16,
+    batch_size: int = 16,
     capacity: int = 4096,
     maximize: bool = False,
 ) -> Objective:
@@ -147,9 +149,9 @@ def counted(
     Pass it to any search over tokens; ``result.context`` is the ``Ledger``. To go on
     with the same ledger elsewhere, use ``dataclasses.replace(objective,
     context=result.context)``. All of a generation must be evaluated at once, as it is
-    by default: ``chunk`` bounds the memory. A generation is entered when it is closed:
-    limit a search by ``budget`` here, and by ``budget_is_used``, rather than in the
-    middle of one.
+    by default: ``batch_size`` bounds the memory. A generation is entered when it is
+    closed: limit a search by ``budget`` here, and by ``budget_is_used``, rather than in
+    the middle of one.
 
     Args:
         score: ``score(prompt int32[L], *args)`` to one number; a JAX function, or a
@@ -160,7 +162,7 @@ def counted(
             it; ``length`` by default.
         batched: ``score`` takes ``int32[b, L]`` and returns ``b`` numbers.
         is_host: ``score`` is a Python function, called with NumPy arrays.
-        chunk: prompts that a JAX score is run on at a time.
+        batch_size: prompts that a JAX score is run on at a time.
         capacity: prompts that are remembered, the last ones; what was forgotten is
             asked, and counted, once more.
         maximize: look for the largest value.
@@ -183,7 +185,7 @@ def counted(
     """
     checks.is_callable("score", score)
     checks.integer("length", length, 1)
-    for name, count in (("chunk", chunk), ("capacity", capacity)):
+    for name, count in (("batch_size", batch_size), ("capacity", capacity)):
         checks.integer(name, count, 1)
     if budget is not None:
         checks.integer("budget", budget, 1)
@@ -194,7 +196,7 @@ def counted(
     for name, flag in (("batched", batched), ("is_host", is_host)):
         checks.instance(name, flag, bool, "True or False")
     return Objective(
-        Counted(score, batched, is_host, chunk, num_tokens),
+        Counted(score, batched, is_host, batch_size, num_tokens),
         has_aux=True,
         batched=True,
         traceable=not is_host,
@@ -215,15 +217,16 @@ def function_of(objective: object) -> Counted:
     return fun
 
 
+@renamed_arguments(block="batch_size")
 def answers(
-    objective: Objective, prompts: npt.ArrayLike, block: int = 256
+    objective: Objective, prompts: npt.ArrayLike, batch_size: int = 256
 ) -> tuple[np.ndarray, Objective]:
     """Asks a counted objective for the values of prompts, outside of a search.
 
     Args:
         objective: from ``counted``.
         prompts: ``int32[n, L]``.
-        block: prompts that are asked at a time.
+        batch_size: prompts that are asked at a time.
 
     Returns:
         Values ``float[n]``, lower is better, NaN where one failed or the budget was
@@ -238,11 +241,13 @@ def answers(
     is_host = function_of(objective).is_host
     rows = np.asarray(prompts, np.int32)
     found = []
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        # the last block repeats its last prompt, which costs nothing
-        full = np.concatenate([part, np.repeat(part[-1:], block - len(part), axis=0)])
-        given = full if len(rows) > block else part
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        # the last batch repeats its last prompt, which costs nothing
+        full = np.concatenate(
+            [part, np.repeat(part[-1:], batch_size - len(part), axis=0)]
+        )
+        given = full if len(rows) > batch_size else part
         inputs = Inputs(context=objective.context)
         call = Objective.value if is_host else _value
         values, aux = call(objective, given, None, inputs)

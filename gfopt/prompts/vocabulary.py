@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from gfopt import checks
 from gfopt.core.objective import Objective
+from gfopt.deprecations import renamed_arguments
 from gfopt.prompts.counted_objectives import answers, function_of
 from gfopt.tokens.alphabet import starting_tokens, vocabulary
 
@@ -142,6 +143,7 @@ def with_token(
     return prompts
 
 
+@renamed_arguments(block="batch_size")
 def influence(
     objective: Objective,
     ids: npt.ArrayLike,
@@ -149,7 +151,7 @@ def influence(
     *,
     position: int = 0,
     predict: Callable[[jax.Array], npt.ArrayLike] | None = None,
-    block: int = 256,
+    batch_size: int = 256,
     after_block: Callable[[Objective], object] | None = None,
 ) -> Influence:
     """Measures what each token does to a prompt, one query each and one for the start.
@@ -163,7 +165,7 @@ def influence(
             ``I(v) = f(start) - f(start with v)``; a JAX function from a prompt to class
             probabilities ``[X, Y]`` for that on the predictions, without labels, the
             sum over inputs of ``KL(p(. | x, v) || p(. | x))``.
-        block: prompts that are asked at a time.
+        batch_size: prompts that are asked at a time.
         after_block: is called with the objective after each of them, to save it.
 
     Raises:
@@ -182,14 +184,14 @@ def influence(
     prompts = with_token(start, ids, position)
     base = np.asarray(starting_tokens(start))[None]
     if predict is not None:
-        return _on_predictions(objective, prompts, base, predict, block)
+        return _on_predictions(objective, prompts, base, predict, batch_size)
     first, objective = answers(objective, base)
     if not np.isfinite(first[0]):
         raise _no_baseline(objective)
     parts = []
-    for place in range(0, len(prompts), block):
-        rows = prompts[place : place + block]
-        values, objective = answers(objective, rows, block)
+    for place in range(0, len(prompts), batch_size):
+        rows = prompts[place : place + batch_size]
+        values, objective = answers(objective, rows, batch_size)
         parts.append(first[0] - values)
         if after_block is not None:
             after_block(objective)
@@ -208,7 +210,7 @@ def _on_predictions(
     prompts: np.ndarray,
     base: np.ndarray,
     predict: Callable[[jax.Array], npt.ArrayLike],
-    block: int,
+    batch_size: int,
 ) -> Influence:
     if objective.context.left < 1:
         raise _no_baseline(objective)
@@ -223,7 +225,9 @@ def _on_predictions(
     found = np.full(len(prompts), np.nan)
     rows = jnp.asarray(prompts[:left])
     if len(rows):
-        found[: len(rows)] = jax.lax.map(divergence, rows, batch_size=min(block, 16))
+        found[: len(rows)] = jax.lax.map(
+            divergence, rows, batch_size=min(batch_size, 16)
+        )
     size = function_of(objective).num_tokens
     each = int(size(base[0])) if callable(size) else size
     count = len(rows) + 1

@@ -176,7 +176,7 @@ def test_a_schedule_is_part_of_the_configuration() -> None:
     assert optimizer == gfopt.RandomSearch(sigma=schedules.Schedule(decay))
     assert jax.tree.leaves(optimizer) == []
     state = optimizer.init(KEY, X0)._replace(step=jnp.int32(3))
-    sigma = optimizer.ask(KEY, state).members.sigma
+    sigma = optimizer.ask(KEY, state).members.scale
     np.testing.assert_allclose(sigma, 0.5 * 0.9**3, rtol=1e-6)
 
 

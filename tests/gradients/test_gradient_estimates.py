@@ -79,10 +79,10 @@ def test_one_side_is_biased_by_eps(x64: None) -> None:
     errors = []
     for eps in (0.01, 0.1, 1.0):
         estimate = gfopt.gradients.gradient_estimator(
-            cubic, "one_sided", eps=eps, directions="rademacher", num_queries=4000
+            cubic, "one_sided", eps=eps, directions="rademacher", num_directions=4000
         )
         exact = gfopt.gradients.gradient_estimator(
-            cubic, eps=1e-4, directions="rademacher", num_queries=4000
+            cubic, eps=1e-4, directions="rademacher", num_directions=4000
         )
         key = jax.random.key(0)
         difference = estimate(key, x).gradient - exact(key, x).gradient
@@ -130,7 +130,7 @@ def test_the_solution_is_untouched() -> None:
     x = jnp.linspace(-3, 3, 1001)
     before = np.array(x)
     for kind in ("two_sided", "one_sided", "one_point"):
-        gfopt.gradients.gradient_estimator(sphere, kind, num_queries=3)(
+        gfopt.gradients.gradient_estimator(sphere, kind, num_directions=3)(
             jax.random.key(0), x
         )
     np.testing.assert_array_equal(x, before)
@@ -145,7 +145,9 @@ def test_queries_have_directions_of_their_own() -> None:
     cosines = np.abs(z @ z.T - np.eye(queries))
     assert cosines.max() < 5 / np.sqrt(d)
     c = jnp.ones(d)
-    estimate = gfopt.gradients.gradient_estimator(lambda x: c @ x, num_queries=queries)
+    estimate = gfopt.gradients.gradient_estimator(
+        lambda x: c @ x, num_directions=queries
+    )
     g = np.asarray(estimate(jax.random.key(0), jnp.zeros(d)).gradient)
     left = g - z.T @ np.linalg.lstsq(z.T, g, rcond=None)[0]
     assert np.linalg.norm(left) < 1e-3 * np.linalg.norm(g)  # in their span
@@ -157,7 +159,7 @@ def test_q_queries_have_a_qth_of_the_variance() -> None:
     variance = {}
     for queries in (1, 8):
         estimate = gfopt.gradients.gradient_estimator(
-            lambda x: c @ x, num_queries=queries, directions="rademacher", eps=0.5
+            lambda x: c @ x, num_directions=queries, directions="rademacher", eps=0.5
         )
         g = drawn(estimate, count, jnp.zeros(6))
         variance[queries] = g.var(axis=0).sum()
@@ -198,10 +200,10 @@ def test_what_is_not_finite_weighs_nothing() -> None:
 
     for kind in ("two_sided", "one_sided", "one_point", "coordinates"):
         queries = 1 if kind == "coordinates" else 8
-        estimate = gfopt.gradients.gradient_estimator(fun, kind, num_queries=queries)
+        estimate = gfopt.gradients.gradient_estimator(fun, kind, num_directions=queries)
         value, gradient = estimate(jax.random.key(0), jnp.zeros(3))
         assert np.all(np.isfinite(gradient)) and np.isfinite(value), kind
-    some = gfopt.gradients.gradient_estimator(fun, "one_sided", num_queries=8)
+    some = gfopt.gradients.gradient_estimator(fun, "one_sided", num_directions=8)
     assert np.any(some(jax.random.key(0), jnp.zeros(3)).gradient != 0)
 
 
@@ -212,7 +214,7 @@ def test_any_tree_and_any_optax_chain() -> None:
 
     # eps is above the spacing of bfloat16 at 1
     estimate = gfopt.gradients.gradient_estimator(
-        loss, num_queries=8, directions="rademacher", eps=0.125
+        loss, num_directions=8, directions="rademacher", eps=0.125
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.lion(0.02))
     x = {"w": jnp.zeros((2, 3), jnp.bfloat16), "b": jnp.float32(0)}
@@ -282,7 +284,7 @@ def test_the_bridge_multiplies_with_the_jacobian_of_the_white_part() -> None:
     def score(z: jax.Array, scale: jax.Array) -> jax.Array:
         return scale * black(z)[0]
 
-    options = {"num_queries": 5, "directions": "sphere", "eps": 0.01}
+    options = {"num_directions": 5, "directions": "sphere", "eps": 0.01}
     boxed = gfopt.gradients.black_box(score, "one_sided", **options)
     estimate = gfopt.gradients.gradient_estimator(score, "one_sided", **options)
     found = jax.grad(lambda w: boxed(key, white(w, x), jnp.float32(2)))(w)
@@ -324,11 +326,15 @@ def test_a_sketch_tells_the_gradients_of_samples_apart() -> None:
     ("error", "options", "message"),
     [
         (ValueError, {"kind": "both_sides"}, "^kind must be one of"),
-        (ValueError, {"num_queries": 0}, "^num_queries must be an integer, 1"),
+        (ValueError, {"num_directions": 0}, "^num_directions must be an integer, 1"),
         (ValueError, {"eps": 0.0}, "^eps must be a finite number above 0"),
         (ValueError, {"directions": "spheres"}, "directions.*did you mean 'sphere'"),
         (TypeError, {"batch_size": 1.5}, "^batch_size must be an integer"),
-        (ValueError, {"kind": "coordinates", "num_queries": 2}, "^num_queries must"),
+        (
+            ValueError,
+            {"kind": "coordinates", "num_directions": 2},
+            "^num_directions must",
+        ),
     ],
     ids=str,
 )

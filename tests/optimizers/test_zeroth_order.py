@@ -223,10 +223,10 @@ def test_spsa_has_the_gains_of_spall(x64: None) -> None:
             assert (rate, eps) == (0.3 / 11**0.602, 2.0**-8)
         np.testing.assert_allclose(info.learning_rate, rate, rtol=1e-12)
         # a radius has 12 significant bits
-        np.testing.assert_allclose(population.members.sigma, eps, rtol=2.0**-12)
+        np.testing.assert_allclose(population.members.scale, eps, rtol=2.0**-12)
         z = np.asarray(optimizer.noise.sample(jnp.zeros(4), population.members.seed[0]))
         losses = tuple(map(float, evaluation.fitness))
-        eps = float(population.members.sigma[0])
+        eps = float(population.members.scale[0])
         theta = oracles.mezo_step(theta, z.astype(float), losses, eps, rate)
         np.testing.assert_allclose(state.mean, theta, rtol=1e-9)
 
@@ -294,7 +294,7 @@ def test_several_pairs_are_averaged_and_a_failed_one_is_left_out() -> None:
     z = [np.asarray(GAUSSIAN.sample(state.mean, seed)) for seed in seeds]
     p = (
         np.array([0.25, -0.5])
-        / optimizer.ask(jax.random.key(1), state).members.sigma[0]
+        / optimizer.ask(jax.random.key(1), state).members.scale[0]
     )
     expected = X0 - 0.1 / 2 * (p[0] * z[0] + p[1] * z[2])
     np.testing.assert_allclose(new.mean, expected, rtol=1e-4)

@@ -81,7 +81,7 @@ def test_a_batched_score_gets_the_new_prompts_only() -> None:
         seed=2,
     )
     assert sum(seen) == int(result.context.queries)
-    traced = gfopt.prompts.counted(jax.vmap(loss), LENGTH, batched=True, chunk=5)
+    traced = gfopt.prompts.counted(jax.vmap(loss), LENGTH, batched=True, batch_size=5)
     assert counts(search(traced, budget=160, seed=2).context) == counts(result.context)
 
 
@@ -157,7 +157,7 @@ def test_influence_is_signed_or_a_divergence() -> None:
     found = gfopt.prompts.influence(objective, ids, START)
     np.testing.assert_allclose(found.values, WORTH, atol=1e-6)
     assert found.baseline == 0 and int(found.objective.context.queries) == 9
-    again = gfopt.prompts.influence(found.objective, ids, START, block=3)
+    again = gfopt.prompts.influence(found.objective, ids, START, batch_size=3)
     np.testing.assert_array_equal(again.values, found.values)
     assert int(again.objective.context.queries) == 9  # all were known
     empty = gfopt.prompts.influence(objective, [-1], START)
@@ -177,7 +177,7 @@ def test_influence_is_signed_or_a_divergence() -> None:
 
 def test_pruning_stops_at_the_budget() -> None:
     objective = gfopt.prompts.counted(loss, LENGTH, budget=4)
-    found = gfopt.prompts.influence(objective, np.arange(8), START, block=2)
+    found = gfopt.prompts.influence(objective, np.arange(8), START, batch_size=2)
     assert np.isfinite(found.values).sum() == 3
     found = gfopt.prompts.influence(
         objective, np.arange(8), START, predict=lambda prompt: jnp.ones((2, 2)) / 2
@@ -275,7 +275,7 @@ def test_claps_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     def go(score: Any, **words: Any) -> gfopt.prompts.ClapsResult:
         objective = gfopt.prompts.counted(score, LENGTH, budget=30, is_host=True)
         return gfopt.prompts.claps(
-            objective, START, ids=8, num_kept=3, block=2, **words
+            objective, START, ids=8, num_kept=3, batch_size=2, **words
         )
 
     first = Dying()

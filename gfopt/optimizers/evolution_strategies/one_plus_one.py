@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.noise import noise, threefry
+from gfopt.optimizers.evolution_strategies.seeded import ScaledSeed
 from gfopt.protocol import Method
 from gfopt.pytree import pytree
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -49,13 +50,6 @@ class OnePlusOneInfo(NamedTuple):
     sigma: jax.Array
     fitness: jax.Array
     success: jax.Array
-
-
-class OnePlusOneMember(NamedTuple):
-    """A seed and the scale of its noise."""
-
-    seed: jax.Array
-    sigma: jax.Array
 
 
 @pytree
@@ -102,12 +96,12 @@ class OnePlusOneES(Method):
     def ask(self, key: Key, state: OnePlusOneState) -> Population:
         """Draws one seed."""
         sigma = threefry.round_significant(state.sigma)
-        member = OnePlusOneMember(threefry.seeds(key, 1), sigma[None])
+        member = ScaledSeed(threefry.seeds(key, 1), sigma[None])
         return Population(member, jnp.ones(1, bool))
 
     def decode(self, state: OnePlusOneState, member: Member) -> Solution:
         """Returns ``x + sigma z(seed)``."""
-        return noise.gaussian().add(state.parent, member.seed, member.sigma)
+        return noise.gaussian().add(state.parent, member.seed, member.scale)
 
     def tell(
         self, state: OnePlusOneState, population: Population, evaluation: Evaluation

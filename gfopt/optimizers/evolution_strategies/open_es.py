@@ -114,13 +114,13 @@ class OpenES(Seeded):
             valid = shaping.pairs_valid(valid)
         # g = -1 / (P sigma) sum_p u_p s_p z_p
         utility = self.shaping(evaluation.fitness, valid)
-        weights = -utility / (self.population_size * members.sigma)
+        weights = -utility / (self.population_size * members.scale)
         gradient = descent.penalty(self, state, weights)
         gradient = self._add_noise(gradient, members, weights)
         mean, transform, norm = descent.step(
             self, _ADAM, state, gradient, jnp.any(valid)
         )
-        info = OpenESInfo(members.sigma[0], norm, jnp.sum(evaluation.valid))
+        info = OpenESInfo(members.scale[0], norm, jnp.sum(evaluation.valid))
         return OpenESState(state.step + 1, mean, transform), info
 
     def recommend(self, state: OpenESState) -> Solution:

@@ -166,7 +166,7 @@ class PersistentES(Seeded):
         )
         # g = 1 / (P sigma^2) sum_p f_p xi_p, one weight for a pair's one z
         utility = self.shaping(evaluation.fitness, valid)
-        weights = -utility / (self.population_size * members.sigma) * members.sign
+        weights = -utility / (self.population_size * members.scale) * members.sign
         weights = self._per_draw(weights)
 
         def add_part(k: jax.Array, gradient: PyTree) -> PyTree:
@@ -175,7 +175,7 @@ class PersistentES(Seeded):
         gradient = descent.penalty(self, state, weights)
         gradient = lax.fori_loop(0, row + 1, add_part, gradient)
         mean, transform, norm = descent.step(self, _ADAM, state, gradient, counts)
-        info = PersistentESInfo(members.sigma[0], norm, jnp.sum(evaluation.valid))
+        info = PersistentESInfo(members.scale[0], norm, jnp.sum(evaluation.valid))
         new = PersistentESState(state.step + 1, mean, transform, seeds, used)
         return new, info
 

@@ -26,19 +26,26 @@ from gfopt.protocol import Method
 from gfopt.types import Key, Member, Population, PyTree, Solution, State
 
 
+class ScaledSeed(NamedTuple):
+    """A seed ``uint32[]`` and the scale of its noise."""
+
+    seed: jax.Array
+    scale: jax.Array
+
+
 class SignedSeed(NamedTuple):
     """How to make one candidate.
 
     Attributes:
         seed: of the noise, ``uint32[]``.
         sign: 1 or -1.
-        sigma: the scale at which it was drawn.
+        scale: of the noise: sigma, or a radius eps.
         z: the noise itself where it is cached, a tree like the solution; else ``()``.
     """
 
     seed: jax.Array
     sign: jax.Array
-    sigma: jax.Array
+    scale: jax.Array
     z: PyTree = ()
 
 
@@ -107,7 +114,7 @@ class Seeded(Method):
 
     def decode(self, state: State, member: Member) -> Solution:
         """Returns ``mean + sign * sigma * z``."""
-        factor = member.sign * member.sigma
+        factor = member.sign * member.scale
         scale = jax.tree.map(lambda spread: factor * spread, self._spread(state))
         if _has_noise(member):
             return noise.add_scaled(state.mean, member.z, scale)
@@ -115,7 +122,7 @@ class Seeded(Method):
 
     def decode_group(self, state: State, members: Member) -> PyTree:
         """Decodes a pair ``[2, ...]`` with one draw of its noise."""
-        factors = members.sign * members.sigma
+        factors = members.sign * members.scale
         scales = jax.tree.map(
             lambda spread: jnp.multiply.outer(factors, spread), self._spread(state)
         )

@@ -122,7 +122,7 @@ class FZOO(Directions):
         counts &= std > 0
         # g = 1 / (N s) sum_i (l_i - l_0) u_i
         slopes = jnp.where(counts, shares / (count * jnp.where(counts, std, 1)), 0)
-        median, largest = slope_sizes(differences / members.sigma[0], usable)
+        median, largest = slope_sizes(differences / members.scale[0], usable)
         info = FZOOInfo(
             jnp.where(counts, fitness[0], jnp.nan),
             jnp.where(counts, std * scale, 0),

@@ -124,14 +124,14 @@ class HiZOO(Method):
 
     def decode(self, state: HiZOOState, member: Member) -> Solution:
         """Returns ``theta + sign * eps * H^(-1/2) z`` as lazy leaves."""
-        by = member.seed, member.sign * member.sigma, _NOISE.kind
+        by = member.seed, member.sign * member.scale, _NOISE.kind
         return perturbed(state.mean, *by, units=state.spread)
 
     def tell(
         self, state: HiZOOState, population: Population, evaluation: Evaluation
     ) -> tuple[HiZOOState, HiZOOInfo]:
         """Updates ``H``, then steps; an invalid loss skips both."""
-        eps = population.members.sigma[0]
+        eps = population.members.scale[0]
         middle, plus, minus = evaluation.fitness
         # p = (l+ - l-) / (2 eps),   c = |l+ + l- - 2 l0| / (2 eps^2)
         projected = (plus - minus) / (2 * eps)

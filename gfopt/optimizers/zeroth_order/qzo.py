@@ -186,7 +186,7 @@ class QZO(TwoSided):
             state.mean,
             lazy.scale_parts(state.mean),
         )
-        scale = member.sign * member.sigma
+        scale = member.sign * member.scale
         return perturbed(state.mean, member.seed, scale, self.noise.kind, units=units)
 
     def tell(

@@ -107,7 +107,7 @@ class SparseMeZO(TwoSided):
 
     def decode(self, state: SparseMeZOState, member: Member) -> Solution:
         """Returns ``theta + sign * eps * m z`` as lazy leaves."""
-        scale = member.sign * member.sigma
+        scale = member.sign * member.scale
         by = member.seed, scale, self.noise.kind
         return perturbed(state.mean, *by, largest=state.limits)
 

@@ -69,14 +69,14 @@ class AnchoredSeed(NamedTuple):
     Attributes:
         seed: of the noise, ``uint32[]``.
         sign: 1 or -1.
-        sigma: the radius.
+        scale: of the noise: the radius eps.
         place: ``i32[]``, of the direction in the pool.
         at_anchor: whether it is around the anchor, not around the weights.
     """
 
     seed: jax.Array
     sign: jax.Array
-    sigma: jax.Array
+    scale: jax.Array
     place: jax.Array
     at_anchor: jax.Array
 
@@ -178,8 +178,8 @@ class SVRG(TwoSided):
         at_anchor = ~measures & (pair >= self.num_directions)
         signs = jnp.tile(jnp.array([1.0, -1.0], jnp.float32), size)
         population = self._population(state, pool[place], signs)
-        seed, sign, sigma, _ = population.members
-        members = AnchoredSeed(seed, sign, sigma, place, at_anchor)
+        seed, sign, scale, _ = population.members
+        members = AnchoredSeed(seed, sign, scale, place, at_anchor)
         return population._replace(members=members)
 
     def decode(self, state: SVRGState, member: Member) -> Solution:

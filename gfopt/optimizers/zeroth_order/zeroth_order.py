@@ -140,7 +140,7 @@ class Directions(Method):
 
     def decode(self, state: State, member: Member) -> Solution:
         """Returns ``theta + sign * eps * z`` as lazy leaves."""
-        scale = member.sign * member.sigma
+        scale = member.sign * member.scale
         if self.noise.is_lazy:
             return self.noise.add(state.mean, member.seed, scale)
         return perturbed(state.mean, member.seed, scale, self.noise.kind)
@@ -248,7 +248,7 @@ class TwoSided(Directions):
     def _pairs(self, population: Population, evaluation: Evaluation) -> Pairs:
         """Returns the slopes along this step's directions."""
         members = population.members
-        seeds, eps = members.seed[::2], members.sigma[::2]
+        seeds, eps = members.seed[::2], members.scale[::2]
         loss = evaluation.fitness.reshape(-1, 2)
         # p = (l+ - l-) / (2 eps)
         slopes = (loss[:, 0] - loss[:, 1]) / (2 * eps)
