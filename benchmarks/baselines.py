@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt.problems import bbob, bbob_batch
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--dimensions", default=[5, 10], **numbers)
     parser.add_argument("--instances", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parsed(parser, functions=[1, 8], dimensions=[2], instances=2)
     instances = tuple(range(1, options.instances + 1))
     peers: dict[str, tuple[str, Callable[[Batch], Hits]]] = {
         "scipy DE, same start": ("differential_evolution", lambda b: scipy_de(b, True)),

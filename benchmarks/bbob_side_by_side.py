@@ -45,7 +45,7 @@ from bbob_sides import (
     run_ours,
     run_peer,
 )
-from common import RESULTS, save, show
+from common import RESULTS, parsed, save, show
 
 from gfopt.research.statistics import TARGETS, ecdf, paired_difference_interval
 
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--method", default="auto", help="of ours")
     paths = ["batched", "compiled", "host"]
     parser.add_argument("--path", default="compiled", choices=paths, help="of ours")
-    options = parser.parse_args()
+    options = parsed(parser, dimensions=[2], sides=["pycma"], budget=20)
     jax.config.update("jax_enable_x64", True)
     for d in options.dimensions:
         if options.part in ("all", "peers"):

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--k2", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="a model of 64 numbers")
-    settings = parser.parse_args()
+    settings = common.parsed(parser, k1=2, k2=2, repeats=1, small=True)
     k1, k2 = settings.k1, settings.k2
     model = loaded(settings.small)
     size = model.embeddings.shape[0]

@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=600)
-    settings = parser.parse_args()
+    settings = common.parsed(parser, pairs=1, seeds=1, steps=20)
     began = time.monotonic()
     model, held, loss = trained(help_text(), settings.steps)
     print(f"trained in {time.monotonic() - began:.0f} s, {loss:.2f} nats a word")

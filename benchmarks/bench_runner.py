@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import save
+from common import parsed, save
 
 from gfopt.research.finished_runs import Run, RunKey
 from gfopt.research.report import page
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--rows", type=int, default=100_000)
-    options = parser.parse_args()
+    options = parsed(parser, kills=1, rows=200)
     results = {"report": reported(options.rows)}
     print(results["report"])
     results["kills"] = killed(options.kills)

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--blocks", type=int, default=16)
-    settings = parser.parse_args()
+    settings = common.parsed(parser, seeds=2, blocks=2)
     task = Rollout(
         CartPole(), discrete_action, num_episodes=8, max_steps=500, normalise=True
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from cbo_problems import expected, hits_of, problems
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--budget", type=int, default=30_000)
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+    options = parsed(parser, runs=1, budget=500)
     rows = []
     grid: dict[str, Any]
     for noise, grid in GRIDS.items():

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cbx.scheduler import effective_sample_size, multiply, scheduler
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["mnist", "digits"])
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=2)
-    options = parser.parse_args()
+    options = parsed(parser, data=["digits"], epochs=1, seeds=1)
     for name in options.data:
         data = load(name)
         epoch = len(data.train[0]) // BATCH

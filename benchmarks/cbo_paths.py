@@ -22,7 +22,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from common import RESULTS, save, show
+from common import RESULTS, parsed, save, show
 
 import gfopt
 
@@ -86,7 +86,7 @@ def proximal_errors() -> list[list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=50)
-    options = parser.parse_args()
+    options = parsed(parser, runs=2)
     keys = jax.random.split(jax.random.key(0), options.runs)
     cbo = gfopt.CBO(
         population_size=PARTICLES, sigma=0.5, alpha=100.0, dt=0.01, diffusion=1.6,

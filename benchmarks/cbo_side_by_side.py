@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from cbo_problems import DISTANCE, GAP, Problem, expected, hits_of, problems
 from cbx.scheduler import effective_sample_size, multiply, scheduler
-from common import RESULTS, save, show
+from common import RESULTS, parsed, save, show
 
 import gfopt
 
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--tuning-runs", type=int, default=2)
     parser.add_argument("--budget", type=int, default=60_000)
-    options = parser.parse_args()
+    options = parsed(parser, runs=2, tuning_runs=1, budget=500)
     packages = ["gfopt", "jax", "numpy", "cbx"]
     if options.only != "speed":
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import RESULTS, save, show
+from common import RESULTS, parsed, save, show
 from sklearn.datasets import load_digits
 
 import gfopt
@@ -232,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3000)
-    settings = parser.parse_args()
+    settings = parsed(parser, seeds=1, steps=100)
     began = time.monotonic()
     cells: dict[tuple[str, str], list[float]] = defaultdict(list)
     bounds: dict[str, list[float]] = defaultdict(list)

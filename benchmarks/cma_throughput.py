@@ -23,7 +23,7 @@ import cma
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=20)
     parser.add_argument("--generations", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
+    options = parsed(parser, runs=4, dimension=5, generations=10, repeats=1)
     generations, repeats = options.generations, options.repeats
     cells = [
         compare(options.dimension, options.runs, generations, repeats),

@@ -23,7 +23,7 @@ from typing import Any
 import cma
 import cocoex
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 from gfopt.problems import bbob
 from gfopt.research.bbob_runs import run_bbob
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=51)
     parser.add_argument("--budget", type=int, default=10_000, help="evaluations per D")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parsed(parser, functions=[1], dimensions=[2], runs=2, budget=500)
     instances = tuple(range(1, options.runs + 1))
     cells = []
     for d in options.dimensions:

@@ -1,7 +1,8 @@
-"""What the scripts here share: the results file and the tables they print."""
+"""What the scripts here share: results files, tables, and ``--quick``."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -9,13 +10,37 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-RESULTS = Path(__file__).parent / "results"
+T = TypeVar("T")
+
+QUICK = "--quick" in sys.argv  # a smoke test: small sizes, nothing kept
 ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
 IMAGES = ROOT / "docs" / "images"
+if QUICK:
+    RESULTS = IMAGES = Path(tempfile.mkdtemp())
+
+
+def parsed(parser: argparse.ArgumentParser, **smallest: Any) -> argparse.Namespace:
+    """Reads the command line, to which it adds ``--quick``.
+
+    Args:
+        parser: with the options of the script.
+        smallest: the values that options take with ``--quick``, unless they are given.
+    """
+    parser.add_argument("--quick", action="store_true", help="a smoke test of seconds")
+    if QUICK:
+        parser.set_defaults(**smallest)
+    return parser.parse_args()
+
+
+def sized(full: T, quick: T) -> T:
+    """Returns the second value with ``--quick``, else the first."""
+    return quick if QUICK else full
 
 
 def save(name: str, packages: Sequence[str], results: dict[str, Any]) -> None:

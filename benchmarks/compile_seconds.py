@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import builds, save, show
+from common import builds, parsed, save, show
 
 
 def python(build: Path, code: str, **variables: str) -> str:
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="82cf517", help="commit to compare with")
     parser.add_argument("--turns", type=int, default=3)
-    given = parser.parse_args()
+    given = parsed(parser, base="HEAD", turns=1)
     with tempfile.TemporaryDirectory() as folder:
         sides = builds(Path(folder), given.base)
         turns = [

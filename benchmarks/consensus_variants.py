@@ -14,7 +14,7 @@ import argparse
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt.consensus.variants import VARIANTS
@@ -45,9 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--budget", type=int, default=20_000)
-    parser.add_argument("--quick", action="store_true", help="a smoke test")
-    options = parser.parse_args()
-    seeds, budget = (2, 600) if options.quick else (options.seeds, options.budget)
+    options = parsed(parser, seeds=2, budget=600)
+    seeds, budget = options.seeds, options.budget
     names = ["cbo", *VARIANTS]
     rows = []
     for name in names[:2] if options.quick else names:
@@ -61,9 +60,8 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
     show(list(rows[0]), [list(row.values()) for row in rows])
-    if not options.quick:
-        settings = {"seeds": seeds, "budget": budget, "dimension": DIMENSION}
-        save("consensus_variants", ["gfopt", "jax"], settings | {"rows": rows})
+    settings = {"seeds": seeds, "budget": budget, "dimension": DIMENSION}
+    save("consensus_variants", ["gfopt", "jax"], settings | {"rows": rows})
 
 
 if __name__ == "__main__":

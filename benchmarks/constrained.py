@@ -18,7 +18,7 @@ from typing import Any
 import cma
 import cocoex
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 from optimum import HEADER, Enough, comparisons, solved, table
 
 import gfopt
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--instances", default="1")
     parser.add_argument("--budget", type=int, default=200, help="per dimension")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parsed(parser, dimensions="2", budget=50)
     cocoex.log_level("warning")
     warnings.filterwarnings("ignore")
     suite = cocoex.Suite(

@@ -134,7 +134,7 @@ def run(way: str, seed: Any, train: Any, test: Any, rate: Any) -> tuple[Any, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20)
-    given = parser.parse_args()
+    given = common.parsed(parser, seeds=2)
     sizes = [round(1200 * share) for share in SHARES]
     train = sources(1, sizes, slice(None, 1200))
     test = sources(2, [300, 300, 300], slice(1200, None))

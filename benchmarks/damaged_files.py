@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt.driver.loop import checkpoint
@@ -228,7 +228,7 @@ def main() -> None:
     options.add_argument("kinds", nargs="*", metavar="KIND")
     options.add_argument("--flips", type=int, default=1000)
     options.add_argument("--cuts", type=int, default=200)
-    given = options.parse_args()
+    given = parsed(options, flips=5, cuts=2)
     checkpoint.SAVE_SECONDS = 0.0
     checkpoint.SAVE_SHARE = float("inf")
     results, rows = {}, []

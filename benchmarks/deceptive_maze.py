@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import RESULTS, save, show
+from common import RESULTS, parsed, save, show
 
 import gfopt
 from gfopt.problems.environments import maze as mazes
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=GENERATIONS)
     parser.add_argument("--methods", nargs="*", default=list(methods()))
     parser.add_argument("--go-on", action="store_true")
-    options = parser.parse_args()
+    options = parsed(parser, mazes=1, generations=2)
     chosen = options.methods
     tasks = {"own": mazes.deceptive_maze(STEPS)}
     for seed in range(options.mazes):

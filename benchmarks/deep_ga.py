@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import IMAGES, peak, save, show
+from common import IMAGES, parsed, peak, save, show
 
 import gfopt
 from gfopt import genome
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=["figures", "pictures"])
-    options = parser.parse_args()
+    options = parsed(parser, mutations=20, repeats=1)
     if options.only != "figures":
         pictures()
     if options.only == "pictures":

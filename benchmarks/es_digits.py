@@ -24,7 +24,7 @@ import evosax.algorithms
 import jax
 import numpy as np
 import optax
-from common import save, show
+from common import parsed, save, show
 from evosax.core.optimizer import clipup
 
 import gfopt
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--population-size", type=int, default=64)
     parser.add_argument("--generations", type=int, default=300)
     parser.add_argument("--name", default="es_digits", help="of the results file")
-    options = parser.parse_args()
+    options = parsed(parser, seeds=1, tuning_seeds=1, population_size=8, generations=3)
     rows = [row for method in options.methods for row in compare(method, options)]
     rows.sort(key=lambda row: row["difference"][0])
     print("\nmean accuracy on held-out digits; losses first\n")

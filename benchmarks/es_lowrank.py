@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 from jax import lax
 
 import gfopt
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--no-dense", dest="dense", action="store_false")
-    options = parser.parse_args()
+    options = parsed(parser, members=4, length=8, width=32, layers=2, repeats=1)
     load = os.getloadavg()[0]
     cells = {name: compiled(*pair) for name, pair in programs(options).items()}
     calls = {name: cell.pop("call") for name, cell in cells.items()}

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import peak, save, show
+from common import parsed, peak, save, show
 
 import gfopt
 from gfopt.protocol import as_method
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--name", default="es_throughput", help="of the results file")
-    options = parser.parse_args()
+    options = parsed(parser, cells=["16x100"], memory="16x1000", repeats=1)
     planned = []
     if options.memory != "none":
         size, dimension = numbers(options.memory)

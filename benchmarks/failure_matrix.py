@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt import registry
@@ -56,7 +56,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("methods", nargs="*")
     options.add_argument("--seeds", type=int, default=5)
-    given = options.parse_args()
+    given = parsed(options, methods=["cma_es", "open_es"], seeds=1)
     warnings.simplefilter("ignore")  # that a method has no way with noise, ...
     rows, results = [], {}
     for method in given.methods or registry.names(tokens=False):

@@ -27,9 +27,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import builds
+from common import RESULTS, builds, parsed
 
-RESULTS = Path(__file__).parent / "results" / "first_answer.json"
+PLACE = RESULTS / "first_answer.json"
 
 # name: (method, numbers, evaluations, whether a cache is kept)
 CASES = {
@@ -119,12 +119,12 @@ def main() -> None:
     parser.add_argument("--long-turns", type=int, default=3)
     parser.add_argument("--only", default="", help="part of the names of cases")
     parser.add_argument("--child", nargs=3)
-    given = parser.parse_args()
+    given = parsed(parser, base="HEAD", turns=1, long_turns=1, only="nelder_mead")
     if given.child:
         method, dimension, budget = given.child
         print(json.dumps(child(method, int(dimension), int(budget))))
         return
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    rows = json.loads(PLACE.read_text())["rows"] if PLACE.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         found = builds(Path(folder), given.base)
         new = found["new"]
@@ -147,7 +147,7 @@ def main() -> None:
             }
             rows[name]["turns"] = turns
             print(name, json.dumps(rows[name]))
-            RESULTS.write_text(json.dumps({"base": given.base, "rows": rows}, indent=1))
+            PLACE.write_text(json.dumps({"base": given.base, "rows": rows}, indent=1))
     print(
         "\n| case | old | new | old / new | cpu | with import | longest pause | pycma |"
     )

@@ -32,7 +32,7 @@ from claps_digits import (
     logits,
     trained,
 )
-from common import save, show
+from common import parsed, save, show
 from sklearn.datasets import load_digits
 
 import gfopt
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=20)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--limit", type=int, default=4000, help="queries of a search")
-    settings = parser.parse_args()
+    settings = parsed(parser, targets=1, steps=100, limit=100)
     began = time.monotonic()
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))

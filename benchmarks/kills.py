@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import save, show
+from common import parsed, save, show
 
 METHODS = ("open_es", "cma_es", "differential_evolution", "snes")
 EACH = 10  # kills of one run
@@ -90,7 +90,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--kills", type=int, default=200)
     options.add_argument("--methods", nargs="*", default=list(METHODS))
-    given = options.parse_args()
+    given = parsed(options, kills=1, methods=["cma_es"])
     moments, rows, total = random.Random(21), [], 0
     cells = [(m, p) for m in given.methods for p in ("host", "compiled")]
     while total < given.kills:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt.noise import threefry
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=200, help="evaluations / D")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--functions", nargs="+")
-    options = parser.parse_args()
+    options = parsed(parser, dimension=20, budget=20, functions=["sphere"])
     d, budget = options.dimension, options.budget * options.dimension
     size = default_population_size(d)
     even = size + size % 2

@@ -129,7 +129,7 @@ def area(normal: np.ndarray, strange: np.ndarray) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 30, 100, 300])
-    given = parser.parse_args()
+    given = common.parsed(parser, steps=[3])
     bunch = sklearn.datasets.load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
     images = jnp.asarray(bunch.data[order] / 16, jnp.float32)

@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--generations", type=int, default=25)
-    settings = parser.parse_args()
+    settings = common.parsed(parser, seeds=1, generations=1)
     warnings.simplefilter("ignore")  # one deprecation in MuJoCo
     began = time.monotonic()
     found = [train(seed, settings.generations) for seed in range(settings.seeds)]

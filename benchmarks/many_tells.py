@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 
@@ -88,7 +88,7 @@ def never_told(generations: int = 1200) -> dict[str, float]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--tells", type=int, default=1_000_000)
-    given = options.parse_args()
+    given = parsed(options, tells=500)
     found = {"16 threads": by_threads(given.tells), "never told": never_told()}
     for name, figures in found.items():
         print(f"\n{name}")

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import save, show
+from common import parsed, save, show
 from deceptive_maze import HIDDEN, PARENTS, POPULATION, SIGMA, STEPS, policy
 
 import gfopt
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=20)
     parser.add_argument("--numpy-generations", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
-    given = parser.parse_args()
+    given = parsed(parser, generations=1, numpy_generations=1, repeats=1)
     same = same_walk()
     print(f"walks that end at the same place in NumPy: {same:.2f}")
     sides = {

@@ -22,7 +22,7 @@ import cma
 import cmaes
 import cocoex
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 from optimum import HEADER, comparisons, solved, table
 
 import gfopt
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--instances", default="1-5")
     parser.add_argument("--budget", type=int, default=500, help="per dimension")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parsed(parser, instances="1", budget=20)
     cocoex.log_level("warning")
     warnings.filterwarnings("ignore", module="cma")
     suite = cocoex.Suite(

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=64)
     parser.add_argument("--sigma", type=float, default=0.05)
     parser.add_argument("--rate", type=float, default=0.03)
-    settings = parser.parse_args()
+    settings = common.parsed(parser, seeds=1, blocks=1, generations=1, population=4)
     images, labels, test_images, test_labels = map(jnp.asarray, data())
     total = settings.blocks * settings.generations
     method = gfopt.OpenES(

@@ -15,7 +15,7 @@ import time
 
 import jax
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt.driver.setup.setup import setup
@@ -57,11 +57,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=19_200)
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--quick", action="store_true", help="a smoke test")
-    options = parser.parse_args()
-    seeds, budget = (1, 400) if options.quick else (options.seeds, options.budget)
+    options = parsed(parser, seeds=1, budget=400, methods=",".join(METHODS[:2]))
+    seeds, budget = options.seeds, options.budget
     rows = {}
-    for name in options.methods.split(",")[: 2 if options.quick else None]:
+    for name in options.methods.split(","):
         began = time.perf_counter()
         found = accuracies(name, seeds, budget)
         rows[name] = found
@@ -71,7 +70,7 @@ def main() -> None:
         ("method", "lowest", "mean"),
         [(name, min(found), float(np.mean(found))) for name, found in rows.items()],
     )
-    if not options.quick and options.methods == ",".join(METHODS):
+    if options.methods == ",".join(METHODS):
         settings = {"seeds": seeds, "budget": budget}
         save("network_defaults", ["gfopt", "jax"], settings | {"accuracy": rows})
 

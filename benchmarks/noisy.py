@@ -149,7 +149,7 @@ def measure(num_instances: int) -> dict[str, dict[str, list[Any]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instances", type=int, default=5)
-    num_instances = parser.parse_args().instances
+    num_instances = common.parsed(parser, instances=1).instances
     warnings.filterwarnings("ignore", module="cma")
     found = measure(num_instances)
     table: list[list[Any]] = []

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import builds, save, show
+from common import builds, parsed, save, show
 
 Unit = tuple[float, int]  # seconds, and how many units they hold
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--only", default="", help="part of the names of cases")
     parser.add_argument("--child")
-    given = parser.parse_args()
+    given = parsed(parser, base="HEAD", turns=1, only="ask and tell, open")
     if given.child:
         child(given.child)
         return

@@ -13,6 +13,7 @@ run in double precision; evosax's default is single, which is measured, too.
 
 from __future__ import annotations
 
+import argparse
 import time
 import warnings
 from collections.abc import Callable
@@ -22,12 +23,13 @@ import cma
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show, sized
 from evosax.algorithms import CMA_ES as EvosaxCMAES
 
 import gfopt
 
-REPEATS = 5
+REPEATS = sized(5, 1)
+DIMENSIONS = sized((500, 1000), (20,))  # of the large ones
 QUIET = {"verbose": -9, "tolx": 0, "tolfun": 0, "tolfunhist": 0, "tolstagnation": 0}
 
 
@@ -145,6 +147,7 @@ def pycma_run(dimension: int, budget: int, **options: Any) -> tuple[float, int]:
 
 
 def main() -> None:
+    parsed(argparse.ArgumentParser(description=__doc__.splitlines()[0]))
     warnings.simplefilter("ignore")
     rows = []
     endless = {"tol_x": 0.0, "tol_fun": 0.0, "tol_fun_history": 0.0, "sigma": 0.3}
@@ -172,7 +175,7 @@ def main() -> None:
             rows.append((what, "pycma", *found, 1 / 60))
             theirs = evosax_batch(10, 10, 300, batch)
             rows.append((what, "evosax", *pair(ours, theirs), 1 / 2.5))
-        for dimension in (500, 1000):
+        for dimension in DIMENSIONS:
             ours = compiled_run(gfopt.CMAES(64, **endless), dimension, 40)
             found = pair(ours, lambda d=dimension: pycma_run(d, 40 * 64, popsize=64))
             what = f"cma_es, {dimension}-D, P = 64"

@@ -28,7 +28,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 from scipy.optimize import differential_evolution
 
 import gfopt
@@ -137,7 +137,7 @@ def traced(x: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
+    repeats = parsed(parser, repeats=1).repeats
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in WANTED}
 
     try:

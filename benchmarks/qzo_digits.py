@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["qzo", "qzo_clipped"])
     parser.add_argument("--many", type=int, default=100, help="seeds without a NaN")
     parser.add_argument("--save", action=argparse.BooleanOptionalAction, default=True)
-    given = parser.parse_args()
+    given = common.parsed(parser, steps=40, directions=1, variants=["qzo"], many=2)
     # rates are chosen, and broken, in runs of a quarter of the steps
     short = argparse.Namespace(steps=given.steps // 4, directions=given.directions)
     rows: dict[str, Any] = {}

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--length", type=int, default=128)
-    given = parser.parse_args()
+    given = common.parsed(parser, layers=1)
     model = Llama(HEADS, HEADS)
     tokens = jax.ShapeDtypeStruct((given.batch, given.length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))

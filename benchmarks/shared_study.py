@@ -24,7 +24,7 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt.driver.study import Study  # what the fork server loads
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=8)
     parser.add_argument("--kills", type=int, default=20, help="of each program")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = parsed(parser, programs=2, kills=1)
     moments = random.Random(given.seed)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "gfopt.driver.study"])

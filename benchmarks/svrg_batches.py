@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 
@@ -42,7 +42,7 @@ def main() -> None:
     """Prints and saves the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--passes", type=int, nargs="+", default=[10_000, 100_000])
-    given = parser.parse_args()
+    given = parsed(parser, passes=[400])
     keys = jax.random.split(jax.random.key(0), 4)
     x = jax.random.normal(keys[0], (ROWS, SIZE))
     noise = jax.random.normal(keys[1], (ROWS,))

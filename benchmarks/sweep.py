@@ -17,7 +17,7 @@ import time
 import cma
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--sample", type=int, default=20, help="runs of pycma")
-    options = parser.parse_args()
+    options = parsed(parser, seeds=2, sample=1)
     sigmas = np.geomspace(0.05, 1.5, 20).tolist()
     number = options.seeds * len(sigmas)
     sides = {}

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import sklearn.datasets
-from common import save, show
+from common import parsed, save, show
 from jax import lax
 from scipy import ndimage
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(tasks()))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--forwards", type=int, default=FORWARDS)
-    given = parser.parse_args()
+    given = parsed(parser, tasks=list(tasks())[:1], methods=["mezo"], forwards=120)
     names = ["mezo", *(name for name in given.methods if name != "mezo")]
     seeds, results = np.array(TUNING_SEEDS + SEEDS), {}
     for task_name in given.tasks:

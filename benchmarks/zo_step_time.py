@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 from jax import lax
 
 import gfopt
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rows", type=int, nargs="+", default=[64, 512, 2048])
     parser.add_argument("--repeats", type=int, default=9)
-    given = parser.parse_args()
+    given = parsed(parser, width=64, rows=[8], repeats=1)
     table = []
     for rows in given.rows:
         for noise in NOISE:
