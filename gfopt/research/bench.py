@@ -9,10 +9,11 @@ from pathlib import Path
 from gfopt import checks
 from gfopt.research.benchmark import carry_out, pending, runs_of
 from gfopt.research.competitors import Methods
+from gfopt.research.environment import environment
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import OWN_BUDGET, Batch, own_batches
 from gfopt.research.report import page
-from gfopt.research.results import ResultStore, environment
+from gfopt.research.results import ResultStore
 from gfopt.research.tables import Table, tables
 from gfopt.types import JsonObject
 

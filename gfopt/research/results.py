@@ -10,22 +10,17 @@ Every table and figure is made from this file alone. SQL reads it, too::
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import sqlite3
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
-
 from gfopt import checks
 from gfopt.driver.storage.storage import lock
+from gfopt.research.environment import environment, now, versions
 from gfopt.research.finished_runs import Run, RunKey
 from gfopt.types import JsonObject
 
@@ -74,58 +69,6 @@ _TYPES: dict[str, Any] = dict.fromkeys(_NUMBERS, int) | {
     "population_size": int | None,
     "optimum": float | None,
 }
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of gfopt and of what it stands on, and its commit."""
-    names = ("gfopt", "jax", "jaxlib", "numpy", "scipy")
-    packages = {name: importlib.metadata.version(name) for name in names}
-    return packages | {"python": platform.python_version(), "commit": _commit()}
-
-
-def _commit() -> str:
-    """Returns what git says of gfopt's own folder; "" where it is not a checkout."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return ""
-    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    except OSError:  # no git here
-        return ""
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    """Returns the processor's name, where the system says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.partition(":")[2] for line in lines if line.startswith("model name")]
-    return named[0].strip() if named else platform.processor()
-
-
-def environment(command: str) -> JsonObject:
-    """Returns when, how and where runs are made, from now on."""
-    device = jax.devices()[0]
-    machine = {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "device": f"{device.platform} {device.device_kind}",
-        "flags": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name.startswith(("JAX_", "XLA_", "OMP_")) and "CACHE" not in name
-        },
-    }
-    return {
-        "started": _now(),
-        "command": command,
-        "versions": versions(),
-        "machine": machine,
-    }
 
 
 class ResultStore:
@@ -243,7 +186,7 @@ class ResultStore:
         """
         if self._session is None:
             raise RuntimeError("add needs a session: call start_session first")
-        rows = [(*run.key, *_written(run), self._session, _now()) for run in runs]
+        rows = [(*run.key, *_written(run), self._session, now()) for run in runs]
         marks = ", ".join("?" * (len(_COLUMNS) + 2))
         with self._errors(), self._connection:
             self._connection.executemany(
@@ -346,7 +289,3 @@ def _object(text: str) -> JsonObject:
     if not isinstance(found, dict):
         raise TypeError(f"{checks.shown(text)} is no object in JSON")
     return found
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"

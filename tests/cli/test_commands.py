@@ -17,7 +17,7 @@ from gfopt import __version__, registry
 from gfopt.cli import list_command
 from gfopt.cli.main import main
 from gfopt.methods_table import FLAGS
-from gfopt.research import benchmark, results, settings
+from gfopt.research import benchmark, environment, settings
 from gfopt.research.baselines import BASELINES, Baseline
 from gfopt.research.results import ResultStore
 
@@ -182,9 +182,9 @@ def test_runs_of_another_version_are_named(
     capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["bench", *TINY, "--budget", "40", "--out", str(tmp_path)]
-    old = results.versions() | {"gfopt": "0.0.1"}
+    old = environment.versions() | {"gfopt": "0.0.1"}
     with monkeypatch.context() as patch:
-        patch.setattr(results, "versions", lambda: old)
+        patch.setattr(environment, "versions", lambda: old)
         with ResultStore(tmp_path, create=True) as store:
             store.start_session("gfopt bench")
     first, second = Ended(capsys, *words), Ended(capsys, *words)

@@ -14,8 +14,9 @@ from programs import cheap_jit
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
-from gfopt.optimizers.cma.cma_es import CMAES, CMAESMember, _root_gap
+from gfopt.optimizers.cma.cma_es import CMAES, CMAESMember
 from gfopt.optimizers.cma.parameters import constants
+from gfopt.optimizers.cma.root import root_gap
 from gfopt.types import Population
 
 with warnings.catch_warnings():  # what other packages warn about is not our concern
@@ -69,7 +70,7 @@ def test_steps_as_its_oracle(dimension: int, size: int, active: bool) -> None:
         c.c_c,
         c.c_1,
         c.c_mu,
-        _root_gap(dimension, size),
+        root_gap(dimension, size),
     )
     optimizer = CMAES(population_size=size, sigma=0.5, active=active)
     ask, tell, candidates = programs(optimizer)
@@ -129,7 +130,7 @@ def test_steps_as_pycma_given_its_samples(monkeypatch: pytest.MonkeyPatch) -> No
     """The same steps for 40 generations; p_sigma, which turns otherwise, is ours."""
     dimension, size = 4, 16  # here our root is renewed at every step, as there
     c = constants(dimension, size)
-    assert _root_gap(dimension, size) == 1
+    assert root_gap(dimension, size) == 1
     x0, h = np.ones(dimension), ellipsoid(dimension, 1e3)
     optimizer = CMAES(population_size=size, sigma=0.5)
     ask, tell, _ = programs(optimizer)

@@ -14,7 +14,7 @@ from programs import cheap_jit
 
 import gfopt
 from gfopt.core.evaluate import decode_rows, judged
-from gfopt.optimizers.wrappers.reevaluated import rank_agreement
+from gfopt.optimizers.wrappers.rank_agreement import rank_agreement
 from gfopt.research.statistics import bootstrap_interval
 
 X0 = jnp.full(5, 2.0)

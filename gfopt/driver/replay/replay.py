@@ -29,7 +29,7 @@ from gfopt.driver.setup.arguments import as_solution, in_precision
 from gfopt.driver.storage.records import Record
 from gfopt.driver.storage.storage import Contents, read_records, write_snapshot
 from gfopt.noise import noise
-from gfopt.optimizers.zeroth_order.qzo import scales_stepped
+from gfopt.optimizers.zeroth_order.scale_steps import scales_stepped
 from gfopt.optimizers.zeroth_order.zeroth_order import stepped
 from gfopt.protocol import Optimizer, as_method
 from gfopt.types import Solution

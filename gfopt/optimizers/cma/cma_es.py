@@ -13,7 +13,7 @@ Sources: Hansen, "The CMA evolution strategy: a tutorial" (2016), arXiv 1604.007
 whose equation numbers are given below; Krause, Arbones and Igel, "CMA-ES with optimal
 covariance update and storage complexity" (NeurIPS 2016) for the triangular root.
 Deviations: those of ``cma_parameters``; the root may be ten times as old as in the
-tutorial; ``p_sigma`` rotates with the root, see ``_renewed``.
+tutorial; ``p_sigma`` rotates with the root, see ``renewed``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from gfopt.optimizers.cma.parameters import (
     scaled_negative,
     shortened,
 )
+from gfopt.optimizers.cma.root import condition_number, renewed, root_gap
 from gfopt.optimizers.gaussian import Gaussian
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -196,7 +197,7 @@ class CMAES(Gaussian):
         flat, unravel = ravel_pytree(state.mean)
         dimension, dtype = flat.size, state.sigma.dtype
         c = constants(dimension, self._size(dimension), self.num_active)
-        gap = _root_gap(dimension, self._size(dimension))
+        gap = root_gap(dimension, self._size(dimension))
         z, y = population.members
         table = c.weights if self.active else c.weights.clip(0)
         weights, share = recombination_weights(table, evaluation, dtype)
@@ -216,7 +217,7 @@ class CMAES(Gaussian):
 
         root, learnt, path_sigma, path_c = lax.cond(
             (state.step + 1) % gap == 0,
-            _renewed,
+            renewed,
             lambda *old: old,
             state.root,
             learnt,
@@ -225,7 +226,7 @@ class CMAES(Gaussian):
         )
         condition = lax.cond(
             (state.step + 1) % (CONDITION_GAP * gap) == 0,
-            _condition,
+            condition_number,
             lambda root: state.condition,
             root,
         )
@@ -307,43 +308,3 @@ class CMAES(Gaussian):
             "max_generations": state.age >= oldest,
             "diverged": ~jnp.isfinite(state.sigma) | (state.sigma > 1e20),
         }
-
-
-def _root_gap(dimension: int, population_size: int) -> int:
-    """Returns the number of steps between two updates of the root.
-
-    Section B.2 updates ten times as often. While the root is not older than this, eq.
-    50 keeps C positive definite: each step subtracts at most n c_mu sum |w-| <=
-    n (c_1 + c_mu) of it, measured in the root that made the candidates.
-    """
-    c = constants(dimension, population_size)
-    return max(1, int(1 / (dimension * (c.c_1 + c.c_mu))))
-
-
-def _renewed(
-    root: jax.Array, learnt: jax.Array, path_sigma: jax.Array, path_c: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Moves the updates into the root: ``A <- A L``, ``L L^T = W``, ``W <- I``.
-
-    ``p_c`` is a step, and becomes ``L^{-1} p_c``. ``p_sigma`` consists of whitened
-    steps and keeps its length; it rotates by ``L^{-1} W^{1/2}``, the rotation from this
-    root to the next. ``(I + W) / 2`` is ``W^{1/2}`` up to a second-order term. The
-    search thus does not depend on the order of the parameters, as it would with a
-    triangular root alone.
-    """
-    identity = jnp.eye(learnt.shape[0], dtype=learnt.dtype)
-    factor = jnp.linalg.cholesky(learnt)
-    # rounding can only spoil W if the fitness is noise; W is then discarded
-    fine = jnp.all(jnp.isfinite(factor))
-    factor = jnp.where(fine, factor, identity)
-    steps = jnp.stack([path_sigma + learnt @ path_sigma, path_c], axis=1)
-    turned, path_c = solve_triangular(factor, steps, lower=True).T
-    norm = jnp.linalg.norm(turned)
-    turned *= jnp.linalg.norm(path_sigma) / jnp.where(norm > 0, norm, 1)
-    return root @ factor, identity, turned, path_c
-
-
-def _condition(root: jax.Array) -> jax.Array:
-    """Returns the condition number of ``C``, from the singular values of its root."""
-    values = jnp.linalg.svd(root, compute_uv=False)
-    return (values[0] / jnp.maximum(values[-1], jnp.finfo(root.dtype).tiny)) ** 2

@@ -30,15 +30,20 @@ import jax.numpy as jnp
 from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.lazy import lazy
-from gfopt.noise import noise, sums
+from gfopt.noise import noise
 from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers import descent
-from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided, stepped
+from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 if TYPE_CHECKING:
     import optax
+from gfopt.optimizers.zeroth_order.scale_steps import (
+    _added,
+    _scale_added,
+    scales_stepped,
+)
 
 _WINDOW = 128  # steps whose |d| the state keeps
 _ABSOLUTE = descent.Default(descent.sgd, 1e-4)
@@ -272,58 +277,3 @@ def _percentiles(slopes: jax.Array) -> list[jax.Array]:
     shares = (0.5, 0.9, 0.99, 1.0)
     ranks = [jnp.ceil(share * count).astype(jnp.int32) for share in shares]
     return [ordered[jnp.clip(size - count + rank - 1, 0, size - 1)] for rank in ranks]
-
-
-def scales_stepped(
-    family: noise.Noise,
-    how: str,
-    mean: Solution,
-    seeds: jax.Array,
-    slopes: jax.Array,
-    rate: schedules.Number,
-    min_scale: schedules.Number,
-    relative: bool,
-) -> Solution:
-    """Returns ``mean - rate * sum_i slopes[i] z_i``; scales do not change their sign.
-
-    Args:
-        family: of the noise.
-        how: the rounding, ``"nearest"`` or ``"stochastic"``.
-        mean: scales of quantized leaves, and perhaps other weights.
-        seeds: ``uint32[q]``.
-        slopes: ``float[q]``.
-        rate: the learning rate.
-        min_scale: smallest absolute value of a scale.
-        relative: whether the noise of a scale is in units of the scale.
-    """
-
-    def added(old: jax.Array, change: jax.Array, words: Any) -> jax.Array:
-        return _scale_added(old, change, words, min_scale, relative)
-
-    is_scale = lazy.scale_parts(mean)
-    scales, others = (
-        jax.tree.map(
-            lambda leaf, s, wanted=wanted: leaf if s is wanted else None, mean, is_scale
-        )
-        for wanted in (True, False)
-    )
-    others = stepped(family, how, others, seeds, slopes, rate)
-    scales = stepped(family, how, scales, seeds, slopes, rate, added)
-    return trees.merge(others, scales)
-
-
-def _scale_added(
-    old: jax.Array, change: jax.Array, words: Any, min_scale: Any, relative: bool
-) -> jax.Array:
-    """Returns scales after a step, with the same sign."""
-    change = change * old.astype(change.dtype) if relative else change
-    new = sums.added_to(old, change, words)
-    least = jnp.asarray(min_scale, old.dtype)
-    # Delta <- max(Delta, min_scale), mirrored below 0
-    bounded = jnp.where(old < 0, jnp.minimum(new, -least), jnp.maximum(new, least))
-    return jnp.where(new == old, old, bounded)
-
-
-def _added(old: jax.Array, change: jax.Array, words: Any, *rule: Any) -> jax.Array:
-    """Returns other weights after a step."""
-    return sums.added_to(old, change, words)
