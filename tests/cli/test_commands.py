@@ -290,7 +290,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) 
     line = process.stderr.readline()
     shape = (
         r"f1 2-D random_search: 3 done in .* s, of which .* s compiling, "
-        r"3 of 12 runs, \d+ s left\n"
+        r"3 of 12 runs, \d+ (s|min) left\n"
     )
     assert re.fullmatch(shape, line)
     process.send_signal(signal.SIGINT)
