@@ -1,6 +1,6 @@
 """One search on every engine that is installed, each time with the same result.
 
-    python benchmarks/engines.py [dask loky pool submitit ray]
+    python benchmarks/engines.py [dask dask-without-nannies dask-adaptive loky ...]
     mpiexec -n 3 python -m mpi4py.futures benchmarks/engines.py mpi
 
 For each engine: a search by ``minimize(workers=engine)`` against the one in this
@@ -17,6 +17,7 @@ import importlib.util
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +34,10 @@ WORDS: dict[str, Any] = {
 }
 X0 = [1.5, -0.5]
 INSTALL = {
-    "dask": ("distributed", "pip install 'gfopt[distributed]'"),
+    **dict.fromkeys(
+        ("dask", "dask-without-nannies", "dask-adaptive"),
+        ("distributed", "pip install 'gfopt[distributed]'"),
+    ),
     "loky": ("loky", "pip install 'gfopt[distributed]'"),
     "submitit": ("submitit", "pip install submitit"),
     "ray": ("ray", "pip install ray"),
@@ -74,6 +78,39 @@ def dask() -> Iterator[Any]:
 
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with cluster, Client(cluster) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def dask_without_nannies() -> Iterator[Any]:
+    """Workers that nobody starts again: one that is killed is gone."""
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker"]
+        command += [cluster.scheduler_address, "--no-nanny", "--nthreads", "1"]
+        workers = [
+            subprocess.Popen([*command, "--no-dashboard"], stderr=subprocess.DEVNULL)
+            for _ in range(2)
+        ]
+        try:
+            with Client(cluster) as client:
+                client.wait_for_workers(2)
+                yield client
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+
+
+@contextlib.contextmanager
+def dask_adaptive() -> Iterator[Any]:
+    """A cluster that grows with its work, and is shrunk in mid-run."""
+    from distributed import Client, LocalCluster
+
+    cluster = LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=None)
+    with cluster, Client(cluster) as client:
+        client.wait_for_workers(3)
         yield client
 
 
@@ -120,6 +157,8 @@ def mpi() -> Iterator[Any]:
 
 ENGINES: dict[str, Callable[[], Any]] = {
     "dask": dask,
+    "dask-without-nannies": dask_without_nannies,
+    "dask-adaptive": dask_adaptive,
     "loky": loky,
     "pool": pool,
     "submitit": submitit,
@@ -128,14 +167,20 @@ ENGINES: dict[str, Callable[[], Any]] = {
 }
 
 
-def searched(fun: Any, workers: Any = None, timeout: float | None = None) -> Any:
+def searched(
+    fun: Any,
+    workers: Any = None,
+    timeout: float | None = None,
+    callbacks: Any = (),
+) -> Any:
     import gfopt
 
     args = ()
     if fun is deadly_once:
         args = (str(Path(tempfile.mkdtemp()) / "died"),)
     if timeout is None:
-        return gfopt.minimize(fun, X0, args=args, workers=workers, **WORDS)
+        words = WORDS | {"args": args, "callbacks": callbacks}
+        return gfopt.minimize(fun, X0, workers=workers, **words)
     evaluator = gfopt.host(workers, timeout=timeout)
     return gfopt.minimize(fun, X0, args=args, evaluator=evaluator, **WORDS)
 
@@ -158,7 +203,18 @@ def main() -> None:
             for fun in (highest, raising):
                 found = said(searched(fun, engine), searched(fun))
                 print(f"{name}: {fun.__name__}: {found}", flush=True)
-            if name == "dask":
+            if name == "dask-adaptive":
+                adaptive = engine.cluster.adapt(minimum=1, maximum=3)
+                found = said(searched(highest, engine), searched(highest))
+                print(f"{name}: adapts: {found}", flush=True)
+                adaptive.stop()
+
+                def shrink(result: Any, cluster: Any = engine.cluster) -> None:
+                    cluster.scale(1 if result.nit == 2 else 2)
+
+                found = searched(highest, engine, callbacks=shrink)
+                print(f"{name}: shrinks: {said(found, searched(highest))}", flush=True)
+            if name in ("dask", "dask-without-nannies"):
                 found = said(searched(deadly_once, engine), searched(highest))
                 print(f"{name}: killed: {found}", flush=True)
             if name == "submitit":
