@@ -84,7 +84,8 @@ class ExecutorCalls:
             if is_new or (self._make is None and not flight.num_seen):
                 raise RuntimeError(
                     f"executor is broken ({flight.broken}): make a new one, or pass"
-                    " the function that makes it"
+                    " the function that makes it; a script whose processes import it"
+                    " does its work under `if __name__ == '__main__':`"
                 ) from error
             return None
 
