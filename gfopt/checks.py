@@ -257,7 +257,7 @@ def finite_tree(name: str, tree: object) -> None:
     total = 0
     for path, leaf in leaves:
         where = name + jax.tree_util.keystr(path)
-        if jaxprs.is_tracer(leaf):
+        if jaxprs.is_out_of_reach(leaf):
             total += leaf.size
             continue
         array = np.asarray(leaf)

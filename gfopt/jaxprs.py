@@ -140,6 +140,14 @@ def is_tracer(value: object) -> TypeGuard[jax.core.Tracer[Any]]:
     return isinstance(value, jax.core.Tracer)
 
 
+def is_out_of_reach(value: object) -> bool:
+    """Tells whether numbers of a value are not known here: traced, or elsewhere."""
+    return is_tracer(value) or (
+        isinstance(value, jax.Array)
+        and not (value.is_fully_addressable or value.is_fully_replicated)
+    )
+
+
 def trace(fun: Callable[..., object], *args: object) -> Program:
     """Traces a function of pytrees into a program.
 

@@ -1,4 +1,4 @@
-"""Programs compiled for tests: in less time, and how much memory one takes.
+"""Programs compiled for tests: in less time, how much memory one takes, what travels.
 
 ``cheap_jit`` compiles what no test compares bit by bit in a quarter of the time.
 
@@ -10,11 +10,13 @@ compiled as the users' are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 import gfopt
 
@@ -69,3 +71,19 @@ def quantized_step(
         return made.state, made.history
 
     return step
+
+
+_COLLECTIVE = re.compile(
+    r" = (.*?) (?:all-gather|all-reduce|all-to-all|collective-\w+|reduce-scatter)"
+    r"(?:-start)?\("
+)
+
+
+def travelling(program: jax.stages.Compiled) -> list[int]:
+    """Returns how many numbers each array has that goes from device to device."""
+    shapes = [
+        shape
+        for found in _COLLECTIVE.findall(program.as_text())
+        for shape in re.findall(r"\w+\[([\d,]*)\]", found)
+    ]
+    return [int(np.prod([int(n) for n in s.split(",") if n])) for s in shapes]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from gfopt.core.constraints import as_constraints, values_at
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective, as_objective
+from gfopt.core.processes import processes_of
 from gfopt.driver.loop.batches import Batches
 from gfopt.driver.loop.checkpoint import Checkpoint, configuration
 from gfopt.driver.loop.finished import Ends, unstarted
@@ -190,6 +192,8 @@ def minimize(
         size = trees.num_parameters(start.x0)
         budget = min(DEFAULT_BUDGET * size, MOST_DEFAULT_BUDGET)
 
+    inputs = Inputs(frozen, args)
+    processes = processes_of(evaluator, (inputs, objective.context))
     with ExitStack() as stack:
         caller = _evaluator(evaluator, workers, stack)
         if asynchronous:
@@ -198,18 +202,25 @@ def minimize(
         saved = None
         if checkpoint is not None:
             config = configuration(start, objective, seed, frozen, args, asynchronous)
-            saved = stack.enter_context(Checkpoint(checkpoint, config))
+            saved = processes.opened(
+                Path(checkpoint), lambda path: Checkpoint(path, config), stack
+            )
         logged = None
         if log is not None:
             # brings the methods that a log can be of, which most searches don't need
             from gfopt.driver.replay.log_writer import LogWriter
 
-            logged = stack.enter_context(LogWriter(log, start.optimizer, start.x0))
+            logged = processes.opened(
+                Path(log),
+                lambda path: LogWriter(path, start.optimizer, start.x0),
+                stack,
+            )
         job = Job(
             start,
             objective,
             caller,
-            Inputs(frozen, args),
+            inputs,
+            processes,
             seed,
             Batches(batches, seed),
             asynchronous,

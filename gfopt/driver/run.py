@@ -19,6 +19,7 @@ from gfopt.driver.setup.arguments import (
     check_frozen,
     check_halved,
     check_reach,
+    check_shards,
 )
 from gfopt.protocol import Optimizer, diagnostics
 from gfopt.pytree import pytree
@@ -138,6 +139,7 @@ def run(
             "got one marked as not traceable. Use gfopt.minimize or gfopt.AskTell."
         )
     check_halved(x0)
+    check_shards(x0)
     check_frozen(x0, frozen)
     if state is None:
         checks.finite_tree("x0", x0)

@@ -368,8 +368,12 @@ def test_bad_arguments_are_named():
     two = jax.make_mesh(
         (2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2
     )
-    with pytest.raises(ValueError, match="exactly one axis"):
+    with pytest.raises(ValueError, match="axis must be one of 'a', 'b'; got None"):
         gfopt.sharded(two)
+    with pytest.raises(ValueError, match="axis must be one of 'a', 'b'; got 'c'"):
+        gfopt.sharded(two, axis="c")
+    with pytest.raises(ValueError, match="mesh must have Auto axes"):
+        gfopt.sharded(jax.make_mesh((2, 2), ("a", "b")), axis="a")
 
 
 def test_default_chunks_are_of_whole_pairs():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 
 import jax
@@ -12,6 +11,7 @@ import optax
 import oracles
 import pytest
 from core.models import MODELS, B, T, V
+from programs import travelling
 
 import gfopt
 from gfopt import shaping
@@ -211,12 +211,7 @@ def test_no_array_has_a_member_and_a_matrix(generation):
 def test_only_scalars_travel_between_devices(generation):
     optimizer, state, population, _ = generation
     evaluate = evaluation_of(EVALUATORS["sharded"], optimizer)
-    text = evaluate.lower(state, population, TOKENS).compile().as_text()
-    collective = r"= \(?\w+\[([\d,]*)\]\S* (?:all-|collective-|reduce-scatter)"
-    sizes = [
-        np.prod([int(size) for size in shape.split(",") if size])
-        for shape in re.findall(collective, text)
-    ]
+    sizes = travelling(evaluate.lower(state, population, TOKENS).compile())
     assert sizes and max(sizes) <= P + 2  # padded to a multiple of four devices
 
 

@@ -18,6 +18,7 @@ from gfopt.core import trees
 from gfopt.core.evaluate import Evaluator, best_row, default_evaluator, member_size
 from gfopt.core.host.failures import Failures
 from gfopt.core.objective import Inputs, Objective
+from gfopt.core.processes import Processes
 from gfopt.driver import step as steps
 from gfopt.driver.engine.engine import Carry, Limits, reasons_that_hold
 from gfopt.driver.engine.host_search import recommend
@@ -167,6 +168,7 @@ class CompiledEngine:
         objective: a traceable objective.
         inputs: what the objective needs beside the solution.
         evaluator: a traceable evaluator, or None to choose one by size.
+        processes: that make the search.
         seed: of the run.
         first: fitness of the starting solution; infinity if it is not known.
         keep_x: whether the best solution is kept.
@@ -181,6 +183,7 @@ class CompiledEngine:
         objective: Objective,
         inputs: Inputs,
         evaluator: Evaluator | None,
+        processes: Processes,
         seed: int,
         first: float,
         keep_x: bool,
@@ -190,7 +193,7 @@ class CompiledEngine:
         init_key, self._run_key = steps.seed_keys(seed)
         self.failures, self.reasons = Failures(), list[str]()
         self.size, self.is_open = 0, False
-        self._pace = _Pace()
+        self._pace, self._processes = _Pace(), processes
         with self._precision():
             x0 = jax.tree.map(jnp.array, setup.x0)  # a copy: the carry is donated
             self.carry = _start(
@@ -274,7 +277,8 @@ class CompiledEngine:
         # and it is not told to the method: a few rows are not a generation
         before = jax.tree.map(np.array, self.carry.state) if self.is_open else None
         began = time.monotonic()
-        generations = min(self._pace.generations, limits.generations, ROWS)
+        pace = self._processes.first(self._pace.generations)
+        generations = min(pace, limits.generations, ROWS)
         with self._precision():
             self.carry, count, table, reasons, needed = _advance(
                 self.optimizer,

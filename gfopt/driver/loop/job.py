@@ -10,6 +10,7 @@ from gfopt import checks
 from gfopt.core.evaluate import Evaluator
 from gfopt.core.host.evaluator import HostEvaluator, host
 from gfopt.core.objective import Inputs, Objective
+from gfopt.core.processes import Processes
 from gfopt.driver.engine.asynchronous import AsynchronousEngine
 from gfopt.driver.engine.compiled import CompiledEngine
 from gfopt.driver.engine.engine import Engine
@@ -30,6 +31,7 @@ class Job(NamedTuple):
         objective: what is minimised.
         evaluator: what was asked for, or None.
         inputs: frozen leaves and arguments.
+        processes: that make it.
         seed: of the run.
         batches: the data of each step.
         is_asynchronous: whether workers don't wait for one another.
@@ -39,6 +41,7 @@ class Job(NamedTuple):
     objective: Objective
     evaluator: Evaluator | HostEvaluator | None
     inputs: Inputs
+    processes: Processes
     seed: int
     batches: Batches
     is_asynchronous: bool = False
@@ -97,7 +100,14 @@ class Job(NamedTuple):
         evaluator = self.evaluator
         if path.traceable and not isinstance(evaluator, HostEvaluator):
             return CompiledEngine(
-                setup, objective, inputs, evaluator, self.seed, first, keeps_x
+                setup,
+                objective,
+                inputs,
+                evaluator,
+                self.processes,
+                self.seed,
+                first,
+                keeps_x,
             )
         kind = AsynchronousEngine if self.is_asynchronous else HostEngine
         return kind(

@@ -83,7 +83,8 @@ class Loop:
                 result = from_record(*asked)
             if result is not None:
                 return result
-        shown = ProgressLine(ends.most_evaluations) if progress else nullcontext()
+        is_shown = progress and self._job.processes.is_first
+        shown = ProgressLine(ends.most_evaluations) if is_shown else nullcontext()
         with Interrupt() as interrupt, shown as line:
             try:
                 if saved is None or saved.snapshot is None:
@@ -190,6 +191,10 @@ class Loop:
     ) -> tuple[Status, str] | None:
         """Returns why the search ends and a message, None where it goes on."""
         engine, nfev = self._engine, self._history.nfev
+        # however long the first program compiles, one evaluation is made
+        is_late = time.monotonic() >= limits.deadline and nfev > 0
+        wishes = is_late, is_called_off, interrupt.seen
+        is_late, is_called_off, is_interrupted = self._job.processes.some(*wishes)
         if engine.best_fitness <= limits.target:
             return Status.TARGET, f"target reached: {self._fun:.10g}"
         if engine.num_barren >= self._most_barren:
@@ -203,12 +208,11 @@ class Loop:
             return ending_of(engine.optimizer, reasons, has_value, is_better)
         if nfev >= limits.evaluations:
             return Status.BUDGET, f"budget of {limits.evaluations:.0f} evaluations used"
-        # however long the first program compiles, one evaluation is made
-        if time.monotonic() >= limits.deadline and nfev:
+        if is_late:
             return Status.SECONDS, f"time is up after {self._seconds:.1f} s"
         if is_called_off:
             return Status.CALLBACK, "a callback ended the search"
-        if interrupt.seen and not engine.in_flight:
+        if is_interrupted and not engine.in_flight:
             return Status.INTERRUPTED, INTERRUPTED
         return None
 

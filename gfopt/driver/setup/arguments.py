@@ -105,6 +105,16 @@ def check_halved(x0: Solution) -> None:
             )
 
 
+def check_shards(x0: Solution) -> None:
+    """Refuses a start whose parts lie along explicit axes, which methods don't type."""
+    for leaf in jax.tree.leaves(x0):
+        if isinstance(leaf, jax.Array) and any(jax.typeof(leaf).sharding.spec):
+            raise ValueError(
+                "x0 must be sharded over Auto axes, jax.make_mesh(shape, names, "
+                f"axis_types=(AxisType.Auto,) * n); got {jax.typeof(leaf).sharding}"
+            )
+
+
 def check_reach(optimizer: Optimizer, x0: Solution) -> None:
     """Rejects a start outside the bounds, or so far out that numbers are cut off.
 
@@ -118,7 +128,7 @@ def check_reach(optimizer: Optimizer, x0: Solution) -> None:
         return  # exp(700) is the largest number
     scale = jax.tree.map(lambda _: 1.0, x0) if space is None else space.scale
     for leaf, unit in zip(jax.tree.leaves(x0), jax.tree.leaves(scale), strict=True):
-        if jaxprs.is_tracer(leaf) or jaxprs.is_tracer(unit):
+        if jaxprs.is_out_of_reach(leaf) or jaxprs.is_tracer(unit):
             continue
         # in NumPy: within jit a division by a JAX array is a part of the program
         steps = np.abs(np.asarray(leaf, np.float64)) / np.asarray(unit)
@@ -148,7 +158,13 @@ def as_solution(x0: PyTree) -> Solution:
         except ValueError:  # a ragged list: a tree of numbers
             pass
     check_halved(x0)
+    check_shards(x0)
     checks.finite_tree("x0", x0)
+    if any(map(jaxprs.is_out_of_reach, jax.tree.leaves(x0))):
+        raise ValueError(
+            "x0 must not be spread over processes, for the result is made of NumPy "
+            f"arrays; got {checks.shown(x0)}. Use gfopt.run, which leaves it spread."
+        )
     return x0
 
 
