@@ -15,9 +15,10 @@ import torch
 
 from gfopt.noise.law import KINDS
 
-# Words drawn at a time. On a CPU torch takes so many in one thread, out of cache; on
-# another device a kernel of more words costs no more than one of these.
-BLOCKS = {"cpu": 1 << 15}
+# Words drawn at a time. On a CPU torch takes so many in one thread; arrays of the signs
+# in 32,768 words are mapped and unmapped by each call, which takes three times as long.
+# On another device a kernel of many words costs no more than one of few.
+BLOCKS = {"cpu": 3 << 13}
 BLOCK = 1 << 20
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

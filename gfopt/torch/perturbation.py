@@ -183,7 +183,8 @@ def of_leaves(
     limits: Sequence[float | None] = (),
 ) -> Perturbed:
     """Returns the context for leaves; ``limits`` for those of Sparse MeZO."""
-    rounded = float(law.round_significant(torch.tensor(float(scale))))
+    exact = torch.tensor(float(scale), dtype=torch.float32)
+    rounded = float(law.round_significant(exact))
     most = limits or [None] * len(leaves)
     return Perturbed(
         (leaf.tensor, sums.Sum(kind, leaf.path_hash, [seed], [rounded], limit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -106,8 +107,8 @@ def stochastic(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torch
     Source: Gupta et al. (ICML 2015), arXiv 1502.02551, section 3.
     """
     info = torch.finfo(dtype)
-    digits = round(-torch.tensor(info.eps).log2().item())
-    least = round(torch.tensor(info.tiny, dtype=torch.float64).log2().item())
+    digits = round(-math.log2(info.eps))
+    least = round(math.log2(info.tiny))
     # s = 2 ** (exponent - digits), by the bits of a float32; it is a normal number
     exponent = x.view(torch.int32).bitwise_right_shift(23).bitwise_and_(255)
     exponent = exponent.clamp_(min=max(127 + least, digits + 1)).sub_(digits)
