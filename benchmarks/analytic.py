@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import save, show
+from common import parsed, save, show, sized
 
 import gfopt
 from gfopt.problems import mlp
@@ -40,7 +40,7 @@ from gfopt.problems.networks import network_outputs
 from gfopt.research.statistics import paired_difference_interval
 
 PHASES = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
-EVALUATIONS = 1_200
+EVALUATIONS = 600
 
 
 def digits(seed: int) -> dict[str, tuple[Any, Any]]:
@@ -221,11 +221,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--fashion", type=Path, help="folder of Fashion-MNIST's files")
     parser.add_argument("--seeds", type=int, default=10)
-    given = parser.parse_args()
+    given = parsed(parser, seeds=2)
     seeds = range(given.seeds)
     results: dict[str, Any] = {}
     with jax.enable_x64(True):
-        rows = {"digits": phases(digits(0), 500, 0, 100)}
+        rows = {"digits": phases(digits(0), sized(500, 50), 0, 100)}
         if given.fashion:
             rows["Fashion-MNIST"] = phases(fashion(given.fashion), 1_000, 0, 500)
         for name, row in rows.items():
@@ -233,14 +233,14 @@ def main() -> None:
             for what, value in row.items():
                 print(f"  {what:34} {value:.3g}")
         results["phases"] = rows
-    runs = [tuned(seed, 200) for seed in seeds]
+    runs = [tuned(seed, sized(100, 20)) for seed in seeds]
     ways = {way: [run[way] for run in runs] for way in runs[0]}
     table = []
     for way, values in ways.items():
         found = paired_difference_interval(values, ways["not tuned"])
         table.append((way, float(np.mean(values)), found.low, found.high))
     print()
-    show(("layer of 200, digits", "accuracy", "gain, low", "gain, high"), table)
+    show(("layer of 100, digits", "accuracy", "gain, low", "gain, high"), table)
     results["tuned"] = ways
     save("analytic", ["jax", "numpy", "optax"], results)
 

@@ -44,7 +44,7 @@ STATUSES: Mapping[Status, str] = MappingProxyType(
         Status.CONVERGED: "the method has converged",
         Status.TARGET: "a value as good as `target` was found",
         Status.BUDGET: "`budget`, the data, or a limit of the method is used up",
-        Status.SECONDS: "`max_seconds` are over",
+        Status.SECONDS: "`max_seconds` have passed",
         Status.CALLBACK: "a callback ended it",
         Status.INTERRUPTED: "Ctrl-C ended it",
         Status.FAILED: "there was no valid value",
