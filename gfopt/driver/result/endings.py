@@ -95,7 +95,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         ),
         "max_generations": Reason(
             Status.BUDGET,
-            "the number of generations that the method makes, or can hold",
+            "the method makes, or can store, no more generations",
         ),
         "max_tokens": Reason(Status.BUDGET, "this many tokens were read"),
         "max_length": Reason(Status.COMPLETE, "all texts have their length"),
