@@ -22,7 +22,7 @@ IMPORT = """
 import importlib, pkgutil
 import gfopt
 assert "site-packages" in gfopt.__file__, gfopt.__file__
-optional = {"typer", "rich", "matplotlib", "cocoex"}
+optional = {"typer", "rich", "matplotlib", "cocoex", "torch"}
 for module in pkgutil.walk_packages(gfopt.__path__, "gfopt."):
     try:
         importlib.import_module(module.name)

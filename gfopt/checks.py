@@ -38,7 +38,8 @@ def needed_by(caller: str, package: str, line: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"{caller} needs {package}: {line} ({error})") from None
+        message = f"{caller} needs {package}: {line} ({error})"
+        raise ImportError(message, name=error.name) from None
 
 
 @contextlib.contextmanager
