@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import save, show
+from common import parsed, save, show
 
 import gfopt
 from gfopt.research.statistics import bootstrap_interval
@@ -183,7 +183,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=12, help="with threads")
     options.add_argument("--simulated", type=int, default=15, help="simulated")
     options.add_argument("--parallel", type=int, default=4, help="runs at a time")
-    given = options.parse_args()
+    given = parsed(options, seeds=1, simulated=1)
     results: dict[str, Any] = {}
     with ProcessPoolExecutor(given.parallel) as pool:
         jobs: dict[str, Any] = {

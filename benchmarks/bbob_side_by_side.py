@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--method", default="auto", help="of ours")
     paths = ["batched", "compiled", "host"]
     parser.add_argument("--path", default="compiled", choices=paths, help="of ours")
-    options = parsed(parser, dimensions=[2], sides=["pycma"], budget=20)
+    options = parsed(parser, dimensions=[2], sides=["slsqp"], budget=20)
     jax.config.update("jax_enable_x64", True)
     for d in options.dimensions:
         if options.part in ("all", "peers"):
