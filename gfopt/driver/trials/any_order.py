@@ -72,8 +72,7 @@ class AnyOrder:
     def tell(self, ids: np.ndarray, fitness: np.ndarray) -> int:
         """Takes the fitness of trials of any step, in the order given."""
         check_waiting(ids, self._num_asked, self._waiting)
-        self.kept.count(fitness)
-        fitness = np.where(np.isfinite(fitness), fitness, np.inf)
+        fitness = self.kept.counted(fitness)
         for number, value in zip(ids.tolist(), fitness.tolist(), strict=True):
             draw = self._pop(number)
             if draw is None:

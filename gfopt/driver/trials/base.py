@@ -81,10 +81,12 @@ class Kept:
             self.search.best_fitness = fitness
             self.search.best_x = jax.tree.map(np.array, solution)
 
-    def count(self, fitness: np.ndarray) -> None:
-        """Counts failures."""
-        if num_failed := int((~np.isfinite(fitness)).sum()):
+    def counted(self, fitness: np.ndarray) -> np.ndarray:
+        """Counts failures, and returns the fitness with infinity in their place."""
+        valid = np.isfinite(fitness)
+        if num_failed := int((~valid).sum()):
             self.failures[FAILED] += num_failed
+        return np.where(valid, fitness, np.inf)
 
     def generation(self, fitness: np.ndarray, num_evaluations: int) -> None:
         """Records a generation that the method was told."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 import numpy as np
 
-from gfopt.driver.trials.base import FAILED, Kept
+from gfopt.driver.trials.base import Kept
 from gfopt.driver.trials.late_trials import ClosedGeneration, LateTrials
 from gfopt.driver.trials.trial import Trial
 from gfopt.driver.trials.trials import START, OpenTrials
@@ -74,9 +72,7 @@ class Generations:
     def _count(self, places: np.ndarray) -> None:
         """Counts failures among new values, and takes the best of them if it is one."""
         trials, search = self.open, self.kept.search
-        fitness = trials.fitness[places]
-        self.kept.count(fitness)
-        fitness = np.where(np.isfinite(fitness), fitness, np.inf)
+        fitness = self.kept.counted(trials.fitness[places])
         best = int(np.argmin(fitness))
         row, lowest = trials.rows[places[best]], float(fitness[best])
         if row != START and lowest < search.best_fitness:
@@ -123,6 +119,7 @@ class Generations:
     def _tell_late(self, fitness: dict[int, float]) -> None:
         """Takes fitness of closed generations, by id."""
         kept = self.kept
+        kept.counted(np.array(list(fitness.values())))
         for generation in self.late:
             rows = np.full(generation.num_rows, np.nan)
             for i in [i for i in fitness if i in generation.missing]:
@@ -132,10 +129,7 @@ class Generations:
                 else:
                     rows[row] = fitness[i]
                     kept.history.nfev += 1
-                if math.isfinite(fitness[i]):
-                    kept.improve(fitness[i], solution)
-                else:
-                    kept.failures[FAILED] += 1
+                kept.improve(fitness[i], solution)
             if generation.population is not None and np.isfinite(rows).any():
                 kept.search.tell_late(generation.population, rows)
         self.late.drop_complete()
