@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from gfopt import checks
 from gfopt.research.benchmark import carry_out, pending, runs_of
 from gfopt.research.competitors import Methods
 from gfopt.research.environment import environment
+from gfopt.research.figure_files import FORMATS, write_figures
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import OWN_BUDGET, Batch, own_batches
 from gfopt.research.report import page
@@ -53,6 +55,20 @@ class BenchResult:
         place = Path(path)
         place.write_text(page(self.runs, self.sessions), encoding="utf-8")
         return place
+
+    def figures(
+        self, directory: str | os.PathLike[str], formats: str | Iterable[str] = FORMATS
+    ) -> list[Path]:
+        """Writes the report's figures and returns where.
+
+        Args:
+            directory: made if it is missing.
+            formats: of ``"svg"``, ``"png"`` and ``"pdf"``.
+
+        Raises:
+            ImportError: without matplotlib, with the line that installs it.
+        """
+        return write_figures(self.runs, Path(directory), formats)
 
 
 def bench(

@@ -86,76 +86,82 @@ class Axis(NamedTuple):
         return [(tick, f"{tick:,g}") for tick in ticks]
 
 
-def chart(
-    title: str,
-    lines: Sequence[Line],
-    x: Axis,
-    y: Axis,
-    *,
-    width: int = 300,
-    height: int = 220,
-) -> str:
-    """Draws lines, each with its band, over a grid.
+class Chart(NamedTuple):
+    """Lines, each with its band, over a grid.
 
-    Args:
+    Attributes:
         title: above the chart.
         lines: what is drawn, the last one on top.
         x: the horizontal axis.
         y: the vertical axis.
-        width: of the chart in pixels.
-        height: of the chart in pixels.
-
-    Returns:
-        An ``<svg>`` element. Its classes are ``rule``, ``axis``, ``line``, ``band``,
-        ``dashed`` and ``c0`` to ``c6`` for the colours, ``title``, ``middle``, ``end``
-        and ``power`` for text; ``data-m`` is the number of a line.
+        width: in pixels.
+        height: in pixels.
     """
-    bottom, right = height - _BOTTOM, width - _RIGHT
-    inner_width, inner_height = right - _LEFT, bottom - _TOP
 
-    def across(values: np.ndarray | float) -> np.ndarray:
-        return _LEFT + inner_width * x.share(values)
+    title: str
+    lines: Sequence[Line]
+    x: Axis
+    y: Axis
+    width: int = 300
+    height: int = 220
 
-    def down(values: np.ndarray | float) -> np.ndarray:
-        return bottom - inner_height * y.share(values)
+    @property
+    def svg(self) -> str:
+        """The chart as an ``<svg>`` element for a page with a style sheet.
 
-    parts = [_text("title", title, _LEFT, 14)]
-    for tick, label in x.labelled(inner_width // 45):
-        place = across(tick)
-        parts.append(f'<path class="rule" d="M{place:.1f} {_TOP}V{bottom}"/>')
-        parts.append(_text("middle", label, place, bottom + 14))
-    for tick, label in y.labelled(inner_height // 24):
-        place = down(tick)
-        parts.append(f'<path class="rule" d="M{_LEFT} {place:.1f}H{right}"/>')
-        parts.append(_text("end", label, _LEFT - 6, place + 3.5))
-    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
-    parts.append(_text("middle", x.label, _LEFT + inner_width / 2, height - 6))
-    turned = f' transform="translate(11 {_TOP + inner_height / 2:.0f}) rotate(-90)"'
-    parts.append(_text("middle", y.label, 0, 0, turned))
-    for line in lines:
-        if line.low is not None and line.high is not None:
-            edge = _path(across(line.x), down(line.high))
-            back = _path(across(line.x)[::-1], down(line.low)[::-1])
+        Its classes are ``rule``, ``axis``, ``line``, ``band``, ``dashed`` and ``c0`` to
+        ``c6`` for the colours, ``title``, ``middle``, ``end`` and ``power`` for text;
+        ``data-m`` is the number of a line.
+        """
+        bottom, right = self.height - _BOTTOM, self.width - _RIGHT
+        inner_width, inner_height = right - _LEFT, bottom - _TOP
+        x, y = self.x, self.y
+
+        def across(values: np.ndarray | float) -> np.ndarray:
+            return _LEFT + inner_width * x.share(values)
+
+        def down(values: np.ndarray | float) -> np.ndarray:
+            return bottom - inner_height * y.share(values)
+
+        parts = [_text("title", self.title, _LEFT, 14)]
+        for tick, label in x.labelled(inner_width // 45):
+            place = across(tick)
+            parts.append(f'<path class="rule" d="M{place:.1f} {_TOP}V{bottom}"/>')
+            parts.append(_text("middle", label, place, bottom + 14))
+        for tick, label in y.labelled(inner_height // 24):
+            place = down(tick)
+            parts.append(f'<path class="rule" d="M{_LEFT} {place:.1f}H{right}"/>')
+            parts.append(_text("end", label, _LEFT - 6, place + 3.5))
+        parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
+        middle = _LEFT + inner_width / 2
+        parts.append(_text("middle", x.label, middle, self.height - 6))
+        turned = f' transform="translate(11 {_TOP + inner_height / 2:.0f}) rotate(-90)"'
+        parts.append(_text("middle", y.label, 0, 0, turned))
+        for line in self.lines:
+            if line.low is not None and line.high is not None:
+                edge = _path(across(line.x), down(line.high))
+                back = _path(across(line.x)[::-1], down(line.low)[::-1])
+                parts.append(
+                    f'<path class="band {colour_class(line.colour)}" '
+                    f'data-m="{line.colour}" d="M{edge}L{back}Z"/>'
+                )
+        for line in self.lines:
+            path = _path(across(line.x), down(line.y))
             parts.append(
-                f'<path class="band {colour_class(line.colour)}" '
-                f'data-m="{line.colour}" d="M{edge}L{back}Z"/>'
+                f'<path class="line {colour_class(line.colour)}" '
+                f'data-m="{line.colour}" d="M{path}">'
+                f"<title>{escape(line.name)}</title></path>"
             )
-    for line in lines:
-        path = _path(across(line.x), down(line.y))
-        parts.append(
-            f'<path class="line {colour_class(line.colour)}" data-m="{line.colour}" '
-            f'd="M{path}">'
-            f"<title>{escape(line.name)}</title></path>"
+        return "\n".join(
+            [
+                f'<svg viewBox="0 0 {self.width} {self.height}" role="img" '
+                f'aria-label="{escape(self.title)}" '
+                f'data-x="{x.pixels(_LEFT, right)}" '
+                f'data-y="{y.pixels(bottom, _TOP)}">',
+                *parts,
+                "</svg>",
+            ]
         )
-    return "\n".join(
-        [
-            f'<svg viewBox="0 0 {width} {height}" role="img" '
-            f'aria-label="{escape(title)}" data-x="{x.pixels(_LEFT, right)}" '
-            f'data-y="{y.pixels(bottom, _TOP)}">',
-            *parts,
-            "</svg>",
-        ]
-    )
 
 
 def colour_class(number: int) -> str:

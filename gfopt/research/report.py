@@ -15,12 +15,9 @@ from pathlib import Path
 
 from gfopt.research.figures import colour_class
 from gfopt.research.finished_runs import Run
-from gfopt.research.report_charts import atari_charts, bbob_charts, digits_charts
+from gfopt.research.report_charts import Panel, panels
 from gfopt.research.results import ResultStore
-from gfopt.research.summary import (
-    Section,
-    sections,
-)
+from gfopt.research.summary import Section, colours_of, sections
 from gfopt.research.tables import Table, tables_of, title_of
 from gfopt.types import JsonObject
 
@@ -58,8 +55,7 @@ def page(runs: Sequence[Run], sessions_: Sequence[JsonObject]) -> str:
         runs: one or more.
         sessions_: when, how and where they were made, as a store holds them.
     """
-    everything = Section("", 0, 0, "", tuple(runs))
-    colours = {method: number for number, method in enumerate(everything.methods)}
+    colours = colours_of(runs)
     body = "\n".join(_section(section, colours) for section in sections(runs))
     tail = f"{_settings(runs)}\n{_sessions(sessions_)}"
     lead = _lead(runs, sessions_)
@@ -112,17 +108,39 @@ def _lead(runs: Sequence[Run], sessions_: Sequence[JsonObject]) -> str:
 
 def _section(section: Section, colours: Mapping[str, int]) -> str:
     first, *others = tables_of(section)
-    charts = {"digits": digits_charts, "atari": atari_charts}
-    draw = charts.get(section.suite, bbob_charts)
+    legend = _legend(section, colours)
     return "\n".join(
         [
             f"<section>\n<h2>{escape(title_of(section))}</h2>",
             table_of(first, colours),
-            draw(section, colours),
+            *(_panel(panel, legend) for panel in panels(section, colours)),
             *(f"<h3>Each problem</h3>\n{table_of(other, {})}" for other in others),
             "</section>",
         ]
     )
+
+
+def _panel(panel: Panel, legend: str) -> str:
+    first, *others = panel.charts
+    is_large = first.width > 300
+    layout = ("grid with-big" if others else "single") if is_large else "grid"
+    figures = "\n".join(f"<figure>{chart.svg}</figure>" for chart in panel.charts)
+    heading = f"<h3>{escape(panel.heading)}</h3>\n" if panel.heading else ""
+    return (
+        f'{heading}<p class="note">{escape(panel.note)}</p>\n{legend}\n'
+        f'<div class="{layout}">\n{figures}\n</div>'
+    )
+
+
+def _legend(section: Section, colours: Mapping[str, int]) -> str:
+    keys = "\n".join(
+        f'<button type="button" data-m="{colours[method]}" aria-pressed="true">'
+        f'<svg class="key" viewBox="0 0 24 8"><path class="line '
+        f'{colour_class(colours[method])}" d="M1 4H23"/></svg> {escape(method)}'
+        "</button>"
+        for method in section.methods
+    )
+    return f'<p class="legend">{keys}</p>'
 
 
 def table_of(table: Table, colours: Mapping[str, int]) -> str:

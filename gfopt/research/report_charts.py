@@ -1,13 +1,14 @@
-"""The charts of a report, suite by suite."""
+"""The charts of a report, suite by suite: what is drawn, and what stands above it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from typing import NamedTuple
 
 import numpy as np
 
-from gfopt.research.figures import Axis, Line, chart, colour_class
+from gfopt.research.figures import Axis, Chart, Line
+from gfopt.research.profiles import TOLERANCES, data_profile, performance_profile
 from gfopt.research.summary import (
     BBOB_GROUPS,
     Section,
@@ -19,52 +20,114 @@ from gfopt.research.summary import (
 )
 
 
-def bbob_charts(section: Section, colours: Mapping[str, int]) -> str:
-    """Returns the share of targets by evaluations, and each function's course."""
-    whole = _ecdf(section, colours, "all problems", section.problems, 520, 400)
+class Panel(NamedTuple):
+    """Charts side by side.
+
+    Attributes:
+        name: what it shows, in a word.
+        heading: above them, or nothing.
+        note: below the heading, how to read them.
+        charts: one or more; the first may be larger.
+    """
+
+    name: str
+    heading: str
+    note: str
+    charts: Sequence[Chart]
+
+
+def panels(section: Section, colours: Mapping[str, int]) -> list[Panel]:
+    """Returns what is drawn of a section.
+
+    Args:
+        section: runs that may be compared.
+        colours: the number of each method's colour.
+    """
+    if section.suite == "digits":
+        return [_accuracy(section, colours)]
+    if section.suite == "atari":
+        return [_all_scores(section, colours)]
+    return [
+        _shares(section, colours),
+        _profiles(section, colours),
+        _best_values(section, colours),
+    ]
+
+
+def _shares(section: Section, colours: Mapping[str, int]) -> Panel:
+    whole = _ecdf(section, colours, "all problems", section.problems)
     groups = [
         _ecdf(section, colours, name, problems)
         for name, problems in BBOB_GROUPS.items()
         if section.suite == "bbob" and set(problems) & set(section.problems)
     ]
-    legend = _legend(section, colours)
-    curves = [_convergence(section, colours, p) for p in section.problems]
-    unit = _unit(section)
-    return "\n".join(
-        [
-            f"<h3>Share of targets reached over {unit}</h3>",
-            '<p class="note">The ECDF of running times to the 51 targets of every '
-            "problem: higher and further left is better.</p>",
-            legend,
-            _grid([whole, *groups], "grid with-big"),
-            f"<h3>Best value over {unit}</h3>",
-            '<p class="note">Median over instances, in a band from quartile to '
-            "quartile.</p>",
-            legend,
-            _grid(curves),
-        ]
+    return Panel(
+        "ecdf",
+        f"Share of targets reached over {_unit(section)}",
+        "The ECDF of running times to the 51 targets of every problem: higher and "
+        "further left is better.",
+        [whole._replace(width=520, height=400), *groups],
     )
 
 
 def _ecdf(
-    section: Section,
-    colours: Mapping[str, int],
-    title: str,
-    problems: Sequence[str],
-    width: int = 300,
-    height: int = 220,
-) -> str:
+    section: Section, colours: Mapping[str, int], title: str, problems: Sequence[str]
+) -> Chart:
     lines = []
     for method in section.methods:
         runs = section.of(method, problems)
         if runs:
             lines.append(Line(method, colours[method], *ecdf_curve(runs)))
     x = Axis(_unit(section), 1, _top_budget(section), is_log=True)
-    y = Axis("share of targets", 0, 1)
-    return chart(title, lines, x, y, width=width, height=height)
+    return Chart(title, lines, x, Axis("share of targets", 0, 1))
 
 
-def _convergence(section: Section, colours: Mapping[str, int], problem: str) -> str:
+def _profiles(section: Section, colours: Mapping[str, int]) -> Panel:
+    charts = []
+    if len(section.methods) > 1:
+        label = "times the fastest method's evaluations"
+        curves = performance_profile(section)
+        title = "performance, all targets"
+        charts.append(_profile(section, colours, title, label, *curves))
+    for tolerance in TOLERANCES:
+        curves = data_profile(section, tolerance)
+        title, label = f"data, tolerance {tolerance:g}", "evaluations / (D + 1)"
+        charts.append(_profile(section, colours, title, label, *curves))
+    return Panel(
+        "profile",
+        "Profiles",
+        "Performance profile (Dolan and More 2002): the share of targets that a method "
+        "reaches within a factor of the fastest one's evaluations. Data profiles (More "
+        "and Wild 2009): the share of runs that came from the first value to the best "
+        "one known, but for the tolerance.",
+        charts,
+    )
+
+
+def _profile(
+    section: Section,
+    colours: Mapping[str, int],
+    title: str,
+    label: str,
+    across: np.ndarray,
+    shares: np.ndarray,
+) -> Chart:
+    pairs = zip(section.methods, shares, strict=True)
+    lines = [Line(method, colours[method], across, share) for method, share in pairs]
+    x = Axis(label, float(across[0]), float(across[-1]), is_log=True)
+    return Chart(title, lines, x, Axis("share", 0, 1))
+
+
+def _best_values(section: Section, colours: Mapping[str, int]) -> Panel:
+    return Panel(
+        "convergence",
+        f"Best value over {_unit(section)}",
+        "Median over instances, in its 95 % interval, bootstrap over instances.",
+        [_convergence(section, colours, problem) for problem in section.problems],
+    )
+
+
+def _convergence(section: Section, colours: Mapping[str, int], problem: str) -> Chart:
     (first, *_) = section.of(problems=[problem])
     floor, lines = float(targets_of(first)[-1]), []
     for method in section.methods:
@@ -83,15 +146,14 @@ def _convergence(section: Section, colours: Mapping[str, int], problem: str) -> 
     label = "left of the way" if first.optimum is None else "best f - f_opt"
     x_axis = Axis(_unit(section), 1, _top_budget(section), is_log=True)
     y_axis = Axis(label, floor, float(decade), is_log=True)
-    return chart(name_of(first.key), lines, x_axis, y_axis)
+    return Chart(name_of(first.key), lines, x_axis, y_axis)
 
 
 def _unit(section: Section) -> str:
     return "evaluations per dimension" if section.suite == "bbob" else "evaluations"
 
 
-def digits_charts(section: Section, colours: Mapping[str, int]) -> str:
-    """Returns the accuracy by evaluations."""
+def _accuracy(section: Section, colours: Mapping[str, int]) -> Panel:
     lines = []
     for method in section.methods:
         curve = convergence(section.of(method), is_best=False)
@@ -102,25 +164,22 @@ def digits_charts(section: Section, colours: Mapping[str, int]) -> str:
             )
     x = Axis("evaluations", 0, section.budget)
     y = Axis("held-out accuracy", 0, 1)
-    drawn = chart("accuracy as it learns", lines, x, y, width=560, height=320)
-    note = "Median over runs, in a band from quartile to quartile."
-    return (
-        f'<p class="note">{note}</p>\n{_legend(section, colours)}\n'
-        f'<figure class="single">{drawn}</figure>'
+    drawn = Chart("accuracy as it learns", lines, x, y, width=560, height=320)
+    note = "Median over runs, in its 95 % interval, bootstrap over runs."
+    return Panel("accuracy", "", note, [drawn])
+
+
+def _all_scores(section: Section, colours: Mapping[str, int]) -> Panel:
+    return Panel(
+        "score",
+        "",
+        "Score of the recommended network: median over runs, in its 95 % interval, "
+        "bootstrap over runs.",
+        [_scores(section, colours, game) for game in section.problems],
     )
 
 
-def atari_charts(section: Section, colours: Mapping[str, int]) -> str:
-    """Returns the score by frames, game by game."""
-    note = (
-        "Score of the recommended network: median over runs, in a band from quartile "
-        "to quartile."
-    )
-    curves = [_scores(section, colours, game) for game in section.problems]
-    return f'<p class="note">{note}</p>\n{_legend(section, colours)}\n{_grid(curves)}'
-
-
-def _scores(section: Section, colours: Mapping[str, int], game: str) -> str:
+def _scores(section: Section, colours: Mapping[str, int], game: str) -> Chart:
     lines = []
     for method in section.methods:
         runs = section.of(method, [game])
@@ -131,24 +190,8 @@ def _scores(section: Section, colours: Mapping[str, int], game: str) -> str:
     values = np.concatenate([[0.0], *((n.low, n.high) for n in lines)], axis=None)
     x = Axis("frames", 0, max([section.budget, *(n.x.max() for n in lines)]))
     y = Axis("score", float(values.min()), float(max(values.max(), values.min() + 1)))
-    return chart(game, lines, x, y)
-
-
-def _legend(section: Section, colours: Mapping[str, int]) -> str:
-    keys = "\n".join(
-        f'<button type="button" data-m="{colours[method]}" aria-pressed="true">'
-        f'<svg class="key" viewBox="0 0 24 8"><path class="line '
-        f'{colour_class(colours[method])}" d="M1 4H23"/></svg> {escape(method)}'
-        "</button>"
-        for method in section.methods
-    )
-    return f'<p class="legend">{keys}</p>'
+    return Chart(game, lines, x, y)
 
 
 def _top_budget(section: Section) -> float:
     return max(section.budget / unit_of(section.runs[0]), 10)
-
-
-def _grid(charts: Sequence[str], name: str = "grid") -> str:
-    figures = "\n".join(f"<figure>{drawn}</figure>" for drawn in charts)
-    return f'<div class="{name}">\n{figures}\n</div>'

@@ -22,6 +22,7 @@ from gfopt.research.statistics import (
     bootstrap_interval,
     ecdf,
     expected_running_time,
+    median_interval_places,
     running_times,
 )
 
@@ -138,6 +139,12 @@ def sections(runs: Iterable[Run]) -> list[Section]:
         place = (key.suite, size, key.budget, key.evaluator)
         groups.setdefault(place, []).append(run)
     return [Section(*place, _scaled(groups[place])) for place in sorted(groups)]
+
+
+def colours_of(runs: Sequence[Run]) -> dict[str, int]:
+    """Returns the number of each method's colour, the same in all sections."""
+    everything = Section("", 0, 0, "", tuple(runs))
+    return {method: number for number, method in enumerate(everything.methods)}
 
 
 def _scaled(runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -273,7 +280,7 @@ def ecdf_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Curve(NamedTuple):
-    """Quartiles of the value over the evaluations, each ``[B]``."""
+    """The median value over the evaluations, and its interval, each ``[B]``."""
 
     evaluations: np.ndarray
     low: np.ndarray
@@ -282,9 +289,10 @@ class Curve(NamedTuple):
 
 
 def convergence(runs: Sequence[Run], *, is_best: bool = True) -> Curve | None:
-    """Returns the quartiles of the value over the evaluations of several runs.
+    """Returns the median of several runs over the evaluations, with its 95 % interval.
 
-    A run that ended keeps its last value. None if a run has no value at all.
+    The interval is that of the bootstrap over runs, evaluation by evaluation. A run
+    that ended keeps its last value. None if a run has no value at all.
 
     Args:
         runs: of one problem and method.
@@ -301,10 +309,9 @@ def convergence(runs: Sequence[Run], *, is_best: bool = True) -> Curve | None:
         evaluations = np.unique([n for run in runs for n, _ in run.trajectory])
         evaluations = evaluations[evaluations >= first]
     values = np.stack([_value_at(run, evaluations) for run in _measured(runs)])
-    low, median, high = np.quantile(
-        values, [0.25, 0.5, 0.75], axis=0, method="inverted_cdf"
-    )
-    return Curve(evaluations, low, median, high)
+    values.sort(axis=0)
+    low, high = median_interval_places(len(values))
+    return Curve(evaluations, values[low], values[(len(values) - 1) // 2], values[high])
 
 
 def _value_at(run: Measured, evaluations: np.ndarray) -> np.ndarray:

@@ -195,8 +195,9 @@ def test_runs_of_another_version_are_named(
 def test_report_needs_the_results_file_alone(capsys, finished, tmp_path) -> None:
     copy = tmp_path / "results.sqlite"
     copy.write_bytes((finished / "results.sqlite").read_bytes())
-    ended = Ended(capsys, "report", str(tmp_path))
+    ended = Ended(capsys, "report", str(tmp_path), "--figures", str(tmp_path / "f"))
     assert ended.code == 0
+    assert [*tmp_path.glob("f/bbob_2D_*/ecdf_all_problems.png")]
     assert "BBOB in 2-D" in ended.out and str(tmp_path / "report.html") in ended.out
     theirs = (finished / "report.html").read_text()
     assert (tmp_path / "report.html").read_text() == theirs
