@@ -1,0 +1,201 @@
+"""Parallel use on BBOB: targets reached within rounds of eight evaluations.
+
+The 24 functions, instances 1 to 5, in 5-D and 10-D; starts, targets and what is counted
+as in ``bbob_side_by_side.py``, except that time is counted in rounds: eight evaluations
+at the same time, or fewer where an optimizer has fewer to hand out. Who takes part:
+
+- ours: ``AskTell.ask(8)`` with ``auto``, with ``cma_es`` and eight candidates, and with
+  ``asynchronous=True``, begun again from a point uniform in [-4, 4]^D where a search
+  has converged;
+- ``pycma``: ``cma.fmin2`` with ``popsize=8`` and ``restarts=9``, which doubles it;
+- ``ngopt``: nevergrad's with ``num_workers=8``, which is told its budget.
+
+    export OMP_NUM_THREADS=1
+    python benchmarks/parallel_rounds.py                       # all sides, hours
+    python benchmarks/parallel_rounds.py run --sides auto
+    python benchmarks/parallel_rounds.py report
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from bbob_sides import FUNCTIONS, INSTANCES, Enough, Watch
+from common import RESULTS, parsed, save, show
+
+import gfopt
+from gfopt.research.statistics import TARGETS, paired_difference_interval
+
+NAME = "parallel_rounds"
+WORKERS = 8
+ROUNDS = (10, 30, 60, 200)
+
+
+class Rounds(Watch):
+    """A problem that notes in which round each target was reached."""
+
+    def values(self, points: Sequence[Any]) -> list[float]:
+        """Evaluates points, eight at a time, or raises where the run is over."""
+        found = []
+        for place, x in enumerate(points):
+            if place % WORKERS == 0:
+                if self.count >= self.budget or len(self.hits) == len(TARGETS):
+                    raise Enough
+                self.count += 1
+            value = float(_value(self.problem, np.asarray(x, np.float64)))
+            found.append(value)
+            while len(self.hits) < len(TARGETS):
+                if value - self.f_opt > TARGETS[len(self.hits)]:
+                    break
+                self.hits.append(self.count)
+        return found
+
+
+_value = jax.jit(lambda problem, x: problem(x))
+
+
+def ask_tell(method: str, **words: Any) -> Callable[[Rounds], None]:
+    """Returns a search by ``AskTell`` that hands out up to eight at a time."""
+
+    def run(rounds: Rounds) -> None:
+        rng, x0 = np.random.default_rng(rounds.seed), rounds.x0
+        for seed in range(rounds.seed, rounds.seed + 10**6):
+            search = gfopt.AskTell(method, x0, sigma0=2.0, seed=seed, **words)
+            while not search.stop():
+                trials = search.ask(WORKERS)
+                search.tell(trials, rounds.values([t.solution for t in trials]))
+            x0 = rng.uniform(-4, 4, x0.size)
+
+    return run
+
+
+def pycma(rounds: Rounds) -> None:
+    """Runs pycma, whose populations are evaluated in parallel."""
+    import cma
+
+    options = {"seed": 1 + rounds.seed % (2**31 - 2), "verbose": -9, "popsize": WORKERS}
+    words: dict[str, Any] = {"parallel_objective": rounds.values, "restarts": 9}
+    cma.fmin2(None, rounds.x0, 2.0, options, **words)
+
+
+def ngopt(rounds: Rounds) -> None:
+    """Runs NGOpt, eight candidates at a time."""
+    import nevergrad
+
+    space = nevergrad.p.Array(init=rounds.x0).set_mutation(sigma=2.0)
+    space.random_state.seed(rounds.seed)
+    words = {"budget": WORKERS * rounds.budget, "num_workers": WORKERS}
+    search = nevergrad.optimizers.NGOpt(space, **words)
+    while True:
+        asked = [search.ask() for _ in range(WORKERS)]
+        values = rounds.values([candidate.value for candidate in asked])
+        for candidate, value in zip(asked, values, strict=True):
+            search.tell(candidate, value)
+
+
+class Side(NamedTuple):
+    """How a side runs, and its package."""
+
+    run: Callable[[Rounds], None]
+    package: str
+
+
+SIDES = {
+    "auto": Side(ask_tell("auto"), "gfopt"),
+    "cma_es_8": Side(ask_tell("cma_es", options={"population_size": 8}), "gfopt"),
+    "asynchronous": Side(ask_tell("cma_es", asynchronous=True), "gfopt"),
+    "pycma": Side(pycma, "cma"),
+    "ngopt": Side(ngopt, "nevergrad"),
+}
+
+
+def stored() -> dict[str, dict[str, list[str]]]:
+    """Returns what was saved: by side, by dimension, the rounds of each target."""
+    path = RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text())["sides"] if path.exists() else {}
+
+
+def measure(name: str, dimension: int, most: int) -> None:
+    """Runs a side on every problem and saves it."""
+    found = []
+    for function in FUNCTIONS:
+        for instance in INSTANCES:
+            rounds = Rounds(function, dimension, instance, most)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    SIDES[name].run(rounds)
+                except Enough:
+                    pass
+            found.append(" ".join(map(str, rounds.hits)))
+    sides = stored()
+    sides.setdefault(name, {})[str(dimension)] = found
+    save(NAME, ["gfopt", "jax", "numpy"], {"workers": WORKERS, "sides": sides})
+
+
+def solved(lines: list[str], rounds: int) -> np.ndarray:
+    """Returns the share of targets within some rounds, of each problem."""
+    return np.array(
+        [sum(int(n) <= rounds for n in line.split()) / len(TARGETS) for line in lines]
+    )
+
+
+def report(dimensions: Sequence[int], ours: Sequence[str]) -> None:
+    """Prints the shares, then ours against each peer, losses first."""
+    sides = stored()
+    rows = []
+    for dimension in dimensions:
+        there = [n for n in SIDES if str(dimension) in sides.get(n, {})]
+        for count in ROUNDS:
+            means = {
+                n: f"{solved(sides[n][str(dimension)], count).mean():.3f}"
+                for n in there
+            }
+            rows.append([dimension, count, *(means.get(n, "") for n in SIDES)])
+    show(["D", "rounds", *SIDES], rows)
+    rows = []
+    for dimension in map(str, dimensions):
+        for mine in (n for n in ours if dimension in sides.get(n, {})):
+            for peer in ("pycma", "ngopt"):
+                for count in ROUNDS if dimension in sides.get(peer, {}) else ():
+                    pair = [solved(sides[n][dimension], count) for n in (mine, peer)]
+                    found = paired_difference_interval(*pair)
+                    interval = f"[{found.low:+.3f}, {found.high:+.3f}]"
+                    rows.append(
+                        [dimension, count, mine, peer, found.estimate, interval]
+                    )
+    rows.sort(key=lambda row: row[4])
+    print("\nours against each peer, losses first, paired by problem\n")
+    show(["D", "rounds", "ours", "peer", "difference", "95 % interval"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parts = ["all", "run", "report"]
+    parser.add_argument("part", nargs="?", default="all", choices=parts)
+    parser.add_argument("--dimensions", default=[5, 10], type=int, nargs="+")
+    parser.add_argument("--sides", default=list(SIDES), nargs="+", choices=SIDES)
+    parser.add_argument("--rounds", type=int, default=ROUNDS[-1])
+    few: dict[str, Any] = {"dimensions": [2], "sides": ["auto", "pycma"]}
+    options = parsed(parser, **few, rounds=10)
+    jax.config.update("jax_enable_x64", True)
+    if options.part in ("all", "run"):
+        for name in options.sides:
+            if importlib.util.find_spec(SIDES[name].package) is None:
+                print(f"{name} is left out: it needs {SIDES[name].package}")
+                continue
+            for dimension in options.dimensions:
+                measure(name, dimension, options.rounds)
+    if options.part in ("all", "report"):
+        report(options.dimensions, [n for n in SIDES if n not in ("pycma", "ngopt")])
+
+
+if __name__ == "__main__":
+    main()
