@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 from gfopt.fusion import loop
 from gfopt.noise import rounding
@@ -129,7 +130,7 @@ def add(
             row = start + lax.broadcasted_iota(jnp.int32, old.shape, 0)
             new = added_part(old, total, start, block_rows, lambda block: block)
             new = jnp.where(row >= turn * block_rows, new, old)
-            found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
+            found.append(_put(whole, new, start))
         return found
 
     def add_elements(turn: jax.Array, wholes: list[jax.Array]) -> list[jax.Array]:
@@ -147,7 +148,7 @@ def add(
             old = lax.dynamic_slice_in_dim(whole, start, block)
             new = added_part(old, total, row, block_rows + 1, cut)
             new = jnp.where(element >= turn * block, new, old)
-            found.append(lax.dynamic_update_slice_in_dim(whole, new, start, 0))
+            found.append(_put(whole, new, start))
         return found
 
     if rows * columns != size:  # a vector, whose last row is cut short
@@ -156,6 +157,18 @@ def add(
     folded = [leaf.reshape(rows, columns) for leaf in leaves]
     folded = loop(turns, add_rows, folded)
     return tuple(leaf.reshape(shape) for leaf in folded)
+
+
+def _put(whole: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
+    """Puts a part into its place in the whole.
+
+    Where the weights come from a mesh with explicit axes, that stands in the type of
+    the part, and first of all must in that of the whole.
+    """
+    mesh = jax.typeof(part).sharding.mesh
+    if AxisType.Explicit in mesh.axis_types and jax.typeof(whole).sharding.mesh.empty:
+        whole = reshard(whole, NamedSharding(mesh, PartitionSpec()))
+    return lax.dynamic_update_slice_in_dim(whole, part, start, 0)
 
 
 def added_to(

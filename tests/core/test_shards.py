@@ -114,3 +114,23 @@ def test_explicit_axes_are_for_the_population() -> None:
         gfopt.run(gfopt.MeZO(), model, x0, key=jax.random.key(0), generations=1)
     with pytest.raises(ValueError, match="x0 must be sharded over Auto axes"):
         gfopt.minimize(model, x0, method="mezo", budget=2)
+
+
+@pytest.mark.parametrize("name", ["mezo", "hizoo", "open_es", "snes"])
+def test_matrices_of_several_blocks_go_with_explicit_axes(name: str) -> None:
+    """Types alone: fitness that bears the mesh is added to weights that don't."""
+    x0 = {"a": jnp.ones((1024, 256)), "b": jnp.ones(256)}
+    mesh = jax.make_mesh((4,), ("population",))  # explicit, as they are by default
+
+    def search(x0: Any) -> Any:
+        words: dict[str, Any] = {"key": jax.random.key(0), "generations": 2}
+        evaluator = gfopt.sharded(mesh, gfopt.chunked(1))
+        return gfopt.run(
+            gfopt.method(name), total, x0, evaluator=evaluator, **words
+        ).recommended
+
+    def total(x: Any) -> jax.Array:
+        return jnp.sum(gfopt.lazy.materialise(x)["a"])
+
+    found = jax.eval_shape(search, x0)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, x0)
