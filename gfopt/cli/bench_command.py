@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
+import jax
 import typer
 
 from gfopt.cli import program_cache, terminal
 from gfopt.cli.arguments import USAGE_ERROR, number, refusals
 from gfopt.cli.bench_options import planned
+from gfopt.core.processes import Processes, all_processes
 from gfopt.problems.environments.atari import NETWORKS
 from gfopt.research import plan
 from gfopt.research.baselines import BASELINES
@@ -24,6 +27,7 @@ from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
 from gfopt.research.report import write_report
 from gfopt.research.results import ResultStore
+from gfopt.research.shares import left_for_all
 from gfopt.research.tables import tables
 
 
@@ -131,6 +135,14 @@ def bench(
     out: Annotated[
         str, typer.Option(metavar="DIR", help="Where results and report go.")
     ] = "gfopt-bench",
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="Share the runs with the same command in JAX's other processes, under "
+            "Slurm, Open MPI or on a TPU pod.",
+        ),
+    ] = False,
 ) -> None:
     """Compare methods on BBOB, digits, Atari games, or problems of your own.
 
@@ -156,13 +168,14 @@ def bench(
         )
         if not out.strip():
             raise ValueError("--out must be a directory; got ''")
+        if distributed:
+            _join_the_others()
     _require(context, batches)
-    with refusals(ValueError, OSError, context=context):
-        store = ResultStore(out, create=True)
-    with store:
-        with refusals(ValueError, OSError, context=context):
-            left = pending(batches, store)
-        num_failed = 0
+    processes = all_processes()
+
+    def opened(stack: ExitStack) -> tuple[ResultStore, list[Batch]]:
+        store = stack.enter_context(ResultStore(out, create=True))
+        left = pending(batches, store)
         if left:
             others = store.other_versions()
             if others:
@@ -171,25 +184,45 @@ def bench(
                     "they are; choose another --out to compare versions",
                     stderr=True,
                 )
-            with refusals(ValueError, OSError, context=context):
-                store.claim()
-                store.start_session(context.obj)
-            with refusals(OSError, context=context):
-                num_failed = _run(context.obj, batches, left, store, num_workers)
-        else:
-            terminal.note("all runs are there already", stderr=True)
-        with refusals(ValueError, OSError, context=context):
-            runs = runs_of(batches, store)
-        terminal.show_all(tables(runs))
+            store.claim()
+            store.start_session(context.obj)
+        return store, left
+
+    with ExitStack() as stack:
+        with refusals(ValueError, OSError, RuntimeError, context=context):
+            store, left = left_for_all(processes, batches, opened, stack)
+        num_failed = 0
         with refusals(OSError, context=context):
-            path = write_report(store)
-    terminal.note(f"results: {store.path}\nreport:  {path}")
+            if store is None:
+                num_failed = _run_unseen(left, Path(out), num_workers, processes)
+            elif left:
+                command = context.obj
+                num_failed = _run(command, batches, left, store, num_workers, processes)
+            else:
+                terminal.note("all runs are there already", stderr=True)
+        if store is not None:
+            with refusals(ValueError, OSError, context=context):
+                runs = runs_of(batches, store)
+            terminal.show_all(tables(runs))
+            with refusals(OSError, context=context):
+                path = write_report(store)
+            terminal.note(f"results: {store.path}\nreport:  {path}")
     if num_failed:
-        terminal.note(
-            f"{num_failed} runs failed; to try again: {context.obj}",
-            stderr=True,
-        )
+        if processes.is_first:
+            terminal.note(
+                f"{num_failed} runs failed; to try again: {context.obj}", stderr=True
+            )
         raise typer.Exit(1)
+
+
+def _join_the_others() -> None:
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            "--distributed needs Slurm, Open MPI or a TPU pod, which say where the "
+            f"other processes are; JAX found none: {error}"
+        ) from None
 
 
 def _run(
@@ -198,6 +231,7 @@ def _run(
     left: Sequence[Batch],
     store: ResultStore,
     workers: int,
+    processes: Processes,
 ) -> int:
     """Runs what is left; the number of runs that failed."""
     directory = store.path.parent
@@ -225,8 +259,26 @@ def _run(
 
     if workers > 1:
         program_cache.hand_on()
+    how: dict[str, Any] = {"workers": workers, "processes": processes}
     with display, _leaving_at_once(farewell):
-        carry_out(left, directory, note, workers=workers, begin=display.begin)
+        carry_out(left, directory, note, begin=display.begin, **how)
+    return num_failed
+
+
+def _run_unseen(
+    left: Sequence[Batch], directory: Path, workers: int, processes: Processes
+) -> int:
+    """Runs a share in a process that isn't the first; the number that failed in all."""
+    num_failed = 0
+
+    def note(batch: Batch, runs: list[Run], reason: str) -> None:
+        nonlocal num_failed
+        num_failed += len(batch.instances) if reason else 0
+
+    if workers > 1:
+        program_cache.hand_on()
+    with _leaving_at_once(lambda: discard_unfinished(directory)):
+        carry_out(left, directory, note, workers=workers, processes=processes)
     return num_failed
 
 

@@ -53,6 +53,43 @@ class Processes(NamedTuple):
             held = np.any(multihost_utils.process_allgather(held), axis=0)
         return [bool(flag) for flag in held]
 
+    def made_by_first(self, make: Callable[[], bytes]) -> bytes:
+        """Returns in every process what the first one makes.
+
+        Raises:
+            RuntimeError: it could not; there, its own error.
+        """
+        if not self.together:
+            return make()
+        made, error = b"", None
+        if self.is_first:
+            try:
+                made = make()
+            except Exception as caught:  # the others wait to hear of it
+                error, made = caught, f"{type(caught).__name__}: {caught}".encode()
+        size = self.first(len(made))
+        failed = self.first(error is not None)
+        said = _of_first(np.frombuffer(made.ljust(size, b" "), np.uint8)).tobytes()
+        if error is not None:
+            raise error
+        if failed:
+            raise RuntimeError(f"the first process raised {said.decode()}")
+        return said
+
+    def made_by_each(self, made: bytes) -> list[bytes]:
+        """Returns in every process what each of them has made, in their order."""
+        if not self.together:
+            return [made]
+        from jax.experimental import multihost_utils
+
+        gather = multihost_utils.process_allgather
+        sizes = gather(np.array(len(made), np.int32)).tolist()
+        padded = np.frombuffer(made.ljust(max(sizes), b" "), np.uint8)
+        return [
+            row.tobytes()[:size]
+            for row, size in zip(gather(padded), sizes, strict=True)
+        ]
+
     def opened(
         self,
         path: Path,
@@ -71,28 +108,27 @@ class Processes(NamedTuple):
         Raises:
             RuntimeError: the first process could not open it; there, its own error.
         """
-        if not self.together:
-            return stack.enter_context(opener(path))
-        file, content, error = None, b"", None
-        if self.is_first:
-            try:
-                file = stack.enter_context(opener(path))
-                content = path.read_bytes()
-            except Exception as caught:  # the others wait to hear of it
-                error, content = caught, f"{type(caught).__name__}: {caught}".encode()
-        size = self.first(len(content))
-        failed = self.first(error is not None)
-        sent = np.frombuffer(content.ljust(size, b" "), np.uint8)
-        received = _of_first(sent).tobytes()
-        if error is not None:
-            raise error
-        if failed:
-            raise RuntimeError(f"the first process raised {received.decode()}")
-        if file is not None:
-            return file
+        opened: list[T] = []
+
+        def make() -> bytes:
+            opened.append(stack.enter_context(opener(path)))
+            return path.read_bytes() if self.together else b""
+
+        content = self.made_by_first(make)
+        if opened:
+            return opened[0]
         copy = Path(stack.enter_context(TemporaryDirectory()), path.name)
-        copy.write_bytes(received)
+        copy.write_bytes(content)
         return stack.enter_context(opener(copy))
+
+
+#: This process, whatever others there are.
+ALONE = Processes(together=False)
+
+
+def all_processes() -> Processes:
+    """Returns all of JAX's processes, where there are several."""
+    return Processes(jax.distributed.is_initialized() and jax.process_count() > 1)
 
 
 def processes_of(evaluator: object, tree: PyTree) -> Processes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gfopt import checks
+from gfopt.core.processes import all_processes
 from gfopt.research.benchmark import carry_out, pending, runs_of
 from gfopt.research.competitors import Methods
 from gfopt.research.environment import environment
@@ -15,7 +18,8 @@ from gfopt.research.figure_files import FORMATS, write_figures
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import OWN_BUDGET, Batch, own_batches
 from gfopt.research.report import page
-from gfopt.research.results import ResultStore
+from gfopt.research.results import ResultStore, row_of, run_of
+from gfopt.research.shares import left_for_all
 from gfopt.research.tables import Table, tables
 from gfopt.types import JsonObject
 
@@ -86,7 +90,8 @@ def bench(
 
     Every evaluation counts and is recorded; all methods start at the same points. A run
     ends when its budget is used, at the optimum + 1e-8 where that is known, or when
-    the method says so.
+    the method says so. Under several of JAX's processes each makes a share of the runs,
+    the first writes ``out``, and all return everything.
 
     Args:
         methods: one, several, or a dictionary that names them: registered names and
@@ -131,27 +136,41 @@ def bench(
     batches = own_batches(
         methods, problems, budget=budget, instances=instances, seed=seed, name=name
     )
+    processes = all_processes()
     failures: dict[str, str] = {}
     results: list[Run] = []
+    store: ResultStore | None = None
 
     def note(batch: Batch, done: list[Run], reason: str) -> None:
         results.extend(done)
+        if store is not None:
+            store.add(done)
         if reason:
             key = batch.key(batch.instances[0])
             failures[f"{key.method} on {key.problem}, run {key.instance}"] = reason
 
-    if out is None:
-        carry_out(batches, Path(), note, workers=workers)
-        return BenchResult(sorted(results), [environment("gfopt.bench")], failures)
-    with ResultStore(out, create=True) as store:
-
-        def store_and_note(batch: Batch, done: list[Run], reason: str) -> None:
-            store.add(done)
-            note(batch, done, reason)
-
+    def opened(stack: ExitStack) -> tuple[ResultStore, list[Batch]]:
+        store = stack.enter_context(ResultStore(out or "", create=True))
         left = pending(batches, store)
         if left:
             store.claim()
             store.start_session("gfopt.bench")
-        carry_out(left, Path(out), store_and_note, workers=workers)
-        return BenchResult(runs_of(batches, store), store.sessions(), failures)
+        return store, left
+
+    with ExitStack() as stack:
+        left = batches
+        if out is not None:
+            store, left = left_for_all(processes, batches, opened, stack)
+        place = Path() if out is None else Path(out)
+        carry_out(left, place, note, workers=workers, processes=processes)
+        if out is None:
+            return BenchResult(sorted(results), [environment("gfopt.bench")], failures)
+
+        def kept() -> bytes:
+            if store is None:  # which only the first process has, and only it asks
+                return b""
+            rows = [row_of(run) for run in runs_of(batches, store)]
+            return json.dumps([rows, store.sessions()]).encode()
+
+        rows, sessions = json.loads(processes.made_by_first(kept))
+        return BenchResult([run_of(row) for row in rows], sessions, failures)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gfopt.core.host.failures import Failures
 from gfopt.core.host.host import HostPool, Outcome
+from gfopt.core.processes import ALONE, Processes
 from gfopt.driver.storage.tree_records import differences
 from gfopt.research.atari_runs import run_atari
 from gfopt.research.bbob_runs import run_bbob
@@ -17,6 +18,7 @@ from gfopt.research.finished_runs import Run, RunKey
 from gfopt.research.host_runs import run_on_host
 from gfopt.research.plan import Batch
 from gfopt.research.results import ResultStore
+from gfopt.research.shares import Note, Share
 
 
 def pending(batches: Sequence[Batch], store: ResultStore) -> list[Batch]:
@@ -76,10 +78,11 @@ def settings_conflict(
 def carry_out(
     batches: Sequence[Batch],
     directory: Path,
-    note: Callable[[Batch, list[Run], str], object],
+    note: Note,
     *,
     workers: int = 1,
     begin: Callable[[Batch], object] = lambda batch: None,
+    processes: Processes = ALONE,
 ) -> None:
     """Runs batches run by run, several at a time in processes of their own.
 
@@ -93,8 +96,11 @@ def carry_out(
             type of exception the first traceback is logged.
         workers: processes; those that play a game in one run after the other.
         begin: called with a batch that begins here, in this process.
+        processes: JAX's, each of which makes a share; ``note`` is called in all of them
+            for every batch.
     """
-    pieces = [piece for batch in batches for piece in _pieces(batch)]
+    share = Share(processes, [p for batch in batches for p in _pieces(batch)], note)
+    pieces = share.pieces
     plays = any(piece.suite == "atari" for piece in pieces)
 
     def here(piece: Batch, directory: Path, workers: int) -> list[Run]:
@@ -106,12 +112,13 @@ def carry_out(
     def noted(number: int, outcome: Outcome) -> None:
         if outcome.reason:
             failures.add(outcome.reason, outcome.traceback)
-        note(pieces[number], outcome.value or [], outcome.reason)
+        share.finished(number, outcome.value or [], outcome.reason)
 
     count = 1 if plays else min(workers, max(1, len(pieces)))
     calls = [(piece, directory, workers if plays else 1) for piece in pieces]
     with HostPool(workers=count) as pool:
         pool.map(here if count == 1 else run_batch, calls, noted)
+    share.wait()
 
 
 def _pieces(batch: Batch) -> list[Batch]:

@@ -186,7 +186,7 @@ class ResultStore:
         """
         if self._session is None:
             raise RuntimeError("add needs a session: call start_session first")
-        rows = [(*run.key, *_written(run), self._session, now()) for run in runs]
+        rows = [(*row_of(run), self._session, now()) for run in runs]
         marks = ", ".join("?" * (len(_COLUMNS) + 2))
         with self._errors(), self._connection:
             self._connection.executemany(
@@ -207,7 +207,7 @@ class ResultStore:
             f" ORDER BY {', '.join(RunKey._fields)}"
         )
         with checks.whole_file("gfopt results file", self.path):
-            return [_read(row) for row in rows]
+            return [run_of(row) for row in rows]
 
     def other_versions(self) -> list[str]:
         """Returns the versions behind earlier runs that are not those of today.
@@ -258,18 +258,30 @@ class ResultStore:
         self.close()
 
 
-def _written(run: Run) -> list[object]:
-    """Returns a run as its columns hold it, without its key."""
+def row_of(run: Run) -> list[Any]:
+    """Returns a run as the columns of the file hold it: numbers and texts."""
     rounded = run._replace(
         seconds=round(run.seconds, 4), compile_seconds=round(run.compile_seconds, 4)
     )
-    return [
+    fields = [
         json.dumps(value, separators=(",", ":")) if name in _JSON else value
         for name, value in zip(Run._fields[1:], rounded[1:], strict=True)
     ]
+    return [*run.key, *fields]
 
 
-def _read(row: Sequence[Any]) -> Run:
+def run_of(row: Sequence[Any]) -> Run:
+    """Returns the run of such columns.
+
+    Raises:
+        ValueError: they are not those of a run; TypeError or KeyError likewise.
+
+    Example:
+        >>> key = RunKey("bbob", "f1", 5, 1, "cma_es", 500, 0, "jax")
+        >>> run = Run(key, {"sigma": 2.0}, 500, "budget", 1.5, 0.5, ((1, 3.0),))
+        >>> run_of(row_of(run)) == run
+        True
+    """
     for name, value in zip(_COLUMNS, row, strict=True):
         if not isinstance(value, _TYPES.get(name, str)):
             raise TypeError(f"{name} is {checks.shown(value)}")

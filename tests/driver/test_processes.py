@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from driver import joint_search
+from together import free_port, run_together
 
 SCRIPT = Path(joint_search.__file__)
 
@@ -25,27 +22,13 @@ class Ended(NamedTuple):
 @pytest.fixture
 def ended(tmp_path: Path) -> Ended:
     """Runs the script in two processes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    calls = [
-        [sys.executable, str(SCRIPT), port, str(index), str(tmp_path)]
-        for index in (0, 1)
-    ]
-    running = [
-        subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=environment)
-        for call in calls
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    if joint_search.NO_GLOO in [process.returncode for process in running]:
+    port = free_port()
+    calls = [[str(SCRIPT), port, str(index), str(tmp_path)] for index in (0, 1)]
+    ends = run_together(calls, [{}, {}])
+    errors = [end.err for end in ends]
+    if joint_search.NO_GLOO in [end.code for end in ends]:
         pytest.skip(f"no collectives between processes here: {errors[0][-300:]}")
-    assert [process.returncode for process in running] == [0, 0], errors
+    assert [end.code for end in ends] == [0, 0], errors
     found = []
     for index in (0, 1):
         named: dict[str, list[np.ndarray]] = {}
