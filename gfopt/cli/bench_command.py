@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import jax
@@ -17,6 +14,7 @@ import typer
 from gfopt.cli import program_cache, terminal
 from gfopt.cli.arguments import USAGE_ERROR, number, refusals
 from gfopt.cli.bench_options import planned
+from gfopt.cli.leaving import leaving_at_once
 from gfopt.core.processes import Processes, all_processes
 from gfopt.problems.environments.atari import NETWORKS
 from gfopt.research import plan
@@ -260,7 +258,7 @@ def _run(
     if workers > 1:
         program_cache.hand_on()
     how: dict[str, Any] = {"workers": workers, "processes": processes}
-    with display, _leaving_at_once(farewell):
+    with display, leaving_at_once(farewell):
         carry_out(left, directory, note, begin=display.begin, **how)
     return num_failed
 
@@ -277,32 +275,9 @@ def _run_unseen(
 
     if workers > 1:
         program_cache.hand_on()
-    with _leaving_at_once(lambda: discard_unfinished(directory)):
+    with leaving_at_once(lambda: discard_unfinished(directory)):
         carry_out(left, directory, note, workers=workers, processes=processes)
     return num_failed
-
-
-@contextmanager
-def _leaving_at_once(farewell: Callable[[], None]) -> Iterator[None]:
-    """Makes Ctrl-C call ``farewell`` and end the process with exit code 130.
-
-    A KeyboardInterrupt would be raised somewhere in JAX, which crashes when it is left
-    half-way through a trace (seen: in 8 of 12 trials). To leave loses nothing: what
-    is finished is in the file, and SQLite undoes what is half written.
-    """
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            farewell()
-        finally:
-            os._exit(130)
-
-    old = signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, old)
 
 
 def _require(context: typer.Context, batches: Sequence[Batch]) -> None:

@@ -7,11 +7,11 @@ and seeds there are. Letters: `N` problems, `C` settings, `S` seeds.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,10 @@ from gfopt.driver.setup.setup import setup
 from gfopt.driver.step import population_size
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.protocol import Optimizer
+from gfopt.research.kept_sweep import KeptSweep
+from gfopt.research.sweep_design import Grid, design
 from gfopt.research.sweep_result import SweepResult
 from gfopt.types import Key
-
-Grid: TypeAlias = Mapping[
-    str, Sequence[object] | Callable[[np.random.Generator], object]
-]
 
 CHUNK = 256  # runs of a program at a time, which keeps them in the processor's cache
 
@@ -43,6 +41,8 @@ def sweep(
     seeds: int = 20,
     seed: int = 0,
     random: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> SweepResult:
     """Runs a method with every setting of a design, on every problem, with every seed.
 
@@ -53,17 +53,22 @@ def sweep(
     Args:
         methods: a registered name, or several: ``"method"`` is then a setting.
         problems: JAX functions with a start or bounds; see ``gfopt.problems.Problem``.
-        grid: for each field of the method its values. For a random design, functions
-            of a NumPy generator may stand in place of lists.
-        budget: evaluations of a run.
+        grid: for each field of the method its values; ``"budget"`` is one, too. For a
+            random design, functions of a NumPy generator may stand in place of lists.
+        budget: evaluations of a run, where the grid does not say.
         seeds: of each setting, ``S``.
         seed: of all of them, and of a random design.
         random: so many settings, each field drawn by itself, instead of all
             combinations.
+        out: directory where runs are kept as they come, from which the same call, or
+            one of a larger design, goes on. What a run is found by is its problem's
+            name, its settings, budget and seeds.
+        on_progress: called as ``(done, total)`` runs on a problem, after each chunk.
 
     Raises:
         TypeError: for an argument of the wrong type, or a function that JAX cannot
             trace.
+        OSError: where ``out`` cannot be written.
         ValueError: for an unknown field, or a budget below one generation.
 
     Example:
@@ -86,65 +91,53 @@ def sweep(
     settings = [
         ({"method": method} if len(listed) > 1 else {}) | chosen
         for method in listed
-        for chosen in _design(grid, random, seed)
+        for chosen in design(grid, random, seed)
     ]
+    for setting in settings:
+        checks.integer("grid['budget']", setting.get("budget", budget), 1)
     tasks = as_problems(problems)
     values = np.full((len(tasks), len(settings), seeds), np.nan)
     evaluations = np.zeros(len(settings), int)
     compilations = 0
-    with jax.enable_x64(True):
+    finished = 0
+
+    def counted(runs: int) -> None:
+        nonlocal finished
+        finished += runs
+        on_progress(finished, values.size)
+
+    with KeptSweep(out, seed) as kept, jax.enable_x64(True):
         for row, problem in enumerate(tasks):
             rngs = [np.random.default_rng((seed, s)) for s in range(seeds)]
             starts = np.stack([problem.start(rng) for rng in rngs])
-            optimizers = [
-                _optimizer({"method": listed[0]} | setting, problem, starts[0])
+            cells = [
+                _cell(
+                    {"method": listed[0], "budget": budget} | setting, problem, starts
+                )
                 for setting in settings
             ]
-            for places in _groups(optimizers):
-                group = [optimizers[place] for place in places]
-                best, count = _runs(group, problem, starts, seed, budget)
+            for places in _groups([cell.optimizer for cell in cells]):
+                group = [cells[place] for place in places]
+                best, count, is_new = _runs(group, problem, starts, seed, kept, counted)
                 values[row, places], evaluations[places] = best, count
-                compilations += 1
+                compilations += is_new
     names = [problem.name for problem in tasks]
     return SweepResult(names, settings, values, evaluations, compilations)
 
 
-def _design(grid: Grid, random: int | None, seed: int) -> list[dict[str, object]]:
-    checks.instance("grid", grid, Mapping, "a dictionary of fields and their values")
-    lists: dict[str, Sequence[object]] = {}
-    for name, values in grid.items():
-        if callable(values) and random is not None:
-            continue
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise TypeError(
-                f"grid[{name!r}] must be a list of values, or with random a function "
-                f"of a NumPy generator; got {checks.shown(values)}"
-            )
-        if not len(values):
-            raise ValueError(f"grid[{name!r}] must have one value or more; got none")
-        lists[name] = values
-    if random is None:
-        rows = itertools.product(*lists.values())
-        return [dict(zip(lists, row, strict=True)) for row in rows]
-    checks.integer("random", random, 1)
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            name: values(rng)
-            if callable(values)
-            else values[int(rng.integers(len(values)))]
-            for name, values in grid.items()
-        }
-        for _ in range(random)
-    ]
+class _Cell(NamedTuple):
+    """A setting on a problem: what is run, for how long, and what it is kept as."""
+
+    optimizer: Optimizer
+    budget: int
+    setting: dict[str, object]
 
 
-def _optimizer(
-    setting: dict[str, object], problem: Problem, x0: np.ndarray
-) -> Optimizer:
-    method, options = str(setting["method"]), dict(setting)
-    del options["method"]
-    return setup(method, x0, None, problem.box, options).optimizer
+def _cell(setting: dict[str, object], problem: Problem, starts: np.ndarray) -> _Cell:
+    options = dict(setting)
+    method, budget = str(options.pop("method")), options.pop("budget")
+    made = setup(method, starts[0], None, problem.box, options).optimizer
+    return _Cell(made, int(budget), setting)  # type: ignore[call-overload]
 
 
 def _groups(optimizers: Sequence[Optimizer]) -> list[list[int]]:
@@ -157,43 +150,81 @@ def _groups(optimizers: Sequence[Optimizer]) -> list[list[int]]:
 
 
 def _runs(
-    group: Sequence[Optimizer],
+    group: Sequence[_Cell],
     problem: Problem,
     starts: np.ndarray,
     seed: int,
-    budget: int,
-) -> tuple[np.ndarray, int]:
-    """Returns the best value of every run, ``[C, S]``, and how many evaluations."""
-    first = jax.eval_shape(group[0].init, jax.random.key(0), starts[0])
-    size = population_size(group[0], first)
-    if budget < size:
-        raise ValueError(
-            f"budget must pay for one generation, {size} evaluations; got {budget}"
-        )
-    count, seeds = len(group), len(starts)
-    structure = jax.tree.structure(group[0])
-    columns = zip(*(jax.tree.leaves(one) for one in group), strict=True)
-    # every setting with every seed, setting by setting
-    leaves = [np.repeat(np.stack(column), seeds, axis=0) for column in columns]
-    numbers, x0 = np.tile(np.arange(seeds), count), np.tile(starts, (count, 1))
+    kept: KeptSweep,
+    counted: Callable[[int], object],
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Returns the best values ``[C, S]``, the evaluations ``[C]``, whether it ran."""
+    first = jax.eval_shape(group[0].optimizer.init, jax.random.key(0), starts[0])
+    size = population_size(group[0].optimizer, first)
+    for cell in group:
+        if cell.budget < size:
+            raise ValueError(
+                f"budget must pay for one generation, {size} evaluations; got "
+                f"{cell.budget}"
+            )
+    # settings that differ in their budgets alone are one run, looked at twice
+    leaves = [jax.tree.leaves(cell.optimizer) for cell in group]
+    distinct = {tuple(np.asarray(x).tobytes() for x in row): row for row in leaves}
+    order = {name: number for number, name in enumerate(distinct)}
+    row_of = [order[tuple(np.asarray(x).tobytes() for x in row)] for row in leaves]
+    lengths = sorted({cell.budget // size for cell in group})
+    length_of = [lengths.index(cell.budget // size) for cell in group]
+    seeds = len(starts)
+    values, is_there = kept.read(problem, [cell.setting for cell in group], seeds)
+    # every setting with every seed, setting by setting; one is done if all looks are
+    needed = np.zeros((len(distinct), seeds), bool)
+    for place, row in enumerate(row_of):
+        needed[row] |= ~is_there[place]
+    left = np.flatnonzero(needed)
+    counted(int(is_there.sum()))
     # chunks of one size: in a chunk of another a run may have other last bits
-    chunk = min(CHUNK, count * seeds)
-    filled = math.ceil(count * seeds / chunk) * chunk
-    rows = np.arange(filled) % (count * seeds)
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers[rows])
-    best = _program(
-        tuple(leaf[rows].reshape(-1, chunk, *leaf.shape[1:]) for leaf in leaves),
-        keys.reshape(-1, chunk),
-        x0[rows].reshape(-1, chunk, x0.shape[1]),
-        Objective(problem.fun),
-        structure=structure,
-        generations=budget // size,
-    )
-    lowest = np.asarray(best).ravel()[: count * seeds]
-    return lowest.reshape(count, seeds), budget // size * size
+    chunk = min(CHUNK, needed.size)
+    columns = [np.stack(column) for column in zip(*distinct.values(), strict=True)]
+    structure = jax.tree.structure(group[0].optimizer)
+    for begin in range(0, left.size, chunk):
+        began = time.perf_counter()
+        some = left[begin : begin + chunk]
+        rows, numbers = np.divmod(np.resize(some, chunk), seeds)
+        best = np.asarray(
+            _program(
+                tuple(column[rows] for column in columns),
+                _keys(seed, numbers),
+                starts[numbers],
+                Objective(problem.fun),
+                structure=structure,
+                lengths=tuple(lengths),
+            )
+        )
+        seconds, count = (time.perf_counter() - began) / some.size, 0
+        for place, cell in enumerate(group):
+            mine = np.flatnonzero((rows == row_of[place])[: some.size])
+            mine = mine[~is_there[place, numbers[mine]]]
+            found = best[mine, length_of[place]]
+            values[place, numbers[mine]] = found
+            kept.add(
+                problem,
+                cell.setting,
+                numbers[mine],
+                found,
+                evaluations=lengths[length_of[place]] * size,
+                seconds=seconds,
+            )
+            count += mine.size
+        kept.write()
+        counted(count)
+    used = np.array([lengths[place] * size for place in length_of])
+    return values, used, bool(left.size)
 
 
-@partial(jax.jit, static_argnames=("structure", "generations"))
+def _keys(seed: int, numbers: np.ndarray) -> Key:
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
+
+
+@partial(jax.jit, static_argnames=("structure", "lengths"))
 def _program(
     leaves: tuple[jax.Array, ...],
     keys: Key,
@@ -201,14 +232,15 @@ def _program(
     objective: Objective,
     *,
     structure: jax.tree_util.PyTreeDef,
-    generations: int,
+    lengths: tuple[int, ...],
 ) -> jax.Array:
-    """Returns the best value of each run, ``[chunks, chunk]``."""
+    """Returns the best value of each run after so many generations, ``[chunk, K]``."""
 
     def one(leaves: tuple[jax.Array, ...], key: Key, start: jax.Array) -> jax.Array:
         optimizer: Optimizer = jax.tree.unflatten(structure, leaves)
-        result = run(optimizer, objective, start, key=key, generations=generations)
-        return jnp.nanmin(result.history["fitness"])
+        result = run(optimizer, objective, start, key=key, generations=lengths[-1])
+        fitness = result.history["fitness"]
+        return jnp.stack([jnp.nanmin(fitness[:length]) for length in lengths])
 
     many: Callable[..., jax.Array] = jax.vmap(one)
-    return jax.lax.map(lambda chunk: many(*chunk), (leaves, keys, x0))
+    return many(leaves, keys, x0)

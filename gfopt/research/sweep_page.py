@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -12,6 +13,7 @@ from gfopt.research.report import document, table_of
 from gfopt.research.sweep_result import SweepResult, brief, named
 
 _MOST = 40  # rows of the plot of intervals
+_LEVELS = 12  # of a setting in a heat map
 _ROW, _LEFT, _WIDTH = 22, 260, 640
 
 
@@ -25,8 +27,10 @@ def sweep_page(result: SweepResult, command: str = "gfopt.sweep") -> str:
         f'<figure class="single">{_intervals(result)}</figure>',
     ]
     varied = _varied(result)
-    if len(varied) == 2:
-        body += ["<h3>Mean rank by both settings: darker is better</h3>", _heat(result)]
+    few = {name: values for name, values in varied.items() if len(values) <= _LEVELS}
+    maps = [_heat(result, *pair) for pair in itertools.combinations(few.items(), 2)]
+    if maps:
+        body += ["<h3>Mean rank by two settings: darker is better</h3>", *maps]
     if len(varied) > 1:
         note = "A line for each setting; the better its mean rank, the stronger."
         body += [
@@ -71,8 +75,11 @@ def _intervals(result: SweepResult) -> str:
     return _svg("Mean ranks", parts, last + 10)
 
 
-def _heat(result: SweepResult) -> str:
-    (first, rows), (second, columns) = _varied(result).items()
+def _heat(
+    result: SweepResult, down: tuple[str, list[Any]], across: tuple[str, list[Any]]
+) -> str:
+    """Returns the table of two settings, the mean over what else varies."""
+    (first, rows), (second, columns) = down, across
     ranks = result.ranks
     span = max(float(np.ptp(ranks)), 1e-12)
     body = []

@@ -11,10 +11,12 @@ import pytest
 import scipy.stats
 
 import gfopt
+from gfopt.cli.main import main
 from gfopt.cli.sweep_command import swept
 from gfopt.driver.setup.setup import setup
 from gfopt.problems import Problem
 from gfopt.research import sweep as sweeps
+from gfopt.research.sweep_design import design
 from gfopt.research.sweep_result import SweepResult, holm
 
 BOX = [(-5.0, 5.0)] * 3
@@ -55,6 +57,53 @@ def test_a_sweep_is_the_serial_loop_bit_for_bit(monkeypatch) -> None:
     np.testing.assert_array_max_ulp(again.values, whole.values, maxulp=4)
 
 
+def test_a_budget_is_a_setting_and_an_early_look_costs_no_run() -> None:
+    grid = {"population_size": [6, 8], "budget": [24, 100]}
+    seen = []
+    result = gfopt.sweep(
+        "cma_es", PROBLEM, grid, seeds=3, seed=5, on_progress=lambda *n: seen.append(n)
+    )
+    assert result.compilations == 2 and seen[-1] == (12, 12)
+    assert result.evaluations.tolist() == [24, 96, 24, 96]
+    for budget, places in ((24, [0, 2]), (100, [1, 3])):
+        grid["budget"] = [budget]
+        alone = gfopt.sweep("cma_es", PROBLEM, grid, seeds=3, seed=5)
+        np.testing.assert_array_equal(alone.values, result.values[:, places])
+
+
+def test_an_interrupted_sweep_goes_on(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sweeps, "CHUNK", 2)
+    grid = {"sigma": [0.5, 1.0], "budget": [24, 48]}
+    words = {"grid": grid, "seed": 5, "seeds": 3}
+    whole = gfopt.sweep("cma_es", PROBLEM, **words)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        gfopt.sweep("cma_es", PROBLEM, out=tmp_path, on_progress=stop, **words)
+    calls, program = [], sweeps._program
+    monkeypatch.setattr(
+        sweeps, "_program", lambda *a, **k: calls.append(a) or program(*a, **k)
+    )
+    again = gfopt.sweep("cma_es", PROBLEM, out=tmp_path, **words)
+    np.testing.assert_array_equal(again.values, whole.values)
+    assert len(calls) == 2  # of three chunks
+    gfopt.sweep("cma_es", PROBLEM, out=tmp_path, **words)
+    assert len(calls) == 2
+    # a larger design runs what is missing
+    more = gfopt.sweep("cma_es", PROBLEM, out=tmp_path, **words | {"seeds": 4})
+    assert len(calls) == 3 and more.compilations == 1
+    np.testing.assert_array_equal(more.values[..., :3], whole.values)
+    with pytest.raises(ValueError, match="written the same way"):
+        grid = {"sigma": [lambda step: 0.5]}
+        gfopt.sweep("open_es", PROBLEM, grid, seeds=1, out=tmp_path)
+
+
 def test_methods_and_problems_are_part_of_a_design() -> None:
     problems = [PROBLEM, Problem(lambda x: jnp.sum(x**4), x0=[1.0, 2.0], name="quart")]
     result = gfopt.sweep(["snes", "random_search"], problems, {}, budget=40, seeds=2)
@@ -69,7 +118,7 @@ def test_a_random_design_draws_each_field(monkeypatch) -> None:
 
     def swept_settings(methods, problems, grid, **limits):
         seen.update(limits)
-        return sweeps._design(grid, limits["random"], 3)
+        return design(grid, limits["random"], 3)
 
     monkeypatch.setattr("gfopt.cli.sweep_command.sweep", swept_settings)
     study = {
@@ -126,18 +175,27 @@ def test_the_page_has_table_intervals_heat_map_and_parallel_axes(tmp_path) -> No
     assert text.index("sigma = 0.5, population_size = 6") < text.index("sigma = 1")
 
 
-def test_a_study_runs_from_its_file(tmp_path: Path, monkeypatch) -> None:
-    import tomllib
-
+def test_a_study_runs_from_its_file(tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "bowls_23.py").write_text(
         "from gfopt.problems import Problem\n"
         "bowl = Problem(lambda x: (x**2).sum(), x0=[1.0, 2.0])\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    text = 'methods = "random_search"\nproblems = "bowls_23:bowl"\nbudget = 40\n'
-    result = swept(tomllib.loads(f"{text}seeds = 2\n[grid]\nsigma = [0.1, 1.0]\n"))
-    assert result.values.shape == (1, 2, 2) and result.compilations == 1
+    (tmp_path / "study.toml").write_text(
+        'methods = "random_search"\nproblems = "bowls_23:bowl"\nbudget = 40\n'
+        "seeds = 2\n[grid]\nsigma = [0.1, 1.0]\n"
+    )
+    for said in ("", "all runs are in study already"):
+        with pytest.raises(SystemExit) as ended:
+            main(["--no-cache", "sweep", "study.toml"])
+        shown = capsys.readouterr()
+        assert not ended.value.code and said in shown.err
+        assert "sigma = 0.1" in shown.out and "page: study.html" in shown.out
+    assert len((tmp_path / "study.csv").read_text().splitlines()) == 5
+    with pytest.raises(SystemExit):
+        main(["--no-cache", "sweep", "study.toml", "--out", "page"])
+    assert "--out must end in .html" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
