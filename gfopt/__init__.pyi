@@ -76,6 +76,7 @@ from gfopt.optimizers.wrappers.bounded import Bounded as Bounded
 from gfopt.optimizers.wrappers.feasibility_rule import (
     FeasibilityRule as FeasibilityRule,
 )
+from gfopt.optimizers.wrappers.grid_archive import GridArchive as GridArchive
 from gfopt.optimizers.wrappers.margin import Margin as Margin
 from gfopt.optimizers.wrappers.novelty import Novelty as Novelty
 from gfopt.optimizers.wrappers.novelty_agents import NoveltyAgents as NoveltyAgents

@@ -16,7 +16,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
+from gfopt.types import (
+    Evaluation,
+    HeatMap,
+    Info,
+    Key,
+    Member,
+    Population,
+    Solution,
+    State,
+)
 
 __all__ = ["Method", "StatelessWrapper", "Wrapper", "as_method"]
 
@@ -201,6 +210,10 @@ class Method(Optimizer):
         """Says how members hold their noise; None if they hold none."""
         return None
 
+    def heat_map(self, state: State) -> HeatMap | None:
+        """Returns what a picture of the state shows; None if there is none."""
+        return None
+
     def log_header(self) -> dict[str, str] | None:
         """Returns the header of a replay log; None if steps are not seeds."""
         return None
@@ -349,6 +362,10 @@ class Wrapper(Method):
     def noise_form(self, solution: Solution) -> str | None:
         """Returns what the method inside says."""
         return as_method(self.inner).noise_form(solution)
+
+    def heat_map(self, state: State) -> HeatMap | None:
+        """Returns that of the method inside."""
+        return self.within(state).heat_map(self.inner_state(state))
 
     @property
     def search_space(self) -> Any:

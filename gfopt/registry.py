@@ -17,6 +17,7 @@ _OBJECTS: Mapping[str, str] = MappingProxyType(
     {
         "beast": "gfopt.tokens.Beast(model, prompt)",
         "steering": "gfopt.tokens.Steering(model, prompt)",
+        "grid_archive": "gfopt.GridArchive(method, lower, upper)",
         "novelty": "gfopt.Novelty(method, num_descriptors)",
         "restarts": "gfopt.Restarts(method)",
     }

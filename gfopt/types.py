@@ -62,3 +62,17 @@ class Evaluation(NamedTuple):
     fitness: jax.Array
     valid: jax.Array
     aux: PyTree = ()
+
+
+class HeatMap(NamedTuple):
+    """A fitness by two numbers that describe solutions, for a picture.
+
+    Attributes:
+        fitness: ``float[rows, columns]``, infinite where there is none.
+        lower: of the numbers that count along rows and columns.
+        upper: of both.
+    """
+
+    fitness: Array
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]

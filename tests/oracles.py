@@ -1005,6 +1005,64 @@ class NoveltyAgents:
             self.theta[agent] = theta + self.rate * step
 
 
+@dataclass
+class GridArchive:
+    """Mouret & Clune (2015) and, with a rate, the soft archive of CMA-MAE.
+
+    Fontaine & Nikolaidis (2023), arXiv 2205.10752, algorithm 1, in batches.
+    """
+
+    lower: Array
+    upper: Array
+    shape: tuple[int, ...]
+    rate: float | None = None
+    worst: float = math.inf
+    elites: dict[tuple[int, ...], tuple[float, Array]] = field(default_factory=dict)
+    thresholds: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    def cell(self, behaviour: Array) -> tuple[int, ...]:
+        share = (behaviour - self.lower) / (self.upper - self.lower)
+        return tuple(
+            min(max(math.floor(s * n), 0), n - 1)
+            for s, n in zip(share, self.shape, strict=True)
+        )
+
+    def add(
+        self, x: Array, fitness: Array, behaviours: Array
+    ) -> tuple[list[tuple[float, ...] | None], set[int]]:
+        """Adds a batch.
+
+        Returns:
+            What each row is ranked by, None for a failure, and the rows that entered.
+        """
+        entered: dict[tuple[int, ...], list[int]] = {}
+        keys: list[tuple[float, ...] | None] = []
+        for row, (f, b) in enumerate(zip(fitness, behaviours, strict=True)):
+            if not (np.isfinite(f) and np.all(np.isfinite(b))):
+                keys.append(None)
+                continue
+            cell = self.cell(b)
+            threshold = self.thresholds.get(cell, self.worst)
+            status = 2
+            if f < threshold:
+                entered.setdefault(cell, []).append(row)
+                status = 1 if cell in self.elites else 0
+            value = (threshold if math.isfinite(threshold) else 0) - f
+            keys.append((status, -value) if self.rate is None else (-value,))
+        for cell, rows in entered.items():
+            best = min(rows, key=lambda row: fitness[row])
+            if cell not in self.elites or fitness[best] < self.elites[cell][0]:
+                self.elites[cell] = fitness[best], x[best]
+            if self.rate is None:
+                self.thresholds[cell] = self.elites[cell][0]
+            else:
+                kept = (1 - self.rate) ** len(rows)
+                mean = sum(fitness[row] for row in rows) / len(rows)
+                before = self.thresholds.get(cell, self.worst)
+                self.thresholds[cell] = kept * before + (1 - kept) * mean
+        return keys, {row for rows in entered.values() for row in rows}
+
+
 def consensus(x: Array, fitness: Array, alpha: float) -> Array:
     """Pinnau et al. (2017): the mean with weights exp(-alpha f); NaN is a failure."""
     valid = np.isfinite(fitness)

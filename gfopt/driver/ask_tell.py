@@ -171,20 +171,24 @@ class AskTell:
         self,
         trials: Trial | int | Sequence[Trial] | Sequence[int],
         values: float | None | Iterable[float | None],
+        aux: PyTree = None,
     ) -> None:
         """Takes values of trials, in any order and in parts.
 
         Args:
             trials: trials or their ids; or a single one.
             values: a number for each; None or NaN (or an infinity) for one that failed.
+            aux: what a method such as ``GridArchive`` takes beside the value, for each:
+                the behaviour; None for one that failed. None if it takes nothing.
 
         Raises:
             TypeError: for something other than trials and numbers.
             ValueError: for an unknown trial, one that has its value already, or another
-                number of values than of trials. Nothing has been taken in then.
+                number of values than of trials; for aux that differs in form, or in an
+                asynchronous search. Nothing has been taken in then.
         """
-        ids, numbers = as_told(trials, values)
-        num_unused = self._trials.tell(ids, self._sense.fitness(numbers))
+        ids, numbers, others = as_told(trials, values, aux)
+        num_unused = self._trials.tell(ids, self._sense.fitness(numbers), others)
         self._notify()
         if num_unused:
             name = type(self._search.optimizer).__name__
@@ -313,6 +317,7 @@ class AskTell:
             path="ask_tell",
             reason="evaluations are the caller's",
             seconds=time.monotonic() - self._began,
+            maximize=self._sense.maximize,
         )
 
     def __getstate__(self) -> dict[str, PyTree]:

@@ -26,6 +26,7 @@ from gfopt.problems.language_models.small_language_models import (
     Words,
     small_language_model,
 )
+from gfopt.problems.linear_projection import LinearProjection
 from gfopt.problems.networks import mlp
 from gfopt.problems.problem import Problem
 from gfopt.problems.unrolls import InfluenceBalancing, unrolled
@@ -38,6 +39,7 @@ __all__ = [
     "ConvolutionalPolicy",
     "GymnasiumRollout",
     "InfluenceBalancing",
+    "LinearProjection",
     "Maze",
     "Pendulum",
     "Pretrained",

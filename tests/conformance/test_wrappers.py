@@ -154,6 +154,7 @@ def said(optimizer: Any) -> dict[str, Any]:
         "elitism": hooks.elitism,
         "is_for_tokens": hooks.is_for_tokens,
         "noise_form": hooks.noise_form(X0),
+        "heat_map": hooks.heat_map(state),
         "widened": changed,
         "standard_deviations": None if stds is None else stds.shape,
         "wanted_tier": None if wanted is None else wanted.shape,

@@ -106,6 +106,7 @@ def from_record(
         state=tree["state"],
         optimizer=optimizer,
         context=tree["context"],
+        maximize=objective.sense.maximize,
         **{name: meta[name] for name in _PLAIN},
     )
 

@@ -254,6 +254,7 @@ class Loop:
             reason=self._reason,
             seconds=self._seconds,
             context=context,
+            maximize=self._job.objective.sense.maximize,
         )
 
     def _save(self) -> None:

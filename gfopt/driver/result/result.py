@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from gfopt.core import trees
+from gfopt.core.sense import Sense
 from gfopt.driver.result.endings import Status
 from gfopt.driver.result.plots import figure_of
 from gfopt.protocol import Optimizer, as_method
@@ -43,6 +44,7 @@ class Result:
         reason: why that path ran.
         seconds: wall time.
         context: what the objective carried from step to step, at the end, or None.
+        maximize: whether the largest value is the best.
 
     Example:
         >>> import gfopt
@@ -68,6 +70,7 @@ class Result:
     reason: str
     seconds: float
     context: PyTree = field(default=None, repr=False)
+    maximize: bool = False
 
     def __str__(self) -> str:
         rows = {
@@ -100,8 +103,9 @@ class Result:
     def plot(self, path: str | None = None) -> Figure:
         """Draws the run against evaluations, on logarithmic axes.
 
-        The values, as their distance from the best of the run; and of sigma, standard
-        deviations, axis ratio and the effort against noise what the method reports.
+        The values, as their distance from the best of the run; of sigma, standard
+        deviations, axis ratio, the effort against noise and the scores of an archive
+        what the method reports; and a heat map of the archive.
 
         Args:
             path: also save the figure here.
@@ -112,7 +116,11 @@ class Result:
         Raises:
             ImportError: with the line that installs matplotlib.
         """
-        figure = figure_of(self.history, self.message)
+        heat_map = None
+        if self.state is not None:
+            heat_map = as_method(self.optimizer).heat_map(self.state)
+        sense = Sense(self.maximize)
+        figure = figure_of(self.history, self.message, heat_map, sense)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure

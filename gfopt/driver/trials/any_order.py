@@ -12,7 +12,7 @@ from gfopt.driver.trials.late_trials import MOST_NUMBERS
 from gfopt.driver.trials.trial import Trial
 from gfopt.driver.trials.trials import check_waiting
 from gfopt.protocol import as_method
-from gfopt.types import Solution
+from gfopt.types import PyTree, Solution
 
 ALWAYS = 256  # trials that wait for a value, however large they are
 INJECTED = -1  # in place of a step
@@ -69,8 +69,12 @@ class AnyOrder:
         self._size -= trees.num_parameters(draw)
         return draw
 
-    def tell(self, ids: np.ndarray, fitness: np.ndarray) -> int:
+    def tell(
+        self, ids: np.ndarray, fitness: np.ndarray, aux: list[PyTree] | None
+    ) -> int:
         """Takes the fitness of trials of any step, in the order given."""
+        if aux is not None:
+            raise ValueError("aux must be None in an asynchronous search; got a list")
         check_waiting(ids, self._num_asked, self._waiting)
         fitness = self.kept.counted(fitness)
         for number, value in zip(ids.tolist(), fitness.tolist(), strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 from gfopt.driver.engine.host_search import HostSearch
 from gfopt.driver.result.history import History
 from gfopt.driver.trials.trial import Trial
-from gfopt.types import Solution
+from gfopt.types import PyTree, Solution
 
 FAILED = "told as failed"  # the reason of all failures
 
@@ -37,14 +37,22 @@ class Trials(Protocol):
     def hand_out(self, n: int | None) -> list[Trial]:
         """Hands out ``n`` trials, or as many as a generation has."""
 
-    def tell(self, ids: np.ndarray, fitness: np.ndarray) -> int:
+    def tell(
+        self, ids: np.ndarray, fitness: np.ndarray, aux: list[PyTree] | None
+    ) -> int:
         """Takes the fitness of trials; all of them are checked first.
+
+        Args:
+            ids: ``int64[k]``.
+            fitness: ``float64[k]``.
+            aux: what the method takes beside it, for each, or None.
 
         Returns:
             How many of the values the method can't use.
 
         Raises:
-            ValueError: for a trial that does not wait for a value.
+            ValueError: for a trial that does not wait for a value, or aux that does not
+                fit.
         """
 
     def inject(self, known: list[tuple[Solution, float]]) -> bool:

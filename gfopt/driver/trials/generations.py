@@ -5,11 +5,13 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from gfopt import checks
+from gfopt.core.host.values import Value, evaluation_of
 from gfopt.driver.trials.base import Kept
 from gfopt.driver.trials.late_trials import ClosedGeneration, LateTrials
 from gfopt.driver.trials.trial import Trial
 from gfopt.driver.trials.trials import START, OpenTrials
-from gfopt.types import Solution
+from gfopt.types import PyTree, Solution
 
 
 class Generations:
@@ -31,6 +33,7 @@ class Generations:
         self._uses_late = "tolerates_stale" in flags
         self._waiting: list[tuple[Solution, float]] = []
         self.late = LateTrials()
+        self._like: PyTree = None  # some aux, for its form
         rows = kept.search.active_rows.tolist()
         self.open = OpenTrials(0, [START, *rows] if with_start else rows)
 
@@ -54,9 +57,12 @@ class Generations:
             return jax.tree.map(np.array, self.kept.x0)
         return self.kept.search.solution(row)
 
-    def tell(self, ids: np.ndarray, fitness: np.ndarray) -> int:
+    def tell(
+        self, ids: np.ndarray, fitness: np.ndarray, aux: list[PyTree] | None
+    ) -> int:
         """Takes the fitness of trials of the open generation and of closed ones."""
         self.open.check(ids, self.late)
+        self._take_aux(ids, aux or [])
         is_late = ids < self.open.first_id
         late = ids[is_late].tolist()
         if late:
@@ -68,6 +74,26 @@ class Generations:
         if self.open.is_told.all():
             self._advance()
         return 0 if self._uses_late else len(late)
+
+    def _take_aux(self, ids: np.ndarray, aux: list[PyTree]) -> None:
+        """Keeps what was told beside the fitness of members, if all of it fits."""
+        told = {i: one for i, one in zip(ids, aux, strict=False) if one is not None}
+        like = self._like
+        for one in told.values():
+            like = one if like is None else like
+            form, expected = (
+                (jax.tree.structure(tree), jax.tree.map(np.shape, tree))
+                for tree in (one, like)
+            )
+            if form != expected:
+                raise ValueError(
+                    "aux must be of one structure and of the same shapes for every "
+                    f"trial; got {checks.shown(one)} after {checks.shown(like)}"
+                )
+        self._like = like
+        for i, one in told.items():
+            if i >= self.open.first_id:
+                self.open.aux[self.open.rows[i - self.open.first_id]] = one
 
     def _count(self, places: np.ndarray) -> None:
         """Counts failures among new values, and takes the best of them if it is one."""
@@ -111,7 +137,9 @@ class Generations:
         fitness = trials.fitness[trials.is_member]
         whole = np.full(search.rows, np.nan)
         whole[search.active_rows] = fitness
-        search.tell(whole)
+        members = {i: aux for i, aux in trials.aux.items() if i != START}
+        told = {row: Value(0.0, aux=aux) for row, aux in members.items()}
+        search.tell(whole, evaluation_of(told, search.rows, self._like).aux)
         self.kept.generation(fitness, trials.num_told)
         self.open = OpenTrials(trials.next_id, search.active_rows.tolist())
         self._place()

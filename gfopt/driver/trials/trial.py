@@ -9,7 +9,7 @@ import numpy as np
 
 from gfopt import checks
 from gfopt.driver.setup.arguments import values_told
-from gfopt.types import Solution
+from gfopt.types import PyTree, Solution
 
 
 class Trial(NamedTuple):
@@ -31,10 +31,13 @@ class Trial(NamedTuple):
     solution: Solution
 
 
-def as_told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the arguments of ``tell``: ids and numbers, NaN for failures."""
+def as_told(
+    trials: Any, values: Any, aux: Any
+) -> tuple[np.ndarray, np.ndarray, list[PyTree] | None]:
+    """Reads the arguments of ``tell``: ids, numbers, NaN for failures, and aux."""
     if isinstance(trials, Trial | int | np.integer):
         trials, values = [trials], [values]
+        aux = None if aux is None else [aux]
     checks.instance("trials", trials, (Sequence, np.ndarray), "trials or their ids")
     ids = [trial.id if type(trial) is Trial else trial for trial in trials]
     numbers = np.asarray(ids) if ids else np.zeros(0, np.int64)
@@ -42,4 +45,9 @@ def as_told(trials: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(
             f"trials must be trials or their ids; got {checks.shown(trials)}"
         )
-    return numbers.astype(np.int64), values_told(values, len(ids), "trials")
+    others = None if aux is None else list(aux)
+    if others is not None and len(others) != len(ids):
+        raise ValueError(
+            f"aux must be one for each of the {len(ids)} trials; got {len(others)}"
+        )
+    return numbers.astype(np.int64), values_told(values, len(ids), "trials"), others

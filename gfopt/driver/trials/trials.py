@@ -7,6 +7,8 @@ from collections.abc import Container
 
 import numpy as np
 
+from gfopt.types import PyTree
+
 START = -1  # in place of a row: the starting solution
 
 
@@ -24,6 +26,7 @@ class OpenTrials:
         fitness: ``float64[n]``, lower is better; not finite where it failed.
         is_told: ``bool[n]``.
         is_member: ``bool[n]``, False for the starting solution.
+        aux: what was told beside the fitness, by row.
         num_asked: how many places were handed out.
         num_free: how many are not taken by injected solutions.
     """
@@ -33,6 +36,7 @@ class OpenTrials:
         self.fitness = np.full(len(rows), np.nan)
         self.is_told = np.zeros(len(rows), bool)
         self.is_member = np.array(rows) != START
+        self.aux: dict[int, PyTree] = {}
         self.num_asked, self.num_free = 0, len(rows)
 
     @property

@@ -180,13 +180,16 @@ def described(optimizer: Any, evaluation: Evaluation) -> tuple[jax.Array, jax.Ar
     Raises:
         ValueError: where a descriptor has another shape.
     """
-    descriptors = jax.vmap(optimizer.descriptor)(evaluation.aux)
     shape = evaluation.valid.shape[0], optimizer.num_descriptors
-    if jnp.shape(descriptors) != shape:
+    found = None
+    if jax.tree.leaves(evaluation.aux):
+        descriptors = jax.vmap(optimizer.descriptor)(evaluation.aux)
+        found = jnp.shape(descriptors)[1:]
+    if found != shape[1:]:
         raise ValueError(
             f"descriptor must return {optimizer.num_descriptors} numbers, as "
-            "num_descriptors says, from the aux of an objective with has_aux=True; "
-            f"got shape {jnp.shape(descriptors)[1:]}"
+            "num_descriptors says, from the aux of an objective with has_aux=True, or "
+            f"that AskTell is told; got {'no aux' if found is None else found}"
         )
     # a behaviour that is not finite has no novelty
     valid = evaluation.valid & jnp.all(jnp.isfinite(descriptors), axis=1)
