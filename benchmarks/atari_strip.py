@@ -10,12 +10,14 @@ docs/images/atari.png. A minute on one core.
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 from typing import Any
 
 import jax
 import numpy as np
-from common import IMAGES
-from matplotlib.figure import Figure
+from figures import draw_screens, kept
+from matplotlib.image import imsave
 
 import gfopt
 from gfopt.problems import Atari
@@ -52,15 +54,21 @@ def main() -> None:
     score = task.returns([0], weights)[0]
     screens = [s for _, s in zip(range(steps), task.screens(0, weights), strict=False)]
     places = np.linspace(0, len(screens) - 1, given.screens).astype(int)
-    figure = Figure(figsize=(1.4 * given.screens, 2.2), layout="constrained")
-    for axis, place in zip(figure.subplots(1, given.screens), places, strict=True):
-        axis.imshow(screens[place])
-        axis.set_title(f"step {place + 1}", fontsize=8)
-        axis.axis("off")
     frames = int(result.context.num_steps) * FRAMES_PER_STEP
-    figure.suptitle(f"{given.game}: {score:.0f} points, after {frames:,} frames")
-    figure.savefig(IMAGES / "atari.png", dpi=80)
-    print(f"wrote {IMAGES / 'atari.png'}: {score:.0f} points")
+    data = {
+        "title": f"{given.game}: {score:.0f} points, after {frames:,} frames",
+        "steps": (places + 1).tolist(),
+        "screens": [_packed(screens[place]) for place in places],
+    }
+    draw_screens("atari", kept("atari", data))
+    print(f"{score:.0f} points")
+
+
+def _packed(screen: np.ndarray) -> str:
+    """Returns the PNG of a screen as text."""
+    file = io.BytesIO()
+    imsave(file, screen, format="png")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 import common
+import figures
 import jax
 import numpy as np
 
@@ -71,7 +72,7 @@ def main() -> None:
           float(looks[-1].min()), seconds]],
     )  # fmt: skip
     generations = BLOCK * np.arange(1, settings.blocks + 1)
-    common.curves(
+    figures.curves(
         "cartpole",
         {"OpenES, mean policy": means.T},
         "generation",

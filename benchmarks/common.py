@@ -65,36 +65,6 @@ def show(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)))
 
 
-def curves(
-    name: str,
-    lines: dict[str, Any],
-    x_label: str,
-    y_label: str,
-    x: Any = None,
-    marks: dict[str, float] | None = None,
-) -> None:
-    """Draws the mean over seeds of each ``[seeds, points]`` to docs/images/<name>.png.
-
-    Every seed is a thin line, what is in ``marks`` a dashed one across.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
-    axis = figure.subplots()
-    for number, (label, runs) in enumerate(lines.items()):
-        across = range(1, runs.shape[1] + 1) if x is None else x
-        axis.plot(across, runs.T, f"C{number}", lw=0.6, alpha=0.35)
-        axis.plot(across, runs.mean(axis=0), f"C{number}", lw=2, label=label)
-    for number, (label, height) in enumerate((marks or {}).items(), len(lines)):
-        axis.axhline(height, color=f"C{number}", ls="--", label=label)
-    axis.set(xlabel=x_label, ylabel=y_label)
-    axis.grid(alpha=0.3)
-    axis.legend()
-    IMAGES.mkdir(exist_ok=True)
-    figure.savefig(IMAGES / f"{name}.png", dpi=80)
-    print(f"wrote {IMAGES / name}.png")
-
-
 def peak(program: Any) -> int:
     """Returns the bytes that the compiler plans for."""
     memory = program.memory_analysis()

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import IMAGES, parsed, peak, save, show
+from common import parsed, peak, save, show
+from figures import draw_archives, draw_lineages, kept
 
 import gfopt
 from gfopt import genome
@@ -203,8 +204,6 @@ def genome_size(generations: int, dimension: int) -> dict[str, float]:
 
 def pictures() -> None:
     """Draws lineages, scores and an archive to docs/images."""
-    from matplotlib.figure import Figure
-
     size, parents, generations = 64, 8, 40
     optimizer = gfopt.DeepGA(size, parents, 0.1, max_generations=generations)
     step = jax.jit(
@@ -222,39 +221,14 @@ def pictures() -> None:
         children = decode(state, ask(key, state).members)
         scores.append(np.asarray(jax.vmap(sphere)(children)))
         state = step(state, key)
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_lineages(left, state, generations, parents)
-    places = np.repeat(np.arange(1, generations + 1), size)
-    right.plot(places, np.ravel(scores), ".", ms=2, color="#9db8d6", label="children")
-    best = np.minimum.accumulate(np.min(scores, axis=1))
-    right.plot(range(1, generations + 1), best, color="#1f5fa8", label="elite")
-    right.set(xlabel="generation", ylabel="score, lower is better", yscale="log")
-    right.legend(frameon=False)
-    IMAGES.mkdir(exist_ok=True)
-    figure.savefig(IMAGES / "deep_ga.png", dpi=80)
-    _draw_archive()
+    came_from = np.asarray(state.lineage.parent)[:generations, :parents]
+    shown = {"parents": came_from.tolist(), "scores": np.round(scores, 5).tolist()}
+    draw_lineages("deep_ga", kept("deep_ga", shown))
+    draw_archives("novelty", kept("novelty", _archives()))
 
 
-def _draw_lineages(axes: Any, state: Any, generations: int, parents: int) -> None:
-    """Draws who came from whom, and in colour the ancestors of the last elite."""
-    log = jax.tree.map(np.asarray, state.lineage)
-    slot = 0
-    path = [slot]  # of the last elite, backwards
-    for generation in reversed(range(generations)):
-        slot = int(log.parent[generation, slot])
-        path.append(slot)
-    for generation in range(generations):
-        for child in range(parents):
-            ends = [int(log.parent[generation, child]), child]
-            axes.plot([generation, generation + 1], ends, color="0.8", lw=0.7)
-    axes.plot(range(generations + 1), path[::-1], color="#d9822b", lw=2)
-    axes.set(xlabel="generation", ylabel="place among the parents")
-    axes.invert_yaxis()
-
-
-def _draw_archive() -> None:
-    from matplotlib.figure import Figure
+def _archives() -> dict[str, Any]:
+    """Returns where two searches went, by novelty and by fitness alone."""
 
     def walker(x: jax.Array) -> Any:
         # a wall at 1 hides the goal at 2: going round lowers the reward
@@ -262,9 +236,8 @@ def _draw_archive() -> None:
         place = jnp.where(stuck, jnp.array([1.0, x[1]]), x)
         return jnp.sum((place - jnp.array([2.0, 0.0])) ** 2), place
 
-    objective = gfopt.Objective(walker, has_aux=True)
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    for axes, weight in zip(figure.subplots(1, 2), (0.0, 1.0), strict=True):
+    objective, found = gfopt.Objective(walker, has_aux=True), {}
+    for name, weight in (("novelty alone", 0.0), ("fitness alone", 1.0)):
         inner = gfopt.DeepGA(64, 16, 0.3, elitism=False)
         optimizer = gfopt.Novelty(
             inner, num_descriptors=2, probability=0.1, weight=weight
@@ -272,14 +245,9 @@ def _draw_archive() -> None:
         state = gfopt.run(
             optimizer, objective, jnp.zeros(2), key=jax.random.key(0), generations=30
         ).state
-        kept = np.asarray(state.archive.descriptors)[: int(state.archive.num_kept)]
-        age = np.arange(len(kept))
-        axes.scatter(*kept.T, c=age, cmap="viridis", s=8)
-        axes.plot([1, 1], [-2, 2], color="k", lw=2)
-        axes.plot(2, 0, "*", color="#d9822b", ms=12)
-        axes.set_title("fitness alone" if weight else "novelty alone", fontsize=10)
-        axes.set_aspect("equal", "datalim")
-    figure.savefig(IMAGES / "novelty.png", dpi=80)
+        places = np.asarray(state.archive.descriptors)[: int(state.archive.num_kept)]
+        found[name] = places.round(4).tolist()
+    return found
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import common
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +123,7 @@ def main() -> None:
             )
         curves.append(curve)
     shown = np.array(curves)
-    common.curves(
+    figures.curves(
         "language_model",
         {"OpenES on all weights": shown},
         "step",

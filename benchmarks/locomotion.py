@@ -15,6 +15,7 @@ import time
 import warnings
 
 import common
+import figures
 import jax
 import numpy as np
 
@@ -72,7 +73,7 @@ def main() -> None:
         ["policy", "return", "low", "high"],
         [["random actions", *luck], ["trained, mean of seeds", *trained]],
     )
-    common.curves(
+    figures.curves(
         "locomotion",
         {"best of each generation": curves},
         "generation",

@@ -13,6 +13,7 @@ import argparse
 import time
 
 import common
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,7 +117,7 @@ def main() -> None:
         print(f"seed {seed}: {looks[-1]:.3f}, {time.monotonic() - began:.0f} s")
     found = np.array(curves)
     generations = settings.generations * np.arange(1, settings.blocks + 1)
-    common.curves(
+    figures.curves(
         "mnist",
         {"OpenES": found},
         "generation",

@@ -31,6 +31,14 @@ def test_links_of_the_documentation_lead_somewhere():
             assert (page.parent / target).exists(), (page.name, target)
 
 
+def test_every_figure_can_be_drawn_again():
+    images = {path.stem for path in (ROOT / "docs" / "images").iterdir()}
+    kept = ROOT / "benchmarks" / "results" / "figures"
+    assert {path.stem for path in kept.iterdir()} == images
+    script = (ROOT / "benchmarks" / "figures.py").read_text()
+    assert set(re.findall(r'^        "(\w+)": draw_', script, re.M)) == images
+
+
 def test_every_public_name_stands_in_the_reference_once():
     """By the name under which it is used, which for a few is also one of a room."""
     pages = (ROOT / "docs" / "reference").glob("*.md")
