@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from gfopt.research.report import write_report
 from gfopt.research.results import ResultStore
 from gfopt.research.shares import left_for_all
 from gfopt.research.tables import tables
+from gfopt.research.tuning import TUNING, trials_of, with_tuned
 
 
 def bench(
@@ -61,6 +63,15 @@ def bench(
         typer.Option(
             metavar="NAMES",
             help=f"Other packages beside them: {', '.join(BASELINES)}.",
+            show_default=False,
+        ),
+    ] = None,
+    tune_baselines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Trials of random settings for each baseline, on other runs of the "
+            "same problems; the best takes part, too.",
             show_default=False,
         ),
     ] = None,
@@ -166,10 +177,60 @@ def bench(
         )
         if not out.strip():
             raise ValueError("--out must be a directory; got ''")
+        trials = 0
+        if tune_baselines is not None:
+            trials = number("--tune-baselines", tune_baselines, 1, 10_000)
+            trials_of(batches, trials)  # refuses a plan without baselines
         if distributed:
+            if trials:
+                raise ValueError("--tune-baselines does not go with --distributed")
             _join_the_others()
     _require(context, batches)
     processes = all_processes()
+    made = partial(_made, context, workers=num_workers, processes=processes)
+    if trials:
+        tried: list[Run] = []
+        terminal.note(f"{trials} trials of each baseline first", stderr=True)
+        folder = str(Path(out) / TUNING)
+        made(trials_of(batches, trials), folder, lambda _, runs: tried.extend(runs))
+        batches = with_tuned(batches, tried, trials)
+
+    def show(store: ResultStore, runs: list[Run]) -> None:
+        terminal.show_all(tables(runs))
+        path = write_report(store)
+        terminal.note(f"results: {store.path}\nreport:  {path}")
+
+    num_failed = made(batches, out, show)
+    if num_failed:
+        if processes.is_first:
+            terminal.note(
+                f"{num_failed} runs failed; to try again: {context.obj}", stderr=True
+            )
+        raise typer.Exit(1)
+
+
+def _made(
+    context: typer.Context,
+    batches: Sequence[Batch],
+    out: str,
+    then: Callable[[ResultStore, list[Run]], object],
+    *,
+    workers: int,
+    processes: Processes,
+) -> int:
+    """Makes the runs of a plan that are not in a directory yet.
+
+    Args:
+        context: of the command.
+        batches: the plan.
+        out: the directory.
+        then: called with its store and the runs of the plan, in the first process.
+        workers: processes of this one.
+        processes: JAX's.
+
+    Returns:
+        The number of runs that failed.
+    """
 
     def opened(stack: ExitStack) -> tuple[ResultStore, list[Batch]]:
         store = stack.enter_context(ResultStore(out, create=True))
@@ -192,25 +253,16 @@ def bench(
         num_failed = 0
         with refusals(OSError, context=context):
             if store is None:
-                num_failed = _run_unseen(left, Path(out), num_workers, processes)
+                num_failed = _run_unseen(left, Path(out), workers, processes)
             elif left:
                 command = context.obj
-                num_failed = _run(command, batches, left, store, num_workers, processes)
+                num_failed = _run(command, batches, left, store, workers, processes)
             else:
                 terminal.note("all runs are there already", stderr=True)
         if store is not None:
             with refusals(ValueError, OSError, context=context):
-                runs = runs_of(batches, store)
-            terminal.show_all(tables(runs))
-            with refusals(OSError, context=context):
-                path = write_report(store)
-            terminal.note(f"results: {store.path}\nreport:  {path}")
-    if num_failed:
-        if processes.is_first:
-            terminal.note(
-                f"{num_failed} runs failed; to try again: {context.obj}", stderr=True
-            )
-        raise typer.Exit(1)
+                then(store, runs_of(batches, store))
+    return num_failed
 
 
 def _join_the_others() -> None:

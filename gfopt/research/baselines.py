@@ -1,26 +1,52 @@
-"""Optimizers of other packages, at their maintainers' defaults.
+"""Optimizers of other packages, at their maintainers' defaults or tuned.
 
 Each is a function ``(fun, x0, budget, seed)`` over the same counted objective as our
-methods. They start at ``x0`` where they can; where they want a first step size it is
-that of ``minimize``: a fifth of the bounds, else 0.3 max(1, rms(x0)). What is not said
-here is left to the package.
+methods; see ``baseline_adapters`` for how it is called.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType, ModuleType
-from typing import Any
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from gfopt import checks
+from gfopt.research import baseline_adapters as adapters
 from gfopt.research.counted import Counted
+from gfopt.types import JsonObject
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a setting is drawn from, uniformly or by their logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    def draw(self, rng: np.random.Generator) -> float | int:
+        """Returns one of them, with three digits."""
+        ends = np.array([self.low, self.high])
+        value = rng.uniform(*(np.log(ends) if self.log else ends))
+        value = np.exp(value) if self.log else value
+        return round(value) if self.integer else float(f"{value:.3g}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values that a setting is drawn from."""
+
+    values: tuple[object, ...]
+
+    def draw(self, rng: np.random.Generator) -> object:
+        """Returns one of them."""
+        return self.values[int(rng.integers(len(self.values)))]
 
 
 @dataclass(frozen=True)
@@ -29,16 +55,21 @@ class Baseline:
 
     Attributes:
         package: what pip installs.
-        solve: the adapter, called with what ``module`` imports to before the rest.
         module: what is imported.
+        solve: the adapter, called with what ``module`` imports to before the rest.
         needs_box: whether it searches finite bounds only.
+        space: what its settings are drawn from when it is tuned.
+        chosen: its settings, where they are not the package's defaults.
+        tuning: how much tuning stands behind them.
     """
 
     package: str
     module: str
-    solve: Callable[[ModuleType, Counted, np.ndarray, int, int], None]
+    solve: Callable[..., None]
     needs_box: bool = False
-    tuning = "none: its maintainers' defaults"
+    space: Mapping[str, Range | Choice] = field(default_factory=dict)
+    chosen: Mapping[str, object] = field(default_factory=dict)
+    tuning: str = "none: its maintainers' defaults"
 
     def require(self, name: str) -> None:
         """Imports the package.
@@ -50,124 +81,111 @@ class Baseline:
             importlib.import_module(self.module)
 
     @property
-    def options(self) -> dict[str, str]:
-        """The package and its version."""
+    def options(self) -> JsonObject:
+        """The package and its version, and the settings that were chosen."""
         version = importlib.metadata.version(self.package)
-        return {"package": f"{self.package} {version}"}
+        return {"package": f"{self.package} {version}", **self.chosen}
+
+    def drawn(self, rng: np.random.Generator) -> Baseline:
+        """Returns it with random settings."""
+        chosen = {name: values.draw(rng) for name, values in self.space.items()}
+        return replace(self, chosen=chosen)
 
     def __call__(self, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> None:
         """Runs it; what it warns of is its own business."""
+        module = importlib.import_module(self.module)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.solve(importlib.import_module(self.module), fun, x0, budget, seed)
+            self.solve(module, fun, x0, budget, seed, **self.chosen)
 
 
-def _sigma0(fun: Counted, x0: np.ndarray) -> float:
-    if fun.bounds is not None and np.all(np.isfinite(fun.bounds)):
-        return float(np.mean(fun.bounds[:, 1] - fun.bounds[:, 0])) / 5
-    return 0.3 * max(1.0, math.sqrt(float(np.mean(x0**2))))
-
-
-def _pycma(
-    cma: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    options: dict[str, object] = {"seed": seed + 1, "verbose": -9}  # 0 is the clock's
-    if fun.bounds is not None:
-        options["bounds"] = [
-            [end if np.isfinite(end) else None for end in ends] for ends in fun.bounds.T
-        ]
-    cma.fmin2(fun, x0, _sigma0(fun, x0), options)
-
-
-def _cmaes(
-    cmaes: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    search = cmaes.CMA(x0, _sigma0(fun, x0), bounds=fun.bounds, seed=seed)
-    while not search.should_stop():
-        points = [search.ask() for _ in range(search.population_size)]
-        search.tell([(x, fun(x)) for x in points])
-
-
-def _nevergrad(
-    ng: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    space = ng.p.Array(init=x0)
-    if fun.bounds is not None:
-        space.set_bounds(*fun.bounds.T)
-    space.random_state.seed(seed)
-    ng.optimizers.NGOpt(space, budget=budget).minimize(fun)
-
-
-def _scipy_de(
-    optimize: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    # maxiter counts generations of many: the budget comes first
-    optimize.differential_evolution(fun, fun.bounds, x0=x0, maxiter=budget, rng=seed)
-
-
-def _scipy_annealing(
-    optimize: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    optimize.dual_annealing(fun, fun.bounds, x0=x0, maxiter=budget, rng=seed)
-
-
-def _scipy_nelder_mead(
-    optimize: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    limits = {"maxfev": budget, "maxiter": budget}
-    words = {"method": "Nelder-Mead", "bounds": fun.bounds, "options": limits}
-    optimize.minimize(fun, x0, **words)
-
-
-def _optuna_tpe(
-    optuna: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ends = np.asarray(fun.bounds)
-    names = [f"x{place}" for place in range(x0.size)]
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial(dict(zip(names, x0.tolist(), strict=True)))
-
-    def value(trial: Any) -> float:
-        pairs = zip(names, ends, strict=True)
-        return fun(np.array([trial.suggest_float(name, *pair) for name, pair in pairs]))
-
-    study.optimize(value, n_trials=budget)
-
-
-def _fcmaes(
-    bitecpp: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    from scipy.optimize import Bounds
-
-    ends = np.asarray(fun.bounds)
-    rng = np.random.Generator(np.random.PCG64DXSM(seed))
-    words = {"max_evaluations": budget, "rg": rng}
-    bitecpp.minimize(fun, Bounds(*ends.T), x0, **words)
-
-
-def _cbx(
-    dynamics: ModuleType, fun: Counted, x0: np.ndarray, budget: int, seed: int
-) -> None:
-    ends = np.asarray(fun.bounds)
-    rng = np.random.default_rng(seed)
-    size = 20  # its default number of particles, which start anywhere in the box
-    low, high = ends.T
-    points = low + (high - low) * rng.random((1, size, x0.size))
-    words = {"x": points, "max_it": budget, "verbosity": 0, "seed": seed}
-    dynamics.CBO(fun, **words).optimize()
-
+_CMA = {"step": Range(0.1, 3, log=True), "size": Range(0.7, 8, log=True)}
+_BOOL = Choice((False, True))
 
 BASELINES: Mapping[str, Baseline] = MappingProxyType(
     {
-        "pycma": Baseline("cma", "cma", _pycma),
-        "cmaes": Baseline("cmaes", "cmaes", _cmaes),
-        "nevergrad": Baseline("nevergrad", "nevergrad", _nevergrad),
-        "scipy_de": Baseline("scipy", "scipy.optimize", _scipy_de, True),
-        "scipy_annealing": Baseline("scipy", "scipy.optimize", _scipy_annealing, True),
-        "scipy_nelder_mead": Baseline("scipy", "scipy.optimize", _scipy_nelder_mead),
-        "optuna_tpe": Baseline("optuna", "optuna", _optuna_tpe, True),
-        "fcmaes": Baseline("fcmaes", "fcmaes.bitecpp", _fcmaes, True),
-        "cbx": Baseline("cbx", "cbx.dynamics", _cbx, True),
+        "pycma": Baseline("cma", "cma", adapters.pycma, space=_CMA),
+        "cmaes": Baseline(
+            "cmaes", "cmaes", adapters.cmaes, space=_CMA | {"lr_adapt": _BOOL}
+        ),
+        "evosax": Baseline(
+            "evosax",
+            "evosax.algorithms",
+            adapters.evosax,
+            space=_CMA
+            | {"method": Choice(("CMA_ES", "Sep_CMA_ES", "CR_FM_NES", "xNES"))},
+        ),
+        "nevergrad": Baseline(
+            "nevergrad",
+            "nevergrad",
+            adapters.nevergrad,
+            space={
+                "method": Choice(
+                    ("NGOpt", "CMA", "DE", "TwoPointsDE", "PSO", "OnePlusOne")
+                )
+            },
+        ),
+        "scipy_de": Baseline(
+            "scipy",
+            "scipy.optimize",
+            adapters.scipy_de,
+            needs_box=True,
+            space={
+                "strategy": Choice(
+                    ("best1bin", "rand1bin", "randtobest1bin", "currenttobest1bin")
+                ),
+                "popsize": Range(3, 20, integer=True),
+                "mutation": Range(0.3, 1.0),
+                "recombination": Range(0.3, 1.0),
+            },
+        ),
+        "scipy_annealing": Baseline(
+            "scipy",
+            "scipy.optimize",
+            adapters.scipy_annealing,
+            needs_box=True,
+            space={
+                "initial_temp": Range(1, 5e4, log=True),
+                "visit": Range(1.5, 3.0),
+                "accept": Range(-50, -5),
+            },
+        ),
+        "scipy_nelder_mead": Baseline(
+            "scipy",
+            "scipy.optimize",
+            adapters.scipy_nelder_mead,
+            space={"simplex": Range(0.01, 0.5, log=True), "adaptive": _BOOL},
+        ),
+        "optuna_tpe": Baseline(
+            "optuna",
+            "optuna",
+            adapters.optuna_tpe,
+            needs_box=True,
+            space={
+                "n_startup_trials": Range(5, 50, integer=True),
+                "n_ei_candidates": Range(8, 128, log=True, integer=True),
+                "multivariate": _BOOL,
+            },
+        ),
+        "fcmaes": Baseline(
+            "fcmaes",
+            "fcmaes.bitecpp",
+            adapters.fcmaes,
+            needs_box=True,
+            space={"M": Range(1, 12, integer=True)},
+        ),
+        "cbx": Baseline(
+            "cbx",
+            "cbx.dynamics",
+            adapters.cbx,
+            needs_box=True,
+            space={
+                "particles": Range(10, 100, log=True, integer=True),
+                "alpha": Range(1, 1e5, log=True),
+                "dt": Range(0.01, 1.0, log=True),
+                "sigma": Range(0.3, 6.0),
+                "noise": Choice(("isotropic", "anisotropic")),
+            },
+        ),
     }
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gfopt import checks
-from gfopt.core.processes import all_processes
+from gfopt.core.processes import Processes, all_processes
 from gfopt.research.benchmark import carry_out, pending, runs_of
 from gfopt.research.competitors import Methods
 from gfopt.research.environment import environment
@@ -21,6 +21,7 @@ from gfopt.research.report import page
 from gfopt.research.results import ResultStore, row_of, run_of
 from gfopt.research.shares import left_for_all
 from gfopt.research.tables import Table, tables
+from gfopt.research.tuning import TUNING, trials_of, with_tuned
 from gfopt.types import JsonObject
 
 
@@ -85,6 +86,7 @@ def bench(
     workers: int = 1,
     out: str | os.PathLike[str] | None = None,
     name: str = "own problems",
+    tune_baselines: int = 0,
 ) -> BenchResult:
     """Compares methods on problems of one's own.
 
@@ -108,6 +110,9 @@ def bench(
         out: directory of the results, from which the same call goes on; without it
             nothing is written.
         name: what tables call the problems together.
+        tune_baselines: trials of random settings for each baseline of another package,
+            on other runs of the same problems; the best one takes part, too, as
+            ``pycma_tuned``.
 
     Returns:
         The runs; ``print`` it for the tables, ``report(path)`` makes the page.
@@ -132,11 +137,24 @@ def bench(
     checks.integer("runs", runs, 1)
     checks.integer("seed", seed, 0)
     checks.integer("workers", workers, 1)
+    checks.integer("tune_baselines", tune_baselines, 0)
     instances = range(1, runs + 1)
     batches = own_batches(
         methods, problems, budget=budget, instances=instances, seed=seed, name=name
     )
     processes = all_processes()
+    place = None if out is None else Path(out)
+    if tune_baselines:
+        folder = None if place is None else place / TUNING
+        trials = _made(trials_of(batches, tune_baselines), folder, workers, processes)
+        batches = with_tuned(batches, trials.runs, tune_baselines)
+    return _made(batches, place, workers, processes)
+
+
+def _made(
+    batches: list[Batch], out: Path | None, workers: int, processes: Processes
+) -> BenchResult:
+    """Makes the runs of a plan that are not in the directory yet; returns all."""
     failures: dict[str, str] = {}
     results: list[Run] = []
     store: ResultStore | None = None
@@ -150,7 +168,7 @@ def bench(
             failures[f"{key.method} on {key.problem}, run {key.instance}"] = reason
 
     def opened(stack: ExitStack) -> tuple[ResultStore, list[Batch]]:
-        store = stack.enter_context(ResultStore(out or "", create=True))
+        store = stack.enter_context(ResultStore(out or Path(), create=True))
         left = pending(batches, store)
         if left:
             store.claim()
@@ -161,8 +179,7 @@ def bench(
         left = batches
         if out is not None:
             store, left = left_for_all(processes, batches, opened, stack)
-        place = Path() if out is None else Path(out)
-        carry_out(left, place, note, workers=workers, processes=processes)
+        carry_out(left, out or Path(), note, workers=workers, processes=processes)
         if out is None:
             return BenchResult(sorted(results), [environment("gfopt.bench")], failures)
 

@@ -14,11 +14,12 @@ import gfopt
 from gfopt.cli.bench_options import planned
 from gfopt.problems import Problem
 from gfopt.problems.problem import as_problems
-from gfopt.research.baselines import BASELINES
+from gfopt.research.baselines import BASELINES, Baseline, Range
 from gfopt.research.competitors import competitors
 from gfopt.research.counted import Counted, Ended
 from gfopt.research.host_runs import run_on_host
 from gfopt.research.plan import bbob_batches, own_batches
+from gfopt.research.results import ResultStore
 from gfopt.research.summary import SHARES, sections, share_of_targets
 from gfopt.research.tables import tables
 
@@ -257,8 +258,44 @@ def test_a_baseline_searches_within_the_budget(name) -> None:
     assert run.options["package"].startswith(f"{BASELINES[name].package} ")
     assert run.tuning == "none: its maintainers' defaults"
     low, high = np.transpose(BOX)
-    if name != "cbx":  # whose particles leave it
+    if name not in ("cbx", "evosax"):  # which leave it
         assert np.all(low <= points) and np.all(points <= high)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_drawn_setting_is_one_that_the_package_takes(name) -> None:
+    pytest.importorskip(BASELINES[name].module)
+    how = BASELINES[name].drawn(np.random.default_rng(3))
+    assert how.chosen.keys() == BASELINES[name].space.keys() and how.chosen
+    (run,) = gfopt.bench(
+        {"it": how}, Problem(sphere, bounds=BOX), budget=40, runs=1
+    ).runs
+    assert run.evaluations > 1 and {"package", *how.chosen} == run.options.keys()
+
+
+def test_a_tuned_baseline_has_the_best_of_its_trials(tmp_path) -> None:
+    """One that looks at one place only, which is its setting."""
+
+    def look(module, fun, x0, budget, seed, place=5.0):
+        fun(np.full(2, place))
+
+    space = {"place": Range(-5, 5)}
+    baseline = Baseline("numpy", "numpy", look, space=space)
+    problem = Problem(sphere, bounds=[(-5, 5)] * 2, optimum=0.0)
+    words = {"budget": 9, "runs": 2, "out": tmp_path, "tune_baselines": 8}
+    result = gfopt.bench({"look": baseline}, problem, **words)
+    with ResultStore(tmp_path / "tuning") as store:
+        trials = {run.key.method: run for run in store.runs()}
+    # of settings that reach as many targets the first one
+    best = min(trials.values(), key=lambda run: run.value)
+    assert len(trials) == 8 and trials["look#0"].value == 32
+    assert {run.key.instance for run in trials.values()} == {3}
+    tuned = [run for run in result.runs if run.key.method == "look_tuned"]
+    assert [run.value for run in tuned] == 2 * [best.value]
+    assert tuned[0].options == best.options and "best of 8" in tuned[0].tuning
+    assert {run.value for run in result.runs} == {32, best.value}
+    with pytest.raises(ValueError, match="needs a baseline"):
+        gfopt.bench("random_search", problem, tune_baselines=2)
 
 
 def test_a_baseline_without_its_package_says_what_to_install(monkeypatch) -> None:
