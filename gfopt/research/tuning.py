@@ -35,15 +35,15 @@ def trials_of(batches: Sequence[Batch], count: int) -> list[Batch]:
         ValueError: for a plan without a baseline.
     """
     checks.integer("tune_baselines", count, 1)
-    ours = [b for b in batches if isinstance(b.competitor.how, Baseline)]
-    if not ours:
-        raise ValueError("tune_baselines needs a baseline; the methods have none")
     other = 1 + max(max(batch.instances) for batch in batches)
-    return [
+    trials = [
         batch._replace(competitor=candidate, instances=(other,))
-        for batch in ours
+        for batch in batches
         for candidate in _candidates(batch.competitor, count)
     ]
+    if not trials:
+        raise ValueError("tune_baselines needs a baseline; the methods have none")
+    return trials
 
 
 def with_tuned(
@@ -65,25 +65,22 @@ def with_tuned(
     plan = []
     for batch in batches:
         plan.append(batch)
-        if isinstance(batch.competitor.how, Baseline):
-            tried = _candidates(batch.competitor, count)
+        tried = _candidates(batch.competitor, count)
+        if tried:
             shares = [sum(scores.get(candidate.name, [0])) for candidate in tried]
-            best = tried[int(np.argmax(shares))].how
-            plan.append(
-                batch._replace(competitor=_tuned(batch.competitor, best, count))
-            )
+            best = tried[int(np.argmax(shares))]
+            name = f"{batch.competitor.name}_tuned"
+            plan.append(batch._replace(competitor=best._replace(name=name)))
     return plan
 
 
 def _candidates(competitor: Competitor, count: int) -> list[Competitor]:
+    """Returns the settings that are tried of a baseline; none of anything else."""
     how = competitor.how
-    assert isinstance(how, Baseline)
-    rng = np.random.default_rng(zlib.crc32(competitor.name.encode()))
-    settings = [how, *(how.drawn(rng) for _ in range(count - 1))]
-    return [Competitor(f"{competitor.name}#{n}", one) for n, one in enumerate(settings)]
-
-
-def _tuned(competitor: Competitor, best: object, count: int) -> Competitor:
-    assert isinstance(best, Baseline)
+    if not isinstance(how, Baseline):
+        return []
     words = f"the best of {count} random settings on other runs of the same problems"
-    return Competitor(f"{competitor.name}_tuned", replace(best, tuning=words))
+    how, name = replace(how, tuning=words), competitor.name
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    settings = [how, *(how.drawn(rng) for _ in range(count - 1))]
+    return [Competitor(f"{name}#{place}", one) for place, one in enumerate(settings)]
