@@ -116,33 +116,27 @@ def measure(options: argparse.Namespace) -> None:
 # --- report ---------------------------------------------------------------------------
 
 
-def values_at(runs: Runs, budget: int, methods: list[str]) -> np.ndarray:
+def values_at(runs: Runs, budget: int, methods: list[str], seeds: int) -> np.ndarray:
     """Returns what was reached, to four digits, ``[problems, methods, seeds]``."""
     place = BUDGETS.index(budget)
+
+    def of(line: str) -> float:
+        return float(f"{float(line.split()[place]):.4g}")
+
     return np.array(
-        [
-            [
-                [float(f"{float(line.split()[place]):.4g}") for line in by_method[m]]
-                for m in methods
-            ]
-            for by_method in runs.values()
-        ]
+        [[[of(li) for li in by[m][:seeds]] for m in methods] for by in runs.values()]
     )
 
 
-def complete(runs: Runs, budget: int) -> list[str]:
-    """Returns the methods that have every seed of every problem at a budget."""
+def complete(runs: Runs, budget: int, seeds: int) -> list[str]:
+    """Returns the methods that have so many seeds of every problem at a budget."""
     place = BUDGETS.index(budget)
+
+    def is_there(lines: list[str]) -> bool:
+        return len(lines) >= seeds and all(len(li.split()) > place for li in lines)
+
     names = dict.fromkeys(name for by_method in runs.values() for name in by_method)
-    most = max(
-        len(lines) for by_method in runs.values() for lines in by_method.values()
-    )
-
-    def is_there(by_method: dict[str, list[str]], name: str) -> bool:
-        lines = by_method.get(name, [])
-        return len(lines) == most and all(len(li.split()) > place for li in lines)
-
-    return [n for n in names if all(is_there(by, n) for by in runs.values())]
+    return [n for n in names if all(is_there(by.get(n, [])) for by in runs.values())]
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -150,15 +144,17 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return rankdata(np.nan_to_num(np.median(values, axis=-1), nan=np.inf), axis=-1)
 
 
-def comparison(runs: Runs, budget: int, ours: str, resamples: int = 2000) -> list[Any]:
+def comparison(
+    runs: Runs, budget: int, ours: str, seeds: int, resamples: int = 2000
+) -> list[Any]:
     """Compares mean ranks with each peer's, by a bootstrap of problems and seeds."""
-    methods = complete(runs, budget)
+    methods = complete(runs, budget, seeds)
     if ours not in methods:
         return []
-    values, mine = values_at(runs, budget, methods), methods.index(ours)
+    values, mine = values_at(runs, budget, methods, seeds), methods.index(ours)
     means = ranks(values).mean(axis=0)
     rng = np.random.default_rng(0)
-    problems, _, seeds = values.shape
+    problems = len(values)
     drawn = []
     for _ in range(resamples):
         # the same problems, and on each the same seeds, for all methods
@@ -176,7 +172,7 @@ def comparison(runs: Runs, budget: int, ours: str, resamples: int = 2000) -> lis
     return rows_
 
 
-def report(ours: str) -> None:
+def report(ours: str, seeds: int) -> None:
     """Prints ranks and medians, losses first."""
     runs = stored()
     parts = {
@@ -194,27 +190,27 @@ def report(ours: str) -> None:
         print(f"\n{title}: mean rank of the median, by evaluations\n")
         means: dict[str, dict[int, float]] = {}
         for budget in BUDGETS:
-            methods = complete(part, budget)
+            methods = complete(part, budget, seeds)
             if not methods:
                 continue
-            found = ranks(values_at(part, budget, methods)).mean(axis=0)
+            found = ranks(values_at(part, budget, methods, seeds)).mean(axis=0)
             for name, mean in zip(methods, found, strict=True):
                 means.setdefault(name, {})[budget] = float(mean)
         rows = [[n, *(by.get(b, "") for b in BUDGETS)] for n, by in means.items()]
         rows.sort(key=lambda row: min((x for x in row[1:] if x != ""), default=0))
         show(["method", *map(str, BUDGETS)], rows)
     print(f"\n{ours}: mean rank against each peer's, losses first\n")
-    rows = [row for budget in BUDGETS for row in comparison(runs, budget, ours)]
+    rows = [row for budget in BUDGETS for row in comparison(runs, budget, ours, seeds)]
     rows.sort(key=lambda row: row[4])
     show(["evaluations", "peer", ours, "peer's", "difference", "95 % interval"], rows)
     print("\nmedians, where a peer's is better first\n")
     rows = []
     for name, by_method in runs.items():
         for budget in BUDGETS:
-            methods = complete({name: by_method}, budget)
+            methods = complete({name: by_method}, budget, seeds)
             if ours not in methods:
                 continue
-            values = values_at({name: by_method}, budget, methods)
+            values = values_at({name: by_method}, budget, methods, seeds)
             medians, places = np.median(values, axis=-1)[0], ranks(values)[0]
             order = np.argsort(places, kind="stable")
             others = [i for i in order if methods[i] != ours][:3]
@@ -244,7 +240,7 @@ def main() -> None:
     if options.part in ("all", "run"):
         measure(options)
     if options.part in ("all", "report"):
-        report(options.ours)
+        report(options.ours, options.seeds)
 
 
 if __name__ == "__main__":
