@@ -4,10 +4,12 @@
     mpiexec -n 3 python -m mpi4py.futures benchmarks/engines.py mpi
 
 For each engine: a search by ``minimize(workers=engine)`` against the one in this
-process, bit for bit; then the same with an objective that raises at some points, and,
-where an engine bears it, one that kills its worker in the middle of the run, once
-(``killed``), and one that hangs (``timeout``). What is not installed is named with the
-line that installs it.
+process, bit for bit; then the same with an objective that raises at some points; a
+search whose workers don't wait (``asynchronous``), by ``"auto"``, which restarts: it is
+ended, and its journal then gives the same in this process; and, where an engine bears
+it, an objective that kills its worker in the middle of the run, once (``killed``), and
+one that hangs (``timeout``). What is not installed is named with the line that installs
+it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import contextlib
 import importlib.util
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +188,41 @@ def searched(
     return gfopt.minimize(fun, X0, args=args, evaluator=evaluator, **WORDS)
 
 
+def ended(result: Any) -> None:
+    """A callback that ends the program, as a kill does."""
+    if result.nit == 3:
+        raise SystemExit
+
+
+def asynchronous(engine: Any) -> str:
+    """Searches without waiting, and twice from the journal; returns what came of it."""
+    import gfopt
+    from gfopt.driver.loop import checkpoint
+    from gfopt.driver.storage.storage import read_records
+
+    checkpoint.SAVE_SECONDS = 1e9  # the file is a journal alone
+    with tempfile.TemporaryDirectory() as folder:
+        path, copy = Path(folder, "run"), Path(folder, "copy")
+        words: dict[str, Any] = {"seed": 1, "asynchronous": True}
+        two, one = gfopt.host(engine, workers=2), gfopt.host(workers=1)
+        with contextlib.suppress(SystemExit):
+            gfopt.minimize(
+                raising,
+                X0,
+                evaluator=two,
+                checkpoint=path,
+                callbacks=ended,
+                budget=99,
+                **words,
+            )
+        shutil.copy(path, copy)
+        values = sum(record.kind == "value" for record in read_records(path).records)
+        words["budget"] = values + 1  # and the start
+        found = gfopt.minimize(raising, X0, evaluator=two, checkpoint=path, **words)
+        again = gfopt.minimize(raising, X0, evaluator=one, checkpoint=copy, **words)
+    return said(again, found)
+
+
 def said(found: Any, expected: Any) -> str:
     if not np.array_equal(found.x, expected.x):
         return f"ANOTHER RESULT {found.fun} for {expected.fun}, {found.failures}"
@@ -203,6 +241,7 @@ def main() -> None:
             for fun in (highest, raising):
                 found = said(searched(fun, engine), searched(fun))
                 print(f"{name}: {fun.__name__}: {found}", flush=True)
+            print(f"{name}: asynchronous: {asynchronous(engine)}", flush=True)
             if name == "dask-adaptive":
                 adaptive = engine.cluster.adapt(minimum=1, maximum=3)
                 found = said(searched(highest, engine), searched(highest))

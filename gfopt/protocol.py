@@ -189,6 +189,13 @@ class Method(Optimizer):
         """
         return ""
 
+    def began(self, state: State) -> jax.Array | int:
+        """Returns the step at which its present run began.
+
+        A candidate of an earlier step, which is of another run, tells it nothing.
+        """
+        return 0
+
     # what it is
 
     @property
@@ -343,6 +350,10 @@ class Wrapper(Method):
     def encode(self, state: State, solution: Solution) -> Member:
         """Encodes for the method inside."""
         return self.within(state).encode(self.inner_state(state), solution)
+
+    def began(self, state: State) -> jax.Array | int:
+        """Returns when the run of the method inside began."""
+        return self.within(state).began(self.inner_state(state))
 
     @property
     def follows_slopes(self) -> bool:

@@ -110,7 +110,8 @@ class AskTell:
             sigma0,
             bounds,
             options,
-            allows_model=not (noisy or asynchronous),
+            allows_model=not noisy,
+            any_order=asynchronous,
         )
         optimizer = against_noise(start.hosted) if noisy else start.hosted
         self._sense, self._x0 = Sense(maximize), start.x0

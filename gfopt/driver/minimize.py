@@ -167,14 +167,11 @@ def minimize(
         bounds,
         options,
         allows_model=not (
-            noisy
-            or asynchronous
-            or objective.constraints
-            or objective.takes_key
-            or batches is not None
+            noisy or objective.constraints or objective.takes_key or batches is not None
         ),
         # restart only if the caller set a limit
         restarts=not (budget is None and max_seconds is None and target is None),
+        any_order=asynchronous,
     )
     check_frozen(start.x0, frozen)
     if noisy:

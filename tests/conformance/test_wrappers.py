@@ -167,6 +167,7 @@ def test_every_hook_is_looked_at():
     own = {"at_tier", "tier", "decode_group", "wrapped", "search_space", "tolerance"}
     own |= {
         "late_members",
+        "began",
         "encode",
         "log_header",
         "can_restart",
@@ -181,7 +182,15 @@ def test_every_hook_is_looked_at():
 def test_only_what_tells_the_method_inside_takes_late_members():
     for wrapper in WRAPPERS:
         says = as_method(made(("cma_es", wrapper))).late_members
-        assert says == ("encoded" if wrapper in ("bounded", "margin") else ""), wrapper
+        takes = wrapper in ("bounded", "margin", "restarts")
+        assert says == ("encoded" if takes else ""), wrapper
+
+
+@pytest.mark.parametrize("names", combinations(2, ["cma_es"]), ids="/".join)
+def test_a_run_began_where_it_was_restarted(names):
+    optimizer = made(names)
+    began = as_method(optimizer).began(ones(optimizer))
+    assert began == ("restarts" in names)
 
 
 SOME = ["cma_es", "lq_cma_es", "open_es", "deep_ga", "a user's own"]

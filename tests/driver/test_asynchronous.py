@@ -37,6 +37,10 @@ def value(x: Any) -> float:
 
 def start(name: str) -> dict[str, Any]:
     """The arguments of a search by a method, with six candidates a generation."""
+    if name == "restarts":  # after every generation, of 6, 12 and again 12
+        inner = gfopt.CMAES(sigma=0.5, tol_x=1e9)
+        sizes: dict[str, Any] = {"first_size": 6, "largest_size": 12}
+        return {"method": gfopt.Restarts(inner, bipop=False, **sizes), "x0": X0}
     options: dict[str, Any] = {"population_size": 6}
     if registry.METHODS[name].tokens:
         options["vocabulary"] = 9
@@ -211,7 +215,10 @@ def killed(*_: Any) -> None:
     raise SystemExit  # which nothing catches, as a kill
 
 
-@pytest.mark.parametrize("name", ["cma_es", "random_search", "differential_evolution"])
+KILLED = ["cma_es", "random_search", "differential_evolution", "restarts"]
+
+
+@pytest.mark.parametrize("name", KILLED)
 @pytest.mark.parametrize("at", [2, 17])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(name, at, tmp_path):
     straight = minimize(Counted(), name)
@@ -294,6 +301,37 @@ def test_a_snapshot_holds_what_came_early(tmp_path, monkeypatch):
     same_result(one, other)
     assert len(again.seen) == 2 * paid and len(fun.seen) + paid >= 60
     assert not set(again.seen) & set(fun.seen[:36])  # nothing is paid for twice
+
+
+def test_a_run_is_told_no_candidate_of_the_run_before():
+    search = session("restarts")
+    trials = search.ask(12)[1:]  # without x0
+    search.tell(trials[:6], [9.0] * 6)
+    state = search.result.state
+    assert (state.step, state.num_restarts, state.num_active) == (1, 1, 12)
+    search.tell(trials[6:], [0.5] * 5)  # counts, and may be the best
+    assert (search.result.fun, search.result.nfev) == (0.5, 11)
+    search.tell(search.ask(11), [8.0] * 11)
+    same(search.result.state, state)
+    search.tell(search.ask(1), [8.0])
+    found = search.result
+    assert (found.nfev, found.nit, found.state.fitness) == (23, 2, 8.0)
+    assert found.history["nfev"].tolist() == [6, 23]
+
+
+def test_restarts_come_again_from_the_journal(tmp_path, monkeypatch):
+    monkeypatch.setattr("gfopt.driver.loop.checkpoint.SAVE_SECONDS", 1e9)
+    path, fun = tmp_path / "run", Counted(pause=0.001)
+    given = {"name": "restarts", "checkpoint": path}
+    with pytest.raises(SystemExit):
+        minimize(fun, workers=8, callbacks=stop_at(4), budget=100, **given)
+    budget = 1 + len(journal(path))
+    shutil.copy(path, tmp_path / "copy")
+    again = Counted()
+    one = minimize(again, workers=3, budget=budget, **given)
+    given["checkpoint"] = tmp_path / "copy"
+    same_result(one, minimize(again, budget=budget, **given))
+    assert not again.seen and one.state.num_restarts == one.nit >= 4
 
 
 def stop_at(generation: int) -> Any:
@@ -394,6 +432,15 @@ def test_the_population_is_as_large_as_the_workers_are_many():
     assert minimize(value, workers=12, **words).optimizer.population_size == 12
     assert minimize(value, workers=3, **words).optimizer.population_size is None
     assert minimize(value, workers=12, budget=40).optimizer.population_size == 6
+
+
+@pytest.mark.parametrize("size, expected", [(3, "cma_es"), (1_500, "sep_cma_es")])
+def test_auto_takes_a_method_that_can(size, expected):
+    words = {"x0": np.ones(size), "budget": 3, "options": None, "sigma0": None}
+    found = minimize(value, workers=2, method="auto", **words).optimizer
+    assert registry.row_of(found).name == expected
+    names = [type(layer).__name__ for layer in gfopt.protocol.layers(found)]
+    assert ("Restarts" in names) == (size == 3)
 
 
 @pytest.mark.parametrize(

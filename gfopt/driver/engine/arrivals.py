@@ -9,7 +9,7 @@ drawn and values came, and of nothing else.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -19,12 +19,15 @@ from gfopt.driver.engine.host_search import HostSearch
 from gfopt.protocol import as_method
 from gfopt.types import Member, PyTree, Solution
 
+INJECTED = -1  # the step of what the caller found
+T = TypeVar("T")
+
 
 class Draw(NamedTuple):
     """A candidate.
 
     Attributes:
-        step: when it was drawn.
+        step: when it was drawn; ``INJECTED`` if it was not.
         row: its number among those of the step; with P rows, numbers from P on are of
             further populations.
         record: what a later step is told of it: its solution, or its member.
@@ -85,11 +88,27 @@ class Arrivals:
         like = search.best_x if self._is_encoded else search.population.members
         return Draw(step, row, jax.tree.unflatten(jax.tree.structure(like), leaves))
 
+    def generation(self, arrived: list[tuple[Draw, T]], size: int) -> int:
+        """Returns how many of what has come make a generation, 0 for not enough.
+
+        Of those of a run that has ended the method is told nothing.
+        """
+        count = 0
+        for number, (draw, _) in enumerate(arrived, 1):
+            count += self._is_useful(draw)
+            if count == size:
+                return number
+        return 0
+
+    def _is_useful(self, draw: Draw) -> bool:
+        return draw.step == INJECTED or draw.step >= self._search.began
+
     def place(self, arrived: list[tuple[Draw, float]]) -> dict[int, int]:
         """Puts candidates into the open generation.
 
         Args:
-            arrived: at most as many as it has active rows, each with its fitness.
+            arrived: what came, each with its fitness; of the present run at most as
+                many as there are active rows.
 
         Returns:
             Which of them stands in which row. Where several have one row, the best.
@@ -98,8 +117,9 @@ class Arrivals:
         self._at(search.step)
         rows = search.active_rows.tolist()
         chosen: dict[int, int] = {}
-        for number, (draw, fitness) in enumerate(arrived):
-            row = rows[number if self._is_encoded else draw.row % len(rows)]
+        listed = [(n, *one) for n, one in enumerate(arrived) if self._is_useful(one[0])]
+        for place, (number, draw, fitness) in enumerate(listed):
+            row = rows[place if self._is_encoded else draw.row % len(rows)]
             other = chosen.get(row)
             if other is None or fitness < arrived[other][1]:
                 chosen[row] = number

@@ -51,7 +51,9 @@ class AsynchronousEngine(HostEngine):
         self._interrupt = interrupt
         size = self.size
         try:
-            while len(self._arrived) < size and not self._is_enough(limits):
+            while not self._is_enough(limits):
+                if self._arrivals.generation(self._arrived, size):
+                    break
                 if self._before:
                     name, value = self._before.popleft()
                     draw = self._arrivals.drawn(*name, value.candidate or ())
@@ -72,10 +74,12 @@ class AsynchronousEngine(HostEngine):
             raise
         finally:
             interrupt.hold()
-        told, self._arrived = self._arrived[:size], self._arrived[size:]
+        count = self._arrivals.generation(self._arrived, size)
+        self.is_open = not count
+        told = self._arrived[: count or None]
+        self._arrived = self._arrived[len(told) :]
         for _, value in told:
             self._count(value)
-        self.is_open = len(told) < size
         if not self.is_open:
             listed = [(draw, value.feasible_fitness) for draw, value in told]
             rows = self._arrivals.place(listed)

@@ -167,6 +167,11 @@ class HostSearch:
         self._rows: list[Solution] | None = None
 
     @property
+    def began(self) -> int:
+        """The step at which the method's present run began."""
+        return int(as_method(self.optimizer).began(self.state))
+
+    @property
     def state(self) -> State:
         """The method's state; its small leaves are NumPy arrays."""
         return self._generation.pair.fetched()[0]

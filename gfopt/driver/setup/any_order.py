@@ -24,7 +24,7 @@ def check_any_order(optimizer: Optimizer) -> None:
         names = ", ".join(row.name for row in rows if "asynchronous" in row.flags)
         raise ValueError(
             "method must be one that takes values in any order where asynchronous=True:"
-            f" {names}, without a wrapper; got {checks.shown(optimizer)}"
+            f" {names}, alone or in gfopt.Restarts; got {checks.shown(optimizer)}"
         )
 
 

@@ -35,7 +35,10 @@ class Choice(NamedTuple):
 
 
 def choose(
-    method: str | Optimizer, options: Mapping[str, object] | None, dimension: int
+    method: str | Optimizer,
+    options: Mapping[str, object] | None,
+    dimension: int,
+    any_order: bool = False,
 ) -> Choice:
     """Returns the method that was asked for.
 
@@ -43,6 +46,7 @@ def choose(
         method: a name, ``"auto"``, or an optimizer.
         options: fields of a method by name, or None.
         dimension: how many numbers are searched.
+        any_order: whether ``"auto"`` must take one that is told values in any order.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -60,7 +64,7 @@ def choose(
     if options is not None:
         checks.instance("options", options, Mapping, "a dict of the method's fields")
     fields = dict(options or {})
-    name = auto_method(dimension) if method == "auto" else method
+    name = auto_method(dimension, any_order) if method == "auto" else method
     registry.known_method(name, "auto")
     row = registry.METHODS[name]
     if row.most is not None and dimension > row.most and not fields:
@@ -72,13 +76,15 @@ def choose(
     return Choice(optimizer, name, row, row.sigma in fields, fields)
 
 
-def auto_method(dimension: int) -> str:
+def auto_method(dimension: int, any_order: bool = False) -> str:
     """Returns what ``method="auto"`` stands for where evaluations are cheap.
 
     See the page "Which method?" for the whole rule.
     """
     if dimension <= MOST_DENSE:
         return "cma_es"
+    if any_order:
+        return "sep_cma_es"
     return "cr_fm_nes" if dimension <= MOST_LINEAR else "open_es"
 
 

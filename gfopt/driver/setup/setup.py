@@ -56,6 +56,7 @@ def setup(
     *,
     allows_model: bool = True,
     restarts: bool = False,
+    any_order: bool = False,
 ) -> Setup:
     """Makes a search of what ``minimize`` and ``AskTell`` are given.
 
@@ -77,7 +78,8 @@ def setup(
         options: fields of the method, or None.
         allows_model: values are noise-free and unconstrained, so that ``"auto"`` may
             take a method with a surrogate.
-        restarts: a surrogate search that has converged begins again elsewhere.
+        restarts: a search by ``"auto"`` that has converged begins again elsewhere.
+        any_order: values come in any order, which no surrogate takes.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -101,25 +103,26 @@ def setup(
             return Setup(held, start.x0, start.x64, held)
         part = start.reduced(free)
     dimension = trees.num_parameters(part.x0)
-    chosen = choose(method, options, dimension)
+    chosen = choose(method, options, dimension, any_order)
     optimizer = within(*scaled(chosen, part, sigma0))
     check_reach(optimizer, part.x0)
     hosted = optimizer
-    if method == "auto" and allows_model and not options:
+    if method == "auto" and (allows_model or any_order) and not options:
         if dimension <= MOST_SURROGATE:
-            hosted = _surrogate(part, dimension, sigma0, restarts)
+            hosted = _for_costly(part, dimension, sigma0, restarts, any_order)
     whole = Setup(optimizer, start.x0, start.x64, hosted)
     if space is None or free is None:
         return whole
     return whole.wrapped(lambda inner: _held(inner, start.x0, space, free))
 
 
-def _surrogate(
-    start: Start, dimension: int, sigma0: PyTree, restarts: bool
+def _for_costly(
+    start: Start, dimension: int, sigma0: PyTree, restarts: bool, any_order: bool
 ) -> Optimizer:
     """Returns what ``"auto"`` takes for a costly objective in few dimensions."""
     is_discrete = start.space is not None and start.space.is_discrete
-    name = "cma_es" if is_discrete else "lq_cma_es"  # a model has no margin
+    # a model has no margin, and is of values in the order of their generations
+    name = "cma_es" if is_discrete or any_order else "lq_cma_es"
     # neither a start far away nor a sigma0 that is much too small should end it
     chosen = choose(name, {"tol_up": 1e20}, dimension)
     optimizer, space = scaled(chosen, start, sigma0)

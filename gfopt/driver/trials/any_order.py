@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from gfopt.core import trees
-from gfopt.driver.engine.arrivals import Arrivals, Draw
+from gfopt.driver.engine.arrivals import INJECTED, Arrivals, Draw
 from gfopt.driver.trials.base import Kept
 from gfopt.driver.trials.late_trials import MOST_NUMBERS
 from gfopt.driver.trials.trial import Trial
@@ -15,7 +15,6 @@ from gfopt.protocol import as_method
 from gfopt.types import PyTree, Solution
 
 ALWAYS = 256  # trials that wait for a value, however large they are
-INJECTED = -1  # in place of a step
 
 
 class AnyOrder:
@@ -101,7 +100,7 @@ class AnyOrder:
 
     def _arrive(self, draw: Draw, value: float) -> None:
         self._arrived.append((draw, value))
-        if len(self._arrived) >= self.kept.search.size:
+        if self._arrivals.generation(self._arrived, self.kept.search.size):
             self._advance()
 
     def _fill(self) -> None:

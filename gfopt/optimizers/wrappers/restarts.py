@@ -50,6 +50,7 @@ class RestartsState(NamedTuple):
         num_active: ``i32[]``, the population size of this run.
         doublings: ``i32[]``, of the large population.
         num_restarts: ``i32[]``.
+        began: ``i32[]``, the first step of this run.
         is_small: ``bool[]``, whether this is a run of the small regime.
         spent: ``float[2]``, evaluations of the large and of the small regime.
         left: ``float[]``, evaluations left for this run.
@@ -67,6 +68,7 @@ class RestartsState(NamedTuple):
     num_active: jax.Array
     doublings: jax.Array
     num_restarts: jax.Array
+    began: jax.Array
     is_small: jax.Array
     spent: jax.Array
     left: jax.Array
@@ -138,6 +140,25 @@ class Restarts(Wrapper):
         """The first step size of the method that is restarted."""
         return innermost(self.inner).sigma  # type: ignore[attr-defined]
 
+    @property
+    def population_size(self) -> int | None:
+        """``P_0``, where it is set."""
+        return self.first_size
+
+    def resized(self, population_size: int) -> Restarts:
+        """Returns this method with another ``P_0``."""
+        largest = max(population_size, self.largest_size)
+        return replace(self, first_size=population_size, largest_size=largest)
+
+    @property
+    def late_members(self) -> str:
+        """As the method inside, within a run."""
+        return as_method(self.inner).late_members
+
+    def began(self, state: RestartsState) -> jax.Array:
+        """Returns the first step of this run."""
+        return state.began
+
     def _first_size(self, dimension: int) -> int:
         return self.first_size or default_population_size(dimension)
 
@@ -165,6 +186,7 @@ class Restarts(Wrapper):
             num_active=first,
             doublings=jnp.int32(0),
             num_restarts=jnp.int32(0),
+            began=jnp.int32(0),
             is_small=jnp.ones((), bool),  # the first run is counted as such
             spent=jnp.zeros(2, dtype),
             left=infinite,
@@ -233,6 +255,7 @@ class Restarts(Wrapper):
             num_active=num_active,
             doublings=doublings,
             num_restarts=state.num_restarts + 1,
+            began=state.step,
             is_small=is_small,
             left=jnp.where(is_small, state.spent[0] / 2, jnp.inf),
             run_fitness=jnp.full_like(state.fitness, jnp.inf),
