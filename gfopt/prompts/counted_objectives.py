@@ -20,6 +20,9 @@ import numpy.typing as npt
 from jax import lax
 
 from gfopt import checks
+from gfopt.core.host.calls import Outcome
+from gfopt.core.host.failures import Failures
+from gfopt.core.host.values import Answers, evaluation_of, values_of
 from gfopt.core.objective import Inputs, Objective
 from gfopt.deprecations import renamed_arguments
 from gfopt.prompts.ledger import Ledger, empty_ledger, noted, planned
@@ -60,8 +63,10 @@ class Counted:
     ) -> tuple[PyTree, dict[str, PyTree]]:
         """Returns the values of prompts ``[b, L]``, and what the ledger is to note."""
         place, leader, is_asked = planned(context, prompts)
+        failed: dict[int, Outcome] = {}
         if self.is_host:
-            fresh = self._called(np.asarray(prompts), np.asarray(is_asked), args)
+            asked = np.asarray(prompts), np.asarray(is_asked)
+            fresh, failed = self._called(*asked, args)
         else:
             fresh = self._computed(prompts, is_asked, args)
         xp: Any = np if self.is_host else jnp
@@ -86,26 +91,30 @@ class Counted:
         if self.is_host:
             told = {name: np.asarray(column) for name, column in told.items()}
             values = np.asarray(values, np.float64)
+            if failed:
+                rows = enumerate(np.asarray(leader).tolist())
+                values = Answers(values, {i: failed[r] for i, r in rows if r in failed})
         return values, told
 
     def _called(
         self, prompts: np.ndarray, is_asked: np.ndarray, args: PyTree
-    ) -> PyTree:
-        """Calls a Python score; one that fails every time says why."""
+    ) -> tuple[np.ndarray, dict[int, Outcome]]:
+        """Calls a Python score; returns its values, and which rows failed and why."""
         values = np.full(len(prompts), np.nan, np.float32)
         rows = np.flatnonzero(is_asked)
         if self.batched and rows.size:
             values[rows] = self.score(prompts[rows], *args)
-            return values
-        errors = []
-        for row in rows:
+            return values, {}
+        failed, first = {}, None
+        for row in rows.tolist():
             try:
                 values[row] = self.score(prompts[row].copy(), *args)
             except Exception as error:  # a failed call is a prompt without a value
-                errors.append(error)
-        if errors and len(errors) == rows.size:
-            raise errors[0]
-        return values
+                failed[row] = Outcome.of_error(error)
+                first = first or error
+        if first is not None and len(failed) == rows.size:
+            raise first
+        return values, failed
 
     def _computed(
         self, prompts: jax.Array, is_asked: jax.Array, args: PyTree
@@ -240,7 +249,7 @@ def answers(
     """
     is_host = function_of(objective).is_host
     rows = np.asarray(prompts, np.int32)
-    found = []
+    found, failures = [], Failures()
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         # the last batch repeats its last prompt, which costs nothing
@@ -249,13 +258,28 @@ def answers(
         )
         given = full if len(rows) > batch_size else part
         inputs = Inputs(context=objective.context)
-        call = Objective.value if is_host else _value
-        values, aux = call(objective, given, None, inputs)
+        if is_host:
+            values, aux = _host_values(objective, given, inputs, failures)
+        else:
+            values, aux = _value(objective, given, None, inputs)
         valid = jnp.isfinite(values) & (jnp.arange(len(given)) < len(part))
         ledger = noted(inputs.context, Evaluation(jnp.asarray(values), valid, aux))
         objective = replace(objective, context=ledger)
         found.append(np.asarray(values, np.float64)[: len(part)])
     return np.concatenate(found) if found else np.zeros(0), objective
+
+
+def _host_values(
+    objective: Objective, prompts: np.ndarray, inputs: Inputs, failures: Failures
+) -> tuple[np.ndarray, PyTree]:
+    """Asks a Python score; shows the first exception of each type."""
+    outcome = Outcome(objective.call(prompts, None, inputs), "ok")
+    each = values_of(objective, outcome, len(prompts))
+    for value in each:
+        if value.traceback:
+            failures.add(value.reason, value.traceback)
+    evaluation = evaluation_of(dict(enumerate(each)), len(prompts))
+    return np.where(evaluation.valid, evaluation.fitness, np.nan), evaluation.aux
 
 
 @jax.jit  # the ledger is an argument: all blocks are one program

@@ -330,3 +330,31 @@ def test_a_ledger_is_shared_by_searches() -> None:
     second = search(objective, budget=40, method="random_tokens")
     assert int(second.context.queries) > int(first.context.queries)
     assert second.context.left == 60 - int(second.context.queries)
+
+
+def test_what_a_score_raises_is_shown_once_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    num_calls = 0
+
+    def score(prompt: np.ndarray) -> float:
+        nonlocal num_calls
+        num_calls += 1
+        if prompt[0] == 2:
+            raise ArithmeticError(f"no twos, not before {prompt[1]}")
+        return float(loss(prompt))
+
+    objective = gfopt.prompts.counted(score, LENGTH, is_host=True)
+    options = {"vocabulary": 8, "population_size": 16}
+    found = gfopt.minimize(
+        objective, START, method="genetic_tokens", options=options, budget=64, seed=1
+    )
+    raised = {k: n for k, n in found.failures.items() if k.startswith("Arithmetic")}
+    assert raised and sum(found.failures.values()) == sum(raised.values())
+    assert "no twos" in caplog.text and caplog.text.count("Traceback") == 1
+    # a call that failed was a query, as any other
+    assert int(found.context.queries) == num_calls < found.nfev
+    caplog.clear()
+    values, after = gfopt.prompts.answers(objective, [[2, 1, 1], [1, 1, 1], [2, 1, 1]])
+    assert np.isnan(values).tolist() == [True, False, True]
+    assert int(after.context.queries) == 2 and caplog.text.count("Traceback") == 1

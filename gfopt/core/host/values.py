@@ -44,6 +44,18 @@ class Value(NamedTuple):
         return math.inf if self.reason or not keeps(self.aux) else self.fitness
 
 
+class Answers(NamedTuple):
+    """What a batched function may return where calls that it makes can fail.
+
+    Attributes:
+        numbers: ``float[b]``; NaN where a call failed.
+        failed: what became of such calls, by row.
+    """
+
+    numbers: np.ndarray
+    failed: Mapping[int, Outcome]
+
+
 def value_of(objective: Objective, outcome: Outcome) -> Value:
     """Returns the value that one call of an objective gave."""
     if outcome.status != "ok":
@@ -71,6 +83,9 @@ def values_of(objective: Objective, outcome: Outcome, count: int) -> list[Value]
         if not isinstance(answers, tuple) or len(answers) != 2:
             return [_wrong_kind("(numbers, aux) pair", answers)] * count
         answers, aux = answers
+    failed: Mapping[int, Outcome] = {}
+    if isinstance(answers, Answers):
+        answers, failed = answers
     try:
         check_number(answers, (count,))
     except ValueError:
@@ -81,7 +96,11 @@ def values_of(objective: Objective, outcome: Outcome, count: int) -> list[Value]
             (row, jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], aux))
             for i, row in enumerate(rows)
         ]
-    return [value_of(objective, Outcome(row, "ok")) for row in rows]
+    values = [value_of(objective, Outcome(row, "ok")) for row in rows]
+    for row, outcome in failed.items():  # what it returned beside them counts
+        said = math.inf, outcome.reason, values[row].aux, outcome.traceback
+        values[row] = Value(*said)
+    return values
 
 
 def evaluation_of(
