@@ -1,4 +1,4 @@
-"""ClaPS on handwritten digits: what pruning is worth to three searches, budgets equal.
+"""ClaPS on handwritten digits: what pruning is worth to four searches, budgets equal.
 
 A small attention model reads a digit and a prompt of five tokens out of 8,000. Trained
 here, it knows six binary attributes of digits, each announced by any of four tokens;
@@ -31,6 +31,7 @@ from common import RESULTS, parsed, save, show
 from sklearn.datasets import load_digits
 
 import gfopt
+from gfopt.research.statistics import paired_difference_interval
 
 V, LENGTH, WIDTH, SLOTS = 8000, 5, 32, 8
 SYNONYMS, SHOTS, BUDGET = 4, 16, 300
@@ -46,6 +47,7 @@ ATTRIBUTES = {
 SEARCHES = {
     "random_tokens": {"population_size": 50},
     "genetic_tokens": {"population_size": 20, "mutation_rate": 0.2},
+    "categorical_tokens": {"population_size": 20},
     "greedy_tokens": {"population_size": BUDGET // LENGTH, "num_sweeps": 20},
 }
 SPACES = ("full", "clusters", "claps", "random pruning")
@@ -288,6 +290,15 @@ def main() -> None:
     show(["search", *SPACES], rows)
     for name, values in bounds.items():
         print(f"{name}: {np.mean(values):.3f}")
+    differences = {
+        space: paired_difference_interval(
+            np.array(cells["categorical_tokens", space]),
+            np.array(cells["genetic_tokens", space]),
+        )
+        for space in SPACES
+    }
+    print("\ncategorical_tokens above genetic_tokens, paired by task, 95 % interval:")
+    show(["space", "mean", "low", "high"], [[s, *d] for s, d in differences.items()])
     lost = {
         count: {
             "tasks": len(found),
@@ -306,6 +317,10 @@ def main() -> None:
         {
             "settings": vars(settings) | {"budget": BUDGET, "shots": SHOTS},
             "accuracy": figures,
+            "categorical above genetic": {
+                space: [round(float(number), 4) for number in found]
+                for space, found in differences.items()
+            },
             "bounds": {n: round(float(np.mean(v)), 4) for n, v in bounds.items()},
             "largest number of queries": {s: max(q) for s, q in queries.items()},
             "failure, by clusters": lost,

@@ -42,6 +42,7 @@ GENETIC = {"population_size": 20, "mutation_rate": 0.2}
 CLAPS = {
     "claps, genetic": ("genetic_tokens", GENETIC),
     "claps, greedy": ("greedy_tokens", {"num_sweeps": 50}),
+    "claps, categorical": ("categorical_tokens", {"population_size": 20}),
 }
 
 

@@ -266,6 +266,14 @@ ROWS = (
         tokens=True,
     ),
     Row(
+        name="categorical_tokens",
+        home="gfopt.tokens.categorical_tokens.CategoricalTokens",
+        domain="token sequences, small vocabularies, choices",
+        flags=RANKED | {"tolerates_stale", "asynchronous", "resizable"},
+        sigma=None,
+        tokens=True,
+    ),
+    Row(
         name="particle_tokens",
         home="gfopt.tokens.particle_tokens.ParticleTokens",
         domain="token sequences, small vocabularies",

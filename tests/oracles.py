@@ -1006,6 +1006,63 @@ class NoveltyAgents:
 
 
 @dataclass
+class CategoricalTokens:
+    """Akimoto et al. (2019), arXiv 1905.08537, algorithm 1; PBIL with a rate.
+
+    The length of a gradient is that by the Fisher matrix of K - 1 free probabilities.
+    """
+
+    theta: list[Array]  # for each position [K]
+    rate: float | None = None
+    delta: float = 1.0
+    gamma: float = 0.0
+    path: Array | None = None
+
+    def step(self, tokens: Array, fitness: Array) -> None:
+        utility = self.utilities(fitness)
+        if not utility.any():
+            return
+        gradients, whitened, square = [], [], 0.0
+        for place, theta in enumerate(self.theta):
+            gradient = np.zeros_like(theta)
+            for u, token in zip(utility, tokens[:, place], strict=True):
+                gradient += u * ((np.arange(theta.size) == token) - theta)
+            gradients.append(gradient)
+            fisher = np.diag(1 / theta[:-1]) + 1 / theta[-1]
+            square += gradient[:-1] @ fisher @ gradient[:-1]
+            whitened.append(gradient / np.sqrt(theta))
+        flat, norm = np.concatenate(whitened), math.sqrt(square)
+        length = self.rate if self.rate is not None else self.delta / norm
+        if self.rate is None:
+            beta = self.delta / math.sqrt(flat.size - len(self.theta))
+            before = np.zeros_like(flat) if self.path is None else self.path
+            self.path = (1 - beta) * before
+            self.path += math.sqrt(beta * (2 - beta)) * flat / norm
+            self.gamma = (1 - beta) ** 2 * self.gamma + beta * (2 - beta)
+            self.delta /= math.exp(beta * (self.gamma - self.path @ self.path / 1.5))
+        for place, gradient in enumerate(gradients):
+            self.theta[place] = self.restricted(self.theta[place] + length * gradient)
+
+    def restricted(self, theta: Array) -> Array:
+        least = 1 / (len(self.theta) * (theta.size - 1))
+        theta = np.maximum(theta, least)
+        excess = (theta.sum() - 1) / (theta.sum() - theta.size * least)
+        return theta - excess * (theta - least)
+
+    @staticmethod
+    def utilities(fitness: Array) -> Array:
+        valid = np.isfinite(fitness)
+        mu = math.ceil(valid.sum() / 4)
+        ranked = np.zeros(valid.sum())
+        ranked[:mu] += 1 / mu
+        ranked[ranked.size - mu :] -= 1 / mu
+        order = np.sort(fitness[valid])
+        return np.array(
+            [ranked[order == f].mean() if np.isfinite(f) else 0.0 for f in fitness]
+        )
+
+
+@dataclass
 class GridArchive:
     """Mouret & Clune (2015) and, with a rate, the soft archive of CMA-MAE.
 

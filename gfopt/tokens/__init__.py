@@ -1,6 +1,7 @@
 """Token sequences: language models, scores of texts, and discrete searches."""
 
 from gfopt.tokens.beast import Beast
+from gfopt.tokens.categorical_tokens import CategoricalTokens
 from gfopt.tokens.combined_scores import Total, Universal
 from gfopt.tokens.genetic_tokens import GeneticTokens
 from gfopt.tokens.greedy_tokens import GreedyTokens
@@ -29,6 +30,7 @@ from gfopt.tokens.token_counts import token_counting
 __all__ = [
     "Beast",
     "CachedModel",
+    "CategoricalTokens",
     "EndpointModel",
     "Fluency",
     "FunctionModel",

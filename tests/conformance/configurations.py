@@ -203,6 +203,17 @@ CONFIGURATIONS = {
         bound=0.0,
         smallest=1,
     ),
+    "categorical_tokens": Configuration(
+        {
+            "vocabulary": 12,
+            "population_size": 16,
+            "learning_rate": 0.3,
+            "min_probability": 0.01,
+        },
+        schedules=("learning_rate",),
+        generations=120,
+        bound=0.0,
+    ),
     "particle_tokens": Configuration(
         {
             "vocabulary": 12,

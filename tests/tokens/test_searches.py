@@ -23,6 +23,7 @@ METHODS = {
     "random_tokens": {},
     "greedy_tokens": {},
     "genetic_tokens": {"mutation_rate": 0.3, "immigrant_share": 0.2},
+    "categorical_tokens": {},
     "particle_tokens": {"mutation_rate": 0.5},
 }
 each_method = pytest.mark.parametrize("name", METHODS)
@@ -266,3 +267,62 @@ def test_vocabularies_are_a_batch_axis() -> None:
     method = make("random_tokens", vocabulary=several, change_rate=jnp.ones(2))
     first, second = jax.vmap(ask)(method)
     np.testing.assert_array_equal(first + 10, second)
+
+
+@pytest.mark.parametrize("rate", [None, 0.2])
+def test_the_distribution_moves_as_that_of_the_loop(rate: float | None) -> None:
+    method = gfopt.tokens.CategoricalTokens(
+        population_size=12, choices=(2, 5, 3), learning_rate=rate
+    )
+    weights = jnp.array([1.0, 2.0, 1.0])
+    expected = oracles.CategoricalTokens([np.full(k, 1 / k) for k in (2, 5, 3)], rate)
+    state = method.init(KEY, np.zeros(3, np.int32))
+    rng = np.random.default_rng(1)
+    for step in range(15):
+        population = method.ask(jax.random.fold_in(KEY, step), state)
+        tokens = np.asarray(population.members)
+        assert (tokens < [2, 5, 3]).all()
+        # small integers: ties; noise at first, then a signal; some fail
+        fitness = np.asarray(weights @ (population.members != 1).T)
+        fitness = np.where(rng.random(12) < 0.2, np.nan, fitness).astype(np.float32)
+        fitness = rng.integers(0, 4, 12).astype(np.float32) if step < 5 else fitness
+        expected.step(tokens, fitness)
+        evaluation = judged(jnp.asarray(fitness), population.active, ())
+        state, info = method.tell(state, population, evaluation)
+        for place, theta in enumerate(expected.theta):
+            found = state.probabilities[place]
+            np.testing.assert_allclose(found[: theta.size], theta, atol=2e-5)
+            assert not found[theta.size :].any()
+        if rate is None:
+            np.testing.assert_allclose(state.delta, expected.delta, rtol=1e-4)
+            np.testing.assert_allclose(
+                np.linalg.norm(state.path), np.linalg.norm(expected.path), rtol=1e-4
+            )
+    assert method.recommend(state).tolist() == [1, 1, 1]
+    assert info.certainty > 0.6
+
+
+def test_a_distribution_is_what_is_drawn() -> None:
+    method = gfopt.tokens.CategoricalTokens(population_size=4000, choices=(2, 4))
+    state = method.init(KEY, np.zeros(2, np.int32))
+    theta = jnp.array([[0.25, 0.75, 0, 0], [0.1, 0.2, 0.3, 0.4]])
+    drawn = method.ask(KEY, state._replace(probabilities=theta)).members
+    shares = jax.nn.one_hot(drawn, 4).mean(axis=0)
+    np.testing.assert_allclose(shares, theta, atol=0.03)
+
+
+def test_nothing_is_learnt_of_equal_values() -> None:
+    method = make("categorical_tokens")
+    state, _ = turn(method, method.init(KEY, START), KEY, np.ones(32))
+    assert state.step == 1 and state.delta == 1
+    np.testing.assert_array_equal(state.probabilities, 1 / np.float32(8))
+    np.testing.assert_array_equal(method.recommend(state), START)
+
+
+def test_choices_that_do_not_fit_are_named() -> None:
+    for choices, vocabulary in (((2, 3), None), ((2, 3, 9), 8)):
+        method = gfopt.tokens.CategoricalTokens(vocabulary, choices=choices)
+        with pytest.raises(ValueError, match=r"^choices must have a number for each"):
+            method.init(KEY, np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match=r"^choices must be an integer, 1"):
+        gfopt.tokens.CategoricalTokens(choices=(0, 2))
