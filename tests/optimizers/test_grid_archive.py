@@ -219,26 +219,27 @@ def test_map_elites_is_a_random_search_that_restarts() -> None:
 
 
 def test_what_failed_never_enters() -> None:
-    def fails(x: Any) -> Any:
+    def fails(x: Any, limit: Any) -> Any:
         value, behaviour = PROBLEM(x)
-        behaviour = jnp.where(x[0] > 0.5, jnp.nan, behaviour)
-        return jnp.where(x[0] < -0.5, jnp.nan, value), behaviour
+        behaviour = jnp.where(x[0] > limit, jnp.nan, behaviour)
+        return jnp.where(x[0] < -limit, jnp.nan, value), behaviour
 
-    result = gfopt.run(
-        CMA_ME,
+    search = partial(
+        gfopt.run,
+        dataclasses.replace(CMA_ME, inner=gfopt.SepCMAES(6, sigma=0.5)),
         gfopt.Objective(fails, has_aux=True),
         PROBLEM.x0,
         key=KEY,
         generations=30,
     )
+    result = search(args=(0.5,))
     solutions, fitness, _ = result.state.elites.found()
     assert len(fitness) > 3 and np.all(np.abs(solutions[:, 0]) <= 0.5)
     assert np.any(np.asarray(result.history["num_valid"]) < 18)
     for leaf in jax.tree.leaves(result.state.emitters):
         assert not jnp.issubdtype(leaf.dtype, jnp.floating) or not np.isnan(leaf).any()
 
-    never = gfopt.Objective(lambda x: (jnp.nan * x[0], x[:2]), has_aux=True)
-    result = gfopt.run(CMA_ME, never, PROBLEM.x0, key=KEY, generations=3)
+    result = search(args=(-9.0,))
     assert not result.state.elites.is_filled.any()
     np.testing.assert_array_equal(result.recommended, PROBLEM.x0)
 
