@@ -125,11 +125,31 @@ def draw_screens(name: str, data: dict[str, Any]) -> None:
     picture(name, figure)
 
 
+def draw_elites(name: str, data: dict[str, Any]) -> None:
+    """Draws the scores of a search for elites, and their values by behaviour."""
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    coverage, score, elites = figure.subplots(1, 3)
+    for axis, label in ((coverage, "coverage"), (score, "QD score")):
+        axis.plot(data["evaluations"], data[label])
+        axis.set(xlabel="evaluations", title=label)
+        axis.locator_params(axis="x", nbins=4)
+        axis.grid(alpha=0.3)
+    # -1 where there is no elite
+    values = np.ma.masked_less(np.array(data["values"]), 0)
+    image = elites.imshow(
+        values.T, origin="lower", extent=data["extent"], cmap="viridis_r"
+    )
+    elites.set_title("values by the two descriptors")
+    figure.colorbar(image, ax=elites)
+    picture(name, figure)
+
+
 def main() -> None:
     draw = {
         "atari": draw_screens,
         "cartpole": draw_curves,
         "deep_ga": draw_lineages,
+        "grid_archive": draw_elites,
         "language_model": draw_curves,
         "locomotion": draw_curves,
         "mnist": draw_curves,

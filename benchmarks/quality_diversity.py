@@ -28,7 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import IMAGES, RESULTS, parsed, save, show, sized
+from common import RESULTS, parsed, save, show, sized
+from figures import draw_elites, kept
 from scipy import stats
 
 import gfopt
@@ -266,17 +267,20 @@ def _ribs_insertions(x: Any, f: Any, b: Any) -> tuple[float, np.ndarray]:
 def picture() -> None:
     """Draws a run of CMA-ME on the sphere in 20-D."""
     problem = gfopt.problems.LinearProjection("sphere", 20)
+    optimizer = ours("CMA-ME", problem)
     result = gfopt.minimize(
-        problem.objective,
-        problem.x0,
-        method=ours("CMA-ME", problem),
-        budget=sized(540_000, 1_000),
+        problem.objective, problem.x0, method=optimizer, budget=sized(540_000, 1_000)
     )
-    figure = result.plot()
-    figure.suptitle("CMA-ME, sphere 20-D, 540,000 evaluations", fontsize=10)
-    IMAGES.mkdir(exist_ok=True)
-    figure.savefig(IMAGES / "grid_archive.png", dpi=80)
-    print(f"wrote {IMAGES / 'grid_archive.png'}")
+    drawn = slice(None, None, max(1, result.nit // 100))
+    values = np.asarray(optimizer.heat_map(result.state).fitness)
+    shown = {
+        "evaluations": result.history["nfev"][drawn].tolist(),
+        "coverage": result.history["coverage"][drawn].round(4).tolist(),
+        "QD score": result.history["qd_score"][drawn].round().tolist(),
+        "values": np.where(np.isfinite(values), values, -1).round().tolist(),
+        "extent": [-problem.upper[0], problem.upper[0]] * 2,
+    }
+    draw_elites("grid_archive", kept("grid_archive", shown))
 
 
 def keep(cells: dict[str, Any], generations: int, **more: Any) -> None:
