@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,62 +11,10 @@ import numpy as np
 from gfopt.core.evaluate import Request, vmapped
 from gfopt.core.objective import Inputs, Objective
 from gfopt.protocol import Optimizer
+from gfopt.research.suites.multimodal import DIMENSION, FUNCTIONS, place_of
 
-DIMENSION = 20
 DISTANCE, GAP = 0.25, 1e-4  # what counts as a success, both at the same point
 CHUNK = 50  # steps between two looks at whether all runs are done
-
-
-def _ellipsoid(z: Any, np: Any) -> Any:
-    scales = 1e3 ** np.linspace(0, 1, z.shape[-1])
-    return np.sum(scales * z**2, -1)
-
-
-def _rosenbrock(z: Any, np: Any) -> Any:
-    x = z + 1
-    return np.sum(
-        100 * (x[..., 1:] - x[..., :-1] ** 2) ** 2 + (1 - x[..., :-1]) ** 2, -1
-    )
-
-
-def _ackley(z: Any, np: Any) -> Any:
-    mean, waves = np.mean(z**2, -1), np.mean(np.cos(2 * np.pi * z), -1)
-    # e - exp(waves), written so that it is 0 at 0 in single precision, too
-    return -20 * np.expm1(-0.2 * np.sqrt(mean)) - np.e * np.expm1(waves - 1)
-
-
-def _rastrigin(z: Any, np: Any) -> Any:
-    return np.sum(z**2 + 10 * (1 - np.cos(2 * np.pi * z)), -1)
-
-
-def _griewank(z: Any, np: Any) -> Any:
-    x = 20 * z  # its domain is [-600, 600], ours about [-3, 3]
-    i = np.sqrt(np.arange(1, z.shape[-1] + 1))
-    return np.sum(x**2, -1) / 4000 - np.prod(np.cos(x / i), -1) + 1
-
-
-def _levy(z: Any, np: Any) -> Any:
-    w = 1 + z / 4
-    middle = (w - 1) ** 2 * (1 + 10 * np.sin(np.pi * w + 1) ** 2)
-    last = (w[..., -1] - 1) ** 2 * (1 + np.sin(2 * np.pi * w[..., -1]) ** 2)
-    return np.sin(np.pi * w[..., 0]) ** 2 + np.sum(middle[..., :-1], -1) + last
-
-
-def _ripples(z: Any, np: Any) -> Any:
-    scales = 10 ** np.linspace(0, 1, z.shape[-1])
-    return np.sum(scales * z**2 + 2 * (1 - np.cos(5 * z)), -1) / 10
-
-
-FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
-    "sphere": lambda z, np: np.sum(z**2, -1),
-    "ellipsoid": _ellipsoid,
-    "rosenbrock": _rosenbrock,
-    "ackley": _ackley,
-    "rastrigin": _rastrigin,
-    "griewank": _griewank,
-    "levy": _levy,
-    "ripples": _ripples,
-}
 
 
 class Problem(NamedTuple):
@@ -100,12 +47,8 @@ class Problem(NamedTuple):
 
 def problem(name: str, moved: bool, dimension: int = DIMENSION) -> Problem:
     """Returns a standard problem, or the shifted and rotated one."""
-    if not moved:
-        return Problem(name, np.zeros(dimension), np.eye(dimension), -3.0, 3.0)
-    rng = np.random.default_rng(7)
-    optimum = rng.uniform(-2, 2, dimension)
-    rotation, r = np.linalg.qr(rng.standard_normal((dimension, dimension)))
-    return Problem(name, optimum, rotation * np.sign(np.diag(r)), -1.5, 4.5)
+    optimum, rotation, (low, high) = place_of(moved, dimension)
+    return Problem(name, optimum, rotation, low, high)
 
 
 def problems() -> list[tuple[str, Problem]]:

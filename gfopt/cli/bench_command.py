@@ -36,9 +36,9 @@ def bench(
     suite: Annotated[
         str | None,
         typer.Option(
-            metavar="bbob|digits|atari",
-            help="What to run; bbob and digits, or bbob or atari alone where one of "
-            "its options is given.",
+            metavar="NAME",
+            help="What to run, see gfopt suites; without it bbob and digits, or bbob "
+            "or atari alone where one of its options is given.",
             show_default=False,
         ),
     ] = None,
@@ -153,7 +153,7 @@ def bench(
         ),
     ] = False,
 ) -> None:
-    """Compare methods on BBOB, digits, Atari games, or problems of your own.
+    """Compare methods on suites of problems, or on problems of your own.
 
     Without options: about three minutes. Results are kept as they come; after Ctrl-C
     the same command goes on, and a larger one adds what is missing.

@@ -14,9 +14,11 @@ from gfopt.research import plan
 from gfopt.research.baselines import BASELINES
 from gfopt.research.competitors import Competitor, competitors
 from gfopt.research.plan import Batch
+from gfopt.research.suites.catalogue import SUITES, suite_batches
 
 _MAX_DIMENSION = 1000
 _MAX_INSTANCE = 200_000
+_MAX_FUNCTION = 130
 _MAX_BUDGET = 10**9
 _MAX_FRAMES = 10**11
 
@@ -40,8 +42,8 @@ def planned(
     """Turns options as typed into a plan.
 
     Args:
-        suite: ``"bbob"``, ``"digits"``, ``"atari"`` or None: the first two, or one
-            suite alone where one of its options is given.
+        suite: its name, or None for ``"bbob"`` and ``"digits"``, or for one suite
+            alone where one of its options is given.
         problems: problems of the user's own instead, by name.
         methods: names of ours and of others'.
         baselines: further methods, of other packages.
@@ -65,19 +67,21 @@ def planned(
         ['mezo', 'open_es']
     """
     if suite is not None:
-        checks.one_of("--suite", suite, plan.SUITES)
+        checks.one_of("--suite", suite, (*plan.SUITES, *SUITES))
     checks.one_of("--evaluator", evaluator, plan.EVALUATORS)
-    only = {
-        "problems of your own": {"--problems": problems},
-        "--suite atari": {"--game": game, "--frames": frames, "--network": network},
-        "--suite bbob": {
-            "--functions": functions,
-            "--dimensions": dimensions,
-            "--evaluator": None if evaluator == "jax" else evaluator,
-        },
-    }
+    listed = SUITES.get(suite or "")
+    functional = suite if listed and listed.is_coco else "bbob"
+    only = [
+        ("problems of your own", {"--problems": problems}),
+        ("--suite atari", {"--game": game, "--frames": frames, "--network": network}),
+        (
+            f"--suite {functional}",
+            {"--functions": functions, "--dimensions": dimensions},
+        ),
+        ("--suite bbob", {"--evaluator": None if evaluator == "jax" else evaluator}),
+    ]
     asked = None if suite is None else f"--suite {suite}"
-    for owner, options in only.items():
+    for owner, options in only:
         given = [name for name, value in options.items() if value is not None]
         if given and asked not in (owner, None):
             raise ValueError(f"{given[0]} is an option of {owner}; got {asked}")
@@ -103,7 +107,7 @@ def planned(
             checks.one_of("--baselines", name, BASELINES)
         if methods is None:
             ours = plan.OWN_METHODS if problems is not None else plan.BBOB_METHODS
-            common["methods"] = competitors(ours)
+            common["methods"] = competitors(listed.methods if listed else ours)
         common["methods"] += competitors(names, "--baselines")
     if problems is not None:
         return plan.own_batches(
@@ -113,6 +117,12 @@ def planned(
         )
     if asked == "--suite atari":
         return plan.atari_batches(**common, **_game(game, frames, network))
+    if listed and suite:
+        if functions is not None:
+            common["functions"] = integers("--functions", functions, 1, _MAX_FUNCTION)
+        if dimensions is not None:
+            common["dimensions"] = integers("--dimensions", dimensions, 2, 640)
+        return suite_batches(suite, **common)
     batches: list[Batch] = []
     if asked != "--suite digits":
         chosen: dict[str, Any] = dict(common)
@@ -132,7 +142,7 @@ def planned(
 
 
 def _competitors(text: str) -> tuple[Competitor, ...]:
-    known = ("auto", *registry.names(tokens=False), *BASELINES)
+    known = ("auto", *registry.METHODS, *BASELINES)
     entries: list[Competitor] = []
     for name in dict.fromkeys(part.strip() for part in text.split(",")):
         value = loaded("--methods", name, "gfopt.methods", known)

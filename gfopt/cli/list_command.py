@@ -10,6 +10,7 @@ from gfopt.cli import terminal
 from gfopt.methods_table import FLAGS
 from gfopt.research import plan
 from gfopt.research.baselines import BASELINES
+from gfopt.research.suites.catalogue import SUITES
 
 
 def list_methods() -> None:
@@ -38,12 +39,18 @@ def list_suites() -> None:
             "ale_py",
         ),
     ]
+    for name, suite in SUITES.items():
+        counts = [f"{number:,}" for number in suite.size]
+        time, needs = f"{suite.minutes} min", ", ".join(suite.needs) or "jax"
+        rows.append((name, suite.what, *counts, time, needs))
     for point in entry_points(group="gfopt.problems"):
         words = f"--problems {point.name}", f"of {point.value}"
         rows.append((*words, "", "", "", point.value.partition(":")[0]))
     columns: tuple[str, ...] = ("suite", "what", "runs", "evaluations")
     columns += ("on two cores", "needs")
-    shown = [(*row[:-1], _installed(row[-1])) for row in rows]
+    shown = [
+        (*row[:-1], ", ".join(map(_installed, row[-1].split(", ")))) for row in rows
+    ]
     terminal.show("As they are without options", columns, shown, numbers=False)
     others = [
         (name, one.package, _installed(one.module)) for name, one in BASELINES.items()

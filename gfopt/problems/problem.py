@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from gfopt import checks
+from gfopt.spaces.domains import integer as integer_domain
 from gfopt.types import PyTree, Solution
 
 
@@ -25,6 +27,11 @@ class Problem:
             has the numbers. Methods are told of them, and may not heed them.
         optimum: the smallest value, where it is known.
         name: what tables call it; by default the name of ``fun``.
+        integer: which numbers are whole, ``bool[D]`` or one for all; ``fun`` receives
+            them rounded.
+        constraints: ``g(x) -> float[M]``, feasible where all are 0 or below. What
+            counts is max(f, optimum) plus the sum of the positive ones, as in COCO.
+        truth: the function without its noise, which is what counts.
 
     Raises:
         TypeError: for what cannot be called, or a start or bounds without numbers.
@@ -41,9 +48,15 @@ class Problem:
     bounds: PyTree = None
     optimum: float | None = None
     name: str = ""
+    integer: ArrayLike = False
+    constraints: Callable[[np.ndarray], ArrayLike] | None = None
+    truth: Callable[[np.ndarray], ArrayLike] | None = None
 
     def __post_init__(self) -> None:
         checks.is_callable("fun", self.fun)
+        for name in ("constraints", "truth"):
+            if getattr(self, name) is not None:
+                checks.is_callable(name, getattr(self, name))
         checks.instance("name", self.name, str, "a name")
         if self.optimum is not None:
             checks.real("optimum", self.optimum)
@@ -62,6 +75,11 @@ class Problem:
             raise ValueError(
                 f"bounds must be (low, high) for each of the {start.size} numbers of "
                 f"x0, or one pair for all; got {checks.shown(self.bounds)}"
+            )
+        if np.shape(self.integer) not in ((), start.shape):
+            raise ValueError(
+                f"integer must be True or False, or so for each of the {start.size} "
+                f"numbers of x0; got shape {np.shape(self.integer)}"
             )
         if not self.name:
             # of an object its class's
@@ -96,6 +114,36 @@ class Problem:
         if self.bounds is None:
             return None
         return np.stack([np.broadcast_to(e, self.dimension) for e in self._ends], 1)
+
+    @property
+    def domains(self) -> np.ndarray | list[object] | None:
+        """The bounds as ``minimize`` takes them, with whole numbers as such."""
+        if not np.any(self.integer):
+            return self.box
+        ends = [(-np.inf, np.inf)] * self.dimension if self.box is None else self.box
+        whole = np.broadcast_to(self.integer, self.dimension)
+        return [
+            integer_domain(*map(float, pair)) if is_whole else tuple(pair)
+            for pair, is_whole in zip(ends, whole, strict=True)
+        ]
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        """Returns a point with its whole numbers rounded."""
+        return np.where(self.integer, np.round(x), x)
+
+    def penalised(self, x: np.ndarray) -> float:
+        """Returns max(f, optimum) plus what constraints are exceeded by."""
+        value = float(self.fun(x))  # type: ignore[arg-type]
+        if self.constraints is None:
+            return value
+        excess = np.maximum(np.asarray(self.constraints(x), np.float64), 0).sum()
+        least = -np.inf if self.optimum is None else self.optimum
+        return max(value, least) + float(excess)
+
+    def at(self, instance: int) -> Problem:
+        """Returns what a run of this number minimises: here always the same."""
+        del instance
+        return self
 
 
 def as_problems(given: object, argument: str = "problems") -> tuple[Problem, ...]:
@@ -133,5 +181,9 @@ def _as_problem(value: object, argument: str, name: str = "") -> Problem:
             f"{argument} must be gfopt.problems.Problem(fun, x0, bounds=...), or "
             f"callables with x0 or bounds; got {checks.shown(value)}"
         )
-    known = {n: getattr(value, n, None) for n in ("x0", "bounds", "optimum")}
+    known: dict[str, Any] = {
+        name: getattr(value, name)
+        for name in ("x0", "bounds", "optimum", "integer", "constraints", "truth")
+        if hasattr(value, name)
+    }
     return Problem(value, **known, name=name or getattr(value, "name", ""))

@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
 from gfopt import checks, registry
+from gfopt.core.objective import Objective
+from gfopt.driver.minimize import minimize
+from gfopt.problems.problem import Problem
 from gfopt.protocol import Optimizer
 from gfopt.research import settings
 from gfopt.research.baselines import BASELINES, Baseline
+from gfopt.research.counted import Counted
 from gfopt.types import JsonObject
 
 #: One or several; see ``competitors``.
@@ -23,6 +30,49 @@ Methods: TypeAlias = (
     str | Optimizer | Callable[..., object] | Iterable[object] | Mapping[str, object]
 )
 _ARGUMENTS = ("fun", "x0", "budget", "seed")
+
+
+@dataclass(frozen=True)
+class TokenSearch:
+    """A method for tokens, on whole numbers from 0 to a vocabulary's size.
+
+    Attributes:
+        name: a registered one.
+    """
+
+    name: str
+    tuning = "none: defaults"
+
+    @property
+    def options(self) -> JsonObject:
+        """What is not a default: nothing."""
+        return {}
+
+    def require(self, problem: Problem) -> None:
+        """Looks whether a problem has tokens.
+
+        Raises:
+            ValueError: if not.
+        """
+        box = problem.box
+        if box is None or not np.all(problem.integer) or np.any(box != [0, box[0, 1]]):
+            raise ValueError(
+                f"methods must search numbers where these are not tokens (whole, from "
+                f"0 to one upper bound), as in {problem.name!r}; got {self.name!r}, "
+                f"which is for tokens"
+            )
+
+    def __call__(self, fun: Counted, x0: np.ndarray, budget: int, seed: int) -> None:
+        """Runs it at its defaults."""
+        vocabulary = int(np.asarray(fun.bounds)[0, 1]) + 1
+        minimize(
+            Objective(fun, traceable=False),
+            np.round(x0).astype(np.int32),
+            method=self.name,
+            options={"vocabulary": vocabulary},
+            budget=budget,
+            seed=seed,
+        )
 
 
 class Competitor(NamedTuple):
@@ -50,7 +100,7 @@ class Competitor(NamedTuple):
             return settings.described(chosen)
         if isinstance(self.how, Optimizer):
             return {"optimizer": repr(self.how)}
-        if isinstance(self.how, Baseline):
+        if isinstance(self.how, Baseline | TokenSearch):
             return self.how.options
         named = getattr(self.how, "__qualname__", repr(type(self.how)))
         return {"function": f"{getattr(self.how, '__module__', '')}.{named}"}
@@ -102,11 +152,8 @@ def _competitor(value: object, argument: str) -> Competitor:
             BASELINES[value].require(value)
             return Competitor(value, BASELINES[value])
         registry.known_method(value, "auto", *BASELINES, argument=argument)
-        if registry.takes_tokens(value):
-            raise ValueError(
-                f"{argument} must search numbers; got {value!r}, which is for tokens"
-            )
-        return Competitor(value, value)
+        is_for_tokens = registry.takes_tokens(value)
+        return Competitor(value, TokenSearch(value) if is_for_tokens else value)
     if isinstance(value, type):  # which has the methods of its objects, too
         value = _made(value)
     is_class = isinstance(value, type)

@@ -32,6 +32,7 @@ class Counted:
         budget: calls at most.
         optimum: what is subtracted from the values that are kept.
         target: the run ends with a kept value of this or below.
+        truth: what is kept in place of the value that the optimizer is told.
 
     Attributes:
         bounds: as given.
@@ -56,16 +57,20 @@ class Counted:
         budget: int,
         optimum: float = 0.0,
         target: float = -math.inf,
+        truth: Callable[[np.ndarray], ArrayLike] | None = None,
     ):
         self.bounds = bounds
         self.values: list[float] = []
         self.status = ""
         self._objective, self._evaluator = Objective(fun), host()
         self._budget, self._optimum, self._target = budget, optimum, target
+        self._truth = truth
 
     @property
     def target(self) -> float | None:
         """The value of ``fun`` that ends the run, if there is one."""
+        if self._truth is not None:
+            return None
         return self._optimum + self._target if math.isfinite(self._target) else None
 
     def __call__(self, x: ArrayLike) -> float:
@@ -81,7 +86,10 @@ class Counted:
         (value,) = self._evaluator.values(self._objective, point, None, Inputs())
         if value.reason:
             _FAILURES.add(value.reason, value.traceback)
-        self.values.append(math.nan if value.reason else value.fitness - self._optimum)
+        kept = math.nan if value.reason else value.fitness
+        if self._truth is not None and not value.reason:
+            kept = float(np.asarray(self._truth(point[0])))
+        self.values.append(kept - self._optimum)
         if self.values[-1] <= self._target:
             self.status = "target"
         elif len(self.values) >= self._budget:

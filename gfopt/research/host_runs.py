@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from gfopt.core.objective import Objective
 from gfopt.driver.engine.host_search import HostSearch
@@ -37,7 +38,7 @@ def run_on_host(batch: Batch) -> Iterator[Run]:
 def problem_of(batch: Batch, instance: int) -> Problem:
     """Returns what a run minimises."""
     if batch.given is not None:
-        return batch.given
+        return batch.given.at(instance)
     drawn = bbob(batch.function, batch.dimension, instance)
     box, optimum = [(-5.0, 5.0)] * batch.dimension, float(drawn.f_opt)
     return Problem(lambda x: _value(drawn, x), bounds=box, optimum=optimum)
@@ -53,11 +54,12 @@ def run_one(batch: Batch, instance: int, problem: Problem) -> Run:
     x0, seed = batch.start(instance)
     optimum = problem.optimum
     known = {} if optimum is None else {"optimum": optimum, "target": TARGETS[-1]}
-    counted = Counted(problem.fun, problem.box, batch.budget, **known)
+    fun, truth = _Rounded(problem), problem.truth
+    counted = Counted(fun, problem.box, batch.budget, truth=truth, **known)
     began = time.perf_counter()
     ending = Ending("returned")
     with jax.enable_x64(True), contextlib.suppress(Ended):
-        ending = _solved(batch, counted, x0, seed)
+        ending = _solved(batch, problem, counted, x0, seed)
     values = np.asarray(counted.values)
     return Run(
         key=batch.key(instance),
@@ -81,12 +83,26 @@ class Ending(NamedTuple):
     population_size: int | None = None
 
 
-def _solved(batch: Batch, fun: Counted, x0: np.ndarray, seed: int) -> Ending:
+class _Rounded:
+    """What is called: whole numbers are whole, and constraints are in the value."""
+
+    def __init__(self, problem: Problem):
+        self._problem = problem
+
+    def __call__(self, x: np.ndarray) -> ArrayLike:
+        problem = self._problem
+        value = problem.fun if problem.constraints is None else problem.penalised
+        return value(problem.rounded(x))
+
+
+def _solved(
+    batch: Batch, problem: Problem, fun: Counted, x0: np.ndarray, seed: int
+) -> Ending:
     how = batch.competitor.how
     if batch.given is None and batch.optimizer is not None:
         return _search(batch.optimizer, fun, x0, seed)
     if isinstance(how, str | Optimizer):
-        return _minimize(how, fun, x0, batch.budget, seed)
+        return _minimize(how, problem, fun, x0, batch.budget, seed)
     how(fun, x0, batch.budget, seed)
     return Ending("returned")
 
@@ -109,17 +125,30 @@ def _search(optimizer: Optimizer, fun: Counted, x0: np.ndarray, seed: int) -> En
 
 
 def _minimize(
-    method: str | Optimizer, fun: Counted, x0: np.ndarray, budget: int, seed: int
+    method: str | Optimizer,
+    problem: Problem,
+    fun: Counted,
+    x0: np.ndarray,
+    budget: int,
+    seed: int,
 ) -> Ending:
     """Runs a method as people call it: within the bounds, at its defaults."""
+
+    def unpenalised(x: np.ndarray) -> ArrayLike:
+        fun(x)
+        return problem.fun(problem.rounded(x))
+
+    limits = problem.constraints
     result = minimize(
-        Objective(fun, traceable=False),
-        x0,
+        Objective(fun if limits is None else unpenalised, traceable=False),
+        problem.rounded(x0),
         method=method,
-        bounds=fun.bounds,
+        bounds=problem.domains,
         budget=budget,
-        target=fun.target,
+        target=fun.target if limits is None else None,
         seed=seed,
+        constraints=() if limits is None else limits,
+        noisy=problem.truth is not None,
     )
     return Ending(result.status.name.lower(), rows_of(result))
 

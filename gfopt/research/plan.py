@@ -18,7 +18,7 @@ from gfopt.problems.environments.atari import GAMES, Atari
 from gfopt.problems.problem import Problem, as_problems
 from gfopt.protocol import Optimizer
 from gfopt.research.baselines import Baseline
-from gfopt.research.competitors import Competitor, Methods, competitors
+from gfopt.research.competitors import Competitor, Methods, TokenSearch, competitors
 from gfopt.research.finished_runs import RunKey
 from gfopt.types import JsonObject
 
@@ -109,7 +109,7 @@ class Batch(NamedTuple):
         else:
             number = zlib.crc32(self.problem.encode())
             rng = np.random.default_rng(self._numbers(number, instance))
-            x0 = self.given.start(rng)
+            x0 = self.given.at(instance).start(rng)
         return x0, int(rng.integers(2**31))
 
     def _numbers(self, problem: int, instance: int) -> tuple[int, ...]:
@@ -255,18 +255,25 @@ def own_batches(
                     f"bounds of {batch.problem!r} must be finite for "
                     f"{batch.competitor.name}; got {checks.shown(box)}"
                 )
+        if isinstance(how, TokenSearch) and batch.given is not None:
+            how.require(batch.given)
     return batches
 
 
 def _has_settings(competitor: Competitor, suite: str) -> None:
+    if isinstance(competitor.how, TokenSearch):
+        raise ValueError(
+            f"methods of {suite} must search numbers; got {competitor.name!r}, which "
+            "is for tokens"
+        )
     if isinstance(competitor.how, str):
         registry.known_method(competitor.how, argument=f"methods of {suite}")
 
 
 def trains_networks(competitor: Competitor) -> bool:
     """Tells whether a method can take the thousands of weights of a network."""
+    _has_settings(competitor, "networks")
     if isinstance(competitor.how, str):
-        _has_settings(competitor, "networks")
         return "dense" not in registry.METHODS[competitor.how].flags
     return isinstance(competitor.how, Optimizer)
 

@@ -1,0 +1,1 @@
+"""Suites beside BBOB, the digits and Atari: lists of problems, and what they cost."""

@@ -1,0 +1,150 @@
+"""The further suites: their problems, and what is told to whom of a COCO problem."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import gfopt
+from gfopt.cli.bench_options import planned
+from gfopt.problems import Problem
+from gfopt.research.suites import token_tasks
+from gfopt.research.suites.catalogue import SUITES, suite_batches
+from gfopt.research.suites.coco_suites import coco_problem
+from gfopt.research.suites.multimodal import FUNCTIONS, place_of, problems
+
+OURS = [name for name, suite in SUITES.items() if not suite.is_coco]
+BOX = [(0, 7)] * 4
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_suite_has_problems_that_begin_somewhere(name) -> None:
+    made = SUITES[name].problems()
+    assert len(made) == SUITES[name].num_problems
+    batches = suite_batches(name)
+    assert len(batches) * 5 == SUITES[name].size[0]
+    problem = made[-1 if name == "tokens" else 0]
+    again = pickle.loads(pickle.dumps(problem))  # as for a process of its own
+    x = problem.rounded(problem.start(np.random.default_rng(0)))
+    values = [float(p.fun(x)) for p in (problem, again)]
+    assert np.isfinite(values[0]) and values[0] == values[1]
+    if problem.optimum is not None:
+        assert values[0] > problem.optimum
+
+
+def test_the_sixteen_are_zero_at_their_optimum() -> None:
+    for function in FUNCTIONS.values():
+        assert function(np.zeros(20), np) < 1e-12 < function(np.full(20, 0.3), np)
+    moved = problems()[-1]
+    optimum = place_of(True)[0]
+    assert float(moved.fun(optimum)) < 1e-12 < float(moved.fun(optimum + 0.3))
+
+
+def test_tokens_are_found_by_methods_for_tokens_and_for_numbers() -> None:
+    hidden = token_tasks.problems()[0]
+    methods = ["genetic_tokens", "random_tokens", "scipy_de"]
+    result = gfopt.bench(methods, hidden, budget=800, runs=1)
+    values = {run.key.method: run.value for run in result.runs}
+    assert not result.failures and values["genetic_tokens"] < values["random_tokens"]
+    with pytest.raises(ValueError, match="must search numbers where these are not tok"):
+        gfopt.bench("genetic_tokens", Problem(np.sum, bounds=[(-1, 1)] * 2))
+
+
+def test_a_function_receives_whole_numbers_and_methods_know_them() -> None:
+    seen = []
+
+    def fun(x):
+        seen.append(x)
+        return float(np.sum((x - 2.4) ** 2))
+
+    problem = Problem(fun, bounds=BOX, integer=[True, True, False, False])
+    gfopt.bench(["random_search", "scipy_nelder_mead"], problem, budget=40, runs=1)
+    points = np.array(seen)
+    assert np.all(points[:, :2] == np.round(points[:, :2]))
+    assert np.any(points[:, 2:] != np.round(points[:, 2:]))
+    with pytest.raises(ValueError, match="integer must be True or False, or so for"):
+        Problem(fun, bounds=BOX, integer=[True])
+
+
+def test_what_counts_is_the_truth_and_what_constraints_are_exceeded_by() -> None:
+    def noisy(x):
+        return float(np.sum(x**2)) + 5.0
+
+    truth = Problem(noisy, bounds=BOX, truth=lambda x: np.sum(x**2), optimum=0.0)
+    told = []
+
+    def once(fun, x0, budget, seed):
+        told.append((fun(np.ones(4)), fun.target))
+
+    (run,) = gfopt.bench(once, truth, budget=9, runs=1).runs
+    assert told == [(9.0, None)] and run.value == 4.0
+    # f is 4 at (1, 1, 1, 1), where a sum of 6 is 2 too little
+    limited = Problem(
+        lambda x: np.sum(x**2),
+        bounds=BOX,
+        optimum=9.0,
+        constraints=lambda x: np.array([6 - np.sum(x), -1.0]),
+    )
+    (run,) = gfopt.bench(once, limited, budget=9, runs=1).runs
+    assert told[-1][0] == 9 + 2 and run.value == 2
+    (run,) = gfopt.bench("cma_es", limited, budget=400, runs=1).runs
+    assert 0 <= run.value < 0.1
+
+
+@pytest.mark.parametrize(
+    ("suite", "function", "size"),
+    [
+        ("bbob-largescale", 8, 20),
+        ("bbob-mixint", 3, 5),
+        ("bbob-constrained", 2, 5),
+        ("bbob-noisy", 108, 5),
+    ],
+)
+def test_cocos_suites_have_their_optima_and_instances(suite, function, size) -> None:
+    problem = pickle.loads(pickle.dumps(coco_problem(suite, function, size)))
+    first, second = problem.at(1), problem.at(2)
+    assert first.optimum != second.optimum and first.dimension == size
+    rng = np.random.default_rng(0)
+    for x in rng.uniform(*first.box.T, size=(20, size)):
+        kept = first.penalised if first.truth is None else first.truth
+        assert kept(first.rounded(x)) > first.optimum
+    assert np.any(first.integer) == (suite == "bbob-mixint")
+    assert (first.constraints is None) == (suite != "bbob-constrained")
+    if suite == "bbob-noisy":
+        x = np.ones(5)
+        assert first.truth(x) == first.truth(x) and first.fun(x) != first.fun(x)
+    (batch,) = suite_batches(
+        suite,
+        methods="random_search",
+        functions=[function],
+        dimensions=[size],
+        budget=12,
+    )
+    runs = gfopt.bench("random_search", batch.given, budget=24, runs=1).runs
+    assert runs[0].evaluations == 24 and batch.budget == 12 * size
+    assert runs[0].failures == 0
+
+
+def test_a_suite_is_asked_for_by_its_name() -> None:
+    batches = planned(suite="cbo", baselines="scipy_de", budget="50", instances="1-2")
+    assert {b.competitor.name for b in batches} == {*SUITES["cbo"].methods, "scipy_de"}
+    assert {(b.suite, b.budget, b.instances) for b in batches} == {("cbo", 50, (1, 2))}
+    batches = planned(suite="bbob-noisy", functions="101,130", dimensions="2,5")
+    assert {(b.problem, b.budget) for b in batches} == {
+        (f, 100 * d) for f in ("f101", "f130") for d in (2, 5)
+    }
+    for options, message in (
+        (
+            {"suite": "cbo", "functions": "1"},
+            "--functions is an option of --suite bbob",
+        ),
+        ({"suite": "bbob-noisy", "functions": "7"}, "functions of bbob-noisy must be"),
+        ({"suite": "bbob-mixint", "dimensions": "7"}, "dimensions of bbob-mixint must"),
+        ({"suite": "bbob-noisy", "evaluator": "coco"}, "--evaluator is an option of"),
+        ({"suite": "cbo", "methods": "genetic_tokens"}, "which is for tokens"),
+        ({"suite": "bbob-noise"}, "did you mean 'bbob-noisy'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            planned(**options)
