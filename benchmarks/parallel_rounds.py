@@ -4,9 +4,9 @@ The 24 functions, instances 1 to 5, in 5-D and 10-D; starts, targets and what is
 as in ``bbob_side_by_side.py``, except that time is counted in rounds: eight evaluations
 at the same time, or fewer where an optimizer has fewer to hand out. Who takes part:
 
-- ours: ``AskTell.ask(8)`` with ``auto``, with ``cma_es`` and eight candidates, and with
-  ``asynchronous=True``, begun again from a point uniform in [-4, 4]^D where a search
-  has converged;
+- ours: ``AskTell.ask(8)`` with ``auto``, with ``cma_es`` and eight candidates, with
+  ``lq_cma_es`` and ``batch_size=8``, and with ``asynchronous=True``; each begins again
+  from a point uniform in [-4, 4]^D where it has converged;
 - ``pycma``: ``cma.fmin2`` with ``popsize=8`` and ``restarts=9``, which doubles it;
 - ``ngopt``: nevergrad's with ``num_workers=8``, which is told its budget.
 
@@ -110,14 +110,15 @@ class Side(NamedTuple):
 SIDES = {
     "auto": Side(ask_tell("auto"), "gfopt"),
     "cma_es_8": Side(ask_tell("cma_es", options={"population_size": 8}), "gfopt"),
+    "lq_cma_es_8": Side(ask_tell("lq_cma_es", options={"batch_size": 8}), "gfopt"),
     "asynchronous": Side(ask_tell("cma_es", asynchronous=True), "gfopt"),
     "pycma": Side(pycma, "cma"),
     "ngopt": Side(ngopt, "nevergrad"),
 }
 
 
-def stored() -> dict[str, dict[str, list[str]]]:
-    """Returns what was saved: by side, by dimension, the rounds of each target."""
+def stored() -> dict[str, dict[str, Any]]:
+    """Returns what was saved: by side, by dimension, the round of each target."""
     path = RESULTS / f"{NAME}.json"
     return json.loads(path.read_text())["sides"] if path.exists() else {}
 
@@ -136,44 +137,41 @@ def measure(name: str, dimension: int, most: int) -> None:
                     pass
             found.append(" ".join(map(str, rounds.hits)))
     sides = stored()
-    sides.setdefault(name, {})[str(dimension)] = found
+    entry = {"rounds": most, "hits": found}
+    sides.setdefault(name, {})[str(dimension)] = entry
     save(NAME, ["gfopt", "jax", "numpy"], {"workers": WORKERS, "sides": sides})
 
 
-def solved(lines: list[str], rounds: int) -> np.ndarray:
+def solved(entry: dict[str, Any], rounds: int) -> np.ndarray:
     """Returns the share of targets within some rounds, of each problem."""
-    return np.array(
-        [sum(int(n) <= rounds for n in line.split()) / len(TARGETS) for line in lines]
-    )
+    reached = [[int(n) <= rounds for n in line.split()] for line in entry["hits"]]
+    return np.array([sum(line) / len(TARGETS) for line in reached])
 
 
-def report(dimensions: Sequence[int], ours: Sequence[str]) -> None:
+def report(dimensions: Sequence[int]) -> None:
     """Prints the shares, then ours against each peer, losses first."""
-    sides = stored()
-    rows = []
+    sides, shares, pairs = stored(), [], []
     for dimension in dimensions:
-        there = [n for n in SIDES if str(dimension) in sides.get(n, {})]
         for count in ROUNDS:
-            means = {
-                n: f"{solved(sides[n][str(dimension)], count).mean():.3f}"
-                for n in there
+            found = {
+                name: solved(sides[name][str(dimension)], count)
+                for name in SIDES
+                if sides.get(name, {}).get(str(dimension), {"rounds": 0})["rounds"]
+                >= count
             }
-            rows.append([dimension, count, *(means.get(n, "") for n in SIDES)])
-    show(["D", "rounds", *SIDES], rows)
-    rows = []
-    for dimension in map(str, dimensions):
-        for mine in (n for n in ours if dimension in sides.get(n, {})):
-            for peer in ("pycma", "ngopt"):
-                for count in ROUNDS if dimension in sides.get(peer, {}) else ():
-                    pair = [solved(sides[n][dimension], count) for n in (mine, peer)]
-                    found = paired_difference_interval(*pair)
-                    interval = f"[{found.low:+.3f}, {found.high:+.3f}]"
-                    rows.append(
-                        [dimension, count, mine, peer, found.estimate, interval]
-                    )
-    rows.sort(key=lambda row: row[4])
+            means = [f"{found[n].mean():.3f}" if n in found else "" for n in SIDES]
+            shares.append([dimension, count, *means])
+            for mine in found:
+                for peer in found:
+                    if SIDES[mine].package == "gfopt" != SIDES[peer].package:
+                        gap = paired_difference_interval(found[mine], found[peer])
+                        interval = f"[{gap.low:+.3f}, {gap.high:+.3f}]"
+                        row = [dimension, count, mine, peer, gap.estimate, interval]
+                        pairs.append(row)
+    show(["D", "rounds", *SIDES], shares)
     print("\nours against each peer, losses first, paired by problem\n")
-    show(["D", "rounds", "ours", "peer", "difference", "95 % interval"], rows)
+    pairs.sort(key=lambda row: row[4])
+    show(["D", "rounds", "ours", "peer", "difference", "95 % interval"], pairs)
 
 
 def main() -> None:
@@ -194,7 +192,7 @@ def main() -> None:
             for dimension in options.dimensions:
                 measure(name, dimension, options.rounds)
     if options.part in ("all", "report"):
-        report(options.dimensions, [n for n in SIDES if n not in ("pycma", "ngopt")])
+        report(options.dimensions)
 
 
 if __name__ == "__main__":
