@@ -17,6 +17,8 @@ def test_every_method_has_its_page_and_its_line(name):
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
     assert registry.METHODS[name].cls.__name__ in page.replace("-", "") or name in page
     assert ">>> " in page and "Source:" in page
+    card = page.partition("\n## Reproduction\n")[2]
+    assert re.findall(r"^- (\w+): .{10}", card, re.M) == ["Equal", "Differs", "Reached"]
     lines = re.findall(
         r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "README.md").read_text(), re.M
     )
