@@ -7,6 +7,10 @@ suggests, ``cma_me_imp_mu``, ``cma_mae`` with a result archive, and ``map_elites
 has the same emitters, batches and sigmas, and its defaults elsewhere. The QD score is
 that of pyribs on both sides: values from 0 to 100, larger is better.
 
+In our own deceptive maze, 16,000 walks and ten seeds as in ``deceptive_maze.py``, the
+behaviour is where a robot ends, the grid that of the maze's cells: what share of the
+free cells is reached, and in how many runs a robot comes to the goal.
+
 Insertions a second are measured on the archives alone, batch by batch in turns, in
 processor seconds; both must end with the same elites. Wanted: QD scores at least those
 of pyribs at equal evaluations; 5 times its insertions a second.
@@ -14,6 +18,7 @@ of pyribs at equal evaluations; 5 times its insertions a second.
     pip install ribs
     OMP_NUM_THREADS=1 python benchmarks/quality_diversity.py      # an hour
     python benchmarks/quality_diversity.py --only insertions      # a minute
+    python benchmarks/quality_diversity.py --only maze            # some minutes
     python benchmarks/quality_diversity.py --only picture         # of the docs
 """
 
@@ -154,7 +159,9 @@ def ribs_run(name: str, problem: Any, generations: int, seed: int) -> dict[str, 
     }
 
 
-def compared(cells: dict[str, Any], generations: int) -> list[dict[str, Any]]:
+def compared(
+    cells: dict[str, Any], generations: int, found: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Runs what is missing of the cells, keeps them, and returns the rows of a table.
 
     The interval is Welch's, of the difference of the mean QD scores.
@@ -173,7 +180,7 @@ def compared(cells: dict[str, Any], generations: int) -> list[dict[str, Any]]:
                 runs = cells.setdefault(key, [])
                 for seed in range(len(runs), SEEDS):
                     runs.append(ribs_run(peer, problem, generations, seed))
-                    keep(cells, generations)
+                    keep(cells, generations, found)
                 theirs = [run["qd"] for run in runs]
                 test = stats.ttest_ind(mine, theirs, equal_var=False)
                 low, high = test.confidence_interval()
@@ -264,6 +271,52 @@ def _ribs_insertions(x: Any, f: Any, b: Any) -> tuple[float, np.ndarray]:
     return seconds, kept
 
 
+def in_the_maze(generations: int) -> list[dict[str, Any]]:
+    """Returns what two of our searches reach in the maze, all seeds in one program."""
+    maze = gfopt.problems.deceptive_maze()
+    num_free = int((~np.asarray(maze.walls)).sum())
+    objective = maze.objective(gfopt.problems.continuous_action)
+    grid: dict[str, Any] = {
+        "lower": (0, 0),
+        "upper": maze.walls.shape,
+        "shape": maze.walls.shape,
+        "worst": float(sum(maze.walls.shape)),
+    }
+    elites = gfopt.GridArchive(
+        gfopt.RandomSearch(1, sigma=0.1), num_emitters=200, patience=0, **grid
+    )
+    cma = gfopt.SepCMAES(40, sigma=0.3)
+    methods = {
+        "MAP-Elites": elites,
+        "CMA-ME": gfopt.GridArchive(cma, num_emitters=5, **grid),
+    }
+    rows = []
+    for name, method in methods.items():
+
+        def one(key: jax.Array, method: Any = method) -> Any:
+            start, search = jax.random.split(key)
+            x0 = gfopt.problems.mlp(start, (8, 16, 2))
+            found = gfopt.run(
+                method, objective, x0, key=search, generations=generations
+            )
+            return found.state.elites.fitness
+
+        keys = jax.random.split(jax.random.key(0), sized(10, 2))
+        fitness = np.asarray(jax.jit(jax.vmap(one))(keys))
+        reached = np.isfinite(fitness).sum(axis=1) / num_free
+        rows.append(
+            {
+                "search": name,
+                "share of free cells": float(reached.mean()),
+                "least": float(reached.min()),
+                "solved": int((fitness.min(axis=1) < 0.5).sum()),
+                "runs": len(keys),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
 def picture() -> None:
     """Draws a run of CMA-ME on the sphere in 20-D."""
     problem = gfopt.problems.LinearProjection("sphere", 20)
@@ -283,9 +336,9 @@ def picture() -> None:
     draw_elites("grid_archive", kept("grid_archive", shown))
 
 
-def keep(cells: dict[str, Any], generations: int, **more: Any) -> None:
+def keep(cells: dict[str, Any], generations: int, found: dict[str, Any]) -> None:
     """Writes what there is."""
-    results = {"generations": generations, "cells": cells, **more}
+    results = {"generations": generations, **found, "cells": cells}
     save("quality_diversity", ["jax", "numpy", "ribs"], results)
 
 
@@ -294,7 +347,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=2000)
     parser.add_argument("--batches", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--only", choices=("insertions", "scores", "picture"))
+    parser.add_argument("--only", choices=("insertions", "scores", "maze", "picture"))
     options = parsed(parser, generations=20, batches=20, turns=2)
     if options.only == "picture":
         picture()
@@ -303,13 +356,15 @@ def main() -> None:
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     same = before.get("generations") == options.generations
     cells: dict[str, Any] = before.get("cells", {}) if same else {}
-    rates, scores = before.get("insertions", []), before.get("scores", [])
-    if options.only != "scores":
-        rates = insertions(options.batches, options.turns)
-    if options.only != "insertions":
-        scores = compared(cells, options.generations)
-    keep(cells, options.generations, insertions=rates, scores=scores)
-    for rows in (rates, scores):
+    found = {part: before.get(part, []) for part in ("insertions", "maze", "scores")}
+    if options.only in (None, "insertions"):
+        found["insertions"] = insertions(options.batches, options.turns)
+    if options.only in (None, "maze"):
+        found["maze"] = in_the_maze(sized(80, 2))
+    if options.only in (None, "scores"):
+        found["scores"] = compared(cells, options.generations, found)
+    keep(cells, options.generations, found)
+    for rows in found.values():
         if rows:
             show(list(rows[0]), [list(row.values()) for row in rows])
 
