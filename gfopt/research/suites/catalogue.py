@@ -69,7 +69,7 @@ def _coco(
         problems,
         100,
         methods,
-        "2",
+        "2" if name == "bbob-largescale" else "1",
         ("cocoex",),
         functions,
         dimensions,
@@ -114,7 +114,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ("sklearn", "mlxtend"),
         ),
         "maze": Suite(
-            "a robot in four deceptive mazes", 4, networks.maze, 1000, _NETWORKS, "2"
+            "a robot in four deceptive mazes", 4, networks.maze, 1000, _NETWORKS, "1"
         ),
         "cbo": Suite(
             "sixteen functions with many minima, 20-D",
