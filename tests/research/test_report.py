@@ -10,8 +10,10 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from gfopt import registry
 from gfopt.research.figures import Axis, Chart, Line
@@ -237,6 +239,36 @@ def test_the_page_holds_every_method_and_where_it_came_from(html: str) -> None:
     ):
         assert word in text, word
     assert "multi-modal" not in text  # no such function was run
+
+
+MARKUP = st.text(st.sampled_from("<>&\"'/= ab"), max_size=9) | st.sampled_from(
+    [
+        "</script><b>",
+        "</style>",
+        "<!--",
+        "]]>",
+        "<img onerror=x>",
+        "' on=x '",
+        '" on="x',
+    ]
+)
+
+
+@hypothesis.settings(max_examples=8)
+@hypothesis.given(method=MARKUP, suite=MARKUP, problem=MARKUP, command=MARKUP)
+def test_names_are_text_whatever_they_hold(
+    method: str, suite: str, problem: str, command: str
+) -> None:
+    def elements(*names: str) -> list[tuple[str, str]]:
+        one, other, place, told = names
+        runs = [_run(one, place, suite=other), _run("plain", place, suite=other)]
+        session = {"started": told, "command": told, "versions": {"x": told}}
+        found = _Page(page(runs, [session | {"machine": {"y": told}}]))
+        assert found.open == []
+        return [(tag, name) for tag, name, _ in found.attributes]
+
+    names = f"m{method}", f"s{suite}", f"p{problem}", f"c{command}"
+    assert elements(*names) == elements("m", "s", "p", "c")
 
 
 def test_a_method_keeps_its_colour(html: str) -> None:
