@@ -49,6 +49,7 @@ from gfopt.optimizers.cma.cma_es import CMAES as CMAES
 from gfopt.optimizers.cma.cr_fm_nes import CRFMNES as CRFMNES
 from gfopt.optimizers.cma.lq_cma_es import LQCMAES as LQCMAES
 from gfopt.optimizers.cma.sep_cma_es import SepCMAES as SepCMAES
+from gfopt.optimizers.coordinate_search import CoordinateSearch as CoordinateSearch
 from gfopt.optimizers.cross_entropy import CrossEntropy as CrossEntropy
 from gfopt.optimizers.deep_ga import DeepGA as DeepGA
 from gfopt.optimizers.descent import clip_up as clip_up
@@ -82,6 +83,7 @@ from gfopt.optimizers.wrappers.novelty import Novelty as Novelty
 from gfopt.optimizers.wrappers.novelty_agents import NoveltyAgents as NoveltyAgents
 from gfopt.optimizers.wrappers.reevaluated import Reevaluated as Reevaluated
 from gfopt.optimizers.wrappers.restarts import Restarts as Restarts
+from gfopt.optimizers.wrappers.separable import Separable as Separable
 from gfopt.optimizers.wrappers.subspace import Subspace as Subspace
 from gfopt.optimizers.zeroth_order.fzoo import FZOO as FZOO
 from gfopt.optimizers.zeroth_order.hizoo import HiZOO as HiZOO

@@ -236,6 +236,12 @@ ROWS = (
         flags=frozenset({"rank_based", "seeds", "rotation_invariant", "stops"}),
     ),
     Row(
+        name="coordinate_search",
+        home="gfopt.optimizers.coordinate_search.CoordinateSearch",
+        domain="sums of functions of one parameter each",
+        flags=frozenset({"deterministic", "stops"}),
+    ),
+    Row(
         name="nelder_mead",
         home="gfopt.optimizers.nelder_mead.NelderMead",
         domain="smooth black box, 1 to 10 parameters, few evaluations",

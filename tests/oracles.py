@@ -1283,3 +1283,76 @@ def beam_search(score, vocabulary_size, max_length, width, last_only=False):
     if last_only:
         return [list(b) for b in beams]
     return [row for _, row in sorted(seen, key=lambda pair: pair[0])]
+
+
+def coordinate_search(
+    fun: Callable[[np.ndarray], float], x0: np.ndarray, sigma: float, budget: int
+) -> np.ndarray:
+    """Returns the points that a global search along coordinates evaluates, ``[N, D]``.
+
+    Baudis and Posik (2015), with the deviations that its module names.
+    """
+    x, value = np.array(x0, float), fun(x0)
+    asked = [x.copy()]
+    lines = [[(place, 0.0)] for place in x]
+    explored = np.zeros(x.size, int)
+
+    def refined(number: int) -> tuple[float, float]:
+        line = sorted(lines[number])
+        index = line.index((x[number], 0.0))
+        if len(line) == 1:
+            return line[0][0] + 0.5 * sigma, np.inf
+        if index in (0, len(line) - 1):
+            other = line[1 if index == 0 else -2][0]
+            return x[number] + 2 * (x[number] - other), np.inf
+        (left, p), (at, _), (right, q) = line[index - 1 : index + 2]
+        a, c = at - left, right - at
+        curvature = (p / a + q / c) / (a + c)
+        slope = q / c - curvature * c
+        if curvature <= 0:
+            vertex, gain = -slope / 2, 0.0
+        else:
+            vertex, gain = -slope / (2 * curvature), slope**2 / (4 * curvature)
+        least = min(a, c) / 1000
+        if abs(vertex) < least:
+            vertex = -least if vertex < 0 else least
+        return at + float(np.clip(vertex, -0.9 * a, 0.9 * c)), gain
+
+    def widest(number: int) -> float:
+        places, values = np.array(sorted(lines[number])).T
+        goal = -0.01 * np.median(values) - np.finfo(float).tiny
+        height = np.sqrt(values - goal)
+        beyond = 0.75 * sigma
+        options = [
+            (height[0] / beyond, places[0] - beyond / 2),
+            (height[-1] / beyond, places[-1] + beyond / 2),
+        ]
+        for k in range(len(places) - 1):
+            rise = (height[k] + height[k + 1]) / (places[k + 1] - places[k])
+            options.append((rise, (places[k] + places[k + 1]) / 2))
+        return min(options, key=lambda option: option[0])[1]
+
+    for turn in range(1, budget):
+        found = [refined(number) for number in range(x.size)]
+        gains = np.array([gain for _, gain in found])
+        least = max(8 * np.finfo(float).eps * abs(value), 1e-12)
+        if np.isinf(gains).any():
+            sizes = [len(line) for line in lines]
+            number = min(np.flatnonzero(np.isinf(gains)), key=lambda i: sizes[i])
+            place = found[number][0]
+        elif turn % 4 == 3 or not (gains > least).any():
+            number = int(np.argmin(explored))
+            explored[number] += 1
+            place = widest(number)
+        else:
+            number = int(np.argmax(gains))
+            place = found[number][0]
+        point = x.copy()
+        point[number] = place
+        asked.append(point)
+        change = fun(point) - value
+        lines[number].append((place, change))
+        if change < 0:
+            x, value = point, value + change
+            lines[number] = [(t, h - change) for t, h in lines[number]]
+    return np.array(asked)

@@ -179,6 +179,9 @@ CONFIGURATIONS = {
     "one_plus_one": Configuration(
         {"sigma": 0.5, "damping": 2.0}, generations=400, bound=1e-4
     ),
+    "coordinate_search": Configuration(
+        {"sigma": 0.3, "batch_size": 16}, generations=60, bound=1e-4
+    ),
     "nelder_mead": Configuration({"sigma": 0.3}, generations=250, bound=1e-4),
     "random_tokens": Configuration(
         {"vocabulary": 12, "population_size": 16, "change_rate": 0.5},

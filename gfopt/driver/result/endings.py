@@ -82,6 +82,9 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "patience": Reason(
             Status.STALLED, "this many restarts in a row found nothing better"
         ),
+        "explored": Reason(
+            Status.CONVERGED, "no line has become better in a long time"
+        ),
         "no_effect_axis": Reason(Status.PRECISION, "a step along an axis changes no x"),
         "no_effect_coordinate": Reason(
             Status.PRECISION, "a step of a coordinate does not change it"

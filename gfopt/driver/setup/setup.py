@@ -18,12 +18,16 @@ from gfopt.driver.setup.start import Start, spread, start_of
 from gfopt.optimizers.gaussian import default_population_size
 from gfopt.optimizers.wrappers.held import Free, Held, filled, free_numbers, reduced
 from gfopt.optimizers.wrappers.restarts import Restarts
+from gfopt.optimizers.wrappers.separable import Separable
 from gfopt.protocol import Optimizer, as_method
 from gfopt.spaces.spaces import Space
 from gfopt.types import PyTree, Solution
 
 MOST_SURROGATE = 40  # numbers up to which "auto" takes lq_cma_es on the host
 MOST_GROWTH = 32  # times the default, the largest population of a restart
+# explorations of a line without an improvement, before something else is tried, and
+# before the search ends
+MOST_PATIENCE, LEAST_PATIENCE = 128, 16
 
 
 class Setup(NamedTuple):
@@ -129,6 +133,9 @@ def _for_costly(
     if restarts:
         most = MOST_GROWTH * default_population_size(dimension)
         optimizer = Restarts(optimizer, largest_size=most, reach=reach(space))
+    if not is_discrete:
+        patience = MOST_PATIENCE if restarts else LEAST_PATIENCE
+        optimizer = Separable(optimizer, patience=patience, stops=not restarts)
     return within(optimizer, space)
 
 

@@ -29,7 +29,6 @@ from gfopt.core import schedules, trees
 from gfopt.optimizers.cma import quadratic_model
 from gfopt.optimizers.cma.cma_es import CMAES, CMAESInfo, CMAESMember, CMAESState
 from gfopt.optimizers.cma.parameters import longest, shortened
-from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
@@ -124,7 +123,6 @@ class LQCMAES(CMAES):
     batch_size: int = static(default=1)
 
     has_margin = False  # the model keeps values from one generation to the next
-    encode = Method.encode
     late_members = ""
 
     def __post_init__(self) -> None:
@@ -201,6 +199,12 @@ class LQCMAES(CMAES):
     def decode(self, state: LQCMAESState, member: Member) -> Solution:  # type: ignore[override]
         """Returns ``m + sigma y``."""
         return super().decode(state.cma, member)
+
+    def encode(self, state: LQCMAESState, solution: Solution) -> LQMember:  # type: ignore[override]
+        """Returns the member of a solution, its step shortened to a sample's length."""
+        z, y = super().encode(state.cma, solution)
+        no = jnp.zeros((), bool)
+        return LQMember(z, y, jnp.full((), jnp.inf, z.dtype), no, no)
 
     def tell(  # type: ignore[override]
         self, state: LQCMAESState, population: Population, evaluation: Evaluation

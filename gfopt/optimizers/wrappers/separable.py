@@ -1,0 +1,319 @@
+"""Separable problems are searched coordinate by coordinate, all others by ``inner``.
+
+With ``x_S y_R`` for the point that has the coordinates S of x and the others of y, a
+function is a sum of one of S and one of the others only if
+
+    f(x) + f(y) = f(x_S y_R) + f(y_S x_R)
+
+for all x and y. The first four candidates of ``inner`` are made to test that: the third
+and fourth have halves of the first and second. Each is still a sample of the normal
+distribution, so that the test costs no evaluation. If it holds to rounding, the
+coordinates are divided in ``ceil(log2 D) - 1`` more ways, by the digits of their
+numbers, until any two have been apart, with two evaluations each. If all hold, a
+``CoordinateSearch`` takes over, from the best point so far; when it has explored its
+lines, ``inner`` goes on from what it found.
+
+Source for the test: Omidvar, Li, Mei, Yao, "Cooperative co-evolution with differential
+grouping for large scale optimization" (2014), theorem 1. Deviations: one equation for
+two groups of coordinates in place of one for each pair, at random points.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gfopt import checks
+from gfopt.core import trees
+from gfopt.optimizers import vectors
+from gfopt.optimizers.coordinate_search import (
+    CoordinateMember,
+    CoordinateSearch,
+    CoordinateSearchState,
+)
+from gfopt.protocol import Optimizer, Wrapper, innermost
+from gfopt.pytree import pytree, static
+from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
+
+# who asks for candidates, and what is learnt from them
+INNER, FIRST, LINES, TESTS = range(4)  # TESTS + k: division k + 1 is tested
+ROUNDING = 1_000.0  # units in the last place of the largest value
+SPREAD = 1_000.0  # the values differ by more than so many times that
+MOST_LEVELS = 64  # values on a grid of fewer steps are told from others,
+GRID = 1e-6  # which lie so near to one by chance only
+
+
+class SeparableState(NamedTuple):
+    """Who searches, and what both parts know.
+
+    Attributes:
+        step: ``i32[]``.
+        inner: the state of the method inside.
+        lines: of the coordinate search.
+        phase: ``i32[]``, ``INNER``, ``FIRST``, ``LINES``, or from ``TESTS`` on.
+        points: ``float[2, D]``, the first two candidates, of which tests are made.
+        values: ``float[2]``, theirs.
+        seed: ``uint32[2]``, for a new start of the method inside.
+    """
+
+    step: jax.Array
+    inner: State
+    lines: CoordinateSearchState
+    phase: jax.Array
+    points: jax.Array
+    values: jax.Array
+    seed: jax.Array
+
+
+class SeparableMember(NamedTuple):
+    """A candidate of the method inside, or one of the other part."""
+
+    inner: Member
+    own: CoordinateMember
+
+
+@pytree
+class Separable(Wrapper):
+    """Searches coordinate by coordinate if the first values are those of a sum.
+
+    Args:
+        inner: a method that takes injected solutions and asks for at least four
+            candidates at first, such as ``LQCMAES``, or ``Restarts`` around it.
+        batch_size: candidates a step of the coordinate search.
+        patience: as in ``CoordinateSearch``.
+        stops: end when that has explored its lines, in place of going on with
+            ``inner``.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for one out of range.
+
+    Example:
+        >>> import gfopt
+        >>> def ripples(x):
+        ...     return float(np.sum(x**2 - np.cos(9 * x)) + x.size)
+        >>> search = Separable(gfopt.LQCMAES(sigma=2.0), stops=True)
+        >>> result = gfopt.minimize(ripples, [2.7, -3.6, 1.2], method=search,
+        ...                         target=1e-8)
+        >>> result.success, result.nfev < 200
+        (True, True)
+    """
+
+    inner: Any
+    batch_size: int = static(default=1)
+    patience: int = static(default=128)
+    stops: bool = static(default=False)
+
+    def __post_init__(self) -> None:
+        checks.instance("inner", self.inner, Optimizer, "a gfopt optimizer")
+        checks.integer("batch_size", self.batch_size, 1)
+        checks.integer("patience", self.patience, 1)
+        checks.instance("stops", self.stops, bool, "True or False")
+
+    def _search(self) -> CoordinateSearch:
+        sigma = innermost(self.inner).sigma  # type: ignore[attr-defined]
+        return CoordinateSearch(
+            sigma=sigma, batch_size=self.batch_size, patience=self.patience
+        )
+
+    def init(self, key: Key, solution: Solution) -> SeparableState:
+        """Starts the method inside."""
+        key, inner_key = jax.random.split(key)
+        center = trees.starting_point(solution)
+        lines = self._search().init(key, center)
+        dimension, dtype = lines.x.size, lines.x.dtype
+        return SeparableState(
+            step=jnp.int32(0),
+            inner=self.inner.init(inner_key, solution),
+            lines=lines,
+            phase=jnp.int32(FIRST if dimension > 1 else INNER),
+            points=jnp.zeros((2, dimension), dtype),
+            values=jnp.zeros(2, dtype),
+            seed=jax.random.key_data(key).ravel()[:2],
+        )
+
+    def ask(self, key: Key, state: SeparableState) -> Population:
+        """Asks whose turn it is; at first, candidates 3 and 4 are halves of 1 and 2."""
+        population = super().ask(key, state)
+        size, dimension = population.active.size, state.lines.x.size
+        nothing = jax.tree.map(
+            lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype),
+            jax.eval_shape(self._search().ask, key, state.lines).members,
+        )
+
+        def inner() -> tuple[Member, CoordinateMember, jax.Array]:
+            return population.members, nothing, population.active
+
+        def first() -> tuple[Member, CoordinateMember, jax.Array]:
+            points = jnp.stack([self._place(state, population, row) for row in (0, 1)])
+            members = population.members
+            for row, x in enumerate(_swapped(points, _divisions(dimension)[0]), 2):
+                solution = vectors.unflat(x, state.lines.center)
+                one = self.within(state).encode(state.inner, solution)
+                members = jax.tree.map(
+                    lambda leaf, new, row=row: leaf.at[row].set(new), members, one
+                )
+            return members, nothing, population.active
+
+        def lines() -> tuple[Member, CoordinateMember, jax.Array]:
+            asked = self._search().ask(key, state.lines)
+            rows = jax.tree.map(lambda leaf: _padded(leaf, size), asked)
+            return population.members, rows.members, rows.active
+
+        def test() -> tuple[Member, CoordinateMember, jax.Array]:
+            division = jnp.asarray(_divisions(dimension))[state.phase - TESTS + 1]
+            x = _padded(_swapped(state.points, division), size)
+            return population.members, nothing._replace(x=x), jnp.arange(size) < 2
+
+        turn = jnp.minimum(state.phase, TESTS)
+        *members, active = lax.switch(turn, [inner, first, lines, test])
+        return Population(SeparableMember(*members), active)
+
+    def _place(
+        self, state: SeparableState, population: Population, row: int
+    ) -> jax.Array:
+        """Returns where a candidate of the method inside lies: ``float[D]``."""
+        member = jax.tree.map(lambda leaf: leaf[row], population.members)
+        solution = super().decode(state, member)
+        return vectors.flat(solution).astype(state.points.dtype)
+
+    def decode(self, state: SeparableState, member: SeparableMember) -> Solution:
+        """Decodes for whom the candidate is."""
+        inner = super().decode(state, member.inner)
+        own = vectors.unflat(member.own.x, state.lines.center)
+        return trees.select(state.phase >= LINES, own, inner)
+
+    def tell(
+        self,
+        state: SeparableState,
+        population: Population,
+        evaluation: Evaluation,
+    ) -> tuple[SeparableState, Info]:
+        """Tells whose turn it was, and decides who goes on."""
+        members: SeparableMember = population.members
+        original = Population(members.inner, population.active)
+        method = self.within(state)
+
+        @jax.jit  # traced once, for the types and for the branch
+        def tell_inner(inner: State) -> tuple[State, Info]:
+            return method.tell(inner, original, evaluation)
+
+        skipped = jax.eval_shape(tell_inner, state.inner)[1]
+        inner, info = lax.cond(
+            state.phase < LINES,
+            tell_inner,
+            lambda inner: (inner, jax.tree.map(_unknown, skipped)),
+            state.inner,
+        )
+        new = state._replace(step=state.step + 1, inner=inner)
+        valid = evaluation.valid & population.active
+        fitness = jnp.where(valid, evaluation.fitness, jnp.nan)
+        fitness = fitness.astype(state.values.dtype)
+
+        def first() -> SeparableState:
+            rows = [self._place(state, original, row) for row in range(4)]
+            begun = new._replace(points=jnp.stack(rows[:2]), values=fitness[:2])
+            holds = _is_sum(fitness[:2], fitness[2:4])
+            return self._tested(begun, jnp.stack(rows), fitness[:4], holds)
+
+        def lines() -> SeparableState:
+            search = self._search()
+            own = Population(members.own, population.active), evaluation
+            told, _ = search.tell(
+                state.lines, *jax.tree.map(lambda leaf: leaf[: self.batch_size], own)
+            )
+            ended = search.stop(told)["explored"]
+            told_state = new._replace(lines=told)
+            if self.stops:
+                return told_state
+            return lax.cond(ended, self._handed_over, lambda s: s, told_state)
+
+        def test() -> SeparableState:
+            holds = _is_sum(state.values, fitness[:2])
+            return self._tested(new, members.own.x[:2], fitness[:2], holds)
+
+        turn = jnp.minimum(state.phase, TESTS)
+        return lax.switch(turn, [lambda: new, first, lines, test]), info
+
+    def _tested(
+        self,
+        state: SeparableState,
+        x: jax.Array,
+        fitness: jax.Array,
+        holds: jax.Array,
+    ) -> SeparableState:
+        """Goes to the next division, to the lines after the last, or back."""
+        count = len(_divisions(state.lines.x.size))
+        number = jnp.maximum(state.phase - TESTS + 2, 1)  # divisions tested so far
+        next_phase = jnp.where(number < count, TESTS + number - 1, LINES)
+        best = jnp.nanargmin(fitness)
+        lines = self._search().started_at(state.lines, x[best], fitness[best])
+        is_better = fitness[best] < state.lines.fitness
+        return state._replace(
+            phase=jnp.where(holds, next_phase, INNER).astype(jnp.int32),
+            lines=trees.select(is_better, lines, state.lines),
+        )
+
+    def _handed_over(self, state: SeparableState) -> SeparableState:
+        """Starts the method inside where the lines have led to."""
+        key = jax.random.wrap_key_data(state.seed, impl="threefry2x32")
+        found = self._search().recommend(state.lines)
+        inner = self.within(state).at_step(self.inner.init(key, found), state.step)
+        return state._replace(inner=inner, phase=jnp.int32(INNER))
+
+    def recommend(self, state: SeparableState) -> Solution:
+        """Returns the answer of the part whose turn it is."""
+        own = self._search().recommend(state.lines)
+        return trees.select(state.phase >= LINES, own, super().recommend(state))
+
+    def stop(self, state: SeparableState) -> dict[str, jax.Array]:
+        """Returns the reasons of the method inside, or ``explored`` as well."""
+        found = super().stop(state)
+        if self.stops:
+            ended = self._search().stop(state.lines)["explored"]
+            found["explored"] = ended & (state.phase == LINES)
+        return found
+
+
+def _divisions(dimension: int) -> np.ndarray:
+    """Returns into which halves the coordinates are divided: ``bool[L, D]``."""
+    count = max(1, math.ceil(math.log2(dimension))) if dimension > 1 else 1
+    return (np.arange(dimension) >> np.arange(count)[:, None]) % 2 == 1
+
+
+def _swapped(points: jax.Array, division: jax.Array | np.ndarray) -> jax.Array:
+    """Returns two points ``[2, D]`` with the coordinates of one half exchanged."""
+    return jnp.where(division, points, points[::-1])
+
+
+def _is_sum(values: jax.Array, swapped: jax.Array) -> jax.Array:
+    """Tells whether two pairs of values ``[2]`` have one sum: ``bool[]``.
+
+    Values that repeat or lie on a grid, such as counts, prove nothing.
+    """
+    four = jnp.concatenate([values, swapped])
+    tolerance = ROUNDING * jnp.finfo(four.dtype).eps * jnp.max(jnp.abs(four))
+    equal = jnp.abs(jnp.sum(values) - jnp.sum(swapped)) <= tolerance
+    # of sums that agree, the outer two of the three gaps are equal, too
+    gaps = jnp.diff(jnp.sort(four))
+    differs = jnp.all(gaps > SPREAD * tolerance)
+    ratio = gaps[1] / gaps[0] * jnp.arange(1, MOST_LEVELS)
+    is_grid = jnp.any(jnp.abs(ratio - jnp.round(ratio)) <= GRID)
+    return equal & differs & ~is_grid
+
+
+def _padded(leaf: jax.Array, size: int) -> jax.Array:
+    """Returns rows with zeros after them."""
+    missing = size - leaf.shape[0]
+    return jnp.pad(leaf, ((0, missing), *[(0, 0)] * (leaf.ndim - 1)))
+
+
+def _unknown(like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Returns a diagnostic of a step in which it was not found."""
+    is_float = jnp.issubdtype(like.dtype, jnp.floating)
+    return jnp.full(like.shape, jnp.nan if is_float else 0, like.dtype)
