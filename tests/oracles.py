@@ -1296,6 +1296,7 @@ def coordinate_search(
     asked = [x.copy()]
     lines = [[(place, 0.0)] for place in x]
     explored = np.zeros(x.size, int)
+    steps = [[math.inf, math.inf] for _ in x]
 
     def refined(number: int) -> tuple[float, float]:
         line = sorted(lines[number])
@@ -1316,7 +1317,10 @@ def coordinate_search(
         least = min(a, c) / 1000
         if abs(vertex) < least:
             vertex = -least if vertex < 0 else least
-        return at + float(np.clip(vertex, -0.9 * a, 0.9 * c)), gain
+        vertex = float(np.clip(vertex, -0.9 * a, 0.9 * c))
+        if abs(vertex) > steps[number][-2] / 2:
+            vertex = min(0.38 * max(a, c), math.sqrt(a * c)) * (1 if c > a else -1)
+        return at + vertex, gain
 
     def widest(number: int) -> float:
         places, values = np.array(sorted(lines[number])).T
@@ -1335,12 +1339,13 @@ def coordinate_search(
     for turn in range(1, budget):
         found = [refined(number) for number in range(x.size)]
         gains = np.array([gain for _, gain in found])
+        explores: bool | None = None
         least = max(8 * np.finfo(float).eps * abs(value), 1e-12)
         if np.isinf(gains).any():
             sizes = [len(line) for line in lines]
             number = min(np.flatnonzero(np.isinf(gains)), key=lambda i: sizes[i])
             place = found[number][0]
-        elif turn % 4 == 3 or not (gains > least).any():
+        elif explores := turn % 4 == 3 or not (gains > least).any():
             number = int(np.argmin(explored))
             explored[number] += 1
             place = widest(number)
@@ -1352,6 +1357,10 @@ def coordinate_search(
         asked.append(point)
         change = fun(point) - value
         lines[number].append((place, change))
+        if explores is False:
+            steps[number].append(abs(place - x[number]))
+        elif change < 0:
+            steps[number] += [math.inf, math.inf]
         if change < 0:
             x, value = point, value + change
             lines[number] = [(t, h - change) for t, h in lines[number]]

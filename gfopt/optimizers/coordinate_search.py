@@ -3,9 +3,12 @@
 A line holds what is known of ``h_i(t) = f(x with x_i = t) - f(x)``, sorted by ``t``.
 Where its lowest point has a neighbour on each side, the next point is the minimum of
 the parabola through the three, which promises a decrease ``g_i``; the line that
-promises most comes first. Every fourth point explores: on the line that was explored
-least, it halves the interval that needs the flattest parabola to hold a value below
-the lowest,
+promises most comes first. Parabolas close in slowly on a kink: a step that is longer
+than half of the step before last gives way to one of ``min(0.38 c, sqrt(a c))`` into
+the longer side, where ``a < c`` are the distances to the neighbours.
+
+Every fourth point explores: on the line that was explored least, it halves the interval
+that needs the flattest parabola to hold a value below the lowest,
 
     a_k = ((sqrt(h_k - h*) + sqrt(h_{k+1} - h*)) / (t_{k+1} - t_k))^2,
     h* = min h - eps,   eps = (median h - min h) / 100
@@ -16,7 +19,8 @@ along another, and this is a global search; otherwise it is a local one.
 Sources: Swarzberg, Seront, Bersini, "S.T.E.P.: the easiest way to optimize a function"
 (ICEC 1994) for ``a_k``; Baudis and Posik, "Global line search algorithm hybridized with
 quadratic interpolation and its extension to separable functions" (GECCO 2015) for the
-combination. Deviations: ``eps`` follows the values; lines have no ends, and look beyond
+combination; Brent, "Algorithms for minimization without derivatives" (1973), chapter 5,
+for the step before last. Deviations: ``eps`` follows the values; lines have no ends, and look beyond
 their last point as into an interval of ``BEYOND sigma`` whose far end is as good; the
 parabola with the largest promise comes first, in place of turns.
 """
@@ -51,6 +55,7 @@ class Lines(NamedTuple):
         num_points: ``i32[D]``.
         num_explored: ``i32[D]``, of them explored.
         idle: ``i32[D]``, explored since the last improvement.
+        steps: ``float[D, 2]``, lengths of the last two refinements, newest first.
     """
 
     places: jax.Array
@@ -58,6 +63,7 @@ class Lines(NamedTuple):
     num_points: jax.Array
     num_explored: jax.Array
     idle: jax.Array
+    steps: jax.Array
 
 
 class CoordinateSearchState(NamedTuple):
@@ -88,11 +94,13 @@ class CoordinateMember(NamedTuple):
         coordinate: ``i32[]``, in which it differs from the best point; -1 if it is the
             best of each line, or the start.
         explores: ``bool[]``.
+        refines: ``bool[]``, whether it is between two points of its line.
     """
 
     x: jax.Array
     coordinate: jax.Array
     explores: jax.Array
+    refines: jax.Array
 
 
 class CoordinateSearchInfo(NamedTuple):
@@ -216,6 +224,7 @@ class CoordinateSearch(Method):
             x=jnp.where(here[:, None], joined, vectors.limited(x)[line]),
             coordinate=jnp.where(here, -1, coordinate[line]),
             explores=explores[line] & ~here,
+            refines=jnp.isfinite(proposal.gain)[coordinate][line] & ~here,
         )
         return Population(members, rows < jnp.sum(is_open) + joins)
 
@@ -249,6 +258,10 @@ class CoordinateSearch(Method):
             jnp.abs(vertex) < nearest, jnp.where(vertex < 0, -1, 1) * nearest, vertex
         )
         vertex = jnp.clip(vertex, -0.9 * a, 0.9 * c)
+        longer = jnp.maximum(a, c)
+        other = jnp.minimum(0.38 * longer, jnp.sqrt(a * c)) * jnp.where(c > a, 1, -1)
+        is_slow = jnp.abs(vertex) > state.lines.steps[:, 1] / 2
+        vertex = jnp.where(is_slow, other, vertex)
         # at an end of the line: twice as far as the last step
         is_right = lowest == last
         last_step = at - jnp.where(is_right, t[rows, left], t[rows, right])
@@ -302,6 +315,7 @@ class CoordinateSearch(Method):
         value = jnp.where(jnp.isfinite(base), value, jnp.inf)
         lines = _extended(state.lines, is_new, place[:, 0], value)
         explores = is_new & members.explores[row]
+        refines = is_new & members.refines[row] & ~explores
 
         best = jnp.argmin(fitness)
         improves = fitness[best] < state.fitness
@@ -317,12 +331,17 @@ class CoordinateSearch(Method):
         # the first value at all: what was tried before had none
         is_first = improves & jnp.isinf(base)
         lines = trees.select(is_first, _lines_at(x), lines)
+        length = jnp.abs(place[:, 0] - state.x)
+        steps = jnp.stack([length, lines.steps[:, 0]], axis=1)
+        leaps = ~refines & (x != state.x)
+        steps = jnp.where(refines[:, None], steps, lines.steps)
         new = state._replace(
             step=state.step + 1,
             x=x,
             fitness=jnp.minimum(fitness[best], state.fitness),
             lines=lines._replace(
                 num_explored=lines.num_explored + explores,
+                steps=jnp.where(leaps[:, None], jnp.inf, steps),
                 idle=jnp.where(x != state.x, 0, lines.idle + explores),
             ),
             num_asked=state.num_asked + jnp.sum(population.active, dtype=jnp.int32),
@@ -361,6 +380,7 @@ def _lines_at(x: jax.Array) -> Lines:
         num_points=zero + 1,
         num_explored=zero + 0,
         idle=zero + 0,
+        steps=jnp.full((size, 2), jnp.inf, dtype),
     )
 
 
