@@ -20,9 +20,9 @@ Sources: Swarzberg, Seront, Bersini, "S.T.E.P.: the easiest way to optimize a fu
 (ICEC 1994) for ``a_k``; Baudis and Posik, "Global line search algorithm hybridized with
 quadratic interpolation and its extension to separable functions" (GECCO 2015) for the
 combination; Brent, "Algorithms for minimization without derivatives" (1973), chapter 5,
-for the step before last. Deviations: ``eps`` follows the values; lines have no ends, and look beyond
-their last point as into an interval of ``BEYOND sigma`` whose far end is as good; the
-parabola with the largest promise comes first, in place of turns.
+for the step before last. Deviations: ``eps`` follows the values; lines have no ends,
+and look beyond their last point as into an interval of ``BEYOND sigma`` whose far end
+is as good; the parabola with the largest promise comes first, in place of turns.
 """
 
 from __future__ import annotations
@@ -271,7 +271,8 @@ class CoordinateSearch(Method):
 
         # the flattest parabola that holds h*, over intervals and both ends
         known = jnp.arange(t.shape[1]) < count[:, None]
-        middle = jnp.nanmedian(jnp.where(known, h, jnp.nan), axis=1)
+        ordered = jnp.sort(jnp.where(known, h, jnp.inf), axis=1)
+        middle = (ordered[rows, last // 2] + ordered[rows, count // 2]) / 2
         low = h[rows, lowest]
         goal = low - 0.01 * (middle - low) - jnp.finfo(t.dtype).tiny
         height = jnp.sqrt(jnp.where(known, h - goal[:, None], jnp.inf))

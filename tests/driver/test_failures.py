@@ -358,11 +358,11 @@ def test_a_function_that_workers_cannot_load_is_refused():
 
 @pytest.mark.parametrize("in_threads", [False, True])
 def test_a_retry_gets_what_the_first_attempt_got(in_threads: bool) -> None:
-    seen: list[float] = []
+    seen: list[tuple[float, ...]] = []
 
     def writes_and_fails(x: np.ndarray) -> float:
-        is_first = float(x[0]) not in seen
-        seen.append(float(x[0]))
+        is_first = tuple(x) not in seen
+        seen.append(tuple(x))
         x -= 1.0
         if is_first:
             raise OSError("busy")

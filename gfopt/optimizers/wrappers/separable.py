@@ -139,29 +139,30 @@ class Separable(Wrapper):
 
     def ask(self, key: Key, state: SeparableState) -> Population:
         """Asks whose turn it is; at first, candidates 3 and 4 are halves of 1 and 2."""
-        population = super().ask(key, state)
+        population, search = super().ask(key, state), self._search()
         size, dimension = population.active.size, state.lines.x.size
         nothing = jax.tree.map(
             lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype),
-            jax.eval_shape(self._search().ask, key, state.lines).members,
+            jax.eval_shape(_asked, search, key, state.lines).members,
         )
 
         def inner() -> tuple[Member, CoordinateMember, jax.Array]:
             return population.members, nothing, population.active
 
         def first() -> tuple[Member, CoordinateMember, jax.Array]:
-            points = jnp.stack([self._place(state, population, row) for row in (0, 1)])
-            members = population.members
-            for row, x in enumerate(_swapped(points, _divisions(dimension)[0]), 2):
-                solution = vectors.unflat(x, state.lines.center)
-                one = self.within(state).encode(state.inner, solution)
-                members = jax.tree.map(
-                    lambda leaf, new, row=row: leaf.at[row].set(new), members, one
-                )
+            points = self._places(state, population.members, 2)
+            swapped = jax.vmap(lambda x: vectors.unflat(x, state.lines.center))(
+                _swapped(points, _divisions(dimension)[0])
+            )
+            method = self.within(state)
+            new = jax.vmap(lambda x: method.encode(state.inner, x))(swapped)
+            members = jax.tree.map(
+                lambda leaf, rows: leaf.at[2:4].set(rows), population.members, new
+            )
             return members, nothing, population.active
 
         def lines() -> tuple[Member, CoordinateMember, jax.Array]:
-            asked = self._search().ask(key, state.lines)
+            asked = _asked(search, key, state.lines)
             rows = jax.tree.map(lambda leaf: _padded(leaf, size), asked)
             return population.members, rows.members, rows.active
 
@@ -174,13 +175,14 @@ class Separable(Wrapper):
         *members, active = lax.switch(turn, [inner, first, lines, test])
         return Population(SeparableMember(*members), active)
 
-    def _place(
-        self, state: SeparableState, population: Population, row: int
-    ) -> jax.Array:
-        """Returns where a candidate of the method inside lies: ``float[D]``."""
-        member = jax.tree.map(lambda leaf: leaf[row], population.members)
-        solution = super().decode(state, member)
-        return vectors.flat(solution).astype(state.points.dtype)
+    def _places(self, state: SeparableState, members: Member, size: int) -> jax.Array:
+        """Returns where the first members of the method inside lie, ``[size, D]``."""
+
+        def place(member: Member) -> jax.Array:
+            return vectors.flat(super(Separable, self).decode(state, member))
+
+        places = jax.vmap(place)(jax.tree.map(lambda leaf: leaf[:size], members))
+        return places.astype(state.points.dtype)
 
     def decode(self, state: SeparableState, member: SeparableMember) -> Solution:
         """Decodes for whom the candidate is."""
@@ -216,22 +218,19 @@ class Separable(Wrapper):
         fitness = fitness.astype(state.values.dtype)
 
         def first() -> SeparableState:
-            rows = [self._place(state, original, row) for row in range(4)]
-            begun = new._replace(points=jnp.stack(rows[:2]), values=fitness[:2])
+            places = self._places(state, members.inner, 4)
+            begun = new._replace(points=places[:2], values=fitness[:2])
             holds = _is_sum(fitness[:2], fitness[2:4])
-            return self._tested(begun, jnp.stack(rows), fitness[:4], holds)
+            return self._tested(begun, places, fitness[:4], holds)
 
         def lines() -> SeparableState:
-            search = self._search()
             own = Population(members.own, population.active), evaluation
-            told, _ = search.tell(
-                state.lines, *jax.tree.map(lambda leaf: leaf[: self.batch_size], own)
-            )
-            ended = search.stop(told)["explored"]
-            told_state = new._replace(lines=told)
+            rows = jax.tree.map(lambda leaf: leaf[: self.batch_size], own)
+            lines, ended = _told(self._search(), state.lines, *rows)
+            after = new._replace(lines=lines)
             if self.stops:
-                return told_state
-            return lax.cond(ended, self._handed_over, lambda s: s, told_state)
+                return after
+            return lax.cond(ended, self._handed_over, lambda state: state, after)
 
         def test() -> SeparableState:
             holds = _is_sum(state.values, fitness[:2])
@@ -278,6 +277,25 @@ class Separable(Wrapper):
             ended = self._search().stop(state.lines)["explored"]
             found["explored"] = ended & (state.phase == LINES)
         return found
+
+
+@jax.jit  # one trace for all sizes of the population inside
+def _asked(
+    search: CoordinateSearch, key: Key, state: CoordinateSearchState
+) -> Population:
+    return search.ask(key, state)
+
+
+@jax.jit
+def _told(
+    search: CoordinateSearch,
+    state: CoordinateSearchState,
+    population: Population,
+    evaluation: Evaluation,
+) -> tuple[CoordinateSearchState, jax.Array]:
+    """Returns the state after a step, and whether all lines are explored."""
+    state, _ = search.tell(state, population, evaluation)
+    return state, search.stop(state)["explored"]
 
 
 def _divisions(dimension: int) -> np.ndarray:
