@@ -166,6 +166,13 @@ class Method(Optimizer):
             return state
         return state._replace(sigma=state.sigma * factor.astype(state.sigma.dtype))
 
+    def drawn_within(self, lower: Solution, upper: Solution) -> Method:
+        """Returns the method with candidates between bounds of its search.
+
+        One that cannot draw so is unchanged: ``Bounded`` then folds what lies outside.
+        """
+        return self
+
     def encode(self, state: State, solution: Solution) -> Member:
         """Returns the member that decodes to a solution, or to one nearer to the mean.
 
@@ -347,6 +354,11 @@ class Wrapper(Method):
         inner = self.within(state).widened(self.inner_state(state), factor)
         return self.with_inner_state(state, inner)
 
+    def drawn_within(self, lower: Solution, upper: Solution) -> Method:
+        """Tells the method inside, whose search is this one."""
+        inner = as_method(self.inner).drawn_within(lower, upper)
+        return _around(self, inner)
+
     def encode(self, state: State, solution: Solution) -> Member:
         """Encodes for the method inside."""
         return self.within(state).encode(self.inner_state(state), solution)
@@ -430,6 +442,9 @@ class _Guest(Method):
     def resized(self, population_size: int) -> Method:
         resize: Any = replace
         return resize(self._own, population_size=population_size)
+
+    def drawn_within(self, lower: Solution, upper: Solution) -> Any:
+        return self._own
 
 
 _Guest.__abstractmethods__ = frozenset()  # the five functions are those of ``own``

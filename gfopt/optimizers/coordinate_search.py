@@ -27,6 +27,8 @@ is as good; the parabola with the largest promise comes first, in place of turns
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +38,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.optimizers import vectors
+from gfopt.optimizers.box import Box
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -135,6 +138,7 @@ class CoordinateSearch(Method):
         batch_size: candidates a step, for objectives that are evaluated in parallel.
         tol_fun: promises of a parabola below this are not followed.
         patience: explorations of a line without an improvement before it is done.
+        box: where the lines end, ``Bounded`` sets it; None for nowhere.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -155,6 +159,7 @@ class CoordinateSearch(Method):
     batch_size: int = static(default=1)
     tol_fun: schedules.Number = 1e-12
     patience: int = static(default=128)
+    box: Box | None = None
 
     def __post_init__(self) -> None:
         schedules.set_numbers(self, "sigma")
@@ -170,6 +175,8 @@ class CoordinateSearch(Method):
     def init(self, key: Key, solution: Solution) -> CoordinateSearchState:
         """Starts with a point on each line, ``x0``."""
         center = trees.starting_point(solution)
+        if self.box is not None:
+            center = self.box.folded(center)
         x = vectors.flat(center)
         return CoordinateSearchState(
             step=jnp.int32(0),
@@ -185,6 +192,17 @@ class CoordinateSearch(Method):
     ) -> CoordinateSearchState:
         """Returns the state with a start whose value is known: ``float[D]``."""
         return state._replace(x=x, fitness=fitness, lines=_lines_at(x))
+
+    def drawn_within(self, lower: Solution, upper: Solution) -> CoordinateSearch:
+        """Returns the method with lines that end at these bounds."""
+        return replace(self, box=Box(lower, upper))
+
+    def _sides(self, state: CoordinateSearchState) -> Sequence[jax.Array]:
+        """Returns where the lines end, ``float[D]`` each."""
+        if self.box is not None:
+            return self.box.sides(state.center)
+        far = jnp.full_like(state.x, vectors.LIMIT)
+        return -far, far
 
     def ask(self, key: Key, state: CoordinateSearchState) -> Population:
         """Asks for the points that promise most, each on another line."""
@@ -221,7 +239,7 @@ class CoordinateSearch(Method):
         here = joins & (rows == 0)
         line = jnp.maximum(rows - joins, 0)
         members = CoordinateMember(
-            x=jnp.where(here[:, None], joined, vectors.limited(x)[line]),
+            x=jnp.where(here[:, None], joined, x[line]),
             coordinate=jnp.where(here, -1, coordinate[line]),
             explores=explores[line] & ~here,
             refines=jnp.isfinite(proposal.gain)[coordinate][line] & ~here,
@@ -266,8 +284,11 @@ class CoordinateSearch(Method):
         is_right = lowest == last
         last_step = at - jnp.where(is_right, t[rows, left], t[rows, right])
         beyond = jnp.where(count == 1, FIRST * sigma, 2 * last_step)
-        place = at + jnp.where(is_inner, vertex, beyond)
-        gain = jnp.where(is_inner, gain, jnp.inf)
+        lower, upper = self._sides(state)
+        # away from a side that is near
+        beyond = jnp.where((count == 1) & (at + beyond > upper), -beyond, beyond)
+        place = jnp.clip(at + jnp.where(is_inner, vertex, beyond), lower, upper)
+        gain = jnp.where(is_inner, gain, jnp.where(place == at, 0, jnp.inf))
 
         # the flattest parabola that holds h*, over intervals and both ends
         known = jnp.arange(t.shape[1]) < count[:, None]
@@ -281,10 +302,12 @@ class CoordinateSearch(Method):
         width = jnp.where(inside, jnp.diff(jnp.where(known, t, 0), axis=1), 1)
         rise = (height[:, :-1] + height[:, 1:]) / jnp.maximum(width, 1e-300)
         rise = jnp.where(inside & (width > 0), rise, jnp.inf)
-        outer = jnp.stack([height[:, 0], height[rows, last]], 1) / (BEYOND * sigma)
+        outside = jnp.stack([t[:, 0] - lower, upper - end], axis=1)
+        outside = jnp.minimum(outside, BEYOND * sigma)
+        outer = jnp.stack([height[:, 0], height[rows, last]], axis=1)
+        outer = jnp.where(outside > 0, outer / jnp.maximum(outside, 1e-300), jnp.inf)
         middles = jnp.where(inside, (t[:, :-1] + t[:, 1:]) / 2, 0)
-        half = BEYOND * sigma / 2
-        edges = jnp.stack([t[:, 0] - half, end + half], axis=1)
+        edges = jnp.stack([t[:, 0], end], axis=1) + outside * jnp.array([-0.5, 0.5])
         middles = jnp.concatenate([edges, middles], axis=1)
         flattest = jnp.argmin(jnp.concatenate([outer, rise], axis=1), axis=1)
         return _Proposal(place, gain, middles[rows, flattest])

@@ -107,6 +107,14 @@ class Axis(NamedTuple):
             width = np.asarray(high, np.float64) - np.asarray(low, np.float64)
         return np.where(np.isfinite(width), width, np.inf)
 
+    def edges(self) -> tuple[jax.Array, jax.Array]:
+        """Returns the bounds of what is folded, in units of the search."""
+        scale = jnp.asarray(self.scale, float)
+        if self.choices:
+            return jnp.full((), -jnp.inf), jnp.full((), jnp.inf)
+        low, high = self._edges(*self._bounds(scale))
+        return jnp.asarray(low / scale), jnp.asarray(high / scale)
+
     def holds(self, x: Array) -> bool:
         """Tells whether concrete numbers lie inside, in their own precision."""
         x = np.asarray(x)

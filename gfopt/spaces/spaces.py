@@ -13,6 +13,7 @@ outside, whatever the method proposes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import jax
@@ -141,6 +142,21 @@ class Space:
         """Returns how wide the search is in each coordinate, for a scale of 1."""
         with jax.enable_x64(True):
             return self.map(Axis.width)
+
+    def edges(self) -> tuple[PyTree, PyTree]:
+        """Returns between which bounds the search is not folded, lower and upper.
+
+        They are trees like a point of the search, to which their leaves broadcast.
+        """
+        known = not any(map(jaxprs.is_tracer, jax.tree.leaves(self)))
+        with jax.enable_x64(True) if known else contextlib.nullcontext():
+            lower = self.map(lambda axis: axis.edges()[0])
+            upper = self.map(lambda axis: axis.edges()[1])
+        return (
+            (jax.tree.map(np.asarray, lower), jax.tree.map(np.asarray, upper))
+            if known
+            else (lower, upper)
+        )
 
     def check(self, solution: Solution) -> None:
         """Refuses a solution that does not fit, or that is known to lie outside.

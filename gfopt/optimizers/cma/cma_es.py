@@ -18,6 +18,7 @@ tutorial; ``p_sigma`` rotates with the root, see ``renewed``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,8 @@ from jax.scipy.linalg import solve_triangular
 from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.noise import threefry
-from gfopt.optimizers import stopping
+from gfopt.optimizers import stopping, vectors
+from gfopt.optimizers.box import Box, drawn_again
 from gfopt.optimizers.cma.parameters import (
     constants,
     cumulated,
@@ -116,6 +118,7 @@ class CMAES(Gaussian):
         tol_fun: stop where the recent best values and the last step vary by less.
         tol_fun_history: stop where the recent best values vary by less.
         tol_condition: stop where the condition number of ``C`` is above this.
+        box: where candidates are drawn, ``Bounded`` sets it; None for everywhere.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -138,6 +141,7 @@ class CMAES(Gaussian):
     tol_fun: schedules.Number = 1e-11
     tol_fun_history: schedules.Number = 1e-12
     tol_condition: schedules.Number = 1e14
+    box: Box | None = None
 
     can_restart = True
     has_margin = True
@@ -155,6 +159,8 @@ class CMAES(Gaussian):
     def init(self, key: Key, solution: Solution) -> CMAESState:
         """Starts with ``N(solution, sigma^2 I)``."""
         mean = trees.starting_point(solution)
+        if self.box is not None:
+            mean = self.box.folded(mean)
         flat, _ = ravel_pytree(mean)
         dimension, dtype = flat.size, trees.wide_dtype(mean)
         if dimension > MAX_DIMENSION:
@@ -183,7 +189,12 @@ class CMAES(Gaussian):
         size = self._size(dimension)
         z = threefry.standard_normal(key, (size, dimension), state.root.dtype)
         used = size if self.num_active is None else self.num_active
-        return Population(CMAESMember(z, z @ state.root.T), jnp.arange(size) < used)
+        y = z @ state.root.T
+        if self.box is not None:
+            sides = self.box.sides(state.mean)
+            mean = vectors.flat(state.mean)
+            z, y = drawn_again(sides, key, z, mean, state.sigma, state.root)
+        return Population(CMAESMember(z, y), jnp.arange(size) < used)
 
     def decode(self, state: CMAESState, member: Member) -> Solution:
         """Returns ``m + sigma y``, eq. 40."""
@@ -253,6 +264,10 @@ class CMAES(Gaussian):
         std = new.std
         axis_ratio = jnp.sqrt(new.condition)
         return new, CMAESInfo(new.sigma, axis_ratio, std.max(), std.min())
+
+    def drawn_within(self, lower: Solution, upper: Solution) -> CMAES:
+        """Returns the method that draws again what falls outside."""
+        return replace(self, box=Box(lower, upper))
 
     def standard_deviations(self, state: CMAESState) -> Solution:
         """Returns the standard deviation of each coordinate, like the mean."""

@@ -255,18 +255,25 @@ class LQCMAES(CMAES):
         whole = Population(CMAESMember(members.z, members.y), in_use)
         after, info = super().tell(cma, whole, completed)
         cma = trees.select(closes, after, cma)
+        optimum = quadratic_model.minimum(model, mean, radius * longest(dimension))
         return state._replace(
             step=state.step + 1,
             cma=cma,
             points=points,
             fitness=found,
             model=model,
-            optimum=quadratic_model.minimum(model, mean, radius * longest(dimension)),
+            optimum=self._inside(state, optimum),
             radius=radius,
             is_better=jnp.any(tried) & (lowest <= jnp.min(state.fitness)),
             members=members,
             num_wanted=jnp.where(closes, 0, (number + 1) // 2).astype(jnp.int32),
         ), info
+
+    def _inside(self, state: LQCMAESState, x: jax.Array) -> jax.Array:
+        """Returns the point of the box, if there is one, that is nearest to ``x``."""
+        if self.box is None:
+            return x
+        return jnp.clip(x, *self.box.sides(state.cma.mean))
 
     def _agreement(
         self,

@@ -31,7 +31,7 @@ from jax.scipy.special import ndtri
 from gfopt import checks
 from gfopt.core import trees
 from gfopt.lazy import lazy
-from gfopt.protocol import Optimizer, Wrapper, as_method
+from gfopt.protocol import Method, Optimizer, Wrapper, as_method
 from gfopt.pytree import pytree
 from gfopt.spaces.axis import Axis
 from gfopt.spaces.spaces import Space
@@ -98,6 +98,8 @@ class Margin(Wrapper):
     def late_members(self) -> str:
         """As the method inside."""
         return as_method(self.inner).late_members
+
+    drawn_within = Method.drawn_within  # candidates are stretched afterwards
 
     def init(self, key: Key, solution: Solution) -> MarginState:
         """Starts the inner method."""

@@ -116,9 +116,12 @@ class Separable(Wrapper):
         checks.instance("stops", self.stops, bool, "True or False")
 
     def _search(self) -> CoordinateSearch:
-        sigma = innermost(self.inner).sigma  # type: ignore[attr-defined]
+        method: Any = innermost(self.inner)
         return CoordinateSearch(
-            sigma=sigma, batch_size=self.batch_size, patience=self.patience
+            sigma=method.sigma,
+            batch_size=self.batch_size,
+            patience=self.patience,
+            box=getattr(method, "box", None),
         )
 
     def init(self, key: Key, solution: Solution) -> SeparableState:

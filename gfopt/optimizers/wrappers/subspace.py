@@ -25,7 +25,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.lazy import lazy
 from gfopt.noise import noise, threefry
-from gfopt.protocol import Optimizer, Wrapper
+from gfopt.protocol import Method, Optimizer, Wrapper
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
@@ -98,6 +98,8 @@ class Subspace(Wrapper):
     def search_space(self) -> None:
         """None: the inner method does not search numbers of x."""
         return None
+
+    drawn_within = Method.drawn_within  # its search has other coordinates
 
     def init(self, key: Key, solution: Solution) -> SubspaceState:
         """Draws A, and starts the inner method at ``z = 0``."""
