@@ -307,7 +307,9 @@ class CoordinateSearch(Method):
         outer = jnp.stack([height[:, 0], height[rows, last]], axis=1)
         outer = jnp.where(outside > 0, outer / jnp.maximum(outside, 1e-300), jnp.inf)
         middles = jnp.where(inside, (t[:, :-1] + t[:, 1:]) / 2, 0)
-        edges = jnp.stack([t[:, 0], end], axis=1) + outside * jnp.array([-0.5, 0.5])
+        edges = jnp.stack([t[:, 0], end], axis=1) + outside * jnp.array(
+            [-0.5, 0.5], t.dtype
+        )
         middles = jnp.concatenate([edges, middles], axis=1)
         flattest = jnp.argmin(jnp.concatenate([outer, rise], axis=1), axis=1)
         return _Proposal(place, gain, middles[rows, flattest])

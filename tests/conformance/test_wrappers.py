@@ -174,9 +174,18 @@ def test_every_hook_is_looked_at():
         "has_margin",
         "sized",
         "at_step",
+        "drawn_within",
     }
     hooks = {name for name in vars(Method) if not name.startswith("_")}
     assert hooks == said(METHODS["cma_es"]).keys() | own
+
+
+def test_bounds_reach_a_method_with_the_same_coordinates():
+    sides = np.full(3, -1.0), np.full(3, 2.0)
+    for wrapper in WRAPPERS:
+        method = as_method(made(("cma_es", wrapper))).drawn_within(*sides)
+        told = innermost(method).box is not None
+        assert told == (wrapper not in ("margin", "subspace")), wrapper
 
 
 def test_only_what_tells_the_method_inside_takes_late_members():

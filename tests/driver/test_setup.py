@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,7 +168,9 @@ def test_an_optimizer_is_taken_as_it_is():
     optimizer = gfopt.CMAES(sigma=0.4)
     assert setup(optimizer, np.zeros(2)).optimizer is optimizer
     bounded = setup(optimizer, np.zeros(2), bounds=(-1, 1)).optimizer
-    assert bounded.inner is optimizer
+    # but for where candidates are drawn
+    assert dataclasses.replace(bounded.inner, box=None) == optimizer
+    assert np.array_equal(bounded.inner.box.upper, [2.5, 2.5])
 
 
 UNEQUAL = [(0, 1000), (0, 0.1), (None, 1)]

@@ -124,16 +124,18 @@ def _for_costly(
     start: Start, dimension: int, sigma0: PyTree, restarts: bool, any_order: bool
 ) -> Optimizer:
     """Returns what ``"auto"`` takes for a costly objective in few dimensions."""
-    is_discrete = start.space is not None and start.space.is_discrete
-    # a model has no margin, and is of values in the order of their generations
-    name = "cma_es" if is_discrete or any_order else "lq_cma_es"
+    # a model has no margin, without which a search stays with its first choices, and
+    # is of values in the order of their generations
+    has_choices = start.space is not None and any(start.space.choices)
+    has_model = not (has_choices or any_order)
+    name = "lq_cma_es" if has_model else "cma_es"
     # neither a start far away nor a sigma0 that is much too small should end it
     chosen = choose(name, {"tol_up": 1e20}, dimension)
     optimizer, space = scaled(chosen, start, sigma0)
     if restarts:
         most = MOST_GROWTH * default_population_size(dimension)
         optimizer = Restarts(optimizer, largest_size=most, reach=reach(space))
-    if not is_discrete:
+    if has_model:
         patience = MOST_PATIENCE if restarts else LEAST_PATIENCE
         optimizer = Separable(optimizer, patience=patience, stops=not restarts)
     return within(optimizer, space)
