@@ -1,8 +1,9 @@
 """Anytime comparison on BBOB: targets reached within 10 D to 1000 D evaluations.
 
-The 24 functions, instances 1 to 5, in double precision. All start at the same point of
-a problem (uniform in [-4, 4]^D, sigma 2) and are counted alike: after which evaluation
-a run first reached each of the 51 targets f_opt + 10^2 .. 10^-8. Who takes part:
+The 24 functions, instances 1 to 5 or others, in double precision. All start at the same
+point of a problem (uniform in [-4, 4]^D, sigma 2) and are counted alike: after which
+evaluation a run first reached each of the 51 targets f_opt + 10^2 .. 10^-8. Who takes
+part:
 
 - ours: a method by its name or ``auto``, on one of three paths: ``batched`` runs the
   instances of a function in one compiled program, ``compiled`` and ``host`` call
@@ -20,6 +21,7 @@ Each side is saved when it is done, and the report compares what is there:
     python benchmarks/bbob_side_by_side.py  # all of it, hours
     python benchmarks/bbob_side_by_side.py peers --sides lq --dimensions 5
     python benchmarks/bbob_side_by_side.py ours --method cma_es --path batched
+    python benchmarks/bbob_side_by_side.py all --instances 11-20 --path host
     python benchmarks/bbob_side_by_side.py report --method cma_es
 """
 
@@ -30,6 +32,7 @@ import datetime
 import importlib.metadata
 import importlib.util
 import json
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -63,19 +66,28 @@ WANTED = {(b, "lq"): 0.05 if b == 100 else 0.0 for b in BUDGETS[:-1]}
 WANTED[1000, "bipop"] = 0.0
 
 
-def stored() -> dict[str, Any]:
+def named(instances: Sequence[int]) -> str:
+    """Returns the name of the files that hold what was found on some instances."""
+    if tuple(instances) == INSTANCES:
+        return NAME
+    return f"{NAME}_{instances[0]}_{instances[-1]}"
+
+
+def stored(name: str) -> dict[str, Any]:
     """Returns what was saved: a side by its name, then by its dimension."""
-    path = RESULTS / f"{NAME}.json"
+    path = RESULTS / f"{name}.json"
     return json.loads(path.read_text())["sides"] if path.exists() else {}
 
 
-def store(name: str, dimension: int, found: list[Hits], **about: Any) -> None:
+def store(
+    file: str, name: str, dimension: int, found: list[Hits], **about: Any
+) -> None:
     """Puts a side beside the others in the file."""
-    sides = stored()
+    sides = stored(file)
     entry = {"date": datetime.date.today().isoformat(), **about}
     entry["hits"] = [" ".join(map(str, row)) for row in found]
     sides.setdefault(name, {})[str(dimension)] = entry
-    save(NAME, ["gfopt", "jax", "numpy"], {"sides": sides})
+    save(file, ["gfopt", "jax", "numpy"], {"sides": sides})
 
 
 class Sides:
@@ -83,13 +95,15 @@ class Sides:
 
     Args:
         dimension: ``D``.
+        instances: of each function.
     """
 
-    def __init__(self, dimension: int):
+    def __init__(self, dimension: int, instances: Sequence[int] = INSTANCES):
         self.dimension = dimension
+        self.of_function = np.repeat(FUNCTIONS, len(instances))
         self.reach: dict[str, int] = {}  # budget per dimension
         self.times: dict[str, np.ndarray] = {}  # [problems, targets]
-        for name, entries in stored().items():
+        for name, entries in stored(named(instances)).items():
             if str(dimension) in entries:
                 entry = entries[str(dimension)]
                 rows = [[float(n) for n in row.split()] for row in entry["hits"]]
@@ -102,7 +116,7 @@ class Sides:
         self, name: str, budget: int, functions: Sequence[int] = FUNCTIONS
     ) -> np.ndarray:
         """Returns the share of targets that was reached on each problem."""
-        rows = np.isin(np.repeat(FUNCTIONS, len(INSTANCES)), list(functions))
+        rows = np.isin(self.of_function, list(functions))
         return np.mean(self.times[name][rows] <= budget * self.dimension, axis=1)
 
     def peers(self, budget: int) -> list[str]:
@@ -142,9 +156,11 @@ def within(
     return rows
 
 
-def report(method: str, dimensions: list[int], worst: int = 20) -> None:
+def report(
+    method: str, dimensions: list[int], instances: Sequence[int], worst: int = 20
+) -> None:
     """Prints ours against every peer, losses first, and draws the ECDF."""
-    all_sides = [Sides(d) for d in dimensions]
+    all_sides = [Sides(d, instances) for d in dimensions]
     print("\nshare of problems x targets reached\n")
     names = sorted({name for sides in all_sides for name in sides.times})
     show(
@@ -177,10 +193,10 @@ def report(method: str, dimensions: list[int], worst: int = 20) -> None:
         rows = [row for sides in there for row in within(sides, method, parts)]
         rows.sort(key=lambda row: row[6])
         show([*head, title, "best peer", *tail], rows[:most])
-    draw(all_sides, names)
+    draw(all_sides, names, RESULTS / f"{named(instances)}.png")
 
 
-def draw(all_sides: list[Sides], names: list[str]) -> None:
+def draw(all_sides: list[Sides], names: list[str], path: pathlib.Path) -> None:
     """Saves the ECDF of all functions and of each group."""
     from matplotlib.figure import Figure
 
@@ -191,7 +207,7 @@ def draw(all_sides: list[Sides], names: list[str]) -> None:
     )
     for row, sides in zip(axes, all_sides, strict=True):
         for axis, (title, functions) in zip(row, panels.items(), strict=True):
-            chosen = np.isin(np.repeat(FUNCTIONS, len(INSTANCES)), list(functions))
+            chosen = np.isin(sides.of_function, list(functions))
             for number, name in enumerate(names):
                 if name in sides.times:
                     budgets = np.geomspace(1, sides.reach[name], 200)
@@ -210,7 +226,7 @@ def draw(all_sides: list[Sides], names: list[str]) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("evaluations / D")
     axes[0, 0].legend()
-    figure.savefig(RESULTS / f"{NAME}.png", dpi=70)
+    figure.savefig(path, dpi=70)
 
 
 def main() -> None:
@@ -221,34 +237,37 @@ def main() -> None:
     parser.add_argument("--sides", default=list(PEERS), nargs="+", choices=PEERS)
     parser.add_argument("--budget", type=int, help="per D; by default the side's own")
     parser.add_argument("--method", default="auto", help="of ours")
+    parser.add_argument("--instances", default="1-5", help="first and last")
     paths = ["batched", "compiled", "host"]
     parser.add_argument("--path", default="compiled", choices=paths, help="of ours")
     options = parsed(parser, dimensions=[2], sides=["slsqp"], budget=20)
+    first, last = map(int, options.instances.split("-"))
+    instances = tuple(range(first, last + 1))
     jax.config.update("jax_enable_x64", True)
     for d in options.dimensions:
         if options.part in ("all", "peers"):
-            check_values(d)
+            check_values(d, instances)
             for name in options.sides:
                 peer, began = PEERS[name], time.perf_counter()
                 if importlib.util.find_spec(peer.package) is None:
                     print(f"{name} is left out: it needs {peer.package}")
                     continue
                 budget = options.budget or peer.budget
-                found = run_peer(name, d, budget * d)
+                found = run_peer(name, d, budget * d, instances)
                 about = {
                     "version": f"{peer.package} "
                     + importlib.metadata.version(peer.package),
                     "budget_per_dimension": budget,
                     "seconds": round(time.perf_counter() - began),
                 }
-                store(name, d, found, **about)
+                store(named(instances), name, d, found, **about)
         if options.part in ("all", "ours"):
             budget = options.budget or BUDGETS[-1]
-            found = run_ours(options.method, d, budget * d, options.path)
+            found = run_ours(options.method, d, budget * d, instances, options.path)
             about = {"path": options.path, "budget_per_dimension": budget}
-            store(options.method, d, found, **about)
+            store(named(instances), options.method, d, found, **about)
     if options.part in ("all", "report"):
-        report(options.method, options.dimensions)
+        report(options.method, options.dimensions, instances)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,10 +64,10 @@ class Watch:
             self.hits.append(self.count)
 
 
-def watches(dimension: int, budget: int) -> Iterator[Watch]:
+def watches(dimension: int, budget: int, instances: Sequence[int]) -> Iterator[Watch]:
     """Yields all problems of a dimension."""
     for function in FUNCTIONS:
-        for instance in INSTANCES:
+        for instance in instances:
             yield Watch(function, dimension, instance, budget)
 
 
@@ -77,14 +77,14 @@ def start(function: int, dimension: int, instance: int) -> tuple[np.ndarray, int
     return batch.start(instance)
 
 
-def check_values(dimension: int) -> None:
+def check_values(dimension: int, instances: Sequence[int]) -> None:
     """Raises where the functions are not those of coco-experiment."""
     import cocoex
 
-    listed = f"instances: {','.join(map(str, INSTANCES))}"
+    listed = f"instances: {','.join(map(str, instances))}"
     suite = cocoex.Suite("bbob", listed, f"dimensions: {dimension}")
     for function in FUNCTIONS:
-        for instance in INSTANCES:
+        for instance in instances:
             place = (function, dimension, instance)
             x0, _ = start(*place)
             theirs = suite.get_problem_by_function_dimension_instance(*place)
@@ -148,10 +148,12 @@ PEERS = {
 }
 
 
-def run_peer(name: str, dimension: int, budget: int) -> list[Hits]:
+def run_peer(
+    name: str, dimension: int, budget: int, instances: Sequence[int]
+) -> list[Hits]:
     """Runs a peer on every problem."""
     found = []
-    for watch in watches(dimension, budget):
+    for watch in watches(dimension, budget, instances):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -191,11 +193,15 @@ class _Recorder:
 
 
 def minimized(
-    method: str | gfopt.Optimizer, dimension: int, budget: int, is_host: bool
+    method: str | gfopt.Optimizer,
+    dimension: int,
+    budget: int,
+    instances: Sequence[int],
+    is_host: bool,
 ) -> list[Hits]:
     """Calls ``gfopt.minimize`` for every problem, with a Python or a JAX objective."""
     recorder, found = _Recorder(), []
-    for watch in watches(dimension, budget):
+    for watch in watches(dimension, budget, instances):
         recorder.watch = watch
         gfopt.minimize(
             gfopt.Objective(watch, traceable=False)
@@ -257,7 +263,12 @@ def _segment(
     return jax.vmap(one)(problems, keys, states, seen)
 
 
-def batched(method: str | gfopt.Optimizer, dimension: int, budget: int) -> list[Hits]:
+def batched(
+    method: str | gfopt.Optimizer,
+    dimension: int,
+    budget: int,
+    instances: Sequence[int],
+) -> list[Hits]:
     """Runs the instances of each function as one program; a run ends where it stops."""
     optimizer: Any = method
     if isinstance(method, str):
@@ -265,8 +276,8 @@ def batched(method: str | gfopt.Optimizer, dimension: int, budget: int) -> list[
     init = jax.jit(jax.vmap(lambda k, x: optimizer.init(jax.random.split(k)[0], x)))
     found: list[Hits] = []
     for function in FUNCTIONS:
-        problems = bbob_batch(function, dimension, INSTANCES)
-        starts = [start(function, dimension, instance) for instance in INSTANCES]
+        problems = bbob_batch(function, dimension, instances)
+        starts = [start(function, dimension, instance) for instance in instances]
         x0, seeds = (np.array(column) for column in zip(*starts, strict=True))
         keys = jax.vmap(jax.random.key)(seeds)
         states = init(keys, x0)
@@ -286,9 +297,13 @@ def batched(method: str | gfopt.Optimizer, dimension: int, budget: int) -> list[
 
 
 def run_ours(
-    method: str | gfopt.Optimizer, dimension: int, budget: int, path: str
+    method: str | gfopt.Optimizer,
+    dimension: int,
+    budget: int,
+    instances: Sequence[int],
+    path: str,
 ) -> list[Hits]:
     """Runs a method on every problem on one of the paths, which agree."""
     if path == "batched":
-        return batched(method, dimension, budget)
-    return minimized(method, dimension, budget, path == "host")
+        return batched(method, dimension, budget, instances)
+    return minimized(method, dimension, budget, instances, path == "host")

@@ -172,6 +172,8 @@ def minimize(
         # restart only if the caller set a limit
         restarts=not (budget is None and max_seconds is None and target is None),
         any_order=asynchronous,
+        budget=budget,
+        batch_size=_num_at_once(evaluator, workers),
     )
     check_frozen(start.x0, frozen)
     if noisy:
@@ -233,6 +235,12 @@ def _constraint_values(
     x0 = start.x0 if frozen is None else trees.merge(start.x0, frozen)
     with jax.enable_x64(start.x64):
         return values_at(objective.constraints, x0, objective.batched)
+
+
+def _num_at_once(evaluator: object, workers: Any) -> int:
+    """Returns how many evaluations are made at once; 1 where it is not known."""
+    number = getattr(evaluator, "workers", None) if workers is None else workers
+    return number if isinstance(number, int) and number > 0 else 1
 
 
 def _evaluator(

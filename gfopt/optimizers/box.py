@@ -20,6 +20,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 
+from gfopt import checks
 from gfopt.core import trees
 from gfopt.noise import threefry
 from gfopt.spaces.axis import fold
@@ -52,6 +53,12 @@ class Box(NamedTuple):
         """Returns a solution that is reflected at the sides."""
         flat, unravel = ravel_pytree(solution)
         return unravel(fold(flat, *self.sides(solution)))
+
+
+def check_box(box: object) -> None:
+    """Refuses what is neither a box nor None."""
+    if box is not None:
+        checks.instance("box", box, Box, "a gfopt.optimizers.box.Box")
 
 
 def drawn_again(

@@ -38,7 +38,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.optimizers import vectors
-from gfopt.optimizers.box import Box
+from gfopt.optimizers.box import Box, check_box
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
@@ -166,6 +166,7 @@ class CoordinateSearch(Method):
         schedules.set_numbers(self, "tol_fun", check=checks.non_negative)
         checks.integer("batch_size", self.batch_size, 1)
         checks.integer("patience", self.patience, 1)
+        check_box(self.box)
 
     @property
     def population_size(self) -> int:

@@ -67,7 +67,7 @@ def test_auto_with_bounds_and_restarts_compiles_nothing(compilations):
         )
         for seed in (1, 2)
     ]
-    assert all(result.state.num_restarts > 0 for result in results)
+    assert all(result.state.inner.num_restarts > 0 for result in results)
     # whether a run's restarts are large ones, too, is chance
     assert any(result.optimizer.tier > 0 for result in results)
     assert compilations == []
@@ -115,7 +115,7 @@ def test_turns_are_counted_for_each_number_of_rows(tmp_path):
     inner = gfopt.CMAES(sigma=1.0, tol_x=1.0)
     arguments = dict(method=gfopt.Restarts(inner, first_size=4), seed=3)
     straight = gfopt.minimize(many_minima, [2.2, -1.7], budget=200, **arguments)
-    assert straight.state.num_restarts > 3
+    assert straight.state.inner.num_restarts > 3
     for budget in (50, 90):
         path = tmp_path / str(budget)
         gfopt.minimize(

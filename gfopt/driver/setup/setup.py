@@ -12,22 +12,14 @@ import numpy as np
 from gfopt import checks, registry
 from gfopt.core import trees
 from gfopt.driver.setup.arguments import check_reach
+from gfopt.driver.setup.costly import MOST_SURROGATE, Plan, for_costly
 from gfopt.driver.setup.method import choose
-from gfopt.driver.setup.scale import reach, scaled, within
-from gfopt.driver.setup.start import Start, spread, start_of
-from gfopt.optimizers.gaussian import default_population_size
+from gfopt.driver.setup.scale import scaled, within
+from gfopt.driver.setup.start import spread, start_of
 from gfopt.optimizers.wrappers.held import Free, Held, filled, free_numbers, reduced
-from gfopt.optimizers.wrappers.restarts import Restarts
-from gfopt.optimizers.wrappers.separable import Separable
 from gfopt.protocol import Optimizer, as_method
 from gfopt.spaces.spaces import Space
 from gfopt.types import PyTree, Solution
-
-MOST_SURROGATE = 40  # numbers up to which "auto" takes lq_cma_es on the host
-MOST_GROWTH = 32  # times the default, the largest population of a restart
-# explorations of a line without an improvement, before something else is tried, and
-# before the search ends
-MOST_PATIENCE, LEAST_PATIENCE = 128, 16
 
 
 class Setup(NamedTuple):
@@ -61,6 +53,8 @@ def setup(
     allows_model: bool = True,
     restarts: bool = False,
     any_order: bool = False,
+    budget: int | None = None,
+    batch_size: int = 1,
 ) -> Setup:
     """Makes a search of what ``minimize`` and ``AskTell`` are given.
 
@@ -84,6 +78,8 @@ def setup(
             take a method with a surrogate.
         restarts: a search by ``"auto"`` that has converged begins again elsewhere.
         any_order: values come in any order, which no surrogate takes.
+        budget: the largest number of evaluations, if it is known.
+        batch_size: how many evaluations are made at once.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -113,32 +109,12 @@ def setup(
     hosted = optimizer
     if method == "auto" and (allows_model or any_order) and not options:
         if dimension <= MOST_SURROGATE:
-            hosted = _for_costly(part, dimension, sigma0, restarts, any_order)
+            plan = Plan(restarts, any_order, budget, batch_size)
+            hosted = for_costly(part, dimension, sigma0, plan)
     whole = Setup(optimizer, start.x0, start.x64, hosted)
     if space is None or free is None:
         return whole
     return whole.wrapped(lambda inner: _held(inner, start.x0, space, free))
-
-
-def _for_costly(
-    start: Start, dimension: int, sigma0: PyTree, restarts: bool, any_order: bool
-) -> Optimizer:
-    """Returns what ``"auto"`` takes for a costly objective in few dimensions."""
-    # a model has no margin, without which a search stays with its first choices, and
-    # is of values in the order of their generations
-    has_choices = start.space is not None and any(start.space.choices)
-    has_model = not (has_choices or any_order)
-    name = "lq_cma_es" if has_model else "cma_es"
-    # neither a start far away nor a sigma0 that is much too small should end it
-    chosen = choose(name, {"tol_up": 1e20}, dimension)
-    optimizer, space = scaled(chosen, start, sigma0)
-    if restarts:
-        most = MOST_GROWTH * default_population_size(dimension)
-        optimizer = Restarts(optimizer, largest_size=most, reach=reach(space))
-    if has_model:
-        patience = MOST_PATIENCE if restarts else LEAST_PATIENCE
-        optimizer = Separable(optimizer, patience=patience, stops=not restarts)
-    return within(optimizer, space)
 
 
 def _held(optimizer: Optimizer, x0: Solution, space: Space, free: Free) -> Optimizer:

@@ -32,7 +32,7 @@ from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.noise import threefry
 from gfopt.optimizers import stopping, vectors
-from gfopt.optimizers.box import Box, drawn_again
+from gfopt.optimizers.box import Box, check_box, drawn_again
 from gfopt.optimizers.cma.parameters import (
     constants,
     cumulated,
@@ -153,6 +153,7 @@ class CMAES(Gaussian):
         if self.num_active is not None:
             kinds = int, np.integer, jax.Array
             checks.instance("num_active", self.num_active, kinds, "a number of rows")
+        check_box(self.box)
         schedules.set_numbers(self, "tol_up", "tol_condition")
         schedules.set_numbers(self, "tol_fun_history", check=checks.non_negative)
 
