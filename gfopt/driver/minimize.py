@@ -240,7 +240,7 @@ def _constraint_values(
 def _num_at_once(evaluator: object, workers: Any) -> int:
     """Returns how many evaluations are made at once; 1 where it is not known."""
     number = getattr(evaluator, "workers", None) if workers is None else workers
-    return number if isinstance(number, int) and number > 0 else 1
+    return number if type(number) is int and number > 0 else 1
 
 
 def _evaluator(

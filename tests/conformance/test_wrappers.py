@@ -82,6 +82,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "lagrangian": lambda method: gfopt.AugmentedLagrangian(method, 1),
     "novelty": lambda method: gfopt.Novelty(method, 2, weight=1.0),
     "restarts": lambda method: gfopt.Restarts(method, first_size=6),
+    "separable": gfopt.Separable,
     "subspace": lambda method: gfopt.Subspace(method, dimension=3),
 }
 
@@ -92,6 +93,9 @@ def takes(wrapper: str, method: Optimizer) -> bool:
     return {
         "margin": hooks.has_margin,
         "restarts": hooks.can_restart,
+        # it asks for solutions of its own, among the first candidates
+        "separable": isinstance(innermost(method), gfopt.CMAES)
+        and not isinstance(method, gfopt.Reevaluated),
         "rule": not hooks.follows_slopes,
         "lagrangian": not hooks.follows_slopes,
         "novelty": not hooks.elitism,
@@ -259,7 +263,8 @@ def answer_after(optimizer: Any) -> Any:
     [
         names
         for names in combinations(1, ["cma_es", "open_es", "a user's own"])
-        if "subspace" not in names  # its inner method searches other numbers
+        # the one's inner method searches other numbers, the other's tests candidates
+        if not {"subspace", "separable"} & {*names}
     ]
     + [(name, "reevaluated") for name in ("lq_cma_es", "nelder_mead", "cbo")]
     + [
