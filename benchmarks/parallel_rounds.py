@@ -108,7 +108,7 @@ class Side(NamedTuple):
 
 
 SIDES = {
-    "auto": Side(ask_tell("auto"), "gfopt"),
+    "auto": Side(ask_tell("auto", batch_size=WORKERS), "gfopt"),
     "cma_es_8": Side(ask_tell("cma_es", options={"population_size": 8}), "gfopt"),
     "lq_cma_es_8": Side(ask_tell("lq_cma_es", options={"batch_size": 8}), "gfopt"),
     "asynchronous": Side(ask_tell("cma_es", asynchronous=True), "gfopt"),

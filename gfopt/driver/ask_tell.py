@@ -72,6 +72,8 @@ class AskTell:
         noisy: values differ from call to call, as for ``minimize``.
         asynchronous: hand a trial out whenever one is asked for, and tell the method
             values as they come, as for ``minimize``.
+        batch_size: how many trials are evaluated at once, for ``"auto"``, which then
+            asks for as many at a time.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -99,11 +101,13 @@ class AskTell:
         maximize: bool = False,
         noisy: bool = False,
         asynchronous: bool = False,
+        batch_size: int = 1,
     ):
         check_seed(seed)
         flags = {"maximize": maximize, "noisy": noisy, "asynchronous": asynchronous}
         for name, flag in flags.items():
             checks.instance(name, flag, bool, "True or False")
+        checks.integer("batch_size", batch_size, 1)
         start = setup(
             method,
             x0,
@@ -112,6 +116,7 @@ class AskTell:
             options,
             allows_model=not noisy,
             any_order=asynchronous,
+            batch_size=batch_size,
         )
         optimizer = against_noise(start.hosted) if noisy else start.hosted
         self._sense, self._x0 = Sense(maximize), start.x0

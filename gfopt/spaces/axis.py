@@ -107,13 +107,21 @@ class Axis(NamedTuple):
             width = np.asarray(high, np.float64) - np.asarray(low, np.float64)
         return np.where(np.isfinite(width), width, np.inf)
 
-    def edges(self) -> tuple[jax.Array, jax.Array]:
-        """Returns the bounds of what is folded, in units of the search."""
-        scale = jnp.asarray(self.scale, float)
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the bounds of what is folded, in units of the search; concrete."""
         if self.choices:
-            return jnp.full((), -jnp.inf), jnp.full((), jnp.inf)
-        low, high = self._edges(*self._bounds(scale))
-        return jnp.asarray(low / scale), jnp.asarray(high / scale)
+            return np.array(-np.inf), np.array(np.inf)
+        low, high = np.asarray(self.lower, float), np.asarray(self.upper, float)
+        if self.integer is not None:
+            half = np.where(self.integer, 0.5, 0.0)
+            low, high = low - half, high + half
+        if self.log is not None:
+            low, high = (
+                np.where(self.log, np.log(np.where(self.log, side, 1)), side)
+                for side in (low, high)
+            )
+        scale = np.asarray(self.scale, float)
+        return low / scale, high / scale
 
     def holds(self, x: Array) -> bool:
         """Tells whether concrete numbers lie inside, in their own precision."""

@@ -13,7 +13,6 @@ outside, whatever the method proposes.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import jax
@@ -146,16 +145,14 @@ class Space:
     def edges(self) -> tuple[PyTree, PyTree]:
         """Returns between which bounds the search is not folded, lower and upper.
 
-        They are trees like a point of the search, to which their leaves broadcast.
+        They are trees like a point of the search, to which their leaves broadcast;
+        infinite where the space is traced.
         """
-        known = not any(map(jaxprs.is_tracer, jax.tree.leaves(self)))
-        with jax.enable_x64(True) if known else contextlib.nullcontext():
-            lower = self.map(lambda axis: axis.edges()[0])
-            upper = self.map(lambda axis: axis.edges()[1])
-        return (
-            (jax.tree.map(np.asarray, lower), jax.tree.map(np.asarray, upper))
-            if known
-            else (lower, upper)
+        if any(map(jaxprs.is_tracer, jax.tree.leaves(self))):
+            open_end = self.map(lambda axis: np.array(np.inf))
+            return jax.tree.map(np.negative, open_end), open_end
+        return self.map(lambda axis: axis.edges()[0]), self.map(
+            lambda axis: axis.edges()[1]
         )
 
     def check(self, solution: Solution) -> None:

@@ -46,6 +46,16 @@ _FLAGS = (
     "takes_row",
 )  # of the objective
 
+# what a snapshot says of its run
+SNAPSHOT: dict[str, tuple[type, ...]] = {
+    "path": (str,),
+    "tier": (int,),
+    "reason": (str, type(None)),
+    "first": (float, int, type(None)),
+    "seconds": (float, int),
+    "failures": (dict,),
+}
+
 
 class Checkpoint:
     """The file of one run, held against a second writer; a context manager.
@@ -121,6 +131,9 @@ class Checkpoint:
 
     def _take(self, record: Record) -> None:
         if record.kind == "snapshot":
+            for name, kinds in SNAPSHOT.items():
+                what = f"a {kinds[0].__name__}"
+                checks.instance(name, record.meta.get(name), kinds, what)
             self.snapshot, self.history = without_table(record)
         elif record.kind == "result":
             self.finished = record
