@@ -55,6 +55,14 @@ class Box(NamedTuple):
         return unravel(fold(flat, *self.sides(solution)))
 
 
+class _Round(NamedTuple):
+    """How often samples were drawn again, and those that there are."""
+
+    number: jax.Array
+    z: jax.Array
+    y: jax.Array
+
+
 def check_box(box: object) -> None:
     """Refuses what is neither a box nor None."""
     if box is not None:
@@ -65,6 +73,7 @@ def drawn_again(
     sides: Sequence[jax.Array],
     key: Key,
     z: jax.Array,
+    y: jax.Array,
     mean: jax.Array,
     sigma: jax.Array,
     root: jax.Array,
@@ -75,6 +84,7 @@ def drawn_again(
         sides: of the box in which ``mean`` lies, ``float[D]`` each.
         key: of the samples; further ones are drawn from it.
         z: standard normal, ``float[P, D]``.
+        y: ``A z``, likewise.
         mean: ``m``, ``float[D]``.
         sigma: ``float[]``.
         root: ``A``, lower triangular, ``float[D, D]``.
@@ -83,28 +93,26 @@ def drawn_again(
         The samples ``z`` and ``y = A z``, with ``m + sigma y`` within the box.
     """
     low, high = ((side - mean) / sigma for side in sides)
+    size, dimension = z.shape
 
-    def is_outside(z: jax.Array) -> jax.Array:
-        y = z @ root.T
+    def is_outside(y: jax.Array) -> jax.Array:
         return jnp.any((y < low) | (y > high), axis=1)
 
-    def again(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        number, z = carry
-        size, dimension = z.shape
-        round_key = jax.random.fold_in(key, number)
-        new = threefry.standard_normal(round_key, (size, dimension), z.dtype)
-        return number + 1, jnp.where(is_outside(z)[:, None], new, z)
+    def again(carry: _Round) -> _Round:
+        new_key = jax.random.fold_in(key, carry.number)
+        new = threefry.standard_normal(new_key, (size, dimension), z.dtype)
+        lost = is_outside(carry.y)[:, None]
+        z_kept = jnp.where(lost, new, carry.z)
+        return _Round(carry.number + 1, z_kept, jnp.where(lost, new @ root.T, carry.y))
 
-    def goes_on(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
-        number, z = carry
-        return (number < ROUNDS) & jnp.any(is_outside(z))
+    def goes_on(carry: _Round) -> jax.Array:
+        return (carry.number < ROUNDS) & jnp.any(is_outside(carry.y))
 
-    _, z = lax.while_loop(goes_on, again, (jnp.int32(0), z))
-    y = z @ root.T
+    _, z, y = lax.while_loop(goes_on, again, _Round(jnp.int32(0), z, y))
     inside = jnp.clip(y, low, high)
 
     def repaired() -> jax.Array:
         exact = solve_triangular(root, inside.T, lower=True).T
-        return jnp.where(is_outside(z)[:, None], exact, z)
+        return jnp.where(is_outside(y)[:, None], exact, z)
 
     return lax.cond(jnp.any(inside != y), repaired, lambda: z), inside

@@ -138,7 +138,7 @@ class CoordinateSearch(Method):
         batch_size: candidates a step, for objectives that are evaluated in parallel.
         tol_fun: promises of a parabola below this are not followed.
         patience: explorations of a line without an improvement before it is done.
-        box: where the lines end, ``Bounded`` sets it; None for nowhere.
+        box: where the lines end, set by ``drawn_within``; None for nowhere.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -235,7 +235,7 @@ class CoordinateSearch(Method):
         x = jnp.tile(state.x, (size, 1)).at[rows, coordinate].set(place)
         # the first row joins what was found on several lines at once, or is the start
         lowest = _lowest(state.lines, state.x)
-        joined = jnp.take_along_axis(state.lines.places, lowest[:, None], 1)[:, 0]
+        joined = state.lines.places[jnp.arange(dimension), lowest]
         joins = self._is_first(state) | jnp.any(joined != state.x)
         here = joins & (rows == 0)
         line = jnp.maximum(rows - joins, 0)
@@ -334,13 +334,13 @@ class CoordinateSearch(Method):
         row_of = on_line & (members.coordinate == jnp.arange(dimension)[:, None])
         row = jnp.argmax(row_of, axis=1)
         is_new = jnp.any(row_of, axis=1)
-        place = jnp.take_along_axis(members.x[row], jnp.arange(dimension)[:, None], 1)
+        place = members.x[row, jnp.arange(dimension)]
         is_joint = population.active & (members.coordinate < 0)
         first = jnp.min(jnp.where(is_joint, fitness, jnp.inf))
         base = jnp.where(self._is_first(state), first, state.fitness)
         value = jnp.where(jnp.isfinite(fitness[row]), fitness[row] - base, jnp.inf)
         value = jnp.where(jnp.isfinite(base), value, jnp.inf)
-        lines = _extended(state.lines, is_new, place[:, 0], value)
+        lines = _extended(state.lines, is_new, place, value)
         explores = is_new & members.explores[row]
         refines = is_new & members.refines[row] & ~explores
 
@@ -358,7 +358,7 @@ class CoordinateSearch(Method):
         # the first value at all: what was tried before had none
         is_first = improves & jnp.isinf(base)
         lines = trees.select(is_first, _lines_at(x), lines)
-        length = jnp.abs(place[:, 0] - state.x)
+        length = jnp.abs(place - state.x)
         steps = jnp.stack([length, lines.steps[:, 0]], axis=1)
         leaps = ~refines & (x != state.x)
         steps = jnp.where(refines[:, None], steps, lines.steps)

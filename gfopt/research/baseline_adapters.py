@@ -114,31 +114,19 @@ def nevergrad(
     ng.optimizers.registry[method](space, budget=budget).minimize(fun)
 
 
-def scipy_de(
+def scipy_global(
     optimize: ModuleType,
     fun: Counted,
     x0: np.ndarray,
     budget: int,
     seed: int,
+    method: str,
     **more: object,
 ) -> None:
-    """Runs ``differential_evolution``."""
+    """Runs ``differential_evolution`` or ``dual_annealing``."""
     # maxiter counts generations of many: the budget comes first
     words = {"x0": x0, "maxiter": budget, "rng": seed}
-    optimize.differential_evolution(fun, fun.bounds, **words, **more)
-
-
-def scipy_annealing(
-    optimize: ModuleType,
-    fun: Counted,
-    x0: np.ndarray,
-    budget: int,
-    seed: int,
-    **more: float,
-) -> None:
-    """Runs ``dual_annealing``."""
-    words = {"x0": x0, "maxiter": budget, "rng": seed}
-    optimize.dual_annealing(fun, fun.bounds, **words, **more)
+    getattr(optimize, method)(fun, fun.bounds, **words, **more)
 
 
 def scipy_nelder_mead(

@@ -11,6 +11,7 @@ import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -128,7 +129,7 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
         "scipy_de": Baseline(
             "scipy",
             "scipy.optimize",
-            adapters.scipy_de,
+            partial(adapters.scipy_global, method="differential_evolution"),
             needs_box=True,
             space={
                 "strategy": Choice(
@@ -142,7 +143,7 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
         "scipy_annealing": Baseline(
             "scipy",
             "scipy.optimize",
-            adapters.scipy_annealing,
+            partial(adapters.scipy_global, method="dual_annealing"),
             needs_box=True,
             space={
                 "initial_temp": Range(1, 5e4, log=True),

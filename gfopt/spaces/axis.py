@@ -111,15 +111,8 @@ class Axis(NamedTuple):
         """Returns the bounds of what is folded, in units of the search; concrete."""
         if self.choices:
             return np.array(-np.inf), np.array(np.inf)
-        low, high = np.asarray(self.lower, float), np.asarray(self.upper, float)
-        if self.integer is not None:
-            half = np.where(self.integer, 0.5, 0.0)
-            low, high = low - half, high + half
-        if self.log is not None:
-            low, high = (
-                np.where(self.log, np.log(np.where(self.log, side, 1)), side)
-                for side in (low, high)
-            )
+        sides = np.asarray(self.lower, float), np.asarray(self.upper, float)
+        low, high = (np.asarray(side) for side in self._edges(*sides))
         scale = np.asarray(self.scale, float)
         return low / scale, high / scale
 

@@ -151,9 +151,11 @@ class Space:
         if any(map(jaxprs.is_tracer, jax.tree.leaves(self))):
             open_end = self.map(lambda axis: np.array(np.inf))
             return jax.tree.map(np.negative, open_end), open_end
-        return self.map(lambda axis: axis.edges()[0]), self.map(
-            lambda axis: axis.edges()[1]
-        )
+        with jax.enable_x64(True):
+            sides = [axis.edges() for axis in self._axes()]
+        structure: PyTreeDef = jax.tree.structure(self.lower)
+        lower, upper = zip(*sides, strict=True)
+        return structure.unflatten(lower), structure.unflatten(upper)
 
     def check(self, solution: Solution) -> None:
         """Refuses a solution that does not fit, or that is known to lie outside.

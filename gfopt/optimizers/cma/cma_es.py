@@ -118,7 +118,7 @@ class CMAES(Gaussian):
         tol_fun: stop where the recent best values and the last step vary by less.
         tol_fun_history: stop where the recent best values vary by less.
         tol_condition: stop where the condition number of ``C`` is above this.
-        box: where candidates are drawn, ``Bounded`` sets it; None for everywhere.
+        box: where candidates are drawn, set by ``drawn_within``; None for everywhere.
 
     Raises:
         TypeError: for an argument of the wrong type.
@@ -194,7 +194,7 @@ class CMAES(Gaussian):
         if self.box is not None:
             sides = self.box.sides(state.mean)
             mean = vectors.flat(state.mean)
-            z, y = drawn_again(sides, key, z, mean, state.sigma, state.root)
+            z, y = drawn_again(sides, key, z, y, mean, state.sigma, state.root)
         return Population(CMAESMember(z, y), jnp.arange(size) < used)
 
     def decode(self, state: CMAESState, member: Member) -> Solution:

@@ -244,9 +244,6 @@ class GridArchive(Method):
     ) -> tuple[GridArchiveState, GridArchiveInfo]:
         """Fills the archive, tells the emitters, and restarts those that are done."""
         descriptors, valid = described(self, evaluation)
-        lower, upper = (
-            jnp.asarray(end, jnp.float32) for end in (self.lower, self.upper)
-        )
         elites, entry = archives.insert(
             state.elites,
             jax.vmap(lambda m: materialise(self.decode(state, m)))(population.members),
