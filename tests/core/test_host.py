@@ -68,7 +68,12 @@ def module(tmp_path_factory):
     folder = tmp_path_factory.mktemp("functions")
     (folder / "host_functions.py").write_text(
         textwrap.dedent("""
-        import sys
+        import os, sys, time
+        def meet(folder, name):  # its caller waits here until another is here, too
+            (folder / name).touch()
+            while len(os.listdir(folder)) < 2:
+                time.sleep(.01)
+            return os.getpid()
         def modules(_): return sorted(sys.modules)
         def norm(x): return float((x ** 2).sum())
         def unpicklable(x): return lambda: x
@@ -134,14 +139,15 @@ def test_interrupts_pass_through_calls_made_here():
             pool.map(functools.partial(exec, f"raise {error.__name__}"), [()])
 
 
-def test_workers_keep_the_order_and_take_several_functions(two):
+def test_workers_keep_the_order_and_take_several_functions(two, module, tmp_path):
     delays = [(0.05 * (i % 2),) for i in range(6)]
     assert statuses(two.map(time.sleep, delays)) == ["ok"] * 6
     calls = [(i,) for i in range(50)]
     assert values(two.map(math.sqrt, calls)) == [math.sqrt(i) for i in range(50)]
     power = functools.partial(operator.pow, 2)
     assert values(two.map(power, calls)) == [2**i for i in range(50)]
-    assert len(set(values(two.map(os.getpid, [()] * 20)))) == 2
+    met = values(two.map(module.meet, [(tmp_path, name) for name in "ab"]))
+    assert len(set(met)) == 2
 
 
 def test_what_a_call_raises_costs_that_call(two, module):
