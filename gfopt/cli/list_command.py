@@ -29,29 +29,32 @@ def list_suites() -> None:
     games = len(plan.ATARI_METHODS) * len(plan.ATARI_INSTANCES)
     rows: list[tuple[str, ...]] = [
         ("bbob", "24 functions, any dimension", *_size(bbob), "1 to 2 min", "jax"),
-        ("digits", "a network learns to read", *_size(digits), "1 min", "sklearn"),
+        (
+            "digits",
+            "a network learns to read",
+            *_size(digits),
+            "1 min",
+            _installed("sklearn"),
+        ),
         (
             "atari",
             "a network learns a game",
             f"{games}",
             f"{games * plan.ATARI_FRAMES:,} frames",
             "15 min a core",
-            "ale_py",
+            _installed("ale_py"),
         ),
     ]
     for name, suite in SUITES.items():
         counts = [f"{number:,}" for number in suite.size]
-        time, needs = f"{suite.minutes} min", ", ".join(suite.needs) or "jax"
-        rows.append((name, suite.what, *counts, time, needs))
+        needs = ", ".join(_said(need.name, need.is_there()) for need in suite.needs)
+        rows.append((name, suite.what, *counts, f"{suite.minutes} min", needs or "jax"))
     for point in entry_points(group="gfopt.problems"):
         words = f"--problems {point.name}", f"of {point.value}"
-        rows.append((*words, "", "", "", point.value.partition(":")[0]))
+        rows.append((*words, "", "", "", _installed(point.value.partition(":")[0])))
     columns: tuple[str, ...] = ("suite", "what", "runs", "evaluations")
     columns += ("on two cores", "needs")
-    shown = [
-        (*row[:-1], ", ".join(map(_installed, row[-1].split(", ")))) for row in rows
-    ]
-    terminal.show("As they are without options", columns, shown, numbers=False)
+    terminal.show("As they are without options", columns, rows, numbers=False)
     others = [
         (name, one.package, _installed(one.module)) for name, one in BASELINES.items()
     ]
@@ -69,4 +72,8 @@ def _size(batches: list[plan.Batch]) -> tuple[str, str]:
 def _installed(module: str) -> str:
     """Returns what is needed, and whether it is there."""
     top = module.partition(".")[0]
-    return top if find_spec(top) is not None else f"{top}, which is missing"
+    return _said(top, find_spec(top) is not None)
+
+
+def _said(name: str, is_there: bool) -> str:
+    return name if is_there else f"{name}, which is missing"

@@ -63,14 +63,15 @@ class Axis(NamedTuple):
         Example:
             >>> Axis("", 1, 1000, is_log=True).ticks(5)
             [1.0, 10.0, 100.0, 1000.0]
-            >>> Axis("", 0, 1).ticks(6)
-            [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+            >>> Axis("", 0, 1).ticks(6), Axis("", 0.2, 0.8, is_log=True).ticks(4)
+            ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.2, 0.4, 0.6, 0.8])
         """
         if self.is_log:
             first = math.ceil(math.log10(self.low) - 1e-9)
             last = math.floor(math.log10(self.high) + 1e-9)
-            step = math.ceil((last - first + 1) / most)
-            return [10.0**power for power in range(last, first - 1, -step)][::-1]
+            if first <= last:  # else there is no power of ten on it
+                step = math.ceil((last - first + 1) / most)
+                return [10.0**power for power in range(last, first - 1, -step)][::-1]
         span = (self.high - self.low) / (most - 1)
         unit = 10.0 ** math.floor(math.log10(span))
         jump = next(unit * m for m in (1, 2, 5, 10) if unit * m >= span * (1 - 1e-9))
@@ -81,7 +82,10 @@ class Axis(NamedTuple):
     def labelled(self, most: int) -> list[tuple[float, str]]:
         """Returns the ticks with their labels, powers where numbers would be long."""
         ticks = self.ticks(most)
-        if self.is_log and any(not 0.01 <= tick <= 1000 for tick in ticks):
+        are_powers = self.is_log and all(
+            tick == 10.0 ** round(math.log10(tick)) for tick in ticks
+        )
+        if are_powers and any(not 0.01 <= tick <= 1000 for tick in ticks):
             return [(tick, f"10^{round(math.log10(tick))}") for tick in ticks]
         return [(tick, f"{tick:,g}") for tick in ticks]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 import gfopt
 from gfopt.cli.bench_options import planned
 from gfopt.problems import Problem
-from gfopt.research.suites import token_tasks
+from gfopt.research.suites import control_tasks, fashion_mnist, token_tasks
 from gfopt.research.suites.catalogue import SUITES, suite_batches
 from gfopt.research.suites.coco_suites import coco_problem
 from gfopt.research.suites.multimodal import FUNCTIONS, place_of, problems
@@ -19,8 +21,12 @@ OURS = [name for name, suite in SUITES.items() if not suite.is_coco]
 BOX = [(0, 7)] * 4
 
 
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer", "ignore:::brax")
 @pytest.mark.parametrize("name", OURS)
 def test_a_suite_has_problems_that_begin_somewhere(name) -> None:
+    for need in SUITES[name].needs:
+        if not need.is_there():
+            pytest.skip(need.install)
     made = SUITES[name].problems()
     assert len(made) == SUITES[name].num_problems
     batches = suite_batches(name)
@@ -32,6 +38,41 @@ def test_a_suite_has_problems_that_begin_somewhere(name) -> None:
     assert np.isfinite(values[0]) and values[0] == values[1]
     if problem.optimum is not None:
         assert values[0] > problem.optimum
+
+
+def test_a_suite_without_what_it_needs_is_refused(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gymnax", None)
+    with pytest.raises(ImportError, match=r"control-gymnax needs gymnax: pip install"):
+        planned(suite="control-gymnax")
+
+
+def test_fashion_mnist_is_read_from_its_files(monkeypatch, tmp_path) -> None:
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 501)
+    images = np.zeros((labels.size, 28, 28), np.uint8)
+    images[:, 3, 4] = 20 * labels
+    images[500::501] = 255  # the last of each class, which is one too many
+    for name, data in (("images-idx3", images), ("labels-idx1", labels)):
+        head = bytes([0, 0, 8, data.ndim]) + np.array(data.shape, ">u4").tobytes()
+        path = tmp_path / f"train-{name}-ubyte.gz"
+        path.write_bytes(gzip.compress(head + data.tobytes(), 1))
+    monkeypatch.setenv("FASHION_MNIST", str(tmp_path))
+    pixels, found = fashion_mnist.training_images()
+    assert pixels.shape == (5000, 784) and np.all(np.bincount(found) == 500)
+    np.testing.assert_allclose(pixels[:, 3 * 28 + 4] * 255, 20.0 * found, atol=1e-4)
+    assert np.count_nonzero(pixels) == 4500
+    path.write_bytes(gzip.compress(b"no bytes"))
+    with pytest.raises(ValueError, match="no file of bytes in the format of MNIST"):
+        fashion_mnist.training_images()
+
+
+def test_actions_lie_within_the_ends_of_their_space() -> None:
+    class Box:
+        shape, low, high = (2,), np.array([-2.0, 0.0]), 6.0
+
+    policy, sizes = control_tasks._acting(np.zeros(3), Box)
+    assert sizes == (3, 8, 2)
+    layer = {"w": np.zeros((3, 2)), "b": np.array([0.0, 100.0])}
+    np.testing.assert_allclose(policy((layer,), np.ones(3)), [2, 6])
 
 
 def test_the_sixteen_are_zero_at_their_optimum() -> None:

@@ -79,7 +79,7 @@ class GymnasiumRollout(HostEpisodes):
         }
         if not self.normalise:
             return Objective(self, **fixed)
-        shape = self._environment().observation_space.shape
+        shape = self.environment.observation_space.shape
         first = jax.tree.map(np.asarray, normalisation.prior_moments(shape))
         return Objective(self, context=first, update=_updated, **fixed)
 
@@ -133,7 +133,13 @@ class GymnasiumRollout(HostEpisodes):
         found = [self._episode(parameters, int(seed), context)[0] for seed in seeds]
         return np.array(found)
 
-    def _environment(self) -> Any:
+    @property
+    def environment(self) -> Any:
+        """The environment, which a process makes once.
+
+        Raises:
+            ImportError: without Gymnasium; it says what to install.
+        """
         return _made(self.name, tuple(sorted(self.options.items())))
 
     def _episode(
@@ -141,7 +147,7 @@ class GymnasiumRollout(HostEpisodes):
     ) -> tuple[float, np.ndarray]:
         """Runs one episode: its return, and the observations that were acted on."""
         parameters, context = jax.tree.map(np.asarray, (parameters, context))
-        environment = self._environment()
+        environment = self.environment
         observation, _ = environment.reset(seed=seed)
         seen: list[np.ndarray] = []
         total, done = 0.0, False

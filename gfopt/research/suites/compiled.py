@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gfopt.types import PyTree
+from gfopt.problems.networks import mlp
+from gfopt.types import Array, PyTree
 
 
 class Compiled:
@@ -53,7 +54,13 @@ def numbers_of(tree: PyTree) -> np.ndarray:
     return np.concatenate(leaves).astype(np.float64)
 
 
-def with_numbers(tree: PyTree, x: jax.Array) -> PyTree:
+def first_weights(sizes: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Draws the first weights of a network of such layers, ``float64[D]``."""
+    with jax.enable_x64(False):
+        return numbers_of(mlp(jax.random.key(int(rng.integers(2**31))), sizes))
+
+
+def with_numbers(tree: PyTree, x: Array) -> PyTree:
     """Returns the tree with these numbers in place of its own, each in its type."""
     leaves, structure = jax.tree.flatten(tree)
     filled, begin = [], 0

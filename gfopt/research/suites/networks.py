@@ -1,9 +1,8 @@
-"""Networks to train without gradients: classification, regression, control, mazes.
+"""Networks to train without gradients: classification, regression, mazes.
 
-A run starts at random first weights of its own, or at a trained network. Data and
-episodes are the same for all candidates and runs, so that values can be compared; what
-is measured is the loss on the training data, minus the return, or the distance from a
-maze's goal.
+A run starts at random first weights of its own, or at a trained network. Data and mazes
+are the same for all candidates and runs, so that values can be compared; what is
+measured is the loss on the training data, or the distance from a maze's goal.
 """
 
 from __future__ import annotations
@@ -20,16 +19,19 @@ import optax
 from gfopt import checks
 from gfopt.lazy.lazy import materialise
 from gfopt.problems.environments import maze as mazes
-from gfopt.problems.environments.control import CartPole, Pendulum
-from gfopt.problems.environments.policies import continuous_action, discrete_action
-from gfopt.problems.environments.rollout import Rollout
+from gfopt.problems.environments.policies import continuous_action
 from gfopt.problems.networks import mlp, network_outputs
 from gfopt.problems.problem import Problem
 from gfopt.quantization.quantization import quantize
-from gfopt.research.suites.compiled import Compiled, numbers_of, with_numbers
+from gfopt.research.suites import fashion_mnist
+from gfopt.research.suites.compiled import (
+    Compiled,
+    first_weights,
+    numbers_of,
+    with_numbers,
+)
 from gfopt.types import PyTree
 
-EPISODES, MAX_STEPS = 8, 200
 _Value = Callable[[jax.Array], jax.Array]
 
 #: Data of scikit-learn, the sizes of a network, whether it is a regression.
@@ -42,14 +44,8 @@ TABLES: dict[str, tuple[str, tuple[int, ...], bool]] = {
 MNIST_SIZES = (784, 10)
 
 
-def _first(sizes: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Draws the first weights of a network."""
-    with jax.enable_x64(False):
-        return numbers_of(mlp(jax.random.key(int(rng.integers(2**31))), sizes))
-
-
 def _problem(name: str, sizes: tuple[int, ...], *made: Any, **known: Any) -> Problem:
-    start = functools.partial(_first, sizes)
+    start = functools.partial(first_weights, sizes)
     return Problem(Compiled(*made, x64=False), start, name=name, **known)
 
 
@@ -58,6 +54,14 @@ def classification() -> list[Problem]:
     return [
         _problem("digits", TABLES["digits"][1], _table_loss, "digits"),
         _problem("mnist", MNIST_SIZES, _mnist_loss),
+    ]
+
+
+def fashion() -> list[Problem]:
+    """Returns 5,000 images of clothes, for a linear model and for a small network."""
+    return [
+        _problem(name, sizes, _fashion_loss, sizes)
+        for name, sizes in (("linear", MNIST_SIZES), ("hidden_32", (784, 32, 10)))
     ]
 
 
@@ -77,14 +81,6 @@ def quantized() -> list[Problem]:
             name=f"turned_{bits}_bits",
         )
         for bits in (4, 8)
-    ]
-
-
-def control() -> list[Problem]:
-    """Returns a pole on a cart and a pendulum, eight episodes of 200 steps each."""
-    return [
-        _problem("cart_pole", (4, 8, 2), _return, "cart_pole", optimum=-MAX_STEPS),
-        _problem("pendulum", (3, 8, 1), _return, "pendulum"),
     ]
 
 
@@ -134,6 +130,12 @@ def _mnist_loss() -> _Value:
     return lambda w: _loss(with_numbers(network, w), x, y)
 
 
+def _fashion_loss(sizes: tuple[int, ...]) -> _Value:
+    x, y = fashion_mnist.training_images()
+    network = mlp(jax.random.key(0), sizes)
+    return lambda w: _loss(with_numbers(network, w), x, y)
+
+
 def _images(angle: float) -> tuple[np.ndarray, np.ndarray]:
     from scipy import ndimage
 
@@ -175,21 +177,6 @@ def _quantized_loss(bits: int) -> _Value:
     x, y = _images(30)
     network = _quantized(bits)
     return lambda w: _loss(materialise(with_numbers(network, w)), x, y)
-
-
-def _return(name: str) -> _Value:
-    environment, policy, sizes = {
-        "cart_pole": (CartPole(), discrete_action, (4, 8, 2)),
-        "pendulum": (Pendulum(), continuous_action, (3, 8, 1)),
-    }[name]
-    task = Rollout(environment, policy, num_episodes=EPISODES, max_steps=MAX_STEPS)
-    network = mlp(jax.random.key(0), sizes)
-
-    def value(w: jax.Array) -> jax.Array:
-        weights = with_numbers(network, w)
-        return -task.returns(jax.random.key(0), weights, EPISODES).mean()
-
-    return value
 
 
 def _distance(name: str) -> _Value:
