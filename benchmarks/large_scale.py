@@ -31,7 +31,7 @@ from common import parsed, save, show
 
 import gfopt
 from gfopt.noise import threefry
-from gfopt.optimizers.cma import cma_es
+from gfopt.optimizers.cma.parameters import constants, recombination_weights
 from gfopt.optimizers.gaussian import default_population_size
 
 METHODS = ("cr_fm_nes", "sep_cma_es", "snes")
@@ -86,9 +86,9 @@ class LMMAES:
     ) -> tuple[LMMAESState, tuple[()]]:
         """Moves the mean, sigma and the directions, by whitened steps."""
         n, (z, y) = state.mean.size, population.members
-        c = cma_es.constants(n, self.size)
+        c = constants(n, self.size)
         table = np.maximum(c.weights, 0)
-        weights, _ = cma_es.recombination_weights(table, found, state.mean.dtype)
+        weights, _ = recombination_weights(table, found, state.mean.dtype)
         rate = 2 * self.size / n
         pull = math.sqrt(c.mu_eff * rate * (2 - rate))
         path = (1 - rate) * state.path + pull * (weights @ z)

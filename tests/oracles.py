@@ -352,7 +352,8 @@ def hizoo_step(
         theta: the weights, ``[D]``.
         h: the diagonal of ``Sigma^(-1)``.
         z: standard normal, ``[D]``.
-        losses: at ``theta`` and at ``theta +- eps Sigma^(1/2) z``.
+        losses: at ``theta`` and at ``theta +- eps Sigma^(1/2) z``; NaN for an
+            invalid one, without which the slope is that of the two others.
         eps: the radius.
         rate: the learning rate.
         share: of the new estimate in the average.
@@ -361,8 +362,11 @@ def hizoo_step(
     root = np.diag(np.sqrt(h))  # Sigma^(-1/2)
     second = (plus + minus - 2 * middle) / (2 * eps**2)
     estimate = np.abs(np.diag(second * root @ np.outer(z, z) @ root))
-    h = (1 - share) * h + share * estimate
-    projected = (plus - minus) / (2 * eps)
+    if np.all(np.isfinite(losses)):
+        h = (1 - share) * h + share * estimate
+    places = [(1, plus), (0, middle), (-1, minus)]
+    (first, high), *_, (last, low) = [p for p in places if np.isfinite(p[1])]
+    projected = (high - low) / ((first - last) * eps)
     return theta - rate * projected * np.diag(1 / np.sqrt(h)) @ z, h
 
 

@@ -53,7 +53,9 @@ def test_steps_as_its_oracle(x64: None) -> None:
         change = eps / np.sqrt(h) * z
         np.testing.assert_allclose(rows[1] - rows[0], change, rtol=2.0**-11)
         np.testing.assert_allclose(rows[0] - rows[2], change, rtol=2.0**-11)
-        losses = tuple(float(quadratic(np.asarray(row))) for row in rows)
+        losses = [float(quadratic(np.asarray(row))) for row in rows]
+        if count > 2:  # each loss is invalid once
+            losses[count - 3] = np.nan
         found = judged(jnp.asarray(losses), population.active, ())
         state, info = tell(state, population, found)
         theta, h = oracles.hizoo_step(theta, h, z, losses, eps, rate, share)
@@ -91,13 +93,19 @@ def test_the_diagonal_stays_finite() -> None:
         assert np.all(state.spread > 0)
 
 
-def test_an_invalid_loss_skips_the_step() -> None:
+def test_two_invalid_losses_skip_the_step() -> None:
     optimizer = gfopt.HiZOO(learning_rate=0.1)
     state = optimizer.init(jax.random.key(0), jnp.ones(3))
     population = optimizer.ask(jax.random.key(1), state)
-    for losses in ([jnp.nan, 1.0, 2.0], [1.0, 2.0, jnp.inf], [0.0, 3e38, -3e38]):
+    nan, inf = jnp.nan, jnp.inf
+    for losses in ([nan, 1.0, inf], [1.0, inf, nan], [nan, nan, 2.0]):
         found = judged(jnp.asarray(losses), population.active, ())
         new, info = optimizer.tell(state, population, found)
         np.testing.assert_array_equal(new.mean, state.mean)
         np.testing.assert_array_equal(new.hessian, state.hessian)
-        assert new.step == 1 and info.skipped and jnp.isnan(info.loss)
+        assert new.step == 1 and info.skipped
+        np.testing.assert_array_equal(info.loss, losses[0])
+    found = judged(jnp.array([0.0, 3e38, -3e38]), population.active, ())
+    new, info = optimizer.tell(state, population, found)  # their difference overflows
+    np.testing.assert_array_equal(new.mean, state.mean)
+    assert info.skipped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import sys
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import decoder_oracle
 
@@ -601,6 +602,24 @@ def test_odd_values_are_read_or_refused_by_the_field(tmp_path: Path) -> None:
                     assert named or " multiple of " in str(error), error
             holder[name] = own
     assert num_refused > 500
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1))
+def test_a_flip_in_the_header_is_refused_or_harmless(
+    folder: Folder, flips: list[tuple[float, int]]
+) -> None:
+    """No other error, and no memory that the file's size does not justify."""
+    folder.load()
+    path = folder.path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    (size,) = struct.unpack_from("<Q", data)
+    for place, mask in flips:
+        data[round(place * (size + 7))] ^= mask
+    path.write_bytes(data)
+    with contextlib.suppress(ValueError):
+        weights = load_safetensors(folder.path).weights
+        assert sum(leaf.nbytes for leaf in jax.tree.leaves(weights)) < 8 * len(data)
 
 
 # -- whatever is changed: the logits of the plain loop, or a refusal that names it

@@ -34,7 +34,7 @@ from gfopt.noise import threefry
 from gfopt.optimizers import stopping, vectors
 from gfopt.optimizers.box import Box, check_box, drawn_again
 from gfopt.optimizers.cma.parameters import (
-    constants,
+    constants_of_valid,
     cumulated,
     recombination_weights,
     scaled_negative,
@@ -208,10 +208,13 @@ class CMAES(Gaussian):
         """Updates mean, step size and covariance, eq. 41-47."""
         flat, unravel = ravel_pytree(state.mean)
         dimension, dtype = flat.size, state.sigma.dtype
-        c = constants(dimension, self._size(dimension), self.num_active)
-        gap = root_gap(dimension, self._size(dimension))
+        size = self._size(dimension)
+        c = constants_of_valid(
+            dimension, size, evaluation.valid, dtype, self.num_active
+        )
+        gap = root_gap(dimension, size)
         z, y = population.members
-        table = c.weights if self.active else c.weights.clip(0)
+        table = c.weights if self.active else jnp.maximum(c.weights, 0)
         weights, share = recombination_weights(table, evaluation, dtype)
         positive = jnp.maximum(weights, 0)
         z_w, y_w = positive @ z, positive @ y

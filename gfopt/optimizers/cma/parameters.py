@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 
 from gfopt import shaping
@@ -40,7 +41,7 @@ class Constants(NamedTuple):
 def constants(
     dimension: int,
     population_size: int,
-    num_active: int | jax.Array | None = None,
+    num_active: jax.Array | None = None,
     diagonal: bool = False,
 ) -> Constants:
     """Computes the default strategy parameters, tutorial table 1.
@@ -48,8 +49,9 @@ def constants(
     Args:
         dimension: ``D``.
         population_size: ``P``, the number of weights.
-        num_active: ``i32[]``, how many of them are in use; the parameters are those of
-            a population of this size. None for all, and for numbers instead of arrays.
+        num_active: ``float[]``, how many of them are in use; the parameters are those
+            of a population of this size. None for all, and for numbers instead of
+            arrays.
         diagonal: for a diagonal matrix, which learns (D + 2) / 3 times as fast.
 
     Example:
@@ -87,6 +89,41 @@ def constants(
     if num_active is not None:
         return traced
     return Constants(weights, *map(float, traced[1:]))
+
+
+def constants_of_valid(
+    dimension: int,
+    population_size: int,
+    valid: jax.Array,
+    dtype: DTypeLike,
+    num_active: int | jax.Array | None = None,
+    diagonal: bool = False,
+) -> Constants:
+    """Computes the parameters of a population of the candidates that did not fail.
+
+    With the rates of the whole population, steps of fewer candidates are too long: on
+    Rosenbrock's function 20 % of failures then cost 1.6 times the evaluations.
+
+    Args:
+        dimension: ``D``.
+        population_size: ``P``, the number of weights.
+        valid: ``bool[P]``, the candidates that have a value.
+        dtype: of the parameters.
+        num_active: how many rows are in use, the valid ones among them; None for all.
+        diagonal: as for ``constants``.
+    """
+
+    def cast(c: Constants) -> Constants:
+        return jax.tree.map(lambda number: jnp.asarray(number, dtype), c)
+
+    def of(count: jax.Array) -> Constants:
+        return cast(constants(dimension, population_size, count, diagonal))
+
+    count = jnp.maximum(jnp.sum(valid, dtype=dtype), 2)
+    if num_active is not None:
+        return of(count)
+    whole = cast(constants(dimension, population_size, diagonal=diagonal))
+    return lax.cond(count < population_size, of, lambda _: whole, count)
 
 
 def recombination_weights(

@@ -20,14 +20,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.noise import threefry
 from gfopt.optimizers import stopping, vectors
 from gfopt.optimizers.cma.parameters import (
-    constants,
+    constants_of_valid,
     cumulated,
     recombination_weights,
     scaled_negative,
@@ -133,8 +132,9 @@ class SepCMAES(Gaussian):
     ) -> tuple[SepCMAESState, GaussianInfo]:
         """Updates mean, step size and variances."""
         z, dtype, dimension = population.members, state.sigma.dtype, state.path_c.size
-        c = constants(dimension, self._size(dimension), diagonal=True)
-        table = c.weights if self.active else np.maximum(c.weights, 0)
+        size = self._size(dimension)
+        c = constants_of_valid(dimension, size, evaluation.valid, dtype, diagonal=True)
+        table = c.weights if self.active else jnp.maximum(c.weights, 0)
         weights, share = recombination_weights(table, evaluation, dtype)
         z_w = jnp.maximum(weights, 0) @ z
         y_w = jnp.sqrt(state.variances) * z_w

@@ -49,9 +49,9 @@ class HiZOOInfo(NamedTuple):
 
     Attributes:
         projected_gradient: ``p``, 0 where the step was skipped.
-        curvature: ``c``, 0 where the step was skipped.
-        loss: at the weights themselves, NaN where the step was skipped.
-        skipped: whether a loss was invalid, so that nothing moved.
+        curvature: ``c``, 0 where a loss was invalid.
+        loss: at the weights themselves, NaN where it was invalid.
+        skipped: whether two losses were invalid, so that nothing moved.
     """
 
     projected_gradient: jax.Array
@@ -130,18 +130,21 @@ class HiZOO(Method):
     def tell(
         self, state: HiZOOState, population: Population, evaluation: Evaluation
     ) -> tuple[HiZOOState, HiZOOInfo]:
-        """Updates ``H``, then steps; an invalid loss skips both."""
+        """Updates ``H`` by three valid losses, then steps by two of them or more."""
         eps = population.members.scale[0]
         middle, plus, minus = evaluation.fitness
-        # p = (l+ - l-) / (2 eps),   c = |l+ + l- - 2 l0| / (2 eps^2)
-        projected = (plus - minus) / (2 * eps)
+        # c = |l+ + l- - 2 l0| / (2 eps^2)
         curvature = jnp.abs((plus - middle) + (minus - middle)) / (2 * eps**2)
-        usable = jnp.all(evaluation.valid)
-        usable &= jnp.isfinite(projected) & jnp.isfinite(curvature)
+        is_whole = jnp.all(evaluation.valid) & jnp.isfinite(curvature)
+        curvature = jnp.where(is_whole, curvature, 0)
+        # p = (l+ - l-) / (2 eps); l0 stands for a half that is invalid
+        high, low = jnp.where(evaluation.valid[1:], evaluation.fitness[1:], middle)
+        width = jnp.maximum(jnp.sum(evaluation.valid[1:]), 1) * eps
+        projected = (high - low) / width
+        usable = (jnp.sum(evaluation.valid) > 1) & jnp.isfinite(projected)
         projected = jnp.where(usable, projected, 0)
-        curvature = jnp.where(usable, curvature, 0)
         share = schedules.at("hessian_rate", self.hessian_rate, state.step)
-        share = jnp.where(usable, share, 0)
+        share = jnp.where(is_whole, share, 0)
         rate = schedules.at("learning_rate", self.learning_rate, state.step)
         seed = population.members.seed[1]
 
@@ -161,7 +164,7 @@ class HiZOO(Method):
         # redrawn inside the sum: when compiled, it is never in memory
         z = _NOISE.sample(state.mean, seed)
         mean = jax.tree.map(moved, state.mean, spread, z)
-        loss = jnp.where(usable, middle, jnp.nan)
+        loss = jnp.where(evaluation.valid[0], middle, jnp.nan)
         info = HiZOOInfo(projected, curvature, loss, ~usable)
         return HiZOOState(state.step + 1, mean, spread), info
 
