@@ -10,9 +10,15 @@ The first step evaluates all vertices, ``x0`` and ``x0 + sigma e_i``. A point th
 is asked for once more: a failure at random would otherwise contract or shrink the
 simplex for nothing. One that fails twice counts as worse than any value.
 
+A vertex keeps the value that it once had, which is wrong where the function drifts, and
+too good where noise was kind. With ``max_age``, values that are older are measured
+again before the next reflection, in one step.
+
 Sources: Nelder, Mead (1965), The Computer Journal 7, 308-313, with the comparisons of
 Lagarias, Reeds, Wright, Wright (1998), SIAM J. Optimization 9, 112-147, as in scipy;
-for ``adaptive`` Gao, Han (2012), Comp. Optimization and Applications 51, 259-277.
+for ``adaptive`` Gao, Han (2012), Comp. Optimization and Applications 51, 259-277. The
+use for ``max_age``, a simplex on a policy that is still in training: Moskovitz et al.
+(ICLR 2024), arXiv 2310.04373, section 5; its values are kept without a limit.
 """
 
 from __future__ import annotations
@@ -30,8 +36,8 @@ from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 # what a step evaluates
-START, REFLECTION, EXPANSION, OUTSIDE, INSIDE, SHRINK = range(6)
-AGAIN = 6  # added to a stage: its point failed once, and is asked for once more
+START, REFLECTION, EXPANSION, OUTSIDE, INSIDE, SHRINK, REFRESH = range(7)
+AGAIN = 7  # added to a stage: its point failed once, and is asked for once more
 MAX_DIMENSION = 20_000  # whose simplex takes 1.6 GB in float32
 
 
@@ -43,6 +49,7 @@ class NelderMeadState(NamedTuple):
         center: the starting solution.
         simplex: ``float[D + 1, D]``, the best vertex first.
         fitness: ``float[D + 1]``, infinite for a vertex that failed.
+        measured: ``i32[D + 1]``, the step at which each vertex was evaluated last.
         stage: ``i32[]``, what the next step evaluates; ``AGAIN`` more if it failed.
         reflected: ``float[D]``, the reflected point, while another is evaluated.
         reflected_fitness: ``float[]``.
@@ -52,6 +59,7 @@ class NelderMeadState(NamedTuple):
     center: Solution
     simplex: jax.Array
     fitness: jax.Array
+    measured: jax.Array
     stage: jax.Array
     reflected: jax.Array
     reflected_fitness: jax.Array
@@ -64,7 +72,7 @@ class NelderMeadInfo(NamedTuple):
         best_fitness: of the vertices.
         spread: longest edge of the box around them.
         stage: what was evaluated, from 0: start, reflection, expansion, contraction
-            outside and inside, shrink.
+            outside and inside, shrink, old vertices.
     """
 
     best_fitness: jax.Array
@@ -81,6 +89,10 @@ class NelderMead(Method):
         adaptive: coefficients that depend on the dimension, and are the classic ones in
             two. On BBOB within 1000 D evaluations they reach .54 of the targets, not
             .49, in 5-D, and .47, not .30, in 10-D.
+        max_age: measure a vertex again whose value is older, in steps; None for never.
+            For functions that drift, with a ``min_size``.
+        min_size: a simplex smaller than this in every coordinate is made anew around
+            its best vertex, with edges twice as long; 0 for never.
         tol_x: stop where the vertices differ by less in every coordinate.
 
     Raises:
@@ -97,12 +109,16 @@ class NelderMead(Method):
 
     sigma: schedules.Number = 0.3
     adaptive: bool = static(default=True)
+    max_age: int | None = static(default=None)
+    min_size: schedules.Number = 0.0
     tol_x: schedules.Number = 1e-11
 
     def __post_init__(self) -> None:
         checks.instance("adaptive", self.adaptive, bool, "True or False")
+        if self.max_age is not None:
+            checks.integer("max_age", self.max_age, 1)
         schedules.set_numbers(self, "sigma")
-        schedules.set_numbers(self, "tol_x", check=checks.non_negative)
+        schedules.set_numbers(self, "min_size", "tol_x", check=checks.non_negative)
 
     def init(self, key: Key, solution: Solution) -> NelderMeadState:
         """Starts with the simplex ``x0, x0 + sigma e_i``."""
@@ -119,6 +135,7 @@ class NelderMead(Method):
             center=center,
             simplex=jnp.concatenate([x0[None], x0 + edges]).astype(x0.dtype),
             fitness=jnp.full(x0.size + 1, jnp.inf, x0.dtype),
+            measured=jnp.zeros(x0.size + 1, jnp.int32),
             stage=jnp.int32(START),
             reflected=x0 + 0,
             reflected_fitness=jnp.full((), jnp.inf, x0.dtype),
@@ -131,14 +148,19 @@ class NelderMead(Method):
         rho, chi, psi, shrinkage = _coefficients(dimension, self.adaptive)
         best, worst = simplex[0], simplex[-1]
         # x(t) = (1 + t) c - t x_D
-        t = jnp.array([0, rho, rho * chi, psi * rho, -psi, 0], simplex.dtype)[stage]
+        t = jnp.array([0, rho, rho * chi, psi * rho, -psi, 0, 0], simplex.dtype)[stage]
         point = (1 + t) * (jnp.sum(simplex[:-1], axis=0) / dimension) - t * worst
         # x_i <- x_0 + shrinkage (x_i - x_0), before the one that stays
         shrunk = jnp.roll(best + shrinkage * (simplex - best), -1, axis=0)
         points = jnp.where(
             stage == START, simplex, jnp.where(stage == SHRINK, shrunk, point)
         )
-        count = jnp.array([dimension + 1, 1, 1, 1, 1, dimension])[stage]
+        count = jnp.array([dimension + 1, 1, 1, 1, 1, dimension, 0])[stage]
+        if self.max_age is not None:
+            is_old = self._is_old(state)
+            old_first = simplex[jnp.argsort(~is_old)]
+            points = jnp.where(stage == REFRESH, old_first, points)
+            count = jnp.where(stage == REFRESH, jnp.sum(is_old), count)
         return Population(vectors.limited(points), jnp.arange(dimension + 1) < count)
 
     def decode(self, state: NelderMeadState, member: Member) -> Solution:
@@ -149,6 +171,21 @@ class NelderMead(Method):
         self, state: NelderMeadState, population: Population, evaluation: Evaluation
     ) -> tuple[NelderMeadState, NelderMeadInfo]:
         """Replaces the worst vertex, or asks for another point first."""
+        new = self._moved(state, population, evaluation)
+        if self.max_age is not None:
+            is_refresh = state.stage % AGAIN == REFRESH
+            new = trees.select(is_refresh, self._refreshed(state, evaluation), new)
+            # a reflection at least between two measurements, or it would never move
+            is_due = ~is_refresh & (new.stage == REFLECTION) & self._is_old(new).any()
+            new = new._replace(stage=jnp.where(is_due, REFRESH, new.stage))
+        new = self._kept_apart(new)
+        spread = vectors.size(new.simplex)
+        return new, NelderMeadInfo(new.fitness[0], spread, state.stage % AGAIN)
+
+    def _moved(
+        self, state: NelderMeadState, population: Population, evaluation: Evaluation
+    ) -> NelderMeadState:
+        """Returns the state after a step that evaluated new points."""
         stage, points = state.stage % AGAIN, population.members
         values = jnp.where(evaluation.valid, evaluation.fitness, jnp.inf)
         values = values.astype(state.fitness.dtype)
@@ -171,10 +208,11 @@ class NelderMead(Method):
                 value <= waiting,  # OUTSIDE
                 value < worst,  # INSIDE
                 True,  # SHRINK
+                False,  # REFRESH
             ]
         )[stage]
         turn_back = jnp.array(
-            [START, REFLECTION, REFLECTION, SHRINK, SHRINK, REFLECTION]
+            [START, REFLECTION, REFLECTION, SHRINK, SHRINK, REFLECTION, REFLECTION]
         )[stage]
         following = jnp.where(is_better, REFLECTION, turn_back)
         following = jnp.where(stage == REFLECTION, after_reflection, following)
@@ -186,30 +224,77 @@ class NelderMead(Method):
         is_kept = (stage == EXPANSION) & ~is_better
         vertex = jnp.where(is_kept, state.reflected, point)
         new_worst = jnp.where(is_kept, waiting, value)
-        replaced = state.simplex.at[-1].set(vertex), state.fitness.at[-1].set(new_worst)
+        one = (vertex, new_worst, state.step - is_kept)
+        vertices = state.simplex, state.fitness, state.measured
+        replaced = jax.tree.map(lambda old, new: old.at[-1].set(new), vertices, one)
         # a shrink's points stand before the best vertex, which has its value
         last = jnp.where(stage == SHRINK, best, values[-1])
-        rebuilt = points, values.at[-1].set(last)
+        since = jnp.where(stage == SHRINK, state.measured[0], state.step)
+        now = jnp.full_like(state.measured, state.step)
+        rebuilt = points, values.at[-1].set(last), now.at[-1].set(since)
         takes = (is_better | is_kept) & ~failed_once
-        simplex, fitness = jax.tree.map(
+        simplex, fitness, measured = jax.tree.map(
             lambda old, one, all: jnp.where(takes, jnp.where(is_whole, all, one), old),
-            (state.simplex, state.fitness),
+            vertices,
             replaced,
             rebuilt,
         )
         order = jnp.argsort(fitness)
         is_reflection = stage == REFLECTION
-        new = NelderMeadState(
+        return NelderMeadState(
             step=state.step + 1,
             center=state.center,
             simplex=simplex[order],
             fitness=fitness[order],
+            measured=measured[order],
             stage=following.astype(jnp.int32),
             reflected=jnp.where(is_reflection, point, state.reflected),
             reflected_fitness=jnp.where(is_reflection, value, waiting),
         )
-        spread = vectors.size(new.simplex)
-        return new, NelderMeadInfo(new.fitness[0], spread, stage)
+
+    def _is_old(self, state: NelderMeadState) -> jax.Array:
+        """Returns which vertices are to be measured again, ``bool[D + 1]``."""
+        return state.step - state.measured > (self.max_age or 0)
+
+    def _refreshed(
+        self, state: NelderMeadState, evaluation: Evaluation
+    ) -> NelderMeadState:
+        """Returns the state after a step that measured old vertices again.
+
+        What fails stays old and is asked for once more, then counts as worse than any
+        value; where nothing would be left, all values stay.
+        """
+        is_old = self._is_old(state)
+        order = jnp.argsort(~is_old)  # of the rows
+        values = jnp.where(evaluation.valid, evaluation.fitness, jnp.inf)
+        values = jnp.zeros_like(state.fitness).at[order].set(values)
+        is_second = state.stage != REFRESH
+        takes = is_old & (jnp.isfinite(values) | is_second)
+        fitness = jnp.where(takes, values, state.fitness)
+        takes &= jnp.any(jnp.isfinite(fitness))
+        fitness = jnp.where(takes, values, state.fitness)
+        measured = jnp.where(takes, state.step, state.measured)
+        again = jnp.where(jnp.any(is_old & ~takes), REFRESH + AGAIN, REFLECTION)
+        order = jnp.argsort(fitness)
+        return state._replace(
+            step=state.step + 1,
+            simplex=state.simplex[order],
+            fitness=fitness[order],
+            measured=measured[order],
+            stage=again.astype(jnp.int32),
+        )
+
+    def _kept_apart(self, state: NelderMeadState) -> NelderMeadState:
+        """Returns a new simplex around the best vertex where this one is too small."""
+        small = schedules.at("min_size", self.min_size, state.step)
+        best = state.simplex[0]
+        edges = 2 * small * jnp.eye(best.size, dtype=best.dtype)
+        around = jnp.concatenate([best[None], best + edges]).astype(best.dtype)
+        is_small = (state.stage == REFLECTION) & (vectors.size(state.simplex) < small)
+        return state._replace(
+            simplex=jnp.where(is_small, vectors.limited(around), state.simplex),
+            stage=jnp.where(is_small, START, state.stage).astype(jnp.int32),
+        )
 
     def recommend(self, state: NelderMeadState) -> Solution:
         """Returns the best vertex."""

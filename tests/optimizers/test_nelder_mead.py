@@ -168,3 +168,66 @@ def test_one_dimension_does_not_shrink_to_a_point() -> None:
     assert result.nfev > 11 and abs(np.sin(2 * np.pi * result.x[0])) < 0.5
     slope = 2 * result.x[0] + 20 * np.pi * np.sin(2 * np.pi * result.x[0])
     assert abs(slope) < 1e-2  # a minimum, if a local one
+
+
+def test_old_vertices_are_measured_again_before_a_reflection() -> None:
+    straight, _ = ours(gfopt.NelderMead(), np.ones(2), valley)
+    method, moves, again = gfopt.NelderMead(max_age=7), [], 0
+
+    def value(step: int, row: int, x: np.ndarray) -> float:
+        return valley(x)
+
+    for turn in turns(method, np.ones(2), 150, value):
+        rows = turn.solutions[turn.population.active]
+        age = turn.before.step - turn.before.measured
+        if turn.before.stage == nelder_mead.REFRESH:
+            old = turn.before.simplex[age > 7]
+            np.testing.assert_array_equal(rows, old)
+            assert set(turn.after.measured[turn.after.measured == turn.before.step])
+            again += 1
+        else:
+            moves.extend(rows)
+            if turn.before.stage == nelder_mead.REFLECTION:
+                assert age.max() <= 7
+    # without drift the old values were right: it goes where it goes without a limit
+    count = min(len(moves), len(straight))
+    np.testing.assert_array_equal(moves[:count], straight[:count])
+    assert again > 10 and count > 100
+
+
+def test_it_follows_a_function_that_drifts() -> None:
+    def value(step: int, row: int, x: np.ndarray) -> float:
+        return float(np.sum((x - 0.02 * step) ** 2))
+
+    def furthest(**options: object) -> float:
+        method = gfopt.NelderMead(**options)
+        late = list(turns(method, np.zeros(2), 200, value))[100:]
+        return max(
+            np.abs(t.after.simplex[0] - 0.02 * t.before.step).max() for t in late
+        )
+
+    assert furthest() > 3.5
+    assert furthest(min_size=0.05, max_age=6) < 0.5
+
+
+def test_a_simplex_that_is_too_small_is_made_anew_around_its_best_vertex() -> None:
+    method, rebuilt = gfopt.NelderMead(min_size=0.01), 0
+    for turn in turns(method, np.ones(2), 200, lambda step, row, x: valley(x)):
+        if turn.before.step and turn.before.stage == nelder_mead.START:
+            np.testing.assert_allclose(np.ptp(turn.solutions, axis=0), 0.02)
+            rebuilt += 1
+    assert rebuilt > 3 and np.ptp(turn.after.simplex, axis=0).max() > 0.005
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_an_old_vertex_that_fails_is_asked_for_once_more(always: bool) -> None:
+    def value(step: int, row: int, x: np.ndarray) -> float:
+        fails = row == 0 and (step == 5 or (always and step == 6))
+        return np.nan if fails else valley(x)
+
+    *_, first, second = turns(gfopt.NelderMead(max_age=4), np.ones(2), 7, value)
+    assert first.before.stage == nelder_mead.REFRESH
+    assert second.before.stage == nelder_mead.REFRESH + nelder_mead.AGAIN
+    assert second.population.active.sum() == 1
+    np.testing.assert_array_equal(second.solutions[0], first.solutions[0])
+    assert np.isinf(second.after.fitness).any() == always
