@@ -6,6 +6,7 @@ name is added here, and nowhere else.
 
 from gfopt import analytic as analytic
 from gfopt import consensus as consensus
+from gfopt import engines as engines
 from gfopt import genome as genome
 from gfopt import gradients as gradients
 from gfopt import lazy as lazy

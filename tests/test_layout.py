@@ -35,7 +35,7 @@ LAYERS = [
     {"methods_table"},
     {"registry"},
     {"driver"},
-    {"genome", "prompts", "torch"},
+    {"engines", "genome", "prompts", "torch"},
     {"research"},
     {"cli"},
     {"__main__"},

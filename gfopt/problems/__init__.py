@@ -10,6 +10,7 @@ from gfopt.problems.environments.maze import Maze, deceptive_maze, random_maze
 from gfopt.problems.environments.pixels import ConvolutionalPolicy
 from gfopt.problems.environments.policies import continuous_action, discrete_action
 from gfopt.problems.environments.rollout import Rollout
+from gfopt.problems.language_models.gguf_export import export_gguf
 from gfopt.problems.language_models.language_models import (
     Pretrained,
     load_gguf,
@@ -21,6 +22,7 @@ from gfopt.problems.language_models.prompted_classification import (
     prompted,
     word_tokens,
 )
+from gfopt.problems.language_models.safetensors_export import export_safetensors
 from gfopt.problems.language_models.safetensors_files import load_safetensors
 from gfopt.problems.language_models.small_language_models import (
     Words,
@@ -54,6 +56,8 @@ __all__ = [
     "deceptive_maze",
     "digits",
     "discrete_action",
+    "export_gguf",
+    "export_safetensors",
     "gymnax",
     "load_gguf",
     "load_safetensors",

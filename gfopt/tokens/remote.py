@@ -8,7 +8,6 @@ objective, ``continuation_score``, for which ``gfopt.host`` has timeouts and ret
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,20 +22,11 @@ from jax.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.pytree import pytree, static
+from gfopt.tokens.endpoint import answer_of, check_address
 from gfopt.tokens.language_model import TokenBuffer, read_prompt
 from gfopt.types import JsonObject
 
 ANSWER_BYTES, TOKEN_BYTES = 2**20, 2**12  # of an answer at most, and more for a token
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: it would take the headers, and the key, elsewhere."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Returns nothing, so that the answer is an error."""
-
-
-_OPENER = urllib.request.build_opener(_Stay)
 
 
 @pytree
@@ -174,16 +164,7 @@ class EndpointModel:
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        checks.instance("url", self.url, str, "an address")
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"url must begin with http:// or https://; got {checks.shown(self.url)}"
-            )
-        checks.instance("headers", self.headers, Mapping, "a dict of strings")
-        for name, value in self.headers.items():
-            if not isinstance(value, str) or "\n" in value or "\r" in value:
-                # which is not shown: it may be a key
-                raise ValueError(f"headers must be texts of one line; {name!r} is not")
+        check_address(self.url, self.headers)
         checks.positive("timeout", self.timeout)
 
     def __call__(self, tokens: Sequence[int]) -> np.ndarray:
@@ -203,14 +184,8 @@ class EndpointModel:
         }
         if self.name is not None:
             asked["model"] = self.name
-        request = urllib.request.Request(
-            self.url,
-            json.dumps(asked).encode(),
-            {"Content-Type": "application/json", **self.headers},
-        )
         most = ANSWER_BYTES + TOKEN_BYTES * len(tokens)
-        with _OPENER.open(request, timeout=self.timeout) as answer:
-            text = answer.read(most + 1)
+        text = answer_of(self.url, asked, self.headers, self.timeout, most)
         if len(text) > most:
             raise ValueError(
                 f"url must answer {len(tokens)} tokens with at most {most} bytes"

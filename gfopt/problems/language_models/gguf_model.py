@@ -45,7 +45,7 @@ _NAMES = {
     "output_norm.weight": "norm",
     "output.weight": "head",
 }
-_LAYER_NAMES = {
+LAYER_NAMES = {
     "attn_norm": "attention_norm",
     "attn_q": "query",
     "attn_k": "key",
@@ -57,7 +57,7 @@ _LAYER_NAMES = {
     "ffn_down": "down",
 }
 _HEAD_NORMS = {"attn_q_norm": "query_norm", "attn_k_norm": "key_norm"}
-_BIASED = {n: ours for n, ours in _LAYER_NAMES.items() if not n.endswith("norm")}
+_BIASED = {n: ours for n, ours in LAYER_NAMES.items() if not n.endswith("norm")}
 
 
 def load_gguf(
@@ -149,16 +149,31 @@ def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
         ValueError: for weights that do not fit the file.
     """
     reader = gguf_files.open_gguf(like)
+    # what is not quantized is float32 here, whatever it is in the file
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    types = {n: kind if kind in LAYOUTS else "" for n, kind in types.items()}
+    gguf_files.write_tensors(path, named_tensors(weights, reader, types), reader)
+
+
+def named_tensors(
+    weights: PyTree, reader: GGUFReader, types: dict[str, str]
+) -> dict[str, PyTree]:
+    """Returns a model's weights by the names, and in the order, of a file's tensors.
+
+    Args:
+        weights: of the model in the file; what it lacks is left out.
+        reader: of the file.
+        types: of the file's tensors; layers with the same ones are of a kind.
+
+    Raises:
+        ValueError: for weights that do not fit the file.
+    """
     fields = Fields(reader)
     heads = fields.read(f"{fields.kind}.attention.head_count")
-    available = {tensor.name: tensor for tensor in reader.tensors}
-    names, top = _names(available, fields.read(f"{fields.kind}.block_count"), fields)
-    # what was not read is copied
+    names, top = _names(types, fields.read(f"{fields.kind}.block_count"), fields)
+    # what was not read is left out
     had = {*weights}.union(*stacks_of(weights))
     names = [{n: ours for n, ours in one.items() if ours in had} for one in names]
-    # what is not quantized is float32 here, whatever it is in the file
-    types = {n: t.tensor_type.name for n, t in available.items()}
-    types = {n: kind if kind in LAYOUTS else "" for n, kind in types.items()}
     kinds = numbered(
         [tuple((ours, types[n]) for n, ours in layer.items()) for layer in names]
     )
@@ -172,7 +187,7 @@ def save_gguf(weights: PyTree, path: str | Path, like: str | Path) -> None:
         size = values["query"].shape[0] // heads
         values = _ordered(values, order, size)
         tensors |= {name: values[ours] for name, ours in layer.items()}
-    gguf_files.write_tensors(path, tensors, reader)
+    return tensors
 
 
 def _names(
@@ -186,7 +201,7 @@ def _names(
     layers = []
     for number in range(num_layers):
         start = f"blk.{number}."
-        own = {f"{start}{n}.weight": ours for n, ours in _LAYER_NAMES.items()}
+        own = {f"{start}{n}.weight": ours for n, ours in LAYER_NAMES.items()}
         if fields.has_head_norms:
             own |= {f"{start}{n}.weight": ours for n, ours in _HEAD_NORMS.items()}
         biases = {f"{start}{n}.bias": f"{ours}_bias" for n, ours in _BIASED.items()}

@@ -1,9 +1,10 @@
-"""The tensors of a folder's safetensors files, by name, read where they are used."""
+"""Safetensors files: the tensors of a folder, read where they are used; and written."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"folder must hold {path.name}, which weight_map of {index} names; "
                 "download it again"
             )
-        for tensor in _header(path):
+        for tensor in header_of(path):
             if tensor.name in tensors:
                 other = tensors[tensor.name].path.name
                 raise ValueError(
@@ -128,8 +129,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _header(path: Path) -> list[Tensor]:
-    """Returns the tensors of one file, in the order of their names."""
+def header_of(path: Path) -> list[Tensor]:
+    """Returns the tensors of one file, in the order of their names.
+
+    Raises:
+        ImportError: without the package ``safetensors``; it says what to install.
+        ValueError: for a damaged file.
+    """
     with checks.needed_by("load_safetensors", "safetensors", INSTALL):
         from safetensors import SafetensorError, safe_open
     try:
@@ -154,3 +160,23 @@ def _header(path: Path) -> list[Tensor]:
         )
         for name, entry in sorted(header.items())
     ]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes one file, and reads it again.
+
+    Version 0.8 of the package writes arrays that are not contiguous in the wrong order,
+    without a word: they are copied first.
+
+    Raises:
+        ImportError: without the package ``safetensors``; it says what to install.
+        OSError: where the file does not have what was written.
+    """
+    with checks.needed_by("save_safetensors", "safetensors", INSTALL):
+        from safetensors.numpy import save_file
+    rows = {name: np.ascontiguousarray(leaf) for name, leaf in tensors.items()}
+    save_file(rows, path, metadata={"format": "pt"})
+    for tensor in header_of(path):
+        written, wanted = (a.view(np.uint8) for a in (tensor.read(), rows[tensor.name]))
+        if not np.array_equal(written, wanted):  # bit for bit
+            raise OSError(f"{tensor} differs from what was written")
