@@ -272,6 +272,14 @@ ROWS = (
         tokens=True,
     ),
     Row(
+        name="aging_evolution",
+        home="gfopt.tokens.aging_evolution.AgingEvolution",
+        domain="choices, architectures and programs, noisy scores",
+        flags=RANKED | {"tolerates_stale", "asynchronous"},
+        sigma=None,
+        tokens=True,
+    ),
+    Row(
         name="categorical_tokens",
         home="gfopt.tokens.categorical_tokens.CategoricalTokens",
         domain="token sequences, small vocabularies, choices",

@@ -1244,6 +1244,31 @@ def genetic_parents(
     return found[:count]
 
 
+def aging_child(
+    ring: Sequence[tuple[float, tuple[int, ...]] | None],
+    is_first: bool,
+    competitors: int,
+    rate: float,
+    vocabulary: Array,
+    u: Array,
+) -> list[int]:
+    """A child of Real et al.'s population; empty places of the ring are None."""
+    length = (len(u) - len(ring) - 1) // 3
+    ends = np.cumsum([len(ring), 1, length, length])
+    lots, (place,), hits, draws, fresh = np.split(u, ends)
+    if is_first:
+        return [drawn_token(vocabulary, x) for x in fresh]
+    living = sorted((-lots[i], one) for i, one in enumerate(ring) if one is not None)
+    _, parent = min(one for _, one in living[:competitors])
+    position = min(int(place * length), length - 1)
+    return [
+        changed_token(vocabulary, token, draws[k])
+        if k == position or hits[k] < rate
+        else token
+        for k, token in enumerate(parent)
+    ]
+
+
 def token_particles(
     x: Array,
     v: Array,

@@ -1,5 +1,6 @@
 """Token sequences: language models, scores of texts, and discrete searches."""
 
+from gfopt.tokens.aging_evolution import AgingEvolution
 from gfopt.tokens.beast import Beast
 from gfopt.tokens.categorical_tokens import CategoricalTokens
 from gfopt.tokens.combined_scores import Total, Universal
@@ -28,6 +29,7 @@ from gfopt.tokens.steering import Steering
 from gfopt.tokens.token_counts import token_counting
 
 __all__ = [
+    "AgingEvolution",
     "Beast",
     "CachedModel",
     "CategoricalTokens",

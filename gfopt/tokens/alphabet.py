@@ -92,24 +92,85 @@ def index_of(vocabulary: Vocabulary, tokens: jax.Array) -> jax.Array:
     return jnp.where(vocabulary[place] == tokens, place, size).astype(jnp.int32)
 
 
-def drawn(vocabulary: Vocabulary, uniform: jax.Array) -> jax.Array:
-    """Turns numbers in [0, 1) into tokens, all equally likely."""
-    return token_at(vocabulary, _below(size_of(vocabulary), uniform))
+def drawn(
+    vocabulary: Vocabulary, uniform: jax.Array, counts: np.ndarray | None = None
+) -> jax.Array:
+    """Turns numbers in [0, 1) into tokens, all equally likely.
+
+    Args:
+        vocabulary: of the tokens.
+        uniform: ``float[..., L]``.
+        counts: how many are allowed at each position, ``int32[L]``; None for all.
+    """
+    allowed = size_of(vocabulary) if counts is None else counts
+    return token_at(vocabulary, _below(allowed, uniform))
 
 
-def changed(vocabulary: Vocabulary, tokens: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Turns numbers in [0, 1) into tokens other than these, all equally likely."""
-    size = size_of(vocabulary)
-    if size == 1:
-        return drawn(vocabulary, uniform)
-    index = _below(size - 1, uniform)
-    return token_at(vocabulary, index + (index >= index_of(vocabulary, tokens)))
+def changed(
+    vocabulary: Vocabulary,
+    tokens: jax.Array,
+    uniform: jax.Array,
+    counts: np.ndarray | None = None,
+) -> jax.Array:
+    """Turns numbers in [0, 1) into tokens other than these, all equally likely.
+
+    Where only one token is allowed, it is that one. For the arguments see ``drawn``.
+    """
+    allowed = np.asarray(size_of(vocabulary) if counts is None else counts)
+    index = _below(np.maximum(allowed - 1, 1), uniform)
+    skips = (index >= index_of(vocabulary, tokens)) & (allowed > 1)
+    return token_at(vocabulary, index + skips)
 
 
-def _below(count: int, uniform: jax.Array) -> jax.Array:
+def _below(count: int | np.ndarray, uniform: jax.Array) -> jax.Array:
     # the product may round up to `count` itself
     index = jnp.floor(uniform * np.float32(count)).astype(jnp.int32)
     return jnp.minimum(index, count - 1)
+
+
+def choices(value: PyTree, of: PyTree) -> tuple[tuple[int, ...] | None, Vocabulary]:
+    """Returns the choices and the vocabulary of a method as it stores them.
+
+    Args:
+        value: how many tokens are allowed at each position, the first ones of the
+            vocabulary; None for all.
+        of: the vocabulary; None for the smallest that has so many.
+
+    Raises:
+        TypeError: for what are no integers.
+        ValueError: for one below 1.
+
+    Example:
+        >>> choices([2, 3], None)
+        ((2, 3), 3)
+    """
+    if value is None:
+        return None, vocabulary(of)
+    kinds = (tuple, list, np.ndarray)
+    checks.instance("choices", value, kinds, "a tuple of integers")
+    for count in value:
+        checks.integer("choices", count, 1)
+    found = tuple(map(int, value))
+    return found, vocabulary(max(found, default=1) if of is None else of)
+
+
+def allowed(
+    vocabulary: Vocabulary, choices: tuple[int, ...] | None, length: int
+) -> np.ndarray:
+    """Returns how many tokens each position may have, ``int32[L]``.
+
+    Raises:
+        ValueError: for choices that do not fit the positions or the vocabulary.
+    """
+    size = size_of(vocabulary)
+    if choices is None:
+        return np.full(length, size, np.int32)
+    if len(choices) != length or max(choices) > size:
+        raise ValueError(
+            f"choices must have a number for each of the {length} positions, at "
+            f"most the {size} of the vocabulary; got {checks.shown(choices)}"
+        )
+    return np.array(choices, np.int32)
 
 
 def starting_tokens(solution: Solution) -> jax.Array:

@@ -120,23 +120,14 @@ class CategoricalTokens(Method):
 
     def __post_init__(self) -> None:
         checks.integer("population_size", self.population_size, 2)
-        vocabulary = self.vocabulary
-        if self.choices is not None:
-            kinds = (tuple, list, np.ndarray)
-            checks.instance("choices", self.choices, kinds, "a tuple of integers")
-            for count in self.choices:
-                checks.integer("choices", count, 1)
-            choices = tuple(map(int, self.choices))
-            vocabulary = max(choices, default=1) if vocabulary is None else vocabulary
-            schedules.set_fields(self, choices=choices)
-        schedules.set_fields(self, vocabulary=alphabet.vocabulary(vocabulary))
+        choices, vocabulary = alphabet.choices(self.choices, self.vocabulary)
+        schedules.set_fields(self, choices=choices, vocabulary=vocabulary)
         schedules.set_schedules(self, "learning_rate", check=checks.share)
         schedules.set_numbers(self, "min_probability", check=checks.share)
 
     def init(self, key: Key, solution: Solution) -> CategoricalTokensState:
         """Starts with equal probabilities; the solution says how long a sequence is."""
         start = alphabet.starting_tokens(solution)
-        self._check(start.size)
         uniform = jnp.asarray(self._uniform(start.size))
         return CategoricalTokensState(
             step=jnp.int32(0),
@@ -209,21 +200,8 @@ class CategoricalTokens(Method):
         likeliest = alphabet.token_at(self.vocabulary, index)
         return jnp.where(is_known, likeliest, state.start)
 
-    def _check(self, length: int) -> None:
-        """Rejects choices that do not fit the positions or the vocabulary."""
-        if self.choices is None:
-            return
-        size = alphabet.size_of(self.vocabulary)
-        if len(self.choices) != length or max(self.choices) > size:
-            raise ValueError(
-                f"choices must have a number for each of the {length} positions, at "
-                f"most the {size} of the vocabulary; got {checks.shown(self.choices)}"
-            )
-
     def _num_allowed(self, length: int) -> np.ndarray:
-        """How many tokens each position may have, ``int32[L]``."""
-        every = (alphabet.size_of(self.vocabulary),) * length
-        return np.array(self.choices or every, np.int32)
+        return alphabet.allowed(self.vocabulary, self.choices, length)
 
     def _allowed(self, length: int) -> np.ndarray:
         """Which tokens each position may have, ``bool[L, n]``."""

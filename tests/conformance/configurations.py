@@ -206,6 +206,18 @@ CONFIGURATIONS = {
         bound=0.0,
         smallest=1,
     ),
+    "aging_evolution": Configuration(
+        {
+            "vocabulary": 12,
+            "population_size": 16,
+            "num_living": 32,
+            "tournament_size": 8,
+            "mutation_rate": 0.1,
+        },
+        schedules=("mutation_rate",),
+        bound=0.0,
+        smallest=1,
+    ),
     "categorical_tokens": Configuration(
         {
             "vocabulary": 12,

@@ -24,6 +24,7 @@ METHODS = {
     "greedy_tokens": {},
     "genetic_tokens": {"mutation_rate": 0.3, "immigrant_share": 0.2},
     "categorical_tokens": {},
+    "aging_evolution": {},
     "particle_tokens": {"mutation_rate": 0.5},
 }
 each_method = pytest.mark.parametrize("name", METHODS)
