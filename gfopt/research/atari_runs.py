@@ -21,6 +21,7 @@ from gfopt.problems.environments.atari import Atari
 from gfopt.problems.environments.atari_emulator import FRAMES_PER_STEP
 from gfopt.research.finished_runs import Run
 from gfopt.research.host_runs import rows_of
+from gfopt.research.memory_use import RESIDENT, ResidentMemory
 from gfopt.research.plan import Batch
 
 NUM_TESTS = 5  # evenly over a run, the last one at its end
@@ -69,7 +70,7 @@ def run_atari(batch: Batch, workers: int | None = None) -> Iterator[Run]:
                 trajectory.append((frames, -round(float(scores.mean()), 4)))
             return frames >= batch.budget
 
-        began = time.perf_counter()
+        began, memory = time.perf_counter(), ResidentMemory()
         objective = task.objective()
         result = minimize(
             objective,
@@ -91,4 +92,7 @@ def run_atari(batch: Batch, workers: int | None = None) -> Iterator[Run]:
             tuning=batch.tuning,
             population_size=rows_of(result),
             failures=sum(result.failures.values()),
+            # processes of their own play in memory of their own
+            memory=memory.peak() if workers in (None, 1) else None,
+            memory_kind=RESIDENT,
         )

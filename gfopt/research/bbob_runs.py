@@ -25,6 +25,7 @@ from gfopt.problems import BBOBProblem, bbob_batch
 from gfopt.problems.bbob_suite import switch
 from gfopt.protocol import Optimizer, as_method
 from gfopt.research.finished_runs import Run, improvements
+from gfopt.research.memory_use import PLANNED, planned
 from gfopt.research.plan import Batch
 from gfopt.research.programs import program
 from gfopt.research.statistics import TARGETS
@@ -60,7 +61,10 @@ def run_bbob(batch: Batch) -> list[Run]:
             step += GENERATIONS
         ended = time.perf_counter()
     count, optima = len(batch.instances), np.asarray(problems.f_opt).tolist()
-    return log.runs((ended - compiled) / count, (compiled - began) / count, optima)
+    found = log.runs((ended - compiled) / count, (compiled - began) / count, optima)
+    memory = planned(call)
+    share = None if memory is None else memory // count
+    return [run._replace(memory=share, memory_kind=PLANNED) for run in found]
 
 
 @functools.partial(jax.jit, static_argnames="types")

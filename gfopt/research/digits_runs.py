@@ -21,6 +21,7 @@ from gfopt.problems.classification import Classification, digits
 from gfopt.problems.networks import mlp
 from gfopt.protocol import Optimizer
 from gfopt.research.finished_runs import Run
+from gfopt.research.memory_use import PLANNED, planned
 from gfopt.research.plan import DIGITS_SIZES, Batch
 from gfopt.research.programs import program
 from gfopt.types import Key, Solution, State
@@ -61,6 +62,8 @@ def run_digits(batch: Batch) -> Iterator[Run]:
             trajectory=tuple(trajectory),
             tuning=batch.tuning,
             population_size=size,
+            memory=planned(call),
+            memory_kind=PLANNED,
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gfopt import checks
 from gfopt.research.figures import NUM_COLOURS, Axis, Chart
 from gfopt.research.finished_runs import Run
+from gfopt.research.rank_diagram import RankDiagram
 from gfopt.research.report_charts import panels
 from gfopt.research.summary import Section, colours_of, sections
 
@@ -25,6 +26,7 @@ _UNDATED: Mapping[str, dict[str, None]] = MappingProxyType(
 )
 #: Those of the page's style sheet, on a light ground.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0568f", "#b98600", "#3a9bd1", "#555555")
+_INK = "#1c2024"
 _DOTS = 200  # an inch
 
 
@@ -72,10 +74,12 @@ def write_figures(
     return paths
 
 
-def drawn(chart: Chart) -> Figure:
+def drawn(chart: Chart | RankDiagram) -> Figure:
     """Returns a chart as a figure of matplotlib, with a legend."""
     from matplotlib.figure import Figure
 
+    if isinstance(chart, RankDiagram):
+        return _ranks_drawn(chart)
     size = chart.width / 75, chart.height / 75
     figure = Figure(figsize=size, layout="constrained")
     axes: Axes = figure.subplots()
@@ -95,6 +99,27 @@ def drawn(chart: Chart) -> Figure:
     axes.tick_params(labelsize=7)
     if chart.lines:
         axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _ranks_drawn(diagram: RankDiagram) -> Figure:
+    """Returns a diagram of critical differences as a figure of matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(diagram.width / 75, diagram.height / 75))
+    axes: Axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, diagram.width), ylim=(diagram.height, 0))
+    axes.set_axis_off()
+    strokes, words = diagram.drawn()
+    for points, kind, colour, _ in strokes:
+        x, y = zip(*points, strict=True)
+        ink = _INK if colour is None else COLOURS[colour % NUM_COLOURS]
+        style = "-" if colour is None or colour < NUM_COLOURS else "--"
+        axes.plot(x, y, style, color=ink, lw=3 if kind == "group" else 1.2)
+    for text, left, down, anchor in words:
+        place = {"start": "left", "middle": "center", "end": "right"}[anchor]
+        axes.text(left, down, text, fontsize=7.5, ha=place)
+    axes.text(8, 14, diagram.title, fontsize=9, fontweight="bold")
     return figure
 
 

@@ -53,6 +53,10 @@ class Run(NamedTuple):
         optimum: what is subtracted from the values of the trajectory; None where the
             optimum is not known.
         failures: evaluations that gave no value.
+        memory: bytes at most, None where it is not known.
+        memory_kind: ``"planned"`` by the compiler, the share of one run where a batch
+            ran at once; or ``"resident"`` in the process that made the run, with all
+            that Python, JAX and earlier runs had left there.
     """
 
     key: RunKey
@@ -66,6 +70,8 @@ class Run(NamedTuple):
     population_size: int | None = None
     optimum: float | None = None
     failures: int = 0
+    memory: int | None = None
+    memory_kind: str = ""
 
     @property
     def value(self) -> float:

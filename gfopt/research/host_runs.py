@@ -25,6 +25,7 @@ from gfopt.problems.problem import Problem
 from gfopt.protocol import Optimizer
 from gfopt.research.counted import Counted, Ended
 from gfopt.research.finished_runs import Run, improvements
+from gfopt.research.memory_use import RESIDENT, ResidentMemory
 from gfopt.research.plan import Batch
 from gfopt.research.statistics import TARGETS
 
@@ -56,7 +57,7 @@ def run_one(batch: Batch, instance: int, problem: Problem) -> Run:
     known = {} if optimum is None else {"optimum": optimum, "target": TARGETS[-1]}
     fun, truth = _Rounded(problem), problem.truth
     counted = Counted(fun, problem.box, batch.budget, truth=truth, **known)
-    began = time.perf_counter()
+    began, memory = time.perf_counter(), ResidentMemory()
     ending = Ending("returned")
     with jax.enable_x64(True), contextlib.suppress(Ended):
         ending = _solved(batch, problem, counted, x0, seed)
@@ -73,6 +74,8 @@ def run_one(batch: Batch, instance: int, problem: Problem) -> Run:
         population_size=ending.population_size,
         optimum=optimum,
         failures=int(np.isnan(values).sum()),
+        memory=memory.peak(),
+        memory_kind=RESIDENT,
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from gfopt.research.figures import Axis, Chart, Line
 from gfopt.research.profiles import TOLERANCES, data_profile, performance_profile
+from gfopt.research.rank_diagram import RankDiagram
+from gfopt.research.ranks import critical_difference, friedman, rank_table
 from gfopt.research.summary import (
     BBOB_GROUPS,
     Section,
@@ -18,6 +20,8 @@ from gfopt.research.summary import (
     targets_of,
     unit_of,
 )
+
+_LEVEL = 0.05
 
 
 class Panel(NamedTuple):
@@ -33,7 +37,7 @@ class Panel(NamedTuple):
     name: str
     heading: str
     note: str
-    charts: Sequence[Chart]
+    charts: Sequence[Chart | RankDiagram]
 
 
 def panels(section: Section, colours: Mapping[str, int]) -> list[Panel]:
@@ -49,6 +53,7 @@ def panels(section: Section, colours: Mapping[str, int]) -> list[Panel]:
         return [_all_scores(section, colours)]
     return [
         _shares(section, colours),
+        *_ranks(section, colours),
         _profiles(section, colours),
         _best_values(section, colours),
     ]
@@ -80,6 +85,28 @@ def _ecdf(
             lines.append(Line(method, colours[method], *ecdf_curve(runs)))
     x = Axis(_unit(section), 1, _top_budget(section), is_log=True)
     return Chart(title, lines, x, Axis("share of targets", 0, 1))
+
+
+def _ranks(section: Section, colours: Mapping[str, int]) -> list[Panel]:
+    """The diagram of critical differences, where there are problems to rank over."""
+    methods, count = section.methods, len(section.problems)
+    if len(methods) < 2 or count < 2 or not section.is_balanced:
+        return []
+    ranks = rank_table(section)
+    apart, test = critical_difference(len(methods), count), friedman(ranks)
+    differs = "differ" if test.p < _LEVEL else "are not seen to differ"
+    numbers = [colours[method] for method in methods]
+    mean = ranks.mean(axis=0).tolist()
+    title = f"mean ranks over {count} problems"
+    note = (
+        "Critical differences (Demsar 2006): the mean over problems of each method's "
+        "rank by its median value; 1 is best. A bar joins methods that Nemenyi's test "
+        "does not tell apart at 5 %, whose ranks are nearer than CD. By Friedman's "
+        f"test the methods {differs} (chi-square {test.chi_square:.2f}, "
+        f"F {test.f:.2f}, p {test.p:.2g})."
+    )
+    diagram = RankDiagram(title, methods, mean, numbers, apart)
+    return [Panel("ranks", "Mean ranks", note, [diagram])]
 
 
 def _profiles(section: Section, colours: Mapping[str, int]) -> Panel:

@@ -26,7 +26,7 @@ from gfopt.types import JsonObject
 
 FILE_NAME = "results.sqlite"
 _APPLICATION_ID = 0x67666F70  # "gfop", in the header of the file
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
     id INTEGER PRIMARY KEY,
@@ -54,11 +54,19 @@ CREATE TABLE IF NOT EXISTS runs (
     population_size INTEGER,     -- of the first step, where it is known
     optimum REAL,                -- subtracted from the values, where it is known
     failures INTEGER NOT NULL,   -- evaluations without a value
+    memory INTEGER,              -- bytes at most, where they are known
+    memory_kind TEXT NOT NULL,   -- 'planned' by the compiler, or 'resident'
     session INTEGER NOT NULL REFERENCES sessions (id),
     finished TEXT NOT NULL,      -- UTC
     PRIMARY KEY (suite, problem, dimension, instance, method, budget, seed, evaluator)
 ) WITHOUT ROWID;
 """
+#: What makes a file of version 2 one of version 3.
+_MEMORY = (
+    "ALTER TABLE runs ADD COLUMN memory INTEGER",
+    "ALTER TABLE runs ADD COLUMN memory_kind TEXT NOT NULL DEFAULT ''",
+    "PRAGMA user_version = 3",
+)
 
 _COLUMNS = (*RunKey._fields, *Run._fields[1:])
 _JSON = ("options", "trajectory")
@@ -68,6 +76,7 @@ _TYPES: dict[str, Any] = dict.fromkeys(_NUMBERS, int) | {
     "compile_seconds": float,
     "population_size": int | None,
     "optimum": float | None,
+    "memory": int | None,
 }
 
 
@@ -131,7 +140,7 @@ class ResultStore:
     def _check(self) -> None:
         with self._errors():
             (identity,) = self._connection.execute("PRAGMA application_id").fetchone()
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            version = self._version()
             (tables,) = self._connection.execute(
                 "SELECT count(*) FROM sqlite_master"
             ).fetchone()
@@ -143,11 +152,25 @@ class ResultStore:
                 return
         if identity != _APPLICATION_ID:
             raise ValueError(f"{self.path} is not a gfopt results file")
-        if version != _VERSION:
+        if version == 2:
+            self._take_memory()
+        elif version != _VERSION:
             raise ValueError(
                 f"{self.path} has format version {version}, this gfopt reads "
                 f"{_VERSION}: read it with the gfopt that wrote it"
             )
+
+    def _version(self) -> int:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def _take_memory(self) -> None:
+        """Adds the columns that version 2 did not have."""
+        with self._errors(), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            if self._version() == 2:  # and no other process was quicker
+                for statement in _MEMORY:
+                    self._connection.execute(statement)
 
     def claim(self) -> None:
         """Keeps others from claiming this file until it is closed.
@@ -190,7 +213,9 @@ class ResultStore:
         marks = ", ".join("?" * (len(_COLUMNS) + 2))
         with self._errors(), self._connection:
             self._connection.executemany(
-                f"INSERT INTO runs VALUES ({marks}) ON CONFLICT DO NOTHING", rows
+                f"INSERT INTO runs ({', '.join(_COLUMNS)}, session, finished) VALUES "
+                f"({marks}) ON CONFLICT DO NOTHING",
+                rows,
             )
 
     def finished(self) -> dict[RunKey, JsonObject]:

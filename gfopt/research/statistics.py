@@ -223,27 +223,6 @@ def expected_running_time(evaluations: ArrayLike, success: ArrayLike) -> float:
     return float(counts.sum() / hits.sum()) if hits.any() else float("inf")
 
 
-def critical_difference(methods: int, problems: int, level: float = 0.95) -> float:
-    """Returns by how much mean ranks must differ to be told apart, by Nemenyi's test.
-
-    q sqrt(k (k + 1) / (6 n)) for k methods on n problems, q the quantile of the range
-    of k normals by the square root of 2.
-
-    Source: J. Demsar, "Statistical Comparisons of Classifiers over Multiple Data Sets",
-    JMLR 7 (2006).
-
-    Example:
-        >>> round(critical_difference(4, 14), 2)  # that of the source, 2.569 sqrt(...)
-        1.25
-    """
-    from scipy.stats import studentized_range  # a second to import
-
-    checks.integer("methods", methods, 2)
-    checks.integer("problems", problems, 1)
-    q = float(studentized_range.ppf(level, methods, np.inf)) / np.sqrt(2)
-    return float(q * np.sqrt(methods * (methods + 1) / (6 * problems)))
-
-
 def ecdf(times: ArrayLike, budgets: ArrayLike) -> np.ndarray:
     """Returns the share of running times within each budget.
 

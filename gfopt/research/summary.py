@@ -246,27 +246,6 @@ def score(runs: Sequence[Run]) -> Interval:
     return bootstrap_interval([-run.value for run in runs])
 
 
-def mean_ranks(section: Section) -> dict[str, float]:
-    """Returns the mean rank of each method by its median value on each problem.
-
-    Equal medians share their rank; a method without a run on a problem is the last
-    there, as is one whose runs found no value.
-    """
-    medians = [
-        [
-            np.median([run.value for run in section.of(method, [problem])] or [np.inf])
-            for method in section.methods
-        ]
-        for problem in section.problems
-    ]
-    from scipy.stats import rankdata
-
-    # what is at the last target is as good as can be
-    floors = [targets_of(section.of(problems=[p])[0])[-1] for p in section.problems]
-    ranks = rankdata(np.maximum(medians, np.reshape(floors, (-1, 1))), axis=1)
-    return dict(zip(section.methods, ranks.mean(axis=0).tolist(), strict=True))
-
-
 def ecdf_curve(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the share of targets reached over the evaluations.
 

@@ -8,17 +8,23 @@ from typing import NamedTuple
 import numpy as np
 
 from gfopt.research.finished_runs import Run
-from gfopt.research.statistics import Interval, critical_difference
+from gfopt.research.ranks import critical_difference, rank_table
+from gfopt.research.statistics import Interval
 from gfopt.research.summary import (
     Section,
     accuracy,
-    mean_ranks,
     name_of,
     score,
     sections,
     share_of_targets,
     time_to_solve,
     times_to_targets,
+)
+
+_MEMORY = (
+    "memory: the largest of the runs; planned: by the compiler, the share of one run; "
+    "resident: the peak of the process, with what Python, JAX and earlier runs left in "
+    "it."
 )
 
 
@@ -79,8 +85,8 @@ def _budget(section: Section) -> str:
 
 
 def _methods(section: Section) -> Table:
-    rows, ranks = [], mean_ranks(section)
-    for method in section.methods:
+    rows, ranks = [], rank_table(section).mean(axis=0)
+    for method, rank in zip(section.methods, ranks, strict=True):
         runs = section.of(method)
         share = share_of_targets(runs)
         solved = time_to_solve(runs)[1]
@@ -90,7 +96,7 @@ def _methods(section: Section) -> Table:
                 f"{share.estimate:.3f}",
                 _ends(share, len({run.key.instance for run in runs})),
                 f"{solved} of {len(runs)}",
-                f"{ranks[method]:.2f}",
+                f"{rank:.2f}",
                 f"{sum(run.failures for run in runs):,}",
                 *_costs(runs),
             )
@@ -99,12 +105,12 @@ def _methods(section: Section) -> Table:
         f"targets: {_targets(section)}; interval: 95 %, bootstrap over instances; "
         "solved: runs that reached the last of them; rank: mean over problems by the "
         f"median value{_apart(section)}; failures: evaluations without a value; run s, "
-        "compile s: seconds for all runs together."
+        f"compile s: seconds for all runs together; {_MEMORY}"
     )
     if not section.is_balanced:
         note += " The methods did not run on the same problems."
     columns = ("method", "targets", "interval", "solved", "rank", "failures")
-    costs = ("evaluations", "run s", "compile s")
+    costs = ("evaluations", "run s", "compile s", "memory MB")
     return Table(title_of(section), (*columns, *costs), rows, note)
 
 
@@ -165,9 +171,12 @@ def _digits(section: Section) -> Table:
     columns = ("method", "held-out accuracy", "interval", "runs", "evaluations")
     note = (
         "accuracy of the method's recommendation on images that it never saw, mean of "
-        "the runs; interval: 95 %, bootstrap over runs, each with a split of its own."
+        "the runs; interval: 95 %, bootstrap over runs, each with a split of its own. "
+        f"{_MEMORY}"
     )
-    return Table(title_of(section), (*columns, "run s", "compile s"), rows, note)
+    return Table(
+        title_of(section), (*columns, "run s", "compile s", "memory MB"), rows, note
+    )
 
 
 def _atari(section: Section) -> Table:
@@ -180,24 +189,44 @@ def _atari(section: Section) -> Table:
             mean = score(runs)
             name = f"{game}, {method}"
             ends = _ends(mean, len(runs), digits=1)
-            cells = (name, f"{mean.estimate:.1f}", ends, str(len(runs)), *_costs(runs))
-            rows.append(cells[:-1])
-    columns = ("game, method", "score", "interval", "runs", "evaluations", "run s")
+            evaluations, seconds, _, memory = _costs(runs)
+            cells = name, f"{mean.estimate:.1f}", ends, str(len(runs))
+            rows.append((*cells, evaluations, seconds, memory))
+    columns: tuple[str, ...] = (
+        "game, method",
+        "score",
+        "interval",
+        "runs",
+        "evaluations",
+    )
+    columns += ("run s", "memory MB")
     note = (
         "score of the method's recommendation, mean of the runs; interval: 95 %, "
         "bootstrap over runs, each with its own first network; the tiny network plays "
         "200 steps that always begin the same, the others up to 5,000 from beginnings "
-        "that no method has seen."
+        f"that no method has seen. {_MEMORY}"
     )
     return Table(title_of(section), columns, rows, note)
 
 
-def _costs(runs: Sequence[Run]) -> tuple[str, str, str]:
+def _costs(runs: Sequence[Run]) -> tuple[str, str, str, str]:
     return (
         f"{sum(run.evaluations for run in runs):,}",
         f"{sum(run.seconds for run in runs):.1f}",
         f"{sum(run.compile_seconds for run in runs):.1f}",
+        _memory(runs),
     )
+
+
+def _memory(runs: Sequence[Run]) -> str:
+    """Writes the largest, and what it is: of both kinds if there are both."""
+    largest: dict[str, int] = {}
+    for run in runs:
+        if run.memory is not None:
+            kind = run.memory_kind
+            largest[kind] = max(run.memory, largest.get(kind, 0))
+    cells = [f"{size / 1e6:.3g} {kind}" for kind, size in sorted(largest.items())]
+    return ", ".join(cells) or "-"
 
 
 def _ends(interval: Interval, count: int, digits: int = 3) -> str:

@@ -232,13 +232,13 @@ def test_a_place_that_cannot_hold_results_is_refused(capsys, tmp_path: Path) -> 
     with ResultStore(newer, create=True) as store:
         path = store.path
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
     for arguments, words in (
         (("bench", "--out", file), "is not a directory"),
         (("bench", "--out", file / "below"), "Not a directory"),
         (("bench", "--out", strange), "is not a gfopt results file"),
-        (("bench", "--out", newer), "format version 3"),
+        (("bench", "--out", newer), "format version 4"),
         (("report", strange), "is not a gfopt results file"),
         (("report", empty), "holds no runs yet"),
         (("report", file), "holds no results.sqlite"),

@@ -148,6 +148,13 @@ def test_tables_say_what_the_numbers_are() -> None:
     row = dict(zip(bbob.columns, bbob.rows[names.index("cma_es")], strict=True))
     assert row["targets"] == "1.000" and row["solved"] == "4 of 4"
     assert row["evaluations"] == "160" and row["run s"] == "2.0"
+    assert row["memory MB"] == "-"
+    kinds = {1: (5_000_000, "planned"), 2: (412_345_678, "resident")}
+    both = [
+        _run("cma_es", instance=i)._replace(memory=size, memory_kind=kind)
+        for i, (size, kind) in kinds.items()
+    ]
+    assert tables(both)[0].rows[0][-1] == "5 planned, 412 resident"
     # cma_es is first on both functions; open_es ran on f1 only, and is last
     assert row["rank"] == "1.00" and row["failures"] == "0"
     assert "told apart by 1.39 (Nemenyi, 5 %, 2 problems)" in bbob.note

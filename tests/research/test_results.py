@@ -19,6 +19,7 @@ from gfopt.research.results import FILE_NAME, ResultStore
 KEY = RunKey("bbob", "f8", 5, 1, "cma_es", 500, 0, "jax")
 RUN = Run(KEY, {"sigma": 2.0}, 496, "budget", 0.25, 1.5, ((8, 31.5), (64, 1e-3)))
 RUN = RUN._replace(tuning="none", population_size=8, optimum=79.48, failures=1)
+RUN = RUN._replace(memory=4096, memory_kind="planned")
 
 
 def _filled(directory: Path, *runs: Run) -> None:
@@ -129,13 +130,26 @@ def test_wrong_files_are_refused_and_left_alone(tmp_path: Path) -> None:
         ResultStore(__file__, create=True)
 
 
+def test_a_file_without_memory_takes_the_columns(tmp_path: Path) -> None:
+    _filled(tmp_path, RUN)
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    for name in ("memory", "memory_kind"):
+        connection.execute(f"ALTER TABLE runs DROP COLUMN {name}")
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    second = RUN._replace(key=KEY._replace(seed=1))
+    _filled(tmp_path, RUN, second)
+    with ResultStore(tmp_path) as store:
+        assert store.runs() == [RUN._replace(memory=None, memory_kind=""), second]
+
+
 def test_another_version_is_refused(tmp_path: Path) -> None:
     _filled(tmp_path, RUN)
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     with pytest.raises(
-        ValueError, match="version 7.*reads 2: read it with the gfopt that wrote it"
+        ValueError, match="version 7.*reads 3: read it with the gfopt that wrote it"
     ):
         ResultStore(tmp_path)
 

@@ -76,6 +76,15 @@ def test_a_run_uses_its_whole_budget(compiled, coco) -> None:
         assert run.evaluations == coco[1][key].evaluations == BUDGET * 3
 
 
+def test_memory_is_planned_or_what_was_resident(compiled, coco) -> None:
+    for key, run in compiled.items():
+        # values of a hundred generations, of this run alone, and a process with JAX
+        assert run.memory_kind == "planned" and 8e2 * SIZES[key[3]] < run.memory < 1e7
+        theirs = coco[1][key]
+        assert theirs.memory_kind == "resident"
+        assert theirs.memory is None or 1e8 < theirs.memory < 1e11
+
+
 def test_the_first_value_is_one_of_the_first_generation(compiled) -> None:
     # all methods start at one point, uniform in [-4, 4], whatever they are
     for key in compiled:
