@@ -69,8 +69,8 @@ def _shares(section: Section, colours: Mapping[str, int]) -> Panel:
     return Panel(
         "ecdf",
         f"Share of targets reached over {_unit(section)}",
-        "The ECDF of running times to the 51 targets of every problem: higher and "
-        "further left is better.",
+        "The ECDF of running times to the targets of every problem: higher and further "
+        "left is better.",
         [whole._replace(width=520, height=400), *groups],
     )
 

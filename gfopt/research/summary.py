@@ -37,6 +37,8 @@ BBOB_GROUPS = {
         ("weakly structured", 20, 24),
     )
 }
+#: Those of COCO's suite with constraints, 1e2 to 1e-6: all that cocopp looks at.
+CONSTRAINED_TARGETS: np.ndarray = TARGETS[:41]
 #: Where the optimum is not known: what is left of the way from the median first value
 #: to the best value of all runs, as in data profiles (More and Wild, 2009).
 SHARES: np.ndarray = 10.0 ** np.linspace(0, -5, 51)
@@ -183,7 +185,9 @@ def _by_number(problem: str) -> tuple[int, str]:
 
 def targets_of(run: Run) -> np.ndarray:
     """Returns what counts as progress: ``[T]``, values of its trajectory."""
-    return TARGETS if run.optimum is not None else SHARES
+    if run.optimum is None:
+        return SHARES
+    return CONSTRAINED_TARGETS if run.key.suite == "bbob-constrained" else TARGETS
 
 
 def unit_of(run: Run) -> int:
@@ -192,9 +196,8 @@ def unit_of(run: Run) -> int:
 
 
 def times_to_targets(runs: Sequence[Run]) -> np.ndarray:
-    """Returns the evaluations to 51 targets, per dimension on BBOB: ``[R, T]``."""
-    rows = [run.times for run in _measured(runs)]
-    return np.reshape(rows, (len(runs), TARGETS.size))
+    """Returns the evaluations to the targets, per dimension on BBOB: ``[R, T]``."""
+    return np.stack([run.times for run in _measured(runs)])
 
 
 def share_of_targets(runs: Sequence[Run]) -> Interval:

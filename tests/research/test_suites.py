@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from gfopt.research.suites import control_tasks, fashion_mnist, token_tasks
 from gfopt.research.suites.catalogue import SUITES, suite_batches
 from gfopt.research.suites.coco_suites import coco_problem
 from gfopt.research.suites.multimodal import FUNCTIONS, place_of, problems
+from gfopt.research.summary import CONSTRAINED_TARGETS
 
 OURS = [name for name, suite in SUITES.items() if not suite.is_coco]
 BOX = [(0, 7)] * 4
@@ -166,6 +169,45 @@ def test_cocos_suites_have_their_optima_and_instances(suite, function, size) -> 
     runs = gfopt.bench("random_search", batch.given, budget=24, runs=1).runs
     assert runs[0].evaluations == 24 and batch.budget == 12 * size
     assert runs[0].failures == 0
+
+
+def test_constraints_count_as_in_cocos_own_log(tmp_path, monkeypatch) -> None:
+    cocoex = pytest.importorskip("cocoex")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cocopp's own
+        from cocopp.testbedsettings import CONSBBOBTestbed
+    theirs = CONSBBOBTestbed.settings["pprldmany_target_values"]
+    np.testing.assert_allclose(CONSTRAINED_TARGETS, theirs)
+    monkeypatch.chdir(tmp_path)
+    cocoex.log_level("warning")
+    suite = cocoex.Suite("bbob-constrained", "instances: 2", "dimensions: 5")
+    observer = cocoex.Observer("bbob-constrained", "result_folder: here")
+    rng = np.random.default_rng(0)
+    for function in (1, 22, 54):
+        task = suite.get_problem_by_function_dimension_instance(
+            function, 5, 2, observer
+        )
+        ours = coco_problem("bbob-constrained", function, 5).at(2)
+        x0 = np.array(task.initial_solution)
+        np.testing.assert_array_equal(ours.x0, x0)
+        found, worst = [], []
+        for k in range(20):  # from a feasible point through those that are not
+            point = (1 - k / 6) * x0 + rng.normal(size=5) * (k > 0)
+            assert task(point) == ours.fun(point)
+            worst.append(max(task.constraint(point)))
+            found.append(ours.penalised(point) - ours.optimum)
+        assert worst[0] <= 0 < max(worst)
+        task.free()
+        (log,) = tmp_path.glob(f"exdata/here/data_f{function}/*.tdat")
+        head, *lines = log.read_text().splitlines()
+        optimum = float(re.search(r"\((.*)\)", head)[1])
+        np.testing.assert_allclose(optimum, ours.optimum, rtol=1e-11)
+        rows = np.array([line.split()[:3] for line in lines], float)
+        counts = rows[:, 0].astype(int)
+        best = np.minimum.accumulate(found)[counts - 1]
+        np.testing.assert_allclose(rows[:, 2], best, rtol=1e-8)
+        # a point is an evaluation of f and one of the constraints, which comes after
+        np.testing.assert_array_equal(rows[:-1, 1], counts[:-1] - 1)
 
 
 def test_a_suite_is_asked_for_by_its_name() -> None:
