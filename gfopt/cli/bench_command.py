@@ -21,7 +21,7 @@ from gfopt.problems.environments.atari import NETWORKS
 from gfopt.research import plan
 from gfopt.research.baselines import BASELINES
 from gfopt.research.benchmark import carry_out, pending, runs_of
-from gfopt.research.coco_runs import discard_unfinished
+from gfopt.research.coco_runs import discard_unfinished, log_folder
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
 from gfopt.research.report import write_report
@@ -253,7 +253,7 @@ def _made(
         num_failed = 0
         with refusals(OSError, context=context):
             if store is None:
-                num_failed = _run_unseen(left, Path(out), workers, processes)
+                num_failed = _run_unseen(left, workers, processes)
             elif left:
                 command = context.obj
                 num_failed = _run(command, batches, left, store, workers, processes)
@@ -284,12 +284,14 @@ def _run(
     processes: Processes,
 ) -> int:
     """Runs what is left; the number of runs that failed."""
-    directory = store.path.parent
-    display = terminal.ProgressDisplay(batches, left)
+    display, stack = terminal.ProgressDisplay(batches, left), ExitStack()
+    folder = None if processes.together else store.path.parent
+    logs = stack.enter_context(log_folder(folder))
 
     def farewell() -> None:
         display.stop()
-        discard_unfinished(directory)
+        discard_unfinished(logs)
+        stack.close()
         terminal.note(
             f"stopped: {display.done} of {display.total} runs are kept in "
             f"{store.path}; to go on: {command}",
@@ -310,14 +312,12 @@ def _run(
     if workers > 1:
         program_cache.hand_on()
     how: dict[str, Any] = {"workers": workers, "processes": processes}
-    with display, leaving_at_once(farewell):
-        carry_out(left, directory, note, begin=display.begin, **how)
+    with stack, display, leaving_at_once(farewell):
+        carry_out(left, logs, note, begin=display.begin, **how)
     return num_failed
 
 
-def _run_unseen(
-    left: Sequence[Batch], directory: Path, workers: int, processes: Processes
-) -> int:
+def _run_unseen(left: Sequence[Batch], workers: int, processes: Processes) -> int:
     """Runs a share in a process that isn't the first; the number that failed in all."""
     num_failed = 0
 
@@ -327,8 +327,10 @@ def _run_unseen(
 
     if workers > 1:
         program_cache.hand_on()
-    with leaving_at_once(lambda: discard_unfinished(directory)):
-        carry_out(left, directory, note, workers=workers, processes=processes)
+    with ExitStack() as stack:
+        logs = stack.enter_context(log_folder(None))
+        with leaving_at_once(stack.close):
+            carry_out(left, logs, note, workers=workers, processes=processes)
     return num_failed
 
 

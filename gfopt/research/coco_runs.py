@@ -8,6 +8,9 @@ files. A run ends with the evaluation that hits the last target.
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +74,20 @@ def run_coco(batch: Batch, directory: Path) -> list[Run]:
     finally:
         shutil.rmtree(exdata / unfinished, ignore_errors=True)
     return runs
+
+
+@contextmanager
+def log_folder(directory: Path | None) -> Iterator[Path]:
+    """Says where COCO's files go: a directory, or None for where they are removed.
+
+    Of runs that machines share each would have some of the files, which are nobody's
+    results: ``gfopt export --format coco`` writes them all, from the runs.
+    """
+    if directory is not None:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="gfopt-coco-") as place:
+        yield Path(place)
 
 
 def discard_unfinished(directory: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gfopt.research import atari_runs, coco_runs, programs
 from gfopt.research.bbob_runs import _Log, run_bbob
 from gfopt.research.benchmark import pending, run_batch, runs_of
-from gfopt.research.coco_runs import discard_unfinished, run_coco
+from gfopt.research.coco_runs import discard_unfinished, log_folder, run_coco
 from gfopt.research.competitors import competitors
 from gfopt.research.digits_runs import NUM_TESTS, run_digits
 from gfopt.research.exports import export
@@ -148,6 +148,15 @@ def test_cocopp_reads_the_same_from_our_export(coco, tmp_path: Path) -> None:
                 for name in ("evals", "funvals", "maxevals", "finalfunvals", "ert"):
                     arrays = getattr(one, name), getattr(other, name)
                     np.testing.assert_array_equal(*arrays, err_msg=name)
+
+
+def test_cocos_files_of_shared_runs_are_removed(tmp_path: Path) -> None:
+    batch = PLANS["coco"][1]._replace(budget=6, instances=(2,))
+    with log_folder(tmp_path) as kept:
+        assert kept == tmp_path
+    with log_folder(None) as place:
+        assert len(run_coco(batch, place)) == 1 and [*place.rglob("*.info")]
+    assert not place.exists()
 
 
 def test_an_interrupted_coco_batch_leaves_nothing(
