@@ -266,20 +266,33 @@ RUN = "from gfopt.cli.main import main; main()"
     [
         (["typer", "rich"], ["list"], "gfopt: .*typer and rich.*'gfopt\\[bench\\]'"),
         (["rich"], [], "gfopt: .* needs rich: pip install 'gfopt\\[bench\\]'"),
-        (["cocoex"], ["bench", "--evaluator", "coco"], "coco needs cocoex: pip"),
-        (["sklearn"], ["bench"], "digits needs sklearn: pip install"),
     ],
 )
 def test_without_the_extra_one_line_says_what_to_install(
-    tmp_path: Path, blocked, arguments, words
+    blocked, arguments, words
 ) -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); {RUN}"
-    if arguments[:1] == ["bench"]:
-        arguments = [*arguments, "--out", str(tmp_path / "new")]
     process = _process(code, *arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     assert process.returncode == 2 and out == ""
     assert err.count("\n") == 1 and re.search(words, err), err
+
+
+@pytest.mark.parametrize(
+    ("blocked", "arguments", "words"),
+    [
+        ("cocoex", ["--evaluator", "coco"], "coco needs cocoex: pip install 'gfopt"),
+        ("sklearn", [], "digits needs sklearn: pip install 'gfopt"),
+        ("cocoex", ["--suite", "bbob-noisy"], "bbob-noisy needs cocoex: pip install"),
+    ],
+)
+def test_a_suite_without_its_package_is_refused_before_anything_runs(
+    capsys, monkeypatch, tmp_path: Path, blocked, arguments, words
+) -> None:
+    monkeypatch.setitem(sys.modules, blocked, None)
+    ended = Ended(capsys, "bench", *arguments, "--out", str(tmp_path / "new"))
+    assert ended.code == 2 and ended.out == "" and ended.err.count("\n") == 1
+    assert words in ended.err
     assert not (tmp_path / "new").exists()
 
 
