@@ -6,6 +6,9 @@ The server puts requests with the same adapter into one batch. A token's probabi
 that of the unchanged logits; ``logit_bias`` makes the server choose the wanted token,
 whose probability it then reports: one request for each token of a target.
 
+Its cache of prompts in memory is switched off, since prompts of one adapter are taken
+for another's there; that of a slot is cleared where the adapter changes.
+
 Source: ``tools/server/README.md`` of the repository ggml-org/llama.cpp.
 """
 
@@ -105,6 +108,8 @@ class LlamaServer:
         self._model, self._architecture = model, architecture
         self._command = [found, "--model", str(path), "--host", "127.0.0.1"]
         self._command += ["--parallel", str(requests), "--no-webui"]
+        # what is kept of other texts does not know which adapter has read them
+        self._command += ["--cache-ram", "0"]
         self._command += ["--ctx-size", str(requests * context), *options]
 
     @contextmanager

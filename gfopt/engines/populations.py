@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from gfopt.core.host.evaluator import HostEvaluator
-from gfopt.engines.adapters import Adapter, rank_of
+from gfopt.engines.adapters import Adapter, joined, rank_of
 
 GATHERING = 0.05  # seconds without a new member after which those that are there begin
 
@@ -82,12 +82,18 @@ class Engine(Protocol):
 
 
 def population(
-    engine: Engine, *, timeout: float | None = None, retries: int = 0
+    engine: Engine,
+    *,
+    onto: Adapter | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
 ) -> HostEvaluator:
     """Returns the evaluator for populations of adapters on an engine.
 
     Args:
         engine: ``LlamaServer``, ``VLLMServer``, ``InProcess`` or one of your own.
+        onto: an adapter that every member is joined with, such as what an earlier
+            search has found; None for none.
         timeout: seconds that an engine may take for the members that it holds at a
             time, its start among them.
         retries: how often a member whose evaluation failed is evaluated again.
@@ -110,8 +116,10 @@ def population(
     """
 
     def executor() -> Executor:
-        return _Population(engine)
+        return _Population(engine, onto)
 
+    if onto is not None:
+        rank_of(onto)
     return HostEvaluator(executor, timeout=timeout, retries=retries)
 
 
@@ -133,8 +141,8 @@ class _Call(NamedTuple):
 class _Population(Executor):
     """Makes calls with the models of their first arguments, some members at a time."""
 
-    def __init__(self, engine: Engine):
-        self._engine = engine
+    def __init__(self, engine: Engine, onto: Adapter | None):
+        self._engine, self._onto = engine, onto
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -149,6 +157,8 @@ class _Population(Executor):
         """
         adapter, *rest = args
         rank_of(adapter)
+        if self._onto is not None:
+            adapter = joined([self._onto, adapter])
         call = _Call(Future(), fun, adapter, tuple(rest))
         self._calls.put(call)
         return call.future

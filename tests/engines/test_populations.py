@@ -100,6 +100,19 @@ def test_an_objective_is_given_adapters_only() -> None:
     evaluator.close()
 
 
+def test_members_are_joined_with_what_was_found_before() -> None:
+    found, before, adapter = small_model(), small_adapter(1), small_adapter(2, 7)
+    evaluator = engines.population(engines.InProcess(found), onto=before)
+    objective = gfopt.Objective(loss, traceable=False)
+    (value,) = evaluator.values(objective, [adapter], None, Inputs())
+    evaluator.close()
+    moved = found._replace(weights=engines.merged(found.weights, before))
+    expected = -np.concatenate(ours(moved, adapter)).mean()
+    assert value.fitness == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(TypeError, match="adapter must be a dict of factors"):
+        engines.population(engines.InProcess(found), onto=[before])
+
+
 # -- llama-server
 
 
