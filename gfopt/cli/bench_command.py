@@ -292,8 +292,12 @@ def _run(
         display.stop()
         discard_unfinished(logs)
         stack.close()
+        # through a connection of its own, which sees what is committed
+        with ResultStore(store.path.parent) as kept:
+            finished = kept.finished()
+        done = sum(key in finished for batch in batches for key in batch.keys)
         terminal.note(
-            f"stopped: {display.done} of {display.total} runs are kept in "
+            f"stopped: {done} of {display.total} runs are kept in "
             f"{store.path}; to go on: {command}",
             stderr=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from gfopt import checks, registry
@@ -146,6 +147,8 @@ def _competitors(text: str) -> tuple[Competitor, ...]:
     entries: list[Competitor] = []
     for name in dict.fromkeys(part.strip() for part in text.split(",")):
         value = loaded("--methods", name, "gfopt.methods", known)
+        if ":" not in name and value != name and not isinstance(value, Collection):
+            value = {name: value}  # the name by which a package lends it
         entries += competitors(value, f"--methods {name}")
     return competitors(entries, "--methods")
 

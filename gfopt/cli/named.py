@@ -47,6 +47,8 @@ def loaded(option: str, text: str, group: str, known: Iterable[str] = ()) -> Any
     try:
         return points[text].load()
     except (ImportError, AttributeError) as error:
+        meant = text.replace(".py:", ":")
+        hint = "" if meant == text else f"; did you mean {meant!r}?"
         raise ValueError(
-            f"{option} must name what can be imported; got {text!r}: {error}"
+            f"{option} must name what can be imported; got {text!r}: {error}{hint}"
         ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -22,6 +21,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from gfopt.cli.pace import Pace
 from gfopt.driver.progress.compiling import CompileWatch
 from gfopt.research.finished_runs import Run
 from gfopt.research.plan import Batch
@@ -130,7 +130,7 @@ class ProgressDisplay:
             )
         self.total = sum(len(batch.instances) for batch in batches)
         self.done = self.total - sum(len(batch.instances) for batch in left)
-        self._began, self._made = time.monotonic(), 0
+        self._pace = Pace(left)
 
     def begin(self, batch: Batch) -> None:
         """Says what runs now."""
@@ -143,7 +143,7 @@ class ProgressDisplay:
         task = self._tasks[suite]
         self._progress.advance(task, len(runs))
         self.done += len(runs)
-        self._made += len(runs)
+        self._pace.finished(batch)
         if self._progress.tasks[list(self._tasks).index(suite)].finished:
             self._progress.update(task, description="")
         if self._progress.disable:
@@ -158,13 +158,12 @@ class ProgressDisplay:
 
     def left(self) -> str:
         """Estimates the time that is left, from the pace of this session."""
-        if not self._made:
-            return ""
-        pace = (time.monotonic() - self._began) / self._made
-        return f"{duration(pace * (self.total - self.done))} left"
+        seconds = self._pace.seconds()
+        return "" if seconds is None else f"{duration(seconds)} left"
 
     def failed(self, batch: Batch, reason: str) -> None:
         """Says in a line what became of a batch."""
+        self._pace.finished(batch)
         self._console.print(
             f"{_name(batch)} failed: {' '.join(reason.split())}", markup=False
         )

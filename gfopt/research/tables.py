@@ -115,9 +115,9 @@ def _methods(section: Section) -> Table:
 
 
 def _apart(section: Section) -> str:
-    """Says by how much mean ranks must differ, where there is more than one."""
+    """Says by how much mean ranks must differ, where there are several of both."""
     count, number = len(section.methods), len(section.problems)
-    if count < 2:
+    if count < 2 or number < 2:
         return ""
     apart = critical_difference(count, number)
     return f", told apart by {apart:.2f} (Nemenyi, 5 %, {number} problems)"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import runpy
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gfopt
+from gfopt.cli import named
 from gfopt.cli.bench_options import planned
 from gfopt.problems import Problem
 from gfopt.problems.problem import as_problems
@@ -40,6 +42,10 @@ def walk(fun, x0, budget, seed):
 
 def once(fun, x0, budget, seed):
     fun(x0)
+
+
+SEVERAL = [walk, "cma_es"]
+V = Problem(sphere, bounds=BOX, name="bowl")
 
 
 def test_every_evaluation_is_kept_and_the_last_one_ends_the_run() -> None:
@@ -185,6 +191,28 @@ def test_the_command_line_finds_modules_of_the_directory(tmp_path, monkeypatch) 
     assert {b.suite for b in batches} == {"mine_23:problems"}
     (run,) = run_on_host(batches[0])
     assert run.trajectory == ((1, 1.0),)
+    with pytest.raises(ValueError, match="did you mean 'mine_23:guess'"):
+        planned(methods="mine_23.py:guess")
+
+
+def test_a_package_lends_names(monkeypatch) -> None:
+    points = [
+        EntryPoint("hop", "research.test_bench:once", "gfopt.methods"),
+        EntryPoint("several", "research.test_bench:SEVERAL", "gfopt.methods"),
+        EntryPoint("v", "research.test_bench:V", "gfopt.problems"),
+    ]
+
+    def entry_points(group):
+        return [point for point in points if point.group == group]
+
+    monkeypatch.setattr(named, "entry_points", entry_points)
+    batches = planned(problems="v", methods="hop,several,snes")
+    # what is lent under a name is called so; of several each has its own
+    names = [batch.competitor.name for batch in batches]
+    assert names == ["hop", "walk", "cma_es", "snes"]
+    assert {(b.problem, b.suite) for b in batches} == {("bowl", "v")}
+    with pytest.raises(ValueError, match="'several' or module:name.*mean 'hop'"):
+        planned(problems="v", methods="hopp")
 
 
 @pytest.mark.parametrize(
