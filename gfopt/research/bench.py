@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gfopt import checks
 from gfopt.core.processes import Processes, all_processes
@@ -84,6 +85,7 @@ def bench(
     runs: int = 5,
     seed: int = 0,
     workers: int = 1,
+    executor: object = None,
     out: str | os.PathLike[str] | None = None,
     name: str = "own problems",
     tune_baselines: int = 0,
@@ -107,6 +109,8 @@ def bench(
         seed: of all of them.
         workers: processes that make the runs; methods and problems must then be
             defined in a module, not in a function or a notebook.
+        executor: makes the runs instead: of ``concurrent.futures``, loky, Dask,
+            submitit, MPI or Ray, as ``gfopt.host`` takes it.
         out: directory of the results, from which the same call goes on; without it
             nothing is written.
         name: what tables call the problems together.
@@ -137,22 +141,27 @@ def bench(
     checks.integer("runs", runs, 1)
     checks.integer("seed", seed, 0)
     checks.integer("workers", workers, 1)
+    if executor is not None and workers > 1:
+        raise ValueError(
+            f"workers must be 1 where an executor has its own; got {workers}"
+        )
     checks.integer("tune_baselines", tune_baselines, 0)
     instances = range(1, runs + 1)
     batches = own_batches(
         methods, problems, budget=budget, instances=instances, seed=seed, name=name
     )
-    processes = all_processes()
+    how: dict[str, Any] = {"workers": workers, "executor": executor}
+    how["processes"] = all_processes()
     place = None if out is None else Path(out)
     if tune_baselines:
         folder = None if place is None else place / TUNING
-        trials = _made(trials_of(batches, tune_baselines), folder, workers, processes)
+        trials = _made(trials_of(batches, tune_baselines), folder, **how)
         batches = with_tuned(batches, trials.runs, tune_baselines)
-    return _made(batches, place, workers, processes)
+    return _made(batches, place, **how)
 
 
 def _made(
-    batches: list[Batch], out: Path | None, workers: int, processes: Processes
+    batches: list[Batch], out: Path | None, *, processes: Processes, **how: Any
 ) -> BenchResult:
     """Makes the runs of a plan that are not in the directory yet; returns all."""
     failures: dict[str, str] = {}
@@ -179,7 +188,7 @@ def _made(
         left = batches
         if out is not None:
             store, left = left_for_all(processes, batches, opened, stack)
-        carry_out(left, out or Path(), note, workers=workers, processes=processes)
+        carry_out(left, out or Path(), note, processes=processes, **how)
         if out is None:
             return BenchResult(sorted(results), [environment("gfopt.bench")], failures)
 

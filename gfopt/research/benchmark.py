@@ -83,6 +83,7 @@ def carry_out(
     workers: int = 1,
     begin: Callable[[Batch], object] = lambda batch: None,
     processes: Processes = ALONE,
+    executor: object = None,
 ) -> None:
     """Runs batches run by run, several at a time in processes of their own.
 
@@ -98,6 +99,7 @@ def carry_out(
         begin: called with a batch that begins here, in this process.
         processes: JAX's, each of which makes a share; ``note`` is called in all of them
             for every batch.
+        executor: makes the runs in place of processes; see ``HostPool``.
     """
     share = Share(processes, [p for batch in batches for p in _pieces(batch)], note)
     pieces = share.pieces
@@ -116,8 +118,10 @@ def carry_out(
 
     count = 1 if plays else min(workers, max(1, len(pieces)))
     calls = [(piece, directory, workers if plays else 1) for piece in pieces]
-    with HostPool(workers=count) as pool:
-        pool.map(here if count == 1 else run_batch, calls, noted)
+    is_here = executor is None and count == 1
+    # an executor takes all calls at once, and has workers of its own
+    with HostPool(executor, count if executor is None else None) as pool:
+        pool.map(here if is_here else run_batch, calls, noted)
     share.wait()
 
 

@@ -23,9 +23,7 @@ def test_what_is_left_is_judged_by_what_is_most_like_it(monkeypatch) -> None:
     estimate.finished(quick[0])
     # all other runs are thought to take as long, 3 s
     assert estimate.seconds() == pytest.approx(3 * 10)
-    clock.now += (
-        2  # random_search is quicker, on this suite; elsewhere 2 s are the mean
-    )
+    clock.now += 2  # random_search is quicker here; of all runs 2 s are the mean
     estimate.finished(quick[1])
     assert estimate.seconds() == pytest.approx(2 * 3 + 2 * 1 + 4 * 2)
     for batch, seconds in ((quick[2], 6), (quick[3], 2), (slow[0], 80)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -148,6 +149,18 @@ def test_a_stored_benchmark_goes_on_and_grows(tmp_path: Path) -> None:
     assert len(result.runs) == 6 and len(result.sessions) == 2
     page = result.report(tmp_path / "own.html").read_text()
     assert "own problems: sphere, 5 evaluations" in page and "as given" in page
+
+
+def test_an_executor_makes_the_runs() -> None:
+    problem, methods = Problem(sphere, bounds=BOX), [once, walk]
+    expected = gfopt.bench(methods, problem, budget=5, runs=3)
+    with ThreadPoolExecutor(2) as threads:
+        found = gfopt.bench(methods, problem, budget=5, runs=3, executor=threads)
+        assert threads.submit(len, "open").result() == 4  # it is not ours to close
+        with pytest.raises(ValueError, match="workers must be 1 where an executor"):
+            gfopt.bench(methods, problem, workers=2, executor=threads)
+    pairs = [[(run.key, run.trajectory) for run in r.runs] for r in (expected, found)]
+    assert pairs[0] == pairs[1] and not found.failures
 
 
 def test_functions_and_optimizers_stand_beside_ours_on_bbob() -> None:
