@@ -289,7 +289,7 @@ def main() -> None:
         )
         print(*rows[-1], flush=True)
         if done.returncode:
-            print("\n".join(lines[-40:]))
+            print(done.stdout, "\n".join(lines[-40:]))  # the traceback is in stdout
     show(["parser", "files", "exit status, 0 for no finding"], rows)
     save("fuzz", ["gfopt", "atheris"], {"seconds": given.seconds, "runs": rows})
 

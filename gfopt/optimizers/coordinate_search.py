@@ -47,6 +47,7 @@ LENGTH = 256  # points of a line
 EXPLORED = 4  # one point of so many explores
 BEYOND = 0.75  # in sigma, the width of the interval beyond the last point of a line
 FIRST = 0.5  # in sigma, from x0 to the second point of a line
+ATTEMPTS = 6  # at a point that fails, where failures seem to be random
 
 
 class Lines(NamedTuple):
@@ -79,6 +80,10 @@ class CoordinateSearchState(NamedTuple):
         fitness: ``float[]``, its value; infinite before the first step.
         lines: through it.
         num_asked: ``i32[]``, candidates so far.
+        failed: ``i32[D + 1]``, how often the candidate of each line, and of the joint
+            step, has failed and is asked for again.
+        retries: ``i32[2]``, candidates that were asked for again, and those of them
+            that did not fail.
     """
 
     step: jax.Array
@@ -87,6 +92,8 @@ class CoordinateSearchState(NamedTuple):
     fitness: jax.Array
     lines: Lines
     num_asked: jax.Array
+    failed: jax.Array
+    retries: jax.Array
 
 
 class CoordinateMember(NamedTuple):
@@ -186,6 +193,8 @@ class CoordinateSearch(Method):
             fitness=jnp.full((), jnp.inf, x.dtype),
             lines=_lines_at(x),
             num_asked=jnp.int32(0),
+            failed=jnp.zeros(x.size + 1, jnp.int32),
+            retries=jnp.zeros(2, jnp.int32),
         )
 
     def started_at(
@@ -325,7 +334,12 @@ class CoordinateSearch(Method):
         population: Population,
         evaluation: Evaluation,
     ) -> tuple[CoordinateSearchState, CoordinateSearchInfo]:
-        """Adds the points to their lines, and moves to the best."""
+        """Adds the points to their lines, and moves to the best.
+
+        A point that fails is asked for again, up to ``ATTEMPTS`` times in all, until
+        that has helped in less than half of the cases. Then it counts as the worst of
+        its line.
+        """
         members: CoordinateMember = population.members
         dimension, dtype = state.x.size, state.x.dtype
         valid = evaluation.valid & population.active
@@ -333,9 +347,17 @@ class CoordinateSearch(Method):
         on_line = population.active & (members.coordinate >= 0)
         row_of = on_line & (members.coordinate == jnp.arange(dimension)[:, None])
         row = jnp.argmax(row_of, axis=1)
-        is_new = jnp.any(row_of, axis=1)
+        is_told = jnp.any(row_of, axis=1)
         place = members.x[row, jnp.arange(dimension)]
         is_joint = population.active & (members.coordinate < 0)
+        told = jnp.append(is_told, jnp.any(is_joint))
+        fails = jnp.append(is_told & ~valid[row], jnp.any(is_joint & ~valid))
+        again = told & (state.failed > 0)
+        retries = jnp.stack([jnp.sum(again), jnp.sum(again & ~fails)])
+        retries = state.retries + retries.astype(jnp.int32)
+        most = jnp.where(2 * retries[1] + 2 > retries[0], ATTEMPTS, 1)
+        is_lost = fails & (state.failed + 1 < most)
+        is_new = is_told & ~is_lost[:-1]
         first = jnp.min(jnp.where(is_joint, fitness, jnp.inf))
         base = jnp.where(self._is_first(state), first, state.fitness)
         value = jnp.where(jnp.isfinite(fitness[row]), fitness[row] - base, jnp.inf)
@@ -350,6 +372,7 @@ class CoordinateSearch(Method):
         # what a joint step does not confirm by half was not true
         promise = jnp.sum(jnp.min(state.lines.values, axis=1))
         refuted = jnp.any(is_joint & (fitness > state.fitness + promise / 2))
+        refuted &= ~is_lost[-1]
         at_x = lines.places == x[:, None]
         level = jnp.min(jnp.where(at_x, lines.values, jnp.inf), axis=1)
         values = lines.values - jnp.where(jnp.isfinite(level), level, 0)[:, None]
@@ -372,6 +395,8 @@ class CoordinateSearch(Method):
                 idle=jnp.where(x != state.x, 0, lines.idle + explores),
             ),
             num_asked=state.num_asked + jnp.sum(population.active, dtype=jnp.int32),
+            failed=jnp.where(told, (state.failed + 1) * is_lost, state.failed),
+            retries=retries,
         )
         num_done = jnp.sum(self._is_done(new))
         return new, CoordinateSearchInfo(

@@ -130,7 +130,7 @@ class ResultStore:
             raise  # an impossible row: our own mistake
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path}: {error}") from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, MemoryError) as error:  # by some damage
             raise ValueError(
                 f"{self.path} is not a gfopt results file, or damaged: {error}"
             ) from None

@@ -220,6 +220,7 @@ def test_a_record_of_a_stranger_takes_no_more_memory_than_its_file(path):
         [["x", "<f8", [-1]]],
         [["x", "O", []]],
         [["x", "no type", []]],
+        [["x", "<,8", []]],  # an expression, to NumPy
         [["x", {"names": ["a"], "formats": ["O"]}, []]],
         [["x", "<f8", [0] * 80]],
         "no list",

@@ -86,6 +86,38 @@ def test_separable_takes_the_lines_only_for_a_sum():
     assert int(state.phase) != LINES
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        gfopt.CoordinateSearch(sigma=2.0),
+        gfopt.Separable(gfopt.Restarts(gfopt.LQCMAES(sigma=2.0))),
+    ],
+)
+def test_what_fails_is_asked_for_again(method):
+    count = 0
+
+    def fails_often(x):  # among them two of the first four candidates
+        nonlocal count
+        count += 1
+        return np.nan if count % 4 == 3 else ripples(x)
+
+    x0 = np.array([2.7, -3.6, 1.2, 0.1, -2.2])
+    _, result = asked(fails_often, x0, method, 400, target=1e-8)
+    _, plain = asked(ripples, x0, method, 400, target=1e-8)
+    assert result.success and result.nfev < 1.6 * plain.nfev
+
+
+def test_a_region_that_fails_costs_few_evaluations():
+    def walled(x):
+        return np.nan if x[0] < 2.5 else ripples(x)
+
+    x0 = np.array([2.7, -3.6, 1.2])
+    search = gfopt.CoordinateSearch(sigma=2.0)
+    _, result = asked(walled, x0, search, 200)
+    assert sum(result.failures.values()) < 80
+    assert np.allclose(result.x[1:], 0.3, atol=1e-2)
+
+
 def test_a_function_with_few_levels_is_no_sum():
     def levels(x):
         return float(np.round(np.sum(np.abs(x)), 0))

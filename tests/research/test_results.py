@@ -167,6 +167,15 @@ def test_damage_is_found_when_it_is_read(tmp_path: Path) -> None:
         store.runs()
 
 
+def test_what_sqlite_makes_of_some_damage_is_documented(tmp_path: Path) -> None:
+    with (
+        ResultStore(tmp_path, create=True) as store,
+        pytest.raises(ValueError, match="damaged"),
+        store._errors(),
+    ):
+        raise MemoryError  # SQLite's "out of memory", for a schema that makes no sense
+
+
 def test_other_settings_of_a_stored_run_are_named() -> None:
     stored = {KEY: {"sigma": 2.0, "size": 8}}
     assert settings_conflict(stored, {KEY: {"sigma": 2.0, "size": 8}}) is None

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ MAGIC = b"gfopt\r\n\x00"  # text-mode copies and C strings break it, visibly
 VERSION = 2
 _LONG = 255  # the short length that says that a long one follows
 _CHECK = 0xA5  # not 0, so that a tail of zero bytes does not read as an empty record
+_DTYPE = re.compile(r"[<>|]?[A-Za-z]\w*(\[\w+\])?")  # "<f4", "bfloat16", "<M8[ns]"
 _NUMBERS = 255  # of descriptions that a byte can name
 
 
@@ -195,7 +197,7 @@ def decode(file: FileIO, length: int, chain: Chain) -> Record:
             if number:
                 chain.known[number] = description
         kind, meta, named = json.loads(description)
-        types = {name: (np.dtype(dtype), tuple(shape)) for name, dtype, shape in named}
+        types = {name: (_dtype(text), tuple(shape)) for name, text, shape in named}
         if not (isinstance(kind, str) and isinstance(meta, dict)):
             raise Corrupt("description")
         if file.tell() + sum(_num_bytes(*of) for of in types.values()) != end:
@@ -318,6 +320,13 @@ def _raw(array: np.ndarray) -> memoryview:
     if array.nbytes == 0:
         return memoryview(b"")
     return array.reshape(-1).view(np.uint8).data
+
+
+def _dtype(text: str) -> np.dtype:
+    """Returns the dtype of a name; NumPy itself would take an expression as well."""
+    if not _DTYPE.fullmatch(text):
+        raise ValueError
+    return np.dtype(text)
 
 
 def _dtype_name(dtype: np.dtype) -> str:

@@ -172,7 +172,7 @@ class StudyFile:
             ) as self._held:
                 self._held.execute("PRAGMA journal_mode = WAL")
                 yield self._held
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, MemoryError) as error:  # by some damage
             raise ValueError(
                 "path must be a study that can be read and written; "
                 f"{self.path!r}: {error}"

@@ -41,7 +41,8 @@ from gfopt.pytree import pytree, static
 from gfopt.types import Evaluation, Info, Key, Member, Population, Solution, State
 
 # who asks for candidates, and what is learnt from them
-INNER, FIRST, LINES, TESTS = range(4)  # TESTS + k: division k + 1 is tested
+INNER, FIRST, LINES, TESTS = range(4)  # TESTS + k: division k is tested
+REPEATED = 4  # steps in which failed candidates of the tests are asked for again
 ROUNDING = 1_000.0  # units in the last place of the largest value
 SPREAD = 1_000.0  # the values differ by more than so many times that
 MOST_LEVELS = 64  # values on a grid of fewer steps are told from others,
@@ -57,7 +58,8 @@ class SeparableState(NamedTuple):
         lines: of the coordinate search.
         phase: ``i32[]``, ``INNER``, ``FIRST``, ``LINES``, or from ``TESTS`` on.
         points: ``float[2, D]``, the first two candidates, of which tests are made.
-        values: ``float[2]``, theirs.
+        values: ``float[4]``, theirs and those of the two with exchanged halves; NaN
+            for what is not known.
         seed: ``uint32[2]``, for a new start of the method inside.
     """
 
@@ -136,7 +138,7 @@ class Separable(Wrapper):
             lines=lines,
             phase=jnp.int32(FIRST if dimension > 1 else INNER),
             points=jnp.zeros((2, dimension), dtype),
-            values=jnp.zeros(2, dtype),
+            values=jnp.full(4, jnp.nan, dtype),
             seed=jax.random.key_data(key).ravel()[:2],
         )
 
@@ -170,9 +172,9 @@ class Separable(Wrapper):
             return population.members, rows.members, rows.active
 
         def test() -> tuple[Member, CoordinateMember, jax.Array]:
-            division = jnp.asarray(_divisions(dimension))[state.phase - TESTS + 1]
-            x = _padded(_swapped(state.points, division), size)
-            return population.members, nothing._replace(x=x), jnp.arange(size) < 2
+            x = _padded(self._quartet(state), size)
+            wanted = _padded(jnp.isnan(state.values), size)
+            return population.members, nothing._replace(x=x), wanted
 
         turn = jnp.minimum(state.phase, TESTS)
         *members, active = lax.switch(turn, [inner, first, lines, test])
@@ -221,10 +223,9 @@ class Separable(Wrapper):
         fitness = fitness.astype(state.values.dtype)
 
         def first() -> SeparableState:
-            places = self._places(state, members.inner, 4)
-            begun = new._replace(points=places[:2], values=fitness[:2])
-            holds = _is_sum(fitness[:2], fitness[2:4])
-            return self._tested(begun, places, fitness[:4], holds)
+            points = self._places(state, members.inner, 2)
+            phase = jnp.int32(TESTS)
+            return self._tested(new._replace(points=points, phase=phase), fitness[:4])
 
         def lines() -> SeparableState:
             own = Population(members.own, population.active), evaluation
@@ -236,30 +237,42 @@ class Separable(Wrapper):
             return lax.cond(ended, self._handed_over, lambda state: state, after)
 
         def test() -> SeparableState:
-            holds = _is_sum(state.values, fitness[:2])
-            return self._tested(new, members.own.x[:2], fitness[:2], holds)
+            found = jnp.where(jnp.isnan(state.values), fitness[:4], state.values)
+            return self._tested(new, found)
 
         turn = jnp.minimum(state.phase, TESTS)
         return lax.switch(turn, [lambda: new, first, lines, test]), info
 
-    def _tested(
-        self,
-        state: SeparableState,
-        x: jax.Array,
-        fitness: jax.Array,
-        holds: jax.Array,
-    ) -> SeparableState:
-        """Goes to the next division, to the lines after the last, or back."""
+    def _tested(self, state: SeparableState, values: jax.Array) -> SeparableState:
+        """Goes to the next division, to the lines after the last, or back.
+
+        What failed is asked for again, a few times in all.
+
+        Args:
+            state: in the phase of the division that is tested.
+            values: ``float[4]``, of the two points and of the two with exchanged
+                halves, NaN for those that failed.
+        """
         count = len(_divisions(state.lines.x.size))
-        number = jnp.maximum(state.phase - TESTS + 2, 1)  # divisions tested so far
-        next_phase = jnp.where(number < count, TESTS + number - 1, LINES)
-        best = jnp.nanargmin(fitness)
-        lines = self._search().started_at(state.lines, x[best], fitness[best])
-        is_better = fitness[best] < state.lines.fitness
+        number = state.phase - TESTS
+        failed = jnp.any(jnp.isnan(values))
+        goes_on = jnp.where(failed, state.step - number <= REPEATED, _is_sum(values))
+        following = jnp.where(number + 1 < count, state.phase + 1, LINES)
+        following = jnp.where(failed, state.phase, following)
+        points = self._quartet(state)
+        best = jnp.nanargmin(values)
+        lines = self._search().started_at(state.lines, points[best], values[best])
+        is_better = values[best] < state.lines.fitness
         return state._replace(
-            phase=jnp.where(holds, next_phase, INNER).astype(jnp.int32),
+            phase=jnp.where(goes_on, following, INNER).astype(jnp.int32),
+            values=jnp.where(failed | (jnp.arange(4) < 2), values, jnp.nan),
             lines=trees.select(is_better, lines, state.lines),
         )
+
+    def _quartet(self, state: SeparableState) -> jax.Array:
+        """Returns the two points and those with exchanged halves, ``[4, D]``."""
+        division = jnp.asarray(_divisions(state.lines.x.size))[state.phase - TESTS]
+        return jnp.concatenate([state.points, _swapped(state.points, division)])
 
     def _handed_over(self, state: SeparableState) -> SeparableState:
         """Starts the method inside where the lines have led to."""
@@ -312,16 +325,15 @@ def _swapped(points: jax.Array, division: jax.Array | np.ndarray) -> jax.Array:
     return jnp.where(division, points, points[::-1])
 
 
-def _is_sum(values: jax.Array, swapped: jax.Array) -> jax.Array:
-    """Tells whether two pairs of values ``[2]`` have one sum: ``bool[]``.
+def _is_sum(values: jax.Array) -> jax.Array:
+    """Tells whether two pairs of values ``[4]`` have one sum: ``bool[]``.
 
     Values that repeat or lie on a grid, such as counts, prove nothing.
     """
-    four = jnp.concatenate([values, swapped])
-    tolerance = ROUNDING * jnp.finfo(four.dtype).eps * jnp.max(jnp.abs(four))
-    equal = jnp.abs(jnp.sum(values) - jnp.sum(swapped)) <= tolerance
+    tolerance = ROUNDING * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    equal = jnp.abs(jnp.sum(values[:2]) - jnp.sum(values[2:])) <= tolerance
     # of sums that agree, the outer two of the three gaps are equal, too
-    gaps = jnp.diff(jnp.sort(four))
+    gaps = jnp.diff(jnp.sort(values))
     differs = jnp.all(gaps > SPREAD * tolerance)
     ratio = gaps[1] / gaps[0] * jnp.arange(1, MOST_LEVELS)
     is_grid = jnp.any(jnp.abs(ratio - jnp.round(ratio)) <= GRID)
