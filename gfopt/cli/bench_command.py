@@ -155,7 +155,7 @@ def bench(
 ) -> None:
     """Compare methods on suites of problems, or on problems of your own.
 
-    Without options: about three minutes. Results are kept as they come; after Ctrl-C
+    Without options: a minute or two. Results are kept as they come; after Ctrl-C
     the same command goes on, and a larger one adds what is missing.
     """
     with refusals(ValueError, TypeError, ImportError, context=context):

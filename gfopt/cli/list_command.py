@@ -12,6 +12,9 @@ from gfopt.research import plan
 from gfopt.research.baselines import BASELINES
 from gfopt.research.suites.catalogue import SUITES
 
+#: Of the processor, as in ``Suite.seconds``.
+BBOB_SECONDS, DIGITS_SECONDS = 17, 34
+
 
 def list_methods() -> None:
     """List the methods, what they are for and what they can do."""
@@ -28,12 +31,18 @@ def list_suites() -> None:
     bbob, digits = plan.bbob_batches(), plan.digits_batches()
     games = len(plan.ATARI_METHODS) * len(plan.ATARI_INSTANCES)
     rows: list[tuple[str, ...]] = [
-        ("bbob", "24 functions, any dimension", *_size(bbob), "1 to 2 min", "jax"),
+        (
+            "bbob",
+            "24 functions, any dimension",
+            *_size(bbob),
+            terminal.duration(BBOB_SECONDS),
+            "jax",
+        ),
         (
             "digits",
             "a network learns to read",
             *_size(digits),
-            "1 min",
+            terminal.duration(DIGITS_SECONDS),
             _installed("sklearn"),
         ),
         (
@@ -41,19 +50,20 @@ def list_suites() -> None:
             "a network learns a game",
             f"{games}",
             f"{games * plan.ATARI_FRAMES:,} frames",
-            "15 min a core",
+            "15 min",
             _installed("ale_py"),
         ),
     ]
     for name, suite in SUITES.items():
         counts = [f"{number:,}" for number in suite.size]
         needs = ", ".join(_said(need.name, need.is_there()) for need in suite.needs)
-        rows.append((name, suite.what, *counts, f"{suite.minutes} min", needs or "jax"))
+        time = terminal.duration(suite.seconds)
+        rows.append((name, suite.what, *counts, time, needs or "jax"))
     for point in entry_points(group="gfopt.problems"):
         words = f"--problems {point.name}", f"of {point.value}"
         rows.append((*words, "", "", "", _installed(point.value.partition(":")[0])))
     columns: tuple[str, ...] = ("suite", "what", "runs", "evaluations")
-    columns += ("on two cores", "needs")
+    columns += ("processor time", "needs")
     terminal.show("As they are without options", columns, rows, numbers=False)
     others = [
         (name, one.package, _installed(one.module)) for name, one in BASELINES.items()

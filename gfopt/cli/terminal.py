@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -57,7 +58,9 @@ def show(
         pad_edge=False,
     )
     for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if numbers and place else "left")
+        justify: Literal["left", "right"] = "right" if numbers and place else "left"
+        # names are whole on any terminal: they are what one types
+        table.add_column(name, justify=justify, no_wrap=not place)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     _console().print(table)

@@ -20,6 +20,7 @@ from gfopt.methods_table import FLAGS
 from gfopt.research import benchmark, environment, settings
 from gfopt.research.baselines import BASELINES, Baseline
 from gfopt.research.results import ResultStore
+from gfopt.research.suites.catalogue import SUITES
 
 TINY = "--methods random_search --functions 1,5 --dimensions 2 --instances 1-3".split()
 
@@ -84,6 +85,10 @@ def test_suites_shows_what_each_costs_and_what_is_missing(capsys, monkeypatch) -
     text = " ".join(ended.out.split())
     # 10 functions, 3 methods and 15 instances with 1,000 evaluations for each of 5
     assert "any dimension 450 2,250,000" in text and "frames 15 min" in text
+    with monkeypatch.context() as patch:
+        patch.setenv("COLUMNS", "80")  # names are what one types
+        narrow = Ended(capsys, "suites").out
+    assert all(f" {name} " in narrow for name in (*SUITES, *known))
     assert "elsewhere else no_such, which is missing" in text
     assert "scipy_de scipy scipy" in text
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 import re
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gfopt
+from gfopt.cli import list_command
 from gfopt.cli.bench_options import planned
 from gfopt.problems import Problem
 from gfopt.research.suites import control_tasks, fashion_mnist, token_tasks
@@ -41,6 +44,15 @@ def test_a_suite_has_problems_that_begin_somewhere(name) -> None:
     assert np.isfinite(values[0]) and values[0] == values[1]
     if problem.optimum is not None:
         assert values[0] > problem.optimum
+
+
+def test_what_suites_cost_was_measured() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "suite_costs.json"
+    measured = json.loads(path.read_text())["suites"]
+    found = {name: round(measured[name]["processor_seconds"]) for name in SUITES}
+    assert {name: suite.seconds for name, suite in SUITES.items()} == found
+    others = [round(measured[s]["processor_seconds"]) for s in ("bbob", "digits")]
+    assert [list_command.BBOB_SECONDS, list_command.DIGITS_SECONDS] == others
 
 
 def test_a_suite_without_what_it_needs_is_refused(monkeypatch) -> None:

@@ -38,7 +38,8 @@ class Suite(NamedTuple):
         budget: evaluations of a run, of COCO's per dimension.
         methods: by default.
         instances: by default.
-        minutes: about, on two cores, with what is the default.
+        seconds: of the processor that it takes without options, nothing compiled
+            before, as ``benchmarks/suite_costs.py`` measured it.
         needs: packages and data beside gfopt.
     """
 
@@ -47,7 +48,7 @@ class Suite(NamedTuple):
     problems: Callable[..., list[Problem]]
     budget: int
     methods: tuple[str, ...]
-    minutes: str
+    seconds: int
     needs: tuple[Need, ...] = ()
     functions: tuple[int, ...] = ()
     dimensions: tuple[int, ...] = ()
@@ -67,7 +68,11 @@ class Suite(NamedTuple):
 
 
 def _coco(
-    name: str, what: str, functions: tuple[int, ...], dimensions: tuple[int, ...]
+    name: str,
+    what: str,
+    functions: tuple[int, ...],
+    dimensions: tuple[int, ...],
+    seconds: int,
 ) -> Suite:
     def problems(functions: Sequence[int], dimension: int) -> list[Problem]:
         return [coco_problem(name, function, dimension) for function in functions]
@@ -81,7 +86,7 @@ def _coco(
         problems,
         100,
         methods,
-        "2" if name == "bbob-largescale" else "1",
+        seconds,
         (COCO,),
         functions,
         dimensions,
@@ -100,18 +105,28 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             "24 functions in 20-D to 640-D",
             (1, 3, 6, 8, 10, 15),
             (80,),
+            33,
         ),
         "bbob-mixint": _coco(
             "bbob-mixint",
             "24 functions, most numbers whole",
             (1, 3, 6, 8, 10, 15),
             (10,),
+            31,
         ),
         "bbob-constrained": _coco(
-            "bbob-constrained", "54 functions with constraints", (1, 8, 15, 22), (5,)
+            "bbob-constrained",
+            "54 functions with constraints",
+            (1, 8, 15, 22),
+            (5,),
+            13,
         ),
         "bbob-noisy": _coco(
-            "bbob-noisy", "30 functions with noise", (101, 105, 109, 113, 122), (5,)
+            "bbob-noisy",
+            "30 functions with noise",
+            (101, 105, 109, 113, 122),
+            (5,),
+            17,
         ),
         "control": Suite(
             "a pole on a cart, a pendulum",
@@ -119,7 +134,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             control_tasks.control,
             1000,
             _NETWORKS,
-            "1",
+            20,
         ),
         "control-gymnax": Suite(
             "an acrobot, a car in a valley, an arm",
@@ -127,7 +142,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             control_tasks.gymnax_control,
             1000,
             _NETWORKS,
-            "1",
+            56,
             (GYMNAX,),
         ),
         "control-brax": Suite(
@@ -136,7 +151,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             control_tasks.brax_control,
             300,
             _NETWORKS,
-            "1",
+            158,
             (BRAX,),
         ),
         "control-gymnasium": Suite(
@@ -145,7 +160,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             control_tasks.gymnasium_control,
             300,
             _NETWORKS,
-            "1",
+            302,
             (GYMNASIUM, MUJOCO),
         ),
         "classification": Suite(
@@ -154,7 +169,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             networks.classification,
             1000,
             _NETWORKS,
-            "3",
+            53,
             (SKLEARN, MNIST),
         ),
         "fashion-mnist": Suite(
@@ -163,11 +178,11 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             networks.fashion,
             1000,
             _NETWORKS,
-            "3",
+            83,
             (FASHION_MNIST,),
         ),
         "maze": Suite(
-            "a robot in four deceptive mazes", 4, networks.maze, 1000, _NETWORKS, "1"
+            "a robot in four deceptive mazes", 4, networks.maze, 1000, _NETWORKS, 38
         ),
         "cbo": Suite(
             "sixteen functions with many minima, 20-D",
@@ -175,7 +190,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             multimodal.problems,
             4000,
             _VECTORS,
-            "3",
+            78,
         ),
         "zeroth-order": Suite(
             "five small networks",
@@ -183,7 +198,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             networks.zeroth_order,
             1000,
             ("random_search", "mezo", "open_es"),
-            "2",
+            48,
             (SKLEARN,),
         ),
         "tokens": Suite(
@@ -192,7 +207,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             token_tasks.problems,
             1000,
             _TOKENS,
-            "1",
+            17,
         ),
         "quantized": Suite(
             "scales of networks of 4 and 8 bits",
@@ -200,7 +215,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             networks.quantized,
             1000,
             ("random_search", "mezo", "open_es"),
-            "1",
+            25,
             (SKLEARN,),
         ),
     }
