@@ -10,6 +10,7 @@ digits: a few in 10,000 differ, by one unit of their 12 significant bits.
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 
@@ -23,6 +24,32 @@ BLOCK = 1 << 20
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _ROOT_2 = float(torch.tensor(math.sqrt(2), dtype=torch.float32))
+
+
+class Room(threading.local):
+    """Memory for what is used up before the next draw, taken again on a CPU.
+
+    There an array of some megabytes is mapped anew by each call, page by page, as soon
+    as others are made in between. Other devices keep theirs by themselves.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def take(
+        self, name: str, shape: tuple[int, ...], like: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Returns an array with anything in it, on the device of another."""
+        size = math.prod(shape)
+        if like.device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=like.device)
+        found = self._kept.get(name)
+        if found is None or len(found) < size:
+            self._kept[name] = found = torch.empty(size, dtype=dtype)
+        return found[:size].view(shape)
+
+
+ROOM = Room()
 
 
 def block_rows(kind: str, columns: int, device: torch.device) -> int:
@@ -68,7 +95,12 @@ def words(
 
 
 def noise_rows(
-    kind: str, seed: int, path_hash: int, rows: torch.Tensor, columns: int
+    kind: str,
+    seed: int,
+    path_hash: int,
+    rows: torch.Tensor,
+    columns: int,
+    room: Room | None = None,
 ) -> torch.Tensor:
     """Draws the standard noise of some rows: ``float32[len(rows), columns]``.
 
@@ -78,6 +110,7 @@ def noise_rows(
         path_hash: crc32 of the leaf's path.
         rows: ``int32[r]``.
         columns: number of columns of the leaf.
+        room: where to write them, until the next draw; None for arrays of their own.
 
     Example:
         >>> noise_rows("rademacher", 7, 99, torch.tensor([3], dtype=torch.int32), 4)
@@ -87,11 +120,15 @@ def noise_rows(
     if kind == "gaussian":
         return _normal(drawn)
     # bit b of word w is the sign of column b * num_words + w
-    shift = torch.arange(32, dtype=torch.int32, device=drawn.device)
-    signs = torch.bitwise_left_shift(drawn.reshape(-1), shift[:, None])
+    room = Room() if room is None else room
+    shift = torch.arange(32, dtype=torch.int32, device=drawn.device)[:, None]
+    signs = room.take("signs", (32, drawn.numel()), drawn, torch.int32)
+    torch.bitwise_left_shift(drawn.reshape(-1), shift, out=signs)
     ones = signs.bitwise_and_(-(1 << 31)).bitwise_or_(0x3F800000).view(torch.float32)
-    ones = ones.reshape(32, *drawn.shape).permute(1, 0, 2)
-    return ones.reshape(len(rows), -1)[:, :columns]
+    size, count = drawn.shape
+    found = room.take("noise", (size, 32, count), drawn, torch.float32)
+    found.copy_(ones.view(32, size, count).permute(1, 0, 2))
+    return found.view(size, -1)[:, :columns]
 
 
 def _normal(drawn: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,7 @@ class Perturbed(TorchFunctionMode):
     def __init__(self, leaves: Iterable[tuple[torch.Tensor, sums.Sum]]):
         super().__init__()
         self._sums = {id(tensor): by for tensor, by in leaves}
+        self._spaces: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
         self.seen: set[int] = set()
 
     def __torch_function__(
@@ -83,10 +84,10 @@ class Perturbed(TorchFunctionMode):
             return None
         base = weight.detach()
         is_narrow = base.element_size() < 4
-        if (base.numel() <= BLOCK and not is_narrow) or base.ndim != 2:
+        if base.ndim != 2 or not base.numel():
             return None
         by, (rows, columns) = self._use(weight), base.shape
-        step = max(1, BLOCK // columns)
+        step = min(rows, max(1, BLOCK // columns))
         wide = x.to(torch.float32) if is_narrow else x
         result, offset = None, None
         if bias is not None:
@@ -94,26 +95,46 @@ class Perturbed(TorchFunctionMode):
         for start in range(0, rows, step):
             stop = min(rows, start + step)
             index = torch.arange(start, stop, dtype=torch.int32, device=base.device)
-            matrix = self._at(base[start:stop], by, index)
+            some = base[start:stop]
+            matrix = self._at(some, by, index, self._space(some, step * columns))
             added = None if offset is None else offset[start:stop]
             block = F.linear(wide, matrix, added)
+            dtype = x.dtype if is_narrow else block.dtype
+            if step == rows:
+                return block.to(dtype)
             if result is None:
-                dtype = x.dtype if is_narrow else block.dtype
                 result = block.new_empty((*x.shape[:-1], rows), dtype=dtype)
             result[..., start:stop] = block
         return result
 
-    def _at(self, some: torch.Tensor, by: sums.Sum, rows: torch.Tensor) -> torch.Tensor:
-        """Returns ``some[r, C]`` of a matrix plus the noise of those rows."""
+    def _space(self, some: torch.Tensor, size: int) -> torch.Tensor:
+        """Returns room for numbers that are used up at once.
+
+        It is taken again: memory that is mapped anew for each matrix takes as long as
+        its noise. A product that a gradient goes through keeps its own.
+        """
+        key = some.device, torch.promote_types(some.dtype, torch.float32)
+        found = self._spaces.get(key)
+        if found is None or len(found) < size or torch.is_grad_enabled():
+            found = torch.empty(size, dtype=key[1], device=key[0])
+            self._spaces[key] = found
+        return found
+
+    def _at(
+        self, some: torch.Tensor, by: sums.Sum, rows: torch.Tensor, space: torch.Tensor
+    ) -> torch.Tensor:
+        """Writes ``some[r, C]`` of a matrix plus the noise of those rows."""
         columns = some.shape[1]
         step = law.block_rows(by.kind, columns, some.device)
-        wide = torch.promote_types(some.dtype, torch.float32)
-        found = torch.empty(some.shape, dtype=wide, device=some.device)
+        found = space[: some.numel()]
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            new = by.added(some[part].reshape(-1), rows[part], columns)
-            found[part] = new.view(-1, columns)
-        return found
+            new = found[start * columns :][: len(rows[part]) * columns]
+            old = some[part].reshape(-1)
+            added = by.added(old, rows[part], columns, new)
+            if added is not new:  # a sum of several
+                new.copy_(added)
+        return found.view(some.shape)
 
     def embedding(
         self,
@@ -130,7 +151,10 @@ class Perturbed(TorchFunctionMode):
         if input.numel() >= weight.shape[0] or not input.numel():
             return None
         base, index = weight.detach(), input.reshape(-1)
-        some = self._at(base[index], self._use(weight), index.to(torch.int32))
+        some, rows = base[index], index.to(torch.int32)
+        wide = torch.promote_types(base.dtype, torch.float32)
+        space = torch.empty(some.numel(), dtype=wide, device=base.device)
+        some = self._at(some, self._use(weight), rows, space)
         return some.to(base.dtype).reshape(*input.shape, base.shape[1])
 
 

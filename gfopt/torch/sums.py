@@ -47,7 +47,8 @@ class Sum(NamedTuple):
         wide = old.to(torch.promote_types(old.dtype, torch.float32))
         total = torch.zeros_like(wide) if len(self.seeds) > 1 else None
         for seed, weight in zip(self.seeds, self.weights, strict=True):
-            z = law.noise_rows(self.kind, seed, self.path_hash, rows, columns)
+            of = self.kind, seed, self.path_hash
+            z = law.noise_rows(*of, rows, columns, law.ROOM)
             z = z.reshape(-1)[: len(wide)]
             if self.limit is not None:
                 z = torch.where(old.abs() <= self.limit, z, 0)

@@ -253,3 +253,21 @@ def test_failures_and_refusals() -> None:
     ]:
         with pytest.raises(kind, match=text):
             Tuner(parameters, method)
+
+
+def test_gradients_of_the_input_pass_through_perturbed_weights() -> None:
+    """Two layers of one shape: what one needs for its gradient is not written over."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    dense = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    found, expected = (torch.ones(3, 8, requires_grad=True) for _ in range(2))
+    with gfopt.torch.perturbed(model, seed=3, scale=0.5):
+        model(found).pow(2).sum().backward()
+    noise = gfopt.gaussian().sample(gfopt.torch.to_tree(model), np.uint32(3))
+    with torch.no_grad():
+        for name, weight in dense.named_parameters():
+            first, second = name.split(".")
+            z = torch.tensor(np.asarray(noise[first][second]))
+            weight.copy_(model.get_parameter(name) + 0.5 * z)
+    dense(expected).pow(2).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-4)
