@@ -151,7 +151,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             control_tasks.brax_control,
             300,
             _NETWORKS,
-            158,
+            165,
             (BRAX,),
         ),
         "control-gymnasium": Suite(

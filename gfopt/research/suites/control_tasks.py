@@ -32,6 +32,7 @@ EPISODES, HOST_EPISODES, MAX_STEPS, HIDDEN = 8, 4, 200, 8
 GYMNAX = ("Acrobot-v1", "MountainCarContinuous-v0", "Reacher-misc")
 BRAX = ("inverted_pendulum", "reacher")
 GYMNASIUM = ("MountainCarContinuous-v0", "InvertedPendulum-v5", "Swimmer-v5")
+_POLES = ("cart_pole", "inverted_pendulum", "InvertedPendulum-v5")
 _BACKEND = "spring"  # of Brax; MuJoCo XLA takes twice as long on a CPU
 
 _Sizes = tuple[int, ...]
@@ -41,10 +42,7 @@ _Made = Callable[[str], tuple[Any, Policy, _Sizes]]
 
 def control() -> list[Problem]:
     """Returns a pole on a cart and a pendulum, which need nothing else."""
-    return [
-        _problem(_ours, "cart_pole", optimum=-MAX_STEPS),
-        _problem(_ours, "pendulum"),
-    ]
+    return [_problem(_ours, name) for name in ("cart_pole", "pendulum")]
 
 
 def gymnax_control() -> list[Problem]:
@@ -76,15 +74,21 @@ def gymnasium_control() -> list[Problem]:
             functools.partial(_host_value, name),
             functools.partial(first_weights, _gymnasium(name)[1]),
             name=name,
+            optimum=_optimum(name),
         )
         for name in GYMNASIUM
     ]
 
 
-def _problem(made: _Made, name: str, optimum: float | None = None) -> Problem:
+def _problem(made: _Made, name: str) -> Problem:
     fun = Compiled(_value, made, name, x64=False)
     start = functools.partial(first_weights, made(name)[2])
-    return Problem(fun, start, name=name, optimum=optimum)
+    return Problem(fun, start, name=name, optimum=_optimum(name))
+
+
+def _optimum(name: str) -> float | None:
+    """Returns the smallest value, where each step that a pole stands gives 1."""
+    return -MAX_STEPS if name in _POLES else None
 
 
 def _value(made: _Made, name: str) -> Callable[[jax.Array], jax.Array]:
