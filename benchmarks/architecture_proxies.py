@@ -183,28 +183,29 @@ def at_random(losses: np.ndarray, rng: Any) -> int:
     return int(tried[np.argmin(losses[tried])])
 
 
-METHOD = gfopt.tokens.AgingEvolution(
-    choices=CHOICES, population_size=4, num_living=8, tournament_size=4
-)
-ASK, TELL = jax.jit(METHOD.ask), jax.jit(METHOD.tell)
+def evolution(score: np.ndarray | None) -> tuple[gfopt.Optimizer, Any, Any]:
+    """Returns aging evolution, its ask and its tell; with a score it is screened."""
+    size = 4 if score is None else 16
+    method: Any = gfopt.tokens.AgingEvolution(
+        choices=CHOICES, population_size=size, num_living=8, tournament_size=4
+    )
+    if score is not None:
+        values = jnp.asarray(score).reshape(CHOICES)
+        method = gfopt.Screened(method, lambda place: -values[tuple(place)], share=0.25)
+    return method, jax.jit(method.ask), jax.jit(method.tell)
 
 
-def evolved(losses: np.ndarray, score: np.ndarray | None, rng: Any) -> int:
-    """Trains what evolution asks for, or the better quarter of four times that."""
-    state, tried = METHOD.init(jax.random.key(0), SPACE[0]), []
+def evolved(losses: np.ndarray, evolution: Any, rng: Any) -> int:
+    """Trains what evolution asks for."""
+    method, ask, tell = evolution
+    state, tried = method.init(jax.random.key(0), SPACE[0]), []
+    decode = jax.vmap(lambda member: method.decode(state, member))
     while len(tried) < TRAININGS:
-        asked = [
-            ASK(jax.random.key(int(rng.integers(2**31))), state)
-            for _ in range(1 if score is None else 4)
-        ]
-        members = np.concatenate([np.asarray(one.members) for one in asked])
-        places = np.ravel_multi_index(members.T, CHOICES)
-        if score is not None:
-            best = np.argsort(-score[places], kind="stable")[: METHOD.population_size]
-            members, places = members[best], places[best]
-        tried += places.tolist()
-        values = judged(jnp.asarray(losses[places]), asked[0].active, ())
-        state, _ = TELL(state, asked[0]._replace(members=jnp.asarray(members)), values)
+        population = ask(jax.random.key(int(rng.integers(2**31))), state)
+        places = np.ravel_multi_index(np.asarray(decode(population.members)).T, CHOICES)
+        found = judged(jnp.asarray(losses[places]), population.active, ())
+        tried += places[np.asarray(population.active)].tolist()
+        state, _ = tell(state, population, found)
     return int(np.array(tried)[np.argmin(losses[tried])])
 
 
@@ -248,9 +249,9 @@ def main() -> None:
     show(("score", "tau", "low", "high", "64 units", "low", "high"), rows)
     print(f"of one seed with the mean of the others: {agreement:.3f}")
     ways: dict[str, Any] = {"random search": at_random}
-    ways["aging evolution"] = partial(evolved, score=None)
+    ways["aging evolution"] = partial(evolved, evolution=evolution(None))
     for name, score in found.items():
-        ways[f"evolution, {name} first"] = partial(evolved, score=score)
+        ways[f"evolution, {name} first"] = partial(evolved, evolution=evolution(score))
         ways[f"the first by {name}"] = partial(first, score=score)
     ways["weights of scores"] = partial(combined, ranks=np.stack(ranks))
     # each repeat sees one training of every network; the mean judges

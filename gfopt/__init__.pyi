@@ -84,6 +84,7 @@ from gfopt.optimizers.wrappers.novelty import Novelty as Novelty
 from gfopt.optimizers.wrappers.novelty_agents import NoveltyAgents as NoveltyAgents
 from gfopt.optimizers.wrappers.reevaluated import Reevaluated as Reevaluated
 from gfopt.optimizers.wrappers.restarts import Restarts as Restarts
+from gfopt.optimizers.wrappers.screened import Screened as Screened
 from gfopt.optimizers.wrappers.separable import Separable as Separable
 from gfopt.optimizers.wrappers.subspace import Subspace as Subspace
 from gfopt.optimizers.zeroth_order.fzoo import FZOO as FZOO

@@ -60,6 +60,11 @@ class Walk:
         return state.mean
 
 
+def total(solution: Any) -> Any:
+    """A cheap score."""
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(solution))
+
+
 METHODS: dict[str, Optimizer] = {
     "cma_es": gfopt.CMAES(population_size=6),
     "lq_cma_es": gfopt.LQCMAES(population_size=6),
@@ -82,6 +87,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "lagrangian": lambda method: gfopt.AugmentedLagrangian(method, 1),
     "novelty": lambda method: gfopt.Novelty(method, 2, weight=1.0),
     "restarts": lambda method: gfopt.Restarts(method, first_size=6),
+    "screened": lambda method: gfopt.Screened(method, total, share=1.0),
     "separable": gfopt.Separable,
     "subspace": lambda method: gfopt.Subspace(method, dimension=3),
 }
