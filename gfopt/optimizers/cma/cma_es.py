@@ -209,9 +209,7 @@ class CMAES(Gaussian):
         flat, unravel = ravel_pytree(state.mean)
         dimension, dtype = flat.size, state.sigma.dtype
         size = self._size(dimension)
-        c = constants_of_valid(
-            dimension, size, evaluation.valid, dtype, self.num_active
-        )
+        c = constants_of_valid(dimension, size, evaluation.valid, dtype)
         gap = root_gap(dimension, size)
         z, y = population.members
         table = c.weights if self.active else jnp.maximum(c.weights, 0)

@@ -8,13 +8,13 @@ sets them.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import DTypeLike
 
 from gfopt import shaping
@@ -23,10 +23,7 @@ from gfopt.types import Evaluation, State
 
 
 class Constants(NamedTuple):
-    """Strategy parameters: functions of dimension and population size alone.
-
-    Numbers, or arrays where the population size is traced.
-    """
+    """Strategy parameters: functions of dimension and population size alone."""
 
     weights: jax.Array | np.ndarray
     mu_eff: Number
@@ -39,19 +36,13 @@ class Constants(NamedTuple):
 
 
 def constants(
-    dimension: int,
-    population_size: int,
-    num_active: jax.Array | None = None,
-    diagonal: bool = False,
+    dimension: int, population_size: int, diagonal: bool = False
 ) -> Constants:
     """Computes the default strategy parameters, tutorial table 1.
 
     Args:
         dimension: ``D``.
         population_size: ``P``, the number of weights.
-        num_active: ``float[]``, how many of them are in use; the parameters are those
-            of a population of this size. None for all, and for numbers instead of
-            arrays.
         diagonal: for a diagonal matrix, which learns (D + 2) / 3 times as fast.
 
     Example:
@@ -59,36 +50,9 @@ def constants(
         >>> round(c.mu_eff, 4), round(c.c_1, 6), round(c.c_mu, 6), round(c.c_c, 6)
         (3.1673, 0.015284, 0.023552, 0.29499)
     """
-    n = dimension
-    lam: Number = population_size
-    xp: Any = np
-    if num_active is not None:
-        lam, xp = num_active, jnp
+    row = _table(dimension, population_size, diagonal)[-1]
     rank = np.arange(1, population_size + 1)
-    raw = xp.where(rank <= lam, xp.log((lam + 1) / 2) - np.log(rank), 0)  # eq. 49
-    positive, negative = xp.maximum(raw, 0), xp.minimum(raw, 0)
-    mu_eff = positive.sum() ** 2 / (positive**2).sum()
-    mu_eff_minus = negative.sum() ** 2 / xp.maximum((negative**2).sum(), 1e-30)
-    c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
-    c_1 = xp.minimum(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
-    c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
-    if diagonal:
-        c_1, c_mu = c_1 * (n + 2) / 3, c_mu * (n + 2) / 3
-    c_mu = xp.clip(c_mu, 0, 1 - c_1)
-    c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
-    crowd = xp.maximum(0, xp.sqrt(xp.maximum(mu_eff - 1, 0) / (n + 1)) - 1)
-    d_sigma = 1 + 2 * crowd + c_sigma  # eq. 55
-    # eq. 50-53: the negative weights' sum keeps C positive definite
-    rate = xp.maximum(c_mu, 1e-30)
-    limits = 1 + c_1 / rate, (1 - c_1 - c_mu) / (n * rate)
-    scale = xp.minimum(1 + 2 * mu_eff_minus / (mu_eff + 2), xp.minimum(*limits))
-    weights = positive / positive.sum()
-    weights = weights + negative * (scale / xp.maximum(-negative.sum(), 1e-30))
-    chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-    traced = Constants(weights, mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu, chi)
-    if num_active is not None:
-        return traced
-    return Constants(weights, *map(float, traced[1:]))
+    return _with_weights(row, rank, dimension, np)
 
 
 def constants_of_valid(
@@ -96,34 +60,80 @@ def constants_of_valid(
     population_size: int,
     valid: jax.Array,
     dtype: DTypeLike,
-    num_active: int | jax.Array | None = None,
     diagonal: bool = False,
 ) -> Constants:
-    """Computes the parameters of a population of the candidates that did not fail.
+    """Computes the parameters of a population of the candidates that have a value.
 
-    With the rates of the whole population, steps of fewer candidates are too long: on
-    Rosenbrock's function 20 % of failures then cost 1.6 times the evaluations.
+    Those are the ones in use that did not fail. With the rates of the whole population,
+    steps of fewer candidates are too long: on Rosenbrock's function 20 % of failures
+    then cost 1.6 times the evaluations.
 
     Args:
         dimension: ``D``.
         population_size: ``P``, the number of weights.
         valid: ``bool[P]``, the candidates that have a value.
         dtype: of the parameters.
-        num_active: how many rows are in use, the valid ones among them; None for all.
         diagonal: as for ``constants``.
     """
+    table = jnp.asarray(_table(dimension, population_size, diagonal), dtype)
+    count = jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 2)
+    rank = np.arange(1, population_size + 1)
+    return _with_weights(table[count - 2], rank, dimension, jnp)
 
-    def cast(c: Constants) -> Constants:
-        return jax.tree.map(lambda number: jnp.asarray(number, dtype), c)
 
-    def of(count: jax.Array) -> Constants:
-        return cast(constants(dimension, population_size, count, diagonal))
+def _with_weights(row: Any, rank: np.ndarray, dimension: int, xp: Any) -> Constants:
+    """Returns the parameters of a row of the table, with its weights by rank."""
+    size, middle, up, down, *rates = row
+    # eq. 49: w_i' = ln((P + 1) / 2) - ln i
+    raw = middle - np.log(rank).astype(row.dtype)
+    weights = xp.where(rank <= size, xp.where(raw > 0, raw * up, raw * down), 0)
+    n = dimension
+    chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
+    own = rates if xp is jnp else map(float, rates)
+    return Constants._make([weights, *own, chi])
 
-    count = jnp.maximum(jnp.sum(valid, dtype=dtype), 2)
-    if num_active is not None:
-        return of(count)
-    whole = cast(constants(dimension, population_size, diagonal=diagonal))
-    return lax.cond(count < population_size, of, lambda _: whole, count)
+
+@functools.cache
+def _table(dimension: int, population_size: int, diagonal: bool) -> np.ndarray:
+    """Returns a row for each population size from 2 on: ``float[P - 1, 10]``.
+
+    Its numbers are the size, ``ln((P + 1) / 2)``, the factors of positive and of
+    negative ``w'``, and the fields of ``Constants`` but the first and the last.
+    """
+    n, lam = dimension, np.arange(2, max(population_size, 2) + 1)
+    middle, num_up = np.log((lam + 1) / 2), (lam + 1) // 2
+    logs = np.log(np.arange(1, lam[-1] + 1))
+    sums, squares = np.cumsum(logs), np.cumsum(logs**2)
+
+    def moments(count: Any, first: Any, second: Any) -> tuple[Any, Any]:
+        """Sum and sum of squares of w', of ``count`` ranks with these of ln i."""
+        return (
+            count * middle - first,
+            count * middle**2 - 2 * middle * first + second,
+        )
+
+    up = sums[num_up - 1], squares[num_up - 1]
+    positive, positive_2 = moments(num_up, *up)
+    negative, negative_2 = moments(
+        lam - num_up, sums[lam - 1] - up[0], squares[lam - 1] - up[1]
+    )
+    mu_eff, mu_eff_minus = positive**2 / positive_2, negative**2 / negative_2
+    c_c = (4 + mu_eff / n) / (n + 4 + 2 * mu_eff / n)  # eq. 56
+    c_1 = np.minimum(1, lam / 6) * 2 / ((n + 1.3) ** 2 + mu_eff)  # eq. 57
+    c_mu = 2 * (mu_eff - 1.75 + 1 / mu_eff) / ((n + 2) ** 2 + mu_eff)  # eq. 58
+    if diagonal:
+        c_1, c_mu = c_1 * (n + 2) / 3, c_mu * (n + 2) / 3
+    c_mu = np.clip(c_mu, 0, 1 - c_1)
+    c_sigma = (mu_eff + 2) / (n + mu_eff + 3)
+    crowd = np.maximum(0, np.sqrt(np.maximum(mu_eff - 1, 0) / (n + 1)) - 1)
+    d_sigma = 1 + 2 * crowd + c_sigma  # eq. 55
+    # eq. 50-53: the negative weights' sum keeps C positive definite
+    rate = np.maximum(c_mu, 1e-30)
+    limits = 1 + c_1 / rate, (1 - c_1 - c_mu) / (n * rate)
+    scale = np.minimum(1 + 2 * mu_eff_minus / (mu_eff + 2), np.minimum(*limits))
+    columns = lam, middle, 1 / positive, -scale / negative
+    rates = mu_eff, c_sigma, d_sigma, c_c, c_1, c_mu
+    return np.stack([*columns, *rates], axis=1)
 
 
 def recombination_weights(
