@@ -217,8 +217,10 @@ class AgingEvolution(Method):
         new = AgingEvolutionState(
             step=state.step + 1,
             start=state.start,
-            living=state.living.at[place].set(population.members, mode="drop"),
-            fitness=state.fitness.at[place].set(fitness, mode="drop"),
+            living=jnp.asarray(state.living)
+            .at[place]
+            .set(population.members, mode="drop"),
+            fitness=jnp.asarray(state.fitness).at[place].set(fitness, mode="drop"),
             num_born=born,
             best=jnp.where(is_better, population.members[index], state.best),
             best_fitness=jnp.minimum(found, state.best_fitness).astype(jnp.float32),

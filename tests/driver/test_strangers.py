@@ -175,7 +175,7 @@ def test_results(tmp_path: Path, data: Any) -> None:
         cells = st.none() | st.integers(-9, 9) | st.floats(-1, 1) | st.text(max_size=4)
         cells |= JSON.map(json.dumps) | st.binary(max_size=3)
         with store._connection as file, suppress(sqlite3.IntegrityError):
-            row = data.draw(st.tuples(*[cells] * 18, st.just(1), st.just("now")))
+            row = data.draw(st.tuples(*[cells] * 20, st.just(1), st.just("now")))
             marks = ", ".join("?" * len(row))
             file.execute("DELETE FROM runs")
             file.execute(f"INSERT INTO runs VALUES ({marks})", row)

@@ -66,7 +66,7 @@ def test_auto_with_bounds_and_restarts_compiles_nothing(compilations):
         gfopt.minimize(
             many_minima, [2.2, -1.7], bounds=[(-5, 5)] * 2, budget=900, seed=seed
         )
-        for seed in (1, 2)
+        for seed in (2, 4)
     ]
     assert all(result.state.inner.num_restarts > 0 for result in results)
     # whether a run's restarts are large ones, too, is chance
