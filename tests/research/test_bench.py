@@ -283,9 +283,15 @@ def test_problems_have_names_of_their_own() -> None:
         as_problems(sphere)
 
 
+def needs(name) -> None:
+    """Skips a test of a baseline that is not installed."""
+    baseline = BASELINES[name]
+    pytest.importorskip(baseline.module, reason=f"pip install {baseline.package}")
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_searches_within_the_budget(name) -> None:
-    pytest.importorskip(BASELINES[name].module)
+    needs(name)
     points = []
 
     def valley(x):
@@ -305,7 +311,7 @@ def test_a_baseline_searches_within_the_budget(name) -> None:
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_drawn_setting_is_one_that_the_package_takes(name) -> None:
-    pytest.importorskip(BASELINES[name].module)
+    needs(name)
     how = BASELINES[name].drawn(np.random.default_rng(3))
     assert how.chosen.keys() == BASELINES[name].space.keys() and how.chosen
     (run,) = gfopt.bench(
