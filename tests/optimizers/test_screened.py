@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -53,7 +54,9 @@ def test_a_step_is_that_of_a_method_whose_other_candidates_failed(name: str) -> 
     active, shown, best, new, told = step()
     assert active.tolist() == [True] * 4 + [False] * 6
     np.testing.assert_array_equal(shown, best)
-    jax.tree.map(np.testing.assert_array_equal, new, told)
+    # sums over rows in another order: the last bit of a matrix may differ
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
+    jax.tree.map(close, new, told)
 
 
 def test_it_saves_evaluations_where_the_score_says_something() -> None:
