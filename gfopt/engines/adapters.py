@@ -11,7 +11,7 @@ Source: Hu et al. (2022), arXiv 2106.09685, equation 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import jax
@@ -223,6 +223,14 @@ def adapter_between(base: PyTree, changed: PyTree, rank: int) -> Adapter:
         b = np.pad(b, [(0, 0), (0, 0), (0, missing)])
         found[name] = {"a": jnp.float32(a), "b": jnp.float32(b)}
     return found
+
+
+def by_layer(adapter: Adapter) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    """Yields the pairs of all layers: name, layer, ``A`` and ``B`` in float32."""
+    for name, pair in adapter.items():
+        factors = (np.asarray(pair[part], np.float32) for part in "ab")
+        for number, (a, b) in enumerate(zip(*factors, strict=True)):
+            yield name, number, a, b
 
 
 def rank_of(adapter: Adapter) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gfopt import checks
-from gfopt.engines.adapters import Adapter, rank_of
+from gfopt.engines.adapters import Adapter, by_layer, rank_of
 from gfopt.engines.peft_files import by_head
 from gfopt.problems.language_models.gguf_fields import KINDS
 from gfopt.problems.language_models.gguf_model import LAYER_NAMES
@@ -61,13 +61,11 @@ def save_gguf_adapter(
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
-    for name, pair in adapter.items():
-        factors = (np.asarray(pair[part], np.float32) for part in "ab")
-        for number, (a, b) in enumerate(zip(*factors, strict=True)):
-            rows = b if architecture == "llama" else by_head(halves, name, b, model)
-            start = f"blk.{number}.{MATRICES[name]}.weight"
-            writer.add_tensor(f"{start}.lora_a", np.ascontiguousarray(a))
-            writer.add_tensor(f"{start}.lora_b", np.ascontiguousarray(rows))
+    for name, number, a, b in by_layer(adapter):
+        rows = b if architecture == "llama" else by_head(halves, name, b, model)
+        start = f"blk.{number}.{MATRICES[name]}.weight"
+        writer.add_tensor(f"{start}.lora_a", np.ascontiguousarray(a))
+        writer.add_tensor(f"{start}.lora_b", np.ascontiguousarray(rows))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

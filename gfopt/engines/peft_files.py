@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfopt import checks
-from gfopt.engines.adapters import MATRICES, Adapter, rank_of
+from gfopt.engines.adapters import MATRICES, Adapter, by_layer, rank_of
 from gfopt.problems.language_models.hugging_face.config_file import read_json
 from gfopt.problems.language_models.hugging_face.llama_config import LAYER_NAMES
 from gfopt.problems.language_models.hugging_face.tensor_files import (
@@ -73,12 +73,10 @@ def save_peft(
     """
     rank, folder = rank_of(adapter), Path(folder)
     tensors = {}
-    for name, pair in adapter.items():
-        factors = (np.asarray(pair[part], np.float32) for part in "ab")
-        for number, (a, b) in enumerate(zip(*factors, strict=True)):
-            which = number, MODULES[name]
-            tensors[_NAME.format(*which, "A")] = a
-            tensors[_NAME.format(*which, "B")] = by_head(halves, name, b, model)
+    for name, number, a, b in by_layer(adapter):
+        which = number, MODULES[name]
+        tensors[_NAME.format(*which, "A")] = a
+        tensors[_NAME.format(*which, "B")] = by_head(halves, name, b, model)
     modules = sorted(MODULES[name].split(".")[1] for name in adapter)
     config = {
         **_FIXED,
