@@ -95,6 +95,7 @@ from gfopt.optimizers.zeroth_order.sparse_mezo import SparseMeZO as SparseMeZO
 from gfopt.optimizers.zeroth_order.spsa import SPSA as SPSA
 from gfopt.optimizers.zeroth_order.svrg import SVRG as SVRG
 from gfopt.protocol import Optimizer as Optimizer
+from gfopt.quantization.qes import QES as QES
 from gfopt.registry import METHODS as METHODS
 from gfopt.registry import method as method
 from gfopt.research.bench import BenchResult as BenchResult

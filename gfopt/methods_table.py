@@ -162,6 +162,12 @@ ROWS = (
         sigma=None,
     ),
     Row(
+        name="qes",
+        home="gfopt.quantization.qes.QES",
+        domain="fine-tuning a quantized model through its integer codes",
+        flags=IN_PLACE | {"pairs", "signs"},
+    ),
+    Row(
         name="spsa",
         home="gfopt.optimizers.zeroth_order.spsa.SPSA",
         domain="noisy measurements, any size",

@@ -297,6 +297,76 @@ def qzo_step(
     return np.array([max(s, min_scale) for s in moved])
 
 
+@dataclass
+class QES:
+    """Xu, Miikkulainen, Qiu (2026), arXiv 2602.03120, code by code.
+
+    Attributes:
+        rate: the learning rate.
+        decay: of the residual.
+        most: the largest code.
+        window: generations that are replayed; None to keep the residual.
+    """
+
+    rate: float
+    decay: float
+    most: int
+    window: int | None
+    residual: Array | None = None
+    seen: list[tuple[float, Array, Array]] = field(default_factory=list)
+
+    @staticmethod
+    def rounded(z: Array, uniform: Array, sigma: float) -> Array:
+        """Rounds ``sigma z`` up or down, by uniform numbers."""
+        found = np.zeros(len(z), int)
+        for i, (value, u) in enumerate(zip(sigma * z, uniform, strict=True)):
+            low = math.floor(value)
+            found[i] = low + (u < value - low)
+        return found
+
+    def inside(self, code: int, step: int) -> int:
+        """Leaves a step out that would leave the range."""
+        return step if 0 <= code + step <= self.most else 0
+
+    def candidate(self, codes: Array, delta: Array, sign: int) -> Array:
+        """The codes of one member."""
+        steps = [self.inside(c, sign * d) for c, d in zip(codes, delta, strict=True)]
+        return codes + np.array(steps)
+
+    def step(
+        self, codes: Array, sigma: float, deltas: Array, fitness: Array
+    ) -> tuple[Array, int]:
+        """Returns the codes after a generation, and how many the range kept.
+
+        Args:
+            codes: ``[D]``.
+            sigma: of the perturbations.
+            deltas: those of the pairs, ``[q, D]``.
+            fitness: of the rows, ``[2 q]``, lower is better.
+        """
+        score = (np.mean(fitness) - fitness) / np.std(fitness)
+        self.seen.append((sigma, deltas, score))
+        history = self.seen[-1:]
+        e = np.zeros(len(codes)) if self.residual is None else self.residual
+        if self.window is not None:
+            e, history = np.zeros(len(codes)), self.seen[-self.window - 1 :]
+        moves, blocked = np.zeros(len(codes), int), 0
+        for sigma_k, deltas_k, score_k in history:
+            blocked = 0
+            for i, code in enumerate(codes):
+                g = 0.0
+                for p, s in enumerate(score_k):
+                    step = (1 if p % 2 == 0 else -1) * int(deltas_k[p // 2, i])
+                    g += s * self.inside(code, step)
+                u = self.rate / (len(score_k) * sigma_k) * g + self.decay * e[i]
+                wanted = int(np.rint(u))
+                moves[i] = self.inside(code, wanted)
+                blocked += moves[i] != wanted
+                e[i] = min(max(u - moves[i], -0.5), 0.5)
+        self.residual = e
+        return codes + moves, blocked
+
+
 def dequantized(
     codes: Array, scales: Array, group_size: int, zero: float = 0.0
 ) -> Array:

@@ -50,28 +50,43 @@ def map_with_hash(fun: Callable[..., PyTree], tree: PyTree, *rest: PyTree) -> Py
 
 
 def partition(
-    tree: PyTree, trainable: Callable[[str, Array], bool] | None = None
+    tree: PyTree,
+    trainable: Callable[[str, Array], bool] | None = None,
+    *,
+    codes: bool = False,
 ) -> tuple[PyTree, PyTree]:
     """Splits a tree into its trainable and its frozen half.
-
-    The integer codes of quantized leaves are always frozen.
 
     Args:
         tree: any pytree.
         trainable: ``(path, leaf) -> bool``; the path is written ``"layer/0/w"``, the
             scales of a quantized ``w`` are ``"layer/0/w/scales"``. None for the scales
             of the quantized leaves, or for all real numbers where there are none.
+        codes: whether the integer codes of quantized leaves, ``"layer/0/w/codes"``,
+            may be trained, as ``QES`` does; ``trainable=None`` then is for the codes
+            alone. False: they are frozen.
 
     Returns:
         Two trees of the same outer structure, with None where a leaf is in the other.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for ``codes=True`` where nothing is quantized.
 
     Example:
         >>> x = {"w": 1.0, "b": 2.0}
         >>> partition(x, lambda path, leaf: path == "w")
         ({'b': None, 'w': 1.0}, {'b': 2.0, 'w': None})
     """
+    checks.instance("codes", codes, bool, "True or False")
+    is_code = lazy.code_parts(tree)
+    if codes and not any(jax.tree.leaves(is_code)):
+        raise ValueError(
+            "tree must have quantized leaves where codes=True; "
+            f"got {checks.shown(tree)}"
+        )
     if trainable is None:
-        keep = lazy.scale_parts(tree)
+        keep = is_code if codes else lazy.scale_parts(tree)
         if not any(jax.tree.leaves(keep)):
             keep = jax.tree.map(
                 lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating), tree
@@ -79,11 +94,13 @@ def partition(
     else:
         checks.is_callable("trainable", trainable)
         keep = jax.tree_util.tree_map_with_path(
-            lambda path, leaf, fixed: (
-                not fixed and bool(trainable(path_name(path), leaf))
+            lambda path, leaf, fixed, is_code: (
+                (is_code if codes and fixed else not fixed)
+                and bool(trainable(path_name(path), leaf))
             ),
             tree,
             lazy.frozen_parts(tree),
+            is_code,
         )
     searched = jax.tree.map(lambda leaf, k: leaf if k else None, tree, keep)
     frozen = jax.tree.map(lambda leaf, k: None if k else leaf, tree, keep)
@@ -107,28 +124,38 @@ def merge(searched: PyTree, frozen: PyTree) -> PyTree:
     )
 
 
-def starting_point(solution: PyTree) -> PyTree:
+def starting_point(solution: PyTree, *, codes: bool = False) -> PyTree:
     """Returns the solution that a method starts from, checked, by ``as_inexact``.
+
+    Args:
+        solution: any pytree.
+        codes: whether the method steps integer codes of quantized leaves.
 
     Raises:
         TypeError: for leaves that are not real numbers.
-        ValueError: for a solution without numbers, or with one that is not finite.
+        ValueError: for a solution without numbers, with one that is not finite, or
+            with codes that the method would take for real numbers.
     """
     checks.finite_tree("solution", solution)
+    if not codes and any(jax.tree.leaves(lazy.frozen_parts(solution))):
+        raise ValueError(
+            "solution must not have the integer codes of a quantized model, which QES "
+            f"alone steps; got {checks.shown(solution)}"
+        )
     return as_inexact(solution)
 
 
 def as_inexact(tree: PyTree) -> PyTree:
-    """Returns the tree with every leaf a strongly typed floating-point array."""
+    """Returns the tree with strongly typed floating-point arrays, codes as they are."""
 
-    def convert(leaf: ArrayLike) -> jax.Array:
+    def convert(leaf: ArrayLike, is_code: bool) -> jax.Array:
         array = jnp.asarray(leaf)
         dtype = array.dtype
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not is_code and not jnp.issubdtype(dtype, jnp.floating):
             dtype = jnp.zeros(()).dtype  # the default float, float64 under x64
         return jax.lax.convert_element_type(array, dtype)
 
-    return jax.tree.map(convert, tree)
+    return jax.tree.map(convert, tree, lazy.code_parts(tree))
 
 
 def filled(tree: PyTree, value: ArrayLike) -> PyTree:

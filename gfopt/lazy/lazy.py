@@ -53,8 +53,9 @@ class Lazy(abc.ABC):
 
     view: View | None
 
-    frozen_parts: ClassVar[frozenset[str]] = frozenset()  # fields no method moves
+    frozen_parts: ClassVar[frozenset[str]] = frozenset()  # fields that are no reals
     scale_parts: ClassVar[frozenset[str]] = frozenset()  # fields that keep their sign
+    code_parts: ClassVar[frozenset[str]] = frozenset()  # integers that QES steps
 
     @property
     def is_whole(self) -> bool:
@@ -311,6 +312,11 @@ def frozen_parts(tree: PyTree) -> PyTree:
 def scale_parts(tree: PyTree) -> PyTree:
     """Returns which arrays of a tree are the scales of lazy leaves."""
     return _parts(tree, lambda leaf: leaf.scale_parts)
+
+
+def code_parts(tree: PyTree) -> PyTree:
+    """Returns which arrays of a tree are the integer codes of lazy leaves."""
+    return _parts(tree, lambda leaf: leaf.code_parts)
 
 
 def _parts(tree: PyTree, names_of: Callable[[Lazy], frozenset[str]]) -> PyTree:

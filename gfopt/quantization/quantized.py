@@ -5,9 +5,10 @@
 with ``scale * subscale`` in place of ``scale`` where scales have two levels, and the
 same for the minimum.
 
-The codes are packed and frozen; the scales are ordinary trainable numbers. A product
-makes a block of rows dense at a time, never the matrix. The scales may be a lazy leaf
-themselves: perturbed ones are drawn where they are used, at no memory.
+The codes are packed, and frozen unless they are what is searched; the scales are
+ordinary trainable numbers. A product makes a block of rows dense at a time, never the
+matrix. Both may be lazy leaves themselves: perturbed ones are drawn where they are
+used, at no memory.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Quantized(RowBlocks):
         codes: ``uint8[R..., G * group_size * bits / 8]``. A byte holds ``8 / bits``
             codes, the lowest bits first; with two of them, it is a number of the first
             and one of the second half of a group, as in GGUF files. Of 5 and 6 bits
-            come first the lowest four, packed as such, and then the rest.
+            come first the lowest four, packed as such, and then the rest. Or a lazy
+            leaf of that shape.
         scales: ``float[R..., G]``, or a lazy leaf of that shape.
         zeros: ``uint8[R..., G]``, the codes that mean 0; None for ``2**(bits - 1)``, or
             for 0 where there are minima.
@@ -74,7 +76,7 @@ class Quantized(RowBlocks):
         (Quantized(float32[2,2]), [[1.0, 0.5], [-16.0, -2.0]])
     """
 
-    codes: Array
+    codes: PyTree
     scales: PyTree
     zeros: Array | None = None
     minima: Array | None = None
@@ -94,6 +96,7 @@ class Quantized(RowBlocks):
         {"codes", "zeros", "codebook", "subscales", "subminima"}
     )
     scale_parts: ClassVar[frozenset[str]] = frozenset({"scales"})
+    code_parts: ClassVar[frozenset[str]] = frozenset({"codes"})
 
     def __post_init__(self) -> None:
         checks.one_of("bits", self.bits, BITS)
@@ -113,7 +116,7 @@ class Quantized(RowBlocks):
 
     def storage_view(self) -> View:
         """Returns the view of the whole leaf, the axis with the groups stored last."""
-        dims = (*jnp.shape(self.codes)[:-1], self.columns)
+        dims = (*self.codes.shape[:-1], self.columns)
         view = rows_view(dims, self.type)
         order = [*range(len(dims) - 1)]
         order.insert(self.axis % len(dims), len(dims) - 1)
@@ -136,8 +139,8 @@ class Quantized(RowBlocks):
             return (array[..., None] * whole).reshape(num_rows, -1)
 
         scales = by_group(wide(_rows(self.scales, start, num_rows)), self.subscales)
-        packed = part(self.codes).reshape(num_rows, scales.shape[1], -1)
-        codes = unpacked(packed, self.bits)
+        packed = _rows(self.codes, start, num_rows)
+        codes = unpacked(packed.reshape(num_rows, scales.shape[1], -1), self.bits)
         if self.codebook is not None:
             value = jnp.asarray(self.codebook).astype(scales.dtype)[codes]
         elif self.zeros is not None:
@@ -158,15 +161,15 @@ class Quantized(RowBlocks):
         return dataclasses.replace(self, gain=gain)
 
 
-def _rows(scales: PyTree, start: Index, num_rows: int) -> jax.Array:
-    """Returns rows of the scales; of lazy ones no others are made, if possible."""
-    if is_lazy(scales):
-        rows = scales.reshape((scales.size // scales.shape[-1], scales.shape[-1]))
+def _rows(part: PyTree, start: Index, num_rows: int) -> jax.Array:
+    """Returns rows of codes or scales; of lazy ones no others, if possible."""
+    if is_lazy(part):
+        rows = part.reshape((part.size // part.shape[-1], part.shape[-1]))
         piece = None if rows is None else rows.slice(0, start, num_rows)
         if piece is not None:
             return piece.materialise()
-    scales = materialise(scales)
-    return slice_axis(scales.reshape(-1, scales.shape[-1]), 0, start, num_rows)
+    whole = materialise(part)
+    return slice_axis(whole.reshape(-1, whole.shape[-1]), 0, start, num_rows)
 
 
 def whole_bytes(bits: int) -> int:

@@ -107,6 +107,11 @@ CONFIGURATIONS = {
         schedules=("learning_rate", "eps", "clip"),
         generations=300,
     ),
+    "qes": Configuration(
+        {"population_size": 16, "sigma": 0.1, "learning_rate": 0.05, "decay": 0.5},
+        schedules=("sigma", "learning_rate", "decay"),
+        bound=5e-2,
+    ),
     "spsa": Configuration(
         {"learning_rate": 0.5, "eps": 1e-2, "stability": 20.0}, generations=300
     ),

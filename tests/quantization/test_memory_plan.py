@@ -56,17 +56,18 @@ def num_bytes(tree: Any) -> int:
     [
         gfopt.QZO(noise=gfopt.rademacher()),
         gfopt.QZO(population_size=8, relative=True),
+        gfopt.QES(population_size=4, window=4),
     ],
-    ids=["signs", "four directions"],
+    ids=["signs", "four directions", "codes"],
 )
 def test_a_step_takes_the_memory_of_quantized_inference(optimizer: Any) -> None:
     quantize = functools.partial(gfopt.quantization.quantize, group_size=128)
     weights = jax.eval_shape(quantize, shapes())
-    scales, codes = gfopt.partition(weights)
+    x0, frozen = gfopt.partition(weights, codes=isinstance(optimizer, gfopt.QES))
 
     step = quantized_step(optimizer, loss, generations=10)
     with gfopt.lazy.count_materialisations() as made:
-        found = peak(step.lower(scales, codes, KEY, TOKENS).compile())
+        found = peak(step.lower(x0, frozen, KEY, TOKENS).compile())
     assert made.list == []
     inference = peak(jax.jit(interpret(loss)).lower(weights, TOKENS).compile())
     assert found <= 1.05 * inference

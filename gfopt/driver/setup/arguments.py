@@ -187,12 +187,18 @@ def as_tokens(x0: PyTree, bounds: object) -> Solution:
 
 def in_precision(x0: Solution) -> tuple[Solution, bool]:
     """Returns a start as a search takes it, and whether that is double precision."""
-    leaves = jax.tree.leaves(x0)
+    is_code = lazy.code_parts(x0)
     x64 = any(
-        not isinstance(leaf, jax.Array) or leaf.dtype == np.float64 for leaf in leaves
+        not isinstance(leaf, jax.Array) or leaf.dtype == np.float64
+        for leaf, fixed in zip(
+            jax.tree.leaves(x0), jax.tree.leaves(is_code), strict=True
+        )
+        if not fixed
     )
 
-    def convert(leaf: PyTree) -> jax.Array | np.ndarray:
+    def convert(leaf: PyTree, fixed: bool) -> jax.Array | np.ndarray:
+        if fixed:
+            return leaf
         if not isinstance(leaf, jax.Array):
             return np.array(leaf, np.float64)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -200,7 +206,7 @@ def in_precision(x0: Solution) -> tuple[Solution, bool]:
         return leaf.astype(np.float64 if x64 else np.float32)
 
     with jax.enable_x64(x64):
-        return jax.tree.map(convert, x0), x64
+        return jax.tree.map(convert, x0, is_code), x64
 
 
 def values_told(values: object, count: int, what: str) -> np.ndarray:
