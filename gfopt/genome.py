@@ -92,18 +92,11 @@ def lineage(optimizer: Optimizer, state: State, slot: int = 0) -> Genome:
         raise ValueError(
             f"slot must be below num_parents = {method.num_parents}; got {slot}"
         )
-    log = jax.tree.map(np.asarray, state.lineage)
-    seeds: list[np.generic] = []
-    sigmas: list[np.generic] = []
-    for generation in reversed(range(int(state.generation))):
-        if log.sigma[generation, slot] != 0:  # 0: this parent was one before, too
-            seeds.append(log.seed[generation, slot])
-            sigmas.append(log.sigma[generation, slot])
-        slot = log.parent[generation, slot]
-    scales = np.array(sigmas[::-1], np.float32)
+    seeds, scales = method.chain_of_parent(state, slot)
+    scales = scales.astype(np.float32)
     if scales.size and (scales == scales[0]).all():
         scales = scales[0, ...]
-    return Genome(np.array(seeds[::-1], np.uint32), scales, _described(method.noise))
+    return Genome(seeds, scales, _described(method.noise))
 
 
 def decode(genome: Genome, template: Solution) -> Solution:

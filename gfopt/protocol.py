@@ -22,6 +22,7 @@ from gfopt.types import (
     Info,
     Key,
     Member,
+    NoiseOnBase,
     Population,
     Solution,
     State,
@@ -232,6 +233,14 @@ class Method(Optimizer):
         """Returns the header of a replay log; None if steps are not seeds."""
         return None
 
+    def noise_on_base(self) -> NoiseOnBase | None:
+        """Returns how candidates are noise on one base; None where they are not.
+
+        Raises:
+            ValueError: where a step takes more than the base and the seeds.
+        """
+        return None
+
     # what is inside, and around it
 
     @property
@@ -251,7 +260,8 @@ class Wrapper(Method):
     A subclass is a dataclass with a field ``inner`` and a state with a field of that
     name, or overrides ``inner_state`` and ``with_inner_state``. It defines
     ``init`` and ``tell``, and overrides what it changes. Not forwarded, because a
-    change may break them: ``can_restart``, ``has_margin`` and ``log_header``.
+    change may break them: ``can_restart``, ``has_margin``, ``log_header`` and
+    ``noise_on_base``.
     """
 
     inner: Optimizer

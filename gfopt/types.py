@@ -7,6 +7,7 @@ Dimension letters, used in all docstrings: ``P`` population size, ``D`` paramete
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -62,6 +63,60 @@ class Evaluation(NamedTuple):
     fitness: jax.Array
     valid: jax.Array
     aux: PyTree = ()
+
+
+class Estimate(NamedTuple):
+    """What a step descends along, ``g = decay theta + sum_i slopes[i] z_i``.
+
+    Attributes:
+        seeds: ``uint32[q]``, of the directions.
+        slopes: ``float[q]``, 0 where nothing is known of a direction.
+        counts: ``bool[]``, whether anything is known of any.
+        decay: of the weights themselves, ``float[]``; 0 where nothing counts.
+    """
+
+    seeds: jax.Array
+    slopes: jax.Array
+    counts: jax.Array
+    decay: jax.Array | float = 0.0
+
+
+class Chain(NamedTuple):
+    """A candidate as noise on a base, added in turn: ``base + s_0 z_0 + s_1 z_1 ...``.
+
+    Attributes:
+        seeds: ``uint32[n]``.
+        scales: ``float[n]``, with their signs; 0 adds nothing.
+    """
+
+    seeds: np.ndarray
+    scales: np.ndarray
+
+
+class NoiseOnBase(NamedTuple):
+    """A method's candidates as noise on one base, for weights that are elsewhere.
+
+    A driver that has the weights makes candidates by ``chain``, and moves the base by
+    ``-rate g`` itself. The method's state then has a number in place of the weights.
+
+    Attributes:
+        noise: the family, the field ``noise`` of the method.
+        chain: ``(state, member) -> Chain``, of concrete arrays.
+        estimate: ``(state, population, evaluation) -> (Estimate, Info)``; None where
+            the base stays as it is.
+        rate: ``state -> float[]``, the learning rate.
+        answer: ``state -> Chain``, of what is recommended; None for the base.
+        rounding: of steps, ``"nearest"`` or ``"stochastic"``.
+        moving: fraction of each matrix that has noise; None for all.
+    """
+
+    noise: Any
+    chain: Callable[[State, Member], Chain]
+    estimate: Callable[[State, Population, Evaluation], tuple[Estimate, Info]] | None
+    rate: Callable[[State], Any] | None
+    answer: Callable[[State], Chain] | None = None
+    rounding: str = "nearest"
+    moving: Any = None
 
 
 class HeatMap(NamedTuple):

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gfopt import checks
@@ -33,7 +34,16 @@ from gfopt.noise import noise, threefry
 from gfopt.noise.table import NoiseTable
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
-from gfopt.types import Evaluation, Key, Member, Population, PyTree, Solution
+from gfopt.types import (
+    Chain,
+    Evaluation,
+    Key,
+    Member,
+    NoiseOnBase,
+    Population,
+    PyTree,
+    Solution,
+)
 
 
 class DeepGAMember(NamedTuple):
@@ -246,6 +256,36 @@ class DeepGA(Method):
     def recommend(self, state: DeepGAState) -> Solution:
         """Returns the elite."""
         return jax.tree.map(lambda leaf: leaf[0], state.parents)
+
+    def chain(self, state: DeepGAState, member: Member) -> Chain:
+        """Returns the mutations from the starting solution to a member, in order."""
+        log, slot = jax.tree.map(np.asarray, state.lineage), int(member.parent)
+        seeds, scales = [np.asarray(member.seed)], [np.asarray(member.sigma)]
+        for row in reversed(range(int(state.generation))):
+            seeds.append(log.seed[row, slot])
+            scales.append(log.sigma[row, slot])
+            slot = int(log.parent[row, slot])
+        # 0: this parent was one before, too
+        found = np.array(scales[::-1])
+        return Chain(np.array(seeds[::-1], np.uint32)[found != 0], found[found != 0])
+
+    def chain_of_parent(self, state: DeepGAState, slot: int = 0) -> Chain:
+        """Returns the mutations that made a parent; that in slot 0 is the elite."""
+        itself: Any = slot, np.uint32(0), np.zeros((), state.fitness.dtype)
+        return self.chain(state, DeepGAMember(*itself))
+
+    def noise_on_base(self) -> NoiseOnBase:
+        """Returns how candidates are noise on the starting solution.
+
+        Raises:
+            ValueError: for noise from a table, and matrices that are drawn anew.
+        """
+        if self.initial_std is not None or not isinstance(self.noise, noise.Noise):
+            raise ValueError(
+                "method must mutate the starting solution by a gfopt noise family; "
+                f"got {checks.shown(self)}"
+            )
+        return NoiseOnBase(self.noise, self.chain, None, None, self.chain_of_parent)
 
     def stop(self, state: DeepGAState) -> dict[str, jax.Array]:
         """Returns ``max_generations``: the lineage is full."""

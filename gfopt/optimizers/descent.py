@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gfopt import checks
@@ -75,6 +76,43 @@ def learning_rate(optimizer: Any, default: Default, state: State) -> Any:
     if rate is None:
         rate = default.learning_rate if optimizer.transform is None else 1.0
     return schedules.at("learning_rate", rate, state.step)
+
+
+def plain_factor(optimizer: Any, default: Default) -> float:
+    """Returns ``c`` of a transform that is ``u = -c g``, whatever ``g`` and ``theta``.
+
+    It is tried on a few gradients, from tiny to huge, in which clipping would show.
+
+    Raises:
+        ValueError: for another transform, such as one with a state.
+    """
+    transform = optimizer.transform or default.transform()
+    factor = _plain_factor(transform)
+    if factor is None:
+        raise ValueError(
+            "method must have gradient descent as its transform, such as "
+            "transform=optax.sgd(1.0), since the state of another one is as large as "
+            f"the weights; got {checks.shown(optimizer)}"
+        )
+    return factor
+
+
+@functools.cache
+def _plain_factor(transform: optax.GradientTransformation) -> float | None:
+    theta = np.array([1, 0, -3, 2], np.float32)
+    with jax.ensure_compile_time_eval():
+        state = transform.init(theta)
+        if jax.tree.leaves(state):
+            return None
+
+        def update(gradient: np.ndarray) -> np.ndarray:
+            return np.asarray(transform.update(gradient, state, theta)[0])
+
+        factor = -float(update(np.ones(4, np.float32))[0])
+        tried = np.array([[0, 0, 0, 0], [1e-12, -1, 3, 0], [1e18, -2e18, 0, 1]])
+        tried = tried.astype(np.float32)
+        is_plain = all(np.allclose(update(g), -factor * g, 1e-6, 0) for g in tried)
+    return factor if is_plain else None
 
 
 def step(

@@ -1,4 +1,4 @@
-"""Zeroth-order tuning of torch modules, in place, at the memory of inference.
+"""Tuning of torch modules without gradients, in place, at the memory of inference.
 
 The methods are gfopt's own; what is elsewhere is the model.
 """
@@ -8,8 +8,8 @@ from gfopt import checks
 with checks.needed_by("gfopt.torch", "torch", "pip install 'gfopt[torch]'"):
     import torch as torch
 
-from gfopt.torch.perturbation import perturbed
-from gfopt.torch.steps import replay
+from gfopt.torch.logs import replay
+from gfopt.torch.noises import perturbed
 from gfopt.torch.trees import from_tree, to_tree
 from gfopt.torch.tuner import Tuner
 

@@ -7,18 +7,17 @@ a product makes the noise of a block of rows, adds it, and multiplies.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from gfopt import checks
-from gfopt.noise.law import KINDS
-from gfopt.torch import law, sums
-from gfopt.torch.trees import Leaf, leaves_of
+from gfopt.torch import sums
+from gfopt.torch.low_rank import LowRankSum
+
+Added: TypeAlias = sums.Sum | LowRankSum
 
 # Rows of a matrix are perturbed and multiplied up to this many numbers at a time.
 BLOCK = 1 << 20
@@ -31,7 +30,7 @@ _FORM |= {"dim", "is_contiguous", "is_floating_point", "numel", "size", "stride"
 class Perturbed(TorchFunctionMode):
     """Replaces weights among the arguments of torch's functions."""
 
-    def __init__(self, leaves: Iterable[tuple[torch.Tensor, sums.Sum]]):
+    def __init__(self, leaves: Iterable[tuple[torch.Tensor, Added]]):
         super().__init__()
         self._sums = {id(tensor): by for tensor, by in leaves}
         self._spaces: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
@@ -72,7 +71,7 @@ class Perturbed(TorchFunctionMode):
             torch.empty_like(base, dtype=dtype), base, self._use(value)
         )
 
-    def _use(self, value: torch.Tensor) -> sums.Sum:
+    def _use(self, value: torch.Tensor) -> Added:
         self.seen.add(id(value))
         return self._sums[id(value)]
 
@@ -92,6 +91,8 @@ class Perturbed(TorchFunctionMode):
         result, offset = None, None
         if bias is not None:
             offset = self._dense(bias, torch.float32 if is_narrow else None).to(wide)
+        if isinstance(by, LowRankSum) and not is_narrow:
+            return by.linear(x, base, offset)
         for start in range(0, rows, step):
             stop = min(rows, start + step)
             index = torch.arange(start, stop, dtype=torch.int32, device=base.device)
@@ -121,11 +122,11 @@ class Perturbed(TorchFunctionMode):
         return found
 
     def _at(
-        self, some: torch.Tensor, by: sums.Sum, rows: torch.Tensor, space: torch.Tensor
+        self, some: torch.Tensor, by: Added, rows: torch.Tensor, space: torch.Tensor
     ) -> torch.Tensor:
         """Writes ``some[r, C]`` of a matrix plus the noise of those rows."""
         columns = some.shape[1]
-        step = law.block_rows(by.kind, columns, some.device)
+        step = by.block_rows(columns, some.device)
         found = space[: some.numel()]
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
@@ -162,56 +163,3 @@ _PRODUCTS: dict[Any, Callable[..., torch.Tensor | None]] = {
     F.linear: Perturbed.linear,
     F.embedding: Perturbed.embedding,
 }
-
-
-def perturbed(
-    parameters: Any, seed: int, scale: float, kind: str = "gaussian"
-) -> TorchFunctionMode:
-    """Returns a context in which torch's functions see ``w + scale z``.
-
-    Equal to ``gfopt.noise`` on a tree of the same names, and to the last bit for signs.
-    Linear layers and embeddings take no memory beside a block; another function that
-    uses a weight makes the whole of that one, for the time of its call. Narrow weights
-    are multiplied in float32, and rounded once perturbed by other functions.
-
-    Args:
-        parameters: an ``nn.Module`` or named parameters, as of ``Tuner``.
-        seed: 32 bits.
-        scale: rounded to 12 significant bits, so that ``scale z`` is exact.
-        kind: of the noise, ``"gaussian"`` or ``"rademacher"``.
-
-    Raises:
-        TypeError, ValueError: for parameters without names, or an unknown kind.
-
-    Example:
-        >>> layer = torch.nn.Linear(3, 2, bias=False)
-        >>> x = torch.eye(3)
-        >>> with torch.no_grad():
-        ...     before = layer(x)
-        ...     with perturbed(layer, seed=1, scale=0.5, kind="rademacher"):
-        ...         moved = layer(x)
-        ...     bool(((moved - before).abs() > 0.49).all())
-        ...     torch.equal(layer(x), before)
-        True
-        True
-    """
-    checks.one_of("kind", kind, KINDS)
-    return of_leaves(leaves_of(parameters), kind, seed, scale)
-
-
-def of_leaves(
-    leaves: list[Leaf],
-    kind: str,
-    seed: int,
-    scale: float,
-    limits: Sequence[float | None] = (),
-) -> Perturbed:
-    """Returns the context for leaves; ``limits`` for those of Sparse MeZO."""
-    exact = torch.tensor(float(scale), dtype=torch.float32)
-    rounded = float(law.round_significant(exact))
-    most = limits or [None] * len(leaves)
-    return Perturbed(
-        (leaf.tensor, sums.Sum(kind, leaf.path_hash, [seed], [rounded], limit))
-        for leaf, limit in zip(leaves, most, strict=True)
-        if math.prod(leaf.tensor.shape)
-    )

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from gfopt.noise.law import layout
+from gfopt.noise import law as jax_law
 from gfopt.torch import law
+from gfopt.torch.low_rank import LowRankSum
 
 
 class Sum(NamedTuple):
@@ -21,6 +22,8 @@ class Sum(NamedTuple):
         seeds: of the noises.
         weights: as many numbers.
         limit: a number, weights above it have no noise; None: all have it.
+        in_turn: whether each is rounded to the tensor's type, as one candidate is made
+            of another; else the sum is rounded once.
     """
 
     kind: str
@@ -28,6 +31,19 @@ class Sum(NamedTuple):
     seeds: Sequence[int]
     weights: Sequence[float]
     limit: float | None = None
+    in_turn: bool = False
+
+    def parts(self) -> tuple[Sum]:
+        """Returns the sum in parts that fit into memory: it is streamed."""
+        return (self,)
+
+    def layout(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Returns the rows and columns in which a tensor is added to."""
+        return jax_law.layout(shape)
+
+    def block_rows(self, columns: int, device: torch.device) -> int:
+        """Returns how many rows to add at a time."""
+        return law.block_rows(self.kind, columns, device)
 
     def added(
         self,
@@ -36,7 +52,7 @@ class Sum(NamedTuple):
         columns: int,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Returns ``old`` plus these rows of the sum, in float32 or wider.
+        """Returns ``old`` plus these rows of the sum, in float32 or wider if not exact.
 
         Args:
             old: the tensor in those rows, ``[len(rows) * columns]`` or cut short.
@@ -44,6 +60,11 @@ class Sum(NamedTuple):
             columns: of the tensor's layout.
             out: where to write it, if it is of the same dtype.
         """
+        if self.in_turn:
+            for seed, weight in zip(self.seeds, self.weights, strict=True):
+                one = self._replace(seeds=[seed], weights=[weight], in_turn=False)
+                old = one.added(old, rows, columns, out).to(old.dtype)
+            return old
         wide = old.to(torch.promote_types(old.dtype, torch.float32))
         total = torch.zeros_like(wide) if len(self.seeds) > 1 else None
         for seed, weight in zip(self.seeds, self.weights, strict=True):
@@ -60,7 +81,10 @@ class Sum(NamedTuple):
 
 
 def add_into(
-    out: torch.Tensor, base: torch.Tensor, by: Sum, rounding_seed: int | None = None
+    out: torch.Tensor,
+    base: torch.Tensor,
+    by: Sum | LowRankSum,
+    rounding_seed: int | None = None,
 ) -> torch.Tensor:
     """Writes ``base + sum_i weights[i] z_i`` to ``out``, and returns that.
 
@@ -75,10 +99,10 @@ def add_into(
         dense = base.contiguous()
         found = torch.empty_like(dense, dtype=out.dtype)
         return out.copy_(add_into(found, dense, by, rounding_seed))
-    rows, columns = layout(tuple(base.shape))
+    rows, columns = by.layout(tuple(base.shape))
     old, new = base.view(-1), out.view(-1)
     is_random = rounding_seed is not None and base.element_size() < 4
-    step = law.block_rows(by.kind, columns, base.device)
+    step = by.block_rows(columns, base.device)
     if is_random:  # a word for each number
         step = min(step, law.block_rows("gaussian", columns, base.device))
     for start in range(0, rows, step):

@@ -1,4 +1,4 @@
-"""Tunes torch parameters by gfopt's zeroth-order methods, step by step."""
+"""Tunes torch parameters by gfopt's methods of seeds, step by step."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 import os
 from array import array
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,32 +21,44 @@ from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.driver.replay.log_writer import LogWriter
 from gfopt.driver.replay.replay import ReplayLog, header_of
 from gfopt.driver.step import seed_keys, step_keys, wrapped
-from gfopt.optimizers.zeroth_order.fzoo import FZOO
-from gfopt.optimizers.zeroth_order.mezo import MeZO
-from gfopt.optimizers.zeroth_order.sparse_mezo import SparseMeZO
-from gfopt.optimizers.zeroth_order.spsa import SPSA
-from gfopt.optimizers.zeroth_order.zeroth_order import Directions, Estimate
-from gfopt.torch.perturbation import of_leaves
-from gfopt.torch.steps import logged, moved
+from gfopt.noise.noise import rademacher
+from gfopt.protocol import Method
+from gfopt.torch.logs import logged
+from gfopt.torch.noises import Noises
 from gfopt.torch.trees import leaves_of
-from gfopt.types import Evaluation, Info, Population, State
+from gfopt.types import (
+    Chain,
+    Estimate,
+    Evaluation,
+    Info,
+    NoiseOnBase,
+    Population,
+    State,
+)
+
+_KIND = (
+    "a gfopt method whose candidates are noise on one base, such as MeZO, OpenES or "
+    "DeepGA"
+)
 
 
 class Tuner:
-    """A zeroth-order method on the parameters of a torch module, in place.
+    """A method on the parameters of a torch module, in place.
 
-    A step calls the closure once for each row of the method's population, with the
-    weights seen as ``theta + sign eps z``; then it adds ``-learning_rate g``. Only that
-    writes to the weights. Its seeds and steps are those of ``gfopt.minimize`` with the
-    same method and seed on the same tree (``to_tree``).
+    A step calls the closure once for each row of the method's population, one after
+    the other, with the weights seen as the row's candidate, such as
+    ``theta + sign eps z``; then it adds ``-learning_rate g``. Only that writes to the
+    weights. Its seeds and steps are those of ``gfopt.minimize`` with the same method
+    and seed on the same tree (``to_tree``).
 
     Args:
         parameters: an ``nn.Module``, of which the parameters that require a gradient
             are tuned, tied ones once; ``module.named_parameters()``; or dicts with
             named parameters at ``"params"`` and a ``"learning_rate"`` in place of the
             method's. Buffers are left alone.
-        method: ``gfopt.MeZO``, ``SparseMeZO``, ``FZOO`` or ``SPSA``, with dense noise
-            and without a transform.
+        method: one whose candidates are noise on one base (``noise_on_base``):
+            ``gfopt.MeZO``, ``SparseMeZO``, ``FZOO``, ``SPSA``, ``OpenES``, ``ARS`` or
+            ``DeepGA``. A transform must be gradient descent, ``optax.sgd(1.0)``.
         seed: of all directions.
         log: file for the run as scalars, for ``gfopt.replay`` and ``replay``.
 
@@ -54,8 +67,8 @@ class Tuner:
 
     Raises:
         TypeError: for another method, or parameters without names.
-        ValueError: for a method with a transform or low-rank noise, parameters of which
-            none is tuned, or a log of another run.
+        ValueError: for a method with another transform, parameters of which none is
+            tuned, or a log of another run.
 
     Example:
         >>> import gfopt
@@ -74,31 +87,26 @@ class Tuner:
     def __init__(
         self,
         parameters: Any,
-        method: Directions,
+        method: Method,
         *,
         seed: int = 0,
         log: str | os.PathLike[str] | None = None,
     ):
-        kind = "a gfopt.MeZO, SparseMeZO, FZOO or SPSA"
-        checks.instance("method", method, (MeZO, SparseMeZO, FZOO, SPSA), kind)
-        if method.transform is not None or method.noise.is_lazy:
-            raise ValueError(
-                "method must have no transform, whose state is as large as the "
-                f"weights, and dense noise; got {checks.shown(method)}"
-            )
+        form = _form_of(method)
         checks.integer("seed", seed, 0)
         self.info: dict[str, float] = {}
+        self._is_over = False
         self._method, self._key = method, seed_keys(seed)[1]
         self._leaves = leaves_of(parameters)
-        self._limits: list[float | None] = [None] * len(self._leaves)
-        if isinstance(method, SparseMeZO):
-            share = float(method.moving)
-            self._limits = [_limit(leaf.tensor, share) for leaf in self._leaves]
-        # the method sees one number in place of the weights: it writes to none of them
+        moving = None if form.moving is None else float(form.moving)
+        self._form, self._noises = form, Noises(form.noise, self._leaves, moving)
+        # the method sees one number in place of the weights: it writes to none of them,
+        # and what noise that number has does not matter
+        self._search: Any = replace(cast("Any", method), noise=rademacher(cached=False))
         is_wide = any(leaf.tensor.dtype == torch.float64 for leaf in self._leaves)
         self._number = np.zeros(1, np.float64 if is_wide else np.float32)
         with trees.precision(self._number):
-            self._state = _started(method, self._key, self._number)
+            self._state = _started(self._search, self._key, self._number)
         self._columns: dict[str, Any] = {"seed": array("I")}
         for name in ("projected_gradient", "learning_rate"):
             self._columns[name] = array("d")
@@ -111,6 +119,11 @@ class Tuner:
     def num_steps(self) -> int:
         """Steps so far."""
         return int(self._state.step)
+
+    @property
+    def state(self) -> State:
+        """The method's state, with a number in place of the weights."""
+        return self._state
 
     def step(self, closure: Callable[[], Any]) -> float:
         """Makes one step.
@@ -127,31 +140,38 @@ class Tuner:
         Raises:
             TypeError: where the closure returns no number.
             RuntimeError: where it does not use the parameters by functions of torch, as
-                in compiled and scripted modules. The weights are as they were then, and
-                where the closure raises.
+                in compiled and scripted modules; the weights are as they were then, and
+                where the closure raises. Also after ``write_recommended``.
         """
+        if self._is_over:
+            raise RuntimeError(
+                "step must come before write_recommended, after which the weights are "
+                "not what the method's candidates are made from"
+            )
         with trees.precision(self._number):
-            population = _asked(self._method, self._key, self._state)
-        seeds, signs, sigma, _ = population.members
-        rows = zip(seeds.tolist(), (signs * sigma).tolist(), strict=True)
-        losses = [self._loss(closure, seed, scale) for seed, scale in rows]
-        with np.errstate(over="ignore"):
-            fitness = np.array(losses).astype(self._number.dtype)
-        valid = np.isfinite(fitness)
+            population = _asked(self._search, self._key, self._state)
+        valid = np.array(population.active)
+        fitness = np.zeros(valid.shape, self._number.dtype)
+        for row in np.flatnonzero(valid):
+            member = jax.tree.map(lambda leaf, row=row: leaf[row], population.members)
+            loss = self._loss(closure, self._form.chain(self._state, member))
+            with np.errstate(over="ignore"):
+                fitness[row] = loss
+        valid &= np.isfinite(fitness)
         with trees.precision(self._number):
-            told = _told(self._method, self._state, population, fitness, valid)
+            told = _told(self._search, self._state, population, fitness, valid)
         self._state, info, found, rate = told
-        self._move(found, rate)
+        if found is not None:
+            self._noises.move(found, rate, self._form.rounding)
         self.info = {name: value.item() for name, value in info._asdict().items()}
         self._keep()
         return float(fitness[valid].mean()) if valid.any() else math.nan
 
-    def _loss(self, closure: Callable[[], Any], seed: int, scale: float) -> float:
-        kind = self._method.noise.kind
-        noise = of_leaves(self._leaves, kind, seed, scale, self._limits)
-        with torch.no_grad(), noise if scale else nullcontext():
+    def _loss(self, closure: Callable[[], Any], chain: Chain) -> float:
+        noise = self._noises.seen(chain) if chain.scales.any() else None
+        with torch.no_grad(), noise or nullcontext():
             loss = closure()
-        if scale and not noise.seen:
+        if noise is not None and not noise.seen:
             raise RuntimeError(
                 "closure must use the parameters that were given, by functions of "
                 "torch; it used none so (is the module a copy, compiled or scripted?)"
@@ -163,11 +183,26 @@ class Tuner:
                 f"closure must return one number, the loss; got {checks.shown(loss)}"
             ) from None
 
-    def _move(self, found: Estimate, rate: float) -> None:
-        """Adds ``-rate sum_i slopes[i] z_i`` in place."""
-        method = self._method
-        by = np.asarray(found.seeds), np.asarray(found.slopes), rate, self._limits
-        moved(self._leaves, method.noise.kind, method.rounding, *by)
+    def recommended(self) -> AbstractContextManager[Any]:
+        """Returns a context in which functions see the method's answer.
+
+        It is the weights themselves, but for a method that leaves them as they are,
+        such as ``gfopt.DeepGA``.
+        """
+        answer = self._answer()
+        return nullcontext() if answer is None else self._noises.seen(answer)
+
+    def write_recommended(self) -> None:
+        """Writes the method's answer into the weights, which ends the search."""
+        answer = self._answer()
+        if answer is not None:
+            self._noises.write(answer)
+            self._is_over = True
+
+    def _answer(self) -> Chain | None:
+        answer = self._form.answer
+        found = None if answer is None else answer(self._state)
+        return found if found is not None and found.scales.size else None
 
     def _keep(self) -> None:
         """Remembers the step's scalars, where they determine it."""
@@ -233,36 +268,38 @@ class Tuner:
         self.close()
 
 
+def _form_of(method: Method) -> NoiseOnBase:
+    """Returns how a method's candidates are noise on one base."""
+    checks.instance("method", method, Method, _KIND)
+    form = method.noise_on_base()
+    if form is None:
+        raise TypeError(f"method must be {_KIND}; got {checks.shown(method)}")
+    return form
+
+
 @HostFunction
-def _started(method: Directions, key: jax.Array, number: jax.Array) -> State:
+def _started(method: Method, key: jax.Array, number: jax.Array) -> State:
     return method.init(wrapped(key), number)
 
 
 @HostFunction
-def _asked(method: Directions, key: jax.Array, state: State) -> Population:
+def _asked(method: Method, key: jax.Array, state: State) -> Population:
     return method.ask(step_keys(wrapped(key), state.step).ask, state)
 
 
 @HostFunction
 def _told(
-    method: Directions,
+    method: Method,
     state: State,
     population: Population,
     fitness: jax.Array,
     valid: jax.Array,
-) -> tuple[State, Info, Estimate, jax.Array]:
+) -> tuple[State, Info, Estimate | None, jax.Array | None]:
     evaluation = Evaluation(fitness, valid, ())
-    found, _ = method.estimate(state, population, evaluation)
     new, info = method.tell(state, population, evaluation)
-    return new, info, found, jnp.asarray(method.rate(state), found.slopes.dtype)
-
-
-def _limit(tensor: torch.Tensor, moving: float) -> float | None:
-    """Returns the largest ``|w|`` that moves in Sparse MeZO, None where all do."""
-    if tensor.ndim < 2 or not tensor.numel():
-        return None
-    size = tensor.detach().abs().flatten()
-    # as jnp.quantile counts, in the width of the weights
-    kind = np.float64 if tensor.dtype == torch.float64 else np.float32
-    place = int(kind(moving) * kind(len(size) - 1))
-    return size.kthvalue(place + 1).values.item() or None
+    form = method.noise_on_base()
+    if form is None or form.estimate is None or form.rate is None:
+        return new, info, None, None
+    # the diagnostics of the weights, not of what stands in their place
+    found, info = form.estimate(state, population, evaluation)
+    return new, info, found, jnp.asarray(form.rate(state), found.slopes.dtype)

@@ -180,6 +180,7 @@ def test_every_hook_is_looked_at():
         "began",
         "encode",
         "log_header",
+        "noise_on_base",
         "can_restart",
         "has_margin",
         "sized",
@@ -304,7 +305,7 @@ def test_restarts_have_their_rows_within_every_wrapper(name):
 def test_a_wrapper_is_not_logged_and_a_margin_alone_is_restarted(names):
     """What it changes is not in a log of seeds; fields of ``inner`` are not its own."""
     hooks, inside = as_method(made(names)), as_method(METHODS[names[0]])
-    assert hooks.log_header() is None
+    assert hooks.log_header() is None and hooks.noise_on_base() is None
     assert hooks.can_restart == ("margin" in names and inside.can_restart)
     assert not hooks.has_margin
 
@@ -334,6 +335,7 @@ def test_a_users_own_hook_counts_and_the_others_have_defaults():
         gfopt.Reevaluated(Stopping()).stop(gfopt.Reevaluated(Stopping()).init(KEY, X0))
     ) == ["far"]
     assert not own.follows_slopes and own.log_header() is None
+    assert own.noise_on_base() is None
     with pytest.raises(TypeError, match="injected solutions; got"):
         own.encode(None, X0)
 

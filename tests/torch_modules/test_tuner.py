@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gfopt
@@ -19,9 +20,14 @@ torch = pytest.importorskip("torch", reason="pip install 'gfopt[torch]'")
 
 import gfopt.torch  # noqa: E402
 from gfopt.torch import Tuner, from_tree, perturbed, replay, to_tree  # noqa: E402
+from gfopt.torch.noises import Noises  # noqa: E402
+from gfopt.torch.trees import leaves_of  # noqa: E402
+from gfopt.types import Chain, Estimate  # noqa: E402
 
 nn = torch.nn
 SIGNS = gfopt.rademacher()
+THIN = gfopt.low_rank(exclude="1/*")
+PLAIN = {"transform": optax.sgd(1.0)}
 X = torch.linspace(-1, 1, 24).reshape(8, 3)
 
 
@@ -61,8 +67,15 @@ def same(a: Any, b: Any) -> None:
         gfopt.SparseMeZO(0.05, moving=0.5),
         gfopt.FZOO(1e-3, population_size=5),
         gfopt.SPSA(0.05),
+        gfopt.MeZO(0.02, noise=gfopt.low_rank(2, kind="rademacher")),
+        gfopt.OpenES(8, learning_rate=0.02, weight_decay=0.1, noise=SIGNS, **PLAIN),
+        gfopt.OpenES(6, 0.1, lambda step: 0.05 / (1 + step), noise=THIN, **PLAIN),
+        gfopt.ARS(6, noise=SIGNS, num_elites=2),
     ],
-    ids=["signs", "normals_with_schedule", "sparse_mezo", "fzoo", "spsa"],
+    ids=[
+        *("signs", "normals_with_schedule", "sparse_mezo", "fzoo", "spsa"),
+        *("low_rank", "open_es_with_decay", "open_es_low_rank", "ars"),
+    ],
 )
 def test_a_run_is_that_of_jax(method: Any) -> None:
     model = network()
@@ -75,6 +88,8 @@ def test_a_run_is_that_of_jax(method: Any) -> None:
     assert result.nit == tuner.num_steps == 12
     assert abs(first - float(jax_loss(start))) < 0.1
     moved = jax.tree.map(lambda a, b: abs(a - b).max(), start, result.recommended)
+    if method.noise == THIN:
+        assert not max(jax.tree.leaves(moved.pop("1")))
     assert min(jax.tree.leaves(moved)) > 1e-4
     # losses differ in their last digits, and so do slopes
     for mine, theirs in zip(
@@ -176,6 +191,73 @@ def test_every_function_sees_the_perturbed_weights(
     assert noise.seen == {id(p) for p in model.parameters()}
 
 
+THIN_KINDS = [
+    gfopt.low_rank(1),
+    gfopt.low_rank(2, kind="rademacher", axes={"wide/weight": "RC"}),
+    gfopt.low_rank(3, dense="attention/*", exclude="wide/*", axes={"conv*t": "RRC"}),
+]
+
+
+@pytest.mark.parametrize("family", THIN_KINDS, ids=["rank_1", "signs", "patterns"])
+def test_low_rank_noise_is_that_of_jax(
+    family: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gfopt.torch.low_rank.BLOCK", 1 << 14)
+    monkeypatch.setattr("gfopt.torch.low_rank.FACTORS", 1 << 9)
+    torch.manual_seed(0)
+    model = Everything().eval()
+    tree, tokens = to_tree(model), torch.arange(10).reshape(2, 5)
+    noises = Noises(family, leaves_of(model))
+    chain = Chain(np.array([5], np.uint32), np.array([0.125]))
+    with torch.no_grad():
+        with noises.seen(chain):
+            found = model(tokens)
+        dense = copy.deepcopy(model)
+        from_tree(
+            dense, gfopt.lazy.materialise(family.add(tree, chain.seeds[0], 0.125))
+        )
+        torch.testing.assert_close(found, dense(tokens), rtol=1e-4, atol=1e-4)
+    # a step is a product of the factors, in parts
+    seeds = np.arange(40, 53, dtype=np.uint32)
+    slopes = np.linspace(-1, 1, 13, dtype=np.float32)
+    noises.move(Estimate(seeds, slopes, True), 0.5)
+    expected = family.add_weighted(tree, seeds, -0.5 * slopes)
+    for mine, theirs in zip(
+        jax.tree.leaves(to_tree(model)), jax.tree.leaves(expected), strict=True
+    ):
+        atol = 1e-5 if family.kind == "rademacher" else 2e-3
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_deep_ga_searches_chains_of_seeds_as_in_jax(dtype: torch.dtype) -> None:
+    model = network(dtype)
+    start, kept = to_tree(model), copy.deepcopy(model)
+    method = gfopt.DeepGA(12, num_parents=3, sigma=0.125, noise=SIGNS)
+    tuner = Tuner(model, method, seed=3)
+    loss = loss_of(model, dtype)
+    for _ in range(8):
+        tuner.step(loss)
+    same(to_tree(model), start)  # nothing is written while it searches
+    with tuner.recommended(), torch.no_grad():
+        elite = loss().item()
+    assert abs(elite - tuner.info["elite_fitness"]) < 1e-6 and elite < loss().item()
+    genome = gfopt.genome.lineage(method, tuner.state)
+    assert len(genome.seeds) > 3
+    tuner.write_recommended()
+    same(gfopt.genome.decode(genome, start), to_tree(model))
+    with pytest.raises(RuntimeError, match="before write_recommended"):
+        tuner.step(loss)
+    if dtype == torch.float32:
+        options = {"method": method, "seed": 3, "budget": 8 * 12 + 1}
+        result = gfopt.minimize(jax_loss, start, **options)
+        same(result.recommended, to_tree(model))
+    replay(kept, genome)
+    same(to_tree(kept), to_tree(model))
+    with pytest.raises(ValueError, match="drawn anew"):
+        replay(kept, genome._replace(sigmas=np.float32(-1)))
+
+
 def test_groups_frozen_parameters_and_buffers() -> None:
     model = network()
     model[1].requires_grad_(False)
@@ -242,9 +324,13 @@ def test_failures_and_refusals() -> None:
         tuner.step(lambda: scripted(X).mean())
     same(to_tree(model), kept)
     for parameters, method, kind, text in [
-        (model, "mezo", TypeError, "method must be a gfopt.MeZO"),
-        (model, gfopt.QZO(), TypeError, "method must be a gfopt.MeZO"),
-        (model, gfopt.MeZO(noise=gfopt.low_rank()), ValueError, "dense noise"),
+        (model, "mezo", TypeError, "method must be a gfopt method whose"),
+        (model, gfopt.QZO(), TypeError, "noise on one base.*got QZO"),
+        (model, gfopt.CMAES(), TypeError, "noise on one base.*got CMAES"),
+        (model, gfopt.OpenES(), ValueError, r"optax.sgd\(1.0\)"),
+        (model, gfopt.MeZO(transform=optax.sign_sgd(1.0)), ValueError, "optax.sgd"),
+        (model, gfopt.DeepGA(initial_std=1.0), ValueError, "mutate the starting"),
+        (model, gfopt.MeZO(noise=gfopt.low_rank(dense="no")), ValueError, "'no'"),
         (model.parameters(), gfopt.MeZO(), TypeError, "named_parameters"),
         (3, gfopt.MeZO(), TypeError, "parameters must be an nn.Module"),
         (nn.Tanh(), gfopt.MeZO(), ValueError, "require a gradient"),

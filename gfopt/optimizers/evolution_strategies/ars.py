@@ -19,27 +19,17 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks, shaping
-from gfopt.core import schedules, trees
+from gfopt.core import schedules
 from gfopt.noise import noise
 from gfopt.optimizers import descent
-from gfopt.optimizers.evolution_strategies.seeded import Seeded
+from gfopt.optimizers.evolution_strategies.search_gradient import SearchGradient
 from gfopt.pytree import pytree, static
-from gfopt.types import Evaluation, Key, Population, PyTree, Solution
+from gfopt.types import Evaluation, Member
 
 if TYPE_CHECKING:
     import optax
 
-_DESCENT = descent.Default(descent.sgd, 0.02)
-
 SMALLEST = 1e-8  # floor of the values' standard deviation
-
-
-class ARSState(NamedTuple):
-    """``step``, the weights ``theta``, and the transform's own state."""
-
-    step: jax.Array
-    mean: Solution
-    transform: PyTree
 
 
 class ARSInfo(NamedTuple):
@@ -57,7 +47,7 @@ class ARSInfo(NamedTuple):
 
 
 @pytree
-class ARS(Seeded):
+class ARS(SearchGradient):
     """Augmented random search on any pytree.
 
     Args:
@@ -84,6 +74,8 @@ class ARS(Seeded):
         True
     """
 
+    _default = descent.Default(descent.sgd, 0.02)
+
     population_size: int = static(default=64)
     sigma: schedules.Hyperparameter = 0.03
     learning_rate: schedules.Hyperparameter | None = None
@@ -102,26 +94,17 @@ class ARS(Seeded):
         schedules.set_schedules(self, "sigma")
         schedules.set_schedules(self, "weight_decay", check=checks.non_negative)
 
-    def init(self, key: Key, solution: Solution) -> ARSState:
-        """Starts with ``theta`` at ``solution``."""
-        mean = trees.starting_point(solution)
-        return ARSState(jnp.int32(0), mean, descent.start(self, _DESCENT, mean))
-
-    def tell(
-        self, state: ARSState, population: Population, evaluation: Evaluation
-    ) -> tuple[ARSState, ARSInfo]:
-        """Steps along the finite differences of the best directions."""
-        valid = shaping.pairs_valid(evaluation.valid)
-        weights, std = self._weights(evaluation.fitness, valid)
-        gradient = descent.penalty(self, state, weights)
-        gradient = self._add_noise(gradient, population.members, weights)
-        mean, transform, norm = descent.step(
-            self, _DESCENT, state, gradient, jnp.any(valid)
-        )
-        info = ARSInfo(std, norm, jnp.sum(evaluation.valid))
-        return ARSState(state.step + 1, mean, transform), info
-
     def _weights(
+        self, members: Member, evaluation: Evaluation
+    ) -> tuple[jax.Array, jax.Array, ARSInfo]:
+        """Returns ``f / (b std)`` for the best pairs, 0 for the others."""
+        valid = shaping.pairs_valid(evaluation.valid)
+        weights, std = self._of_elites(evaluation.fitness, valid)
+        unknown = jnp.full((), jnp.nan, weights.dtype)
+        info = ARSInfo(std, unknown, jnp.sum(evaluation.valid))
+        return weights, jnp.any(valid), info
+
+    def _of_elites(
         self, fitness: jax.Array, valid: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Returns ``f / (b std)`` for the best pairs, 0 for the others, and std."""
@@ -138,7 +121,3 @@ class ARS(Seeded):
         std = jnp.sqrt(jnp.sum(centered**2) / count)
         # the gradient is 1 / (b std) sum (f+ - f-) z, and b pairs are 2 b rows
         return values / (count / 2 * jnp.maximum(std, SMALLEST)), std
-
-    def recommend(self, state: ARSState) -> Solution:
-        """Returns ``theta``."""
-        return state.mean

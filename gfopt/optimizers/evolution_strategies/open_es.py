@@ -21,26 +21,16 @@ import jax
 import jax.numpy as jnp
 
 from gfopt import checks, shaping
-from gfopt.core import schedules, trees
+from gfopt.core import schedules
 from gfopt.noise import noise
 from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers import descent
-from gfopt.optimizers.evolution_strategies.seeded import Seeded
+from gfopt.optimizers.evolution_strategies.search_gradient import SearchGradient
 from gfopt.pytree import pytree, static
-from gfopt.types import Evaluation, Key, Population, PyTree, Solution
+from gfopt.types import Evaluation, Member
 
 if TYPE_CHECKING:
     import optax
-
-_ADAM = descent.Default(descent.adam, 0.01)
-
-
-class OpenESState(NamedTuple):
-    """``step``, the mean ``theta``, and the transform's own state."""
-
-    step: jax.Array
-    mean: Solution
-    transform: PyTree
 
 
 class OpenESInfo(NamedTuple):
@@ -52,7 +42,7 @@ class OpenESInfo(NamedTuple):
 
 
 @pytree
-class OpenES(Seeded):
+class OpenES(SearchGradient):
     """The evolution strategy of Salimans et al. on any pytree.
 
     Args:
@@ -80,6 +70,8 @@ class OpenES(Seeded):
         True
     """
 
+    _default = descent.Default(descent.adam, 0.01)
+
     population_size: int = static(default=64)
     sigma: schedules.Hyperparameter = 0.05
     learning_rate: schedules.Hyperparameter | None = None
@@ -99,30 +91,16 @@ class OpenES(Seeded):
         schedules.set_schedules(self, "sigma")
         schedules.set_schedules(self, "weight_decay", check=checks.non_negative)
 
-    def init(self, key: Key, solution: Solution) -> OpenESState:
-        """Starts with ``theta`` at ``solution``."""
-        mean = trees.starting_point(solution)
-        transform = descent.start(self, _ADAM, mean)
-        return OpenESState(jnp.int32(0), mean, transform)
-
-    def tell(
-        self, state: OpenESState, population: Population, evaluation: Evaluation
-    ) -> tuple[OpenESState, OpenESInfo]:
-        """Steps along the search gradient."""
-        members, valid = population.members, evaluation.valid
+    def _weights(
+        self, members: Member, evaluation: Evaluation
+    ) -> tuple[jax.Array, jax.Array, OpenESInfo]:
+        """Returns the weights of the search gradient."""
+        valid = evaluation.valid
         if self.antithetic:
             valid = shaping.pairs_valid(valid)
         # g = -1 / (P sigma) sum_p u_p s_p z_p
         utility = self.shaping(evaluation.fitness, valid)
         weights = -utility / (self.population_size * members.scale)
-        gradient = descent.penalty(self, state, weights)
-        gradient = self._add_noise(gradient, members, weights)
-        mean, transform, norm = descent.step(
-            self, _ADAM, state, gradient, jnp.any(valid)
-        )
-        info = OpenESInfo(members.scale[0], norm, jnp.sum(evaluation.valid))
-        return OpenESState(state.step + 1, mean, transform), info
-
-    def recommend(self, state: OpenESState) -> Solution:
-        """Returns ``theta``."""
-        return state.mean
+        unknown = jnp.full((), jnp.nan, weights.dtype)
+        info = OpenESInfo(members.scale[0], unknown, jnp.sum(evaluation.valid))
+        return weights, jnp.any(valid), info

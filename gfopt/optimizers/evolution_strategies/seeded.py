@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gfopt import checks
 from gfopt.core import schedules, trees
 from gfopt.noise import noise, threefry
 from gfopt.protocol import Method
-from gfopt.types import Key, Member, Population, PyTree, Solution, State
+from gfopt.types import Chain, Key, Member, Population, PyTree, Solution, State
 
 
 class ScaledSeed(NamedTuple):
@@ -47,6 +48,12 @@ class SignedSeed(NamedTuple):
     sign: jax.Array
     scale: jax.Array
     z: PyTree = ()
+
+
+def chain_of_seed(state: State, member: SignedSeed) -> Chain:
+    """Returns a signed seed as noise on a base."""
+    scale = np.asarray(member.sign * member.scale)
+    return Chain(np.asarray(member.seed)[None], scale[None])
 
 
 class Seeded(Method):

@@ -21,12 +21,11 @@ from gfopt.noise import noise, threefry
 from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.optimizers.zeroth_order.zeroth_order import (
     Directions,
-    Estimate,
     ZerothOrderState,
     slope_sizes,
 )
 from gfopt.pytree import pytree, static
-from gfopt.types import Evaluation, Key, Population
+from gfopt.types import Estimate, Evaluation, Key, Population
 
 if TYPE_CHECKING:
     import optax

@@ -167,6 +167,9 @@ class QZO(TwoSided):
         own = {"min_scale": repr(float(self.min_scale)), "relative": str(self.relative)}
         return super().log_header() | own
 
+    def noise_on_base(self) -> None:
+        """Returns None: the scales of quantized weights move."""
+
     def init(self, key: Key, solution: Solution) -> QZOState:
         """Starts with the scales at ``solution``."""
         mean = trees.starting_point(solution)

@@ -25,7 +25,7 @@ from gfopt.noise import noise, sums
 from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers.zeroth_order.zeroth_order import TwoSided
 from gfopt.pytree import pytree, static
-from gfopt.types import Key, Member, PyTree, Solution
+from gfopt.types import Key, Member, NoiseOnBase, PyTree, Solution
 
 
 class SparseMeZOState(NamedTuple):
@@ -88,6 +88,11 @@ class SparseMeZO(TwoSided):
         raise ValueError(
             f"method must move all weights to be logged; got {checks.shown(self)}"
         )
+
+    def noise_on_base(self) -> NoiseOnBase | None:
+        """Returns how candidates are noise on a part of the weights."""
+        found = super().noise_on_base()
+        return found and found._replace(moving=self.moving)
 
     def init(self, key: Key, solution: Solution) -> SparseMeZOState:
         """Starts with ``theta`` at ``solution`` and measures its limits."""

@@ -143,6 +143,9 @@ class SVRG(TwoSided):
         """Forward passes a step, ``P``."""
         return 4 * self.num_directions
 
+    def noise_on_base(self) -> None:
+        """Returns None: the weights at the anchor are a second base."""
+
     def init(self, key: Key, solution: Solution) -> SVRGState:
         """Starts with ``theta`` and the anchor at ``solution``."""
         step, mean, transform = super().init(key, solution)

@@ -22,13 +22,15 @@ from gfopt.noise import noise, rounding, threefry
 from gfopt.noise.perturbation.low_rank_noise import LowRankNoise
 from gfopt.noise.perturbation.perturbed import perturbed
 from gfopt.optimizers import descent
-from gfopt.optimizers.evolution_strategies.seeded import SignedSeed
+from gfopt.optimizers.evolution_strategies.seeded import SignedSeed, chain_of_seed
 from gfopt.protocol import Method
 from gfopt.types import (
+    Estimate,
     Evaluation,
     Info,
     Key,
     Member,
+    NoiseOnBase,
     Population,
     PyTree,
     Solution,
@@ -71,26 +73,8 @@ class TwoSidedInfo(NamedTuple):
     skipped: jax.Array
 
 
-class Estimate(NamedTuple):
-    """What a step descends along, ``g = sum_i slopes[i] z_i``.
-
-    Attributes:
-        seeds: ``uint32[q]``, of the directions.
-        slopes: ``float[q]``, 0 where nothing is known of a direction.
-        counts: ``bool[]``, whether anything is known of any.
-    """
-
-    seeds: jax.Array
-    slopes: jax.Array
-    counts: jax.Array
-
-
 class Directions(Method):
-    """The base of these methods: a member is a seed, a sign and a radius.
-
-    Where the weights are elsewhere, a driver asks for the ``estimate`` and the
-    ``rate``, and moves them itself.
-    """
+    """The base of these methods: a member is a seed, a sign and a radius."""
 
     follows_slopes = True
 
@@ -151,12 +135,27 @@ class Directions(Method):
         """Returns what this step descends along, and its diagnostics."""
         raise TypeError(f"{type(self).__name__} has no estimate of its own")
 
+    def noise_on_base(self) -> NoiseOnBase | None:
+        """Returns how candidates are noise on the weights.
+
+        Raises:
+            ValueError: for a transform that is not gradient descent.
+        """
+        factor = descent.plain_factor(self, _DESCENT)
+        return NoiseOnBase(
+            self.noise,
+            chain_of_seed,
+            self.estimate,
+            lambda state: factor * self.rate(state),
+            rounding=self.rounding,
+        )
+
     def tell(
         self, state: State, population: Population, evaluation: Evaluation
     ) -> tuple[State, Info]:
         """Adds ``-lr g`` in place; what an invalid loss belongs to weighs nothing."""
         found, info = self.estimate(state, population, evaluation)
-        return self._moved(state, *found), info
+        return self._moved(state, found.seeds, found.slopes, found.counts), info
 
     def _moved(
         self,

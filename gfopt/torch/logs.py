@@ -1,51 +1,33 @@
-"""Steps along noise, written into tensors; and a log of them, replayed."""
+"""Logs of scalars, replayed into tensors."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gfopt import checks
 from gfopt.driver.replay.replay import ReplayLog, checksum_of_leaves
-from gfopt.torch import sums
+from gfopt.genome import Genome
+from gfopt.noise.noise import Noise
+from gfopt.torch.noises import Noises
 from gfopt.torch.trees import Leaf, forms, leaves_of
-from gfopt.types import PyTree
+from gfopt.types import Chain, Estimate, PyTree
 
 
-def moved(
-    leaves: list[Leaf],
-    kind: str,
-    rounding: str,
-    seeds: np.ndarray,
-    slopes: np.ndarray,
-    rate: float,
-    limits: Sequence[float | None] = (),
-) -> None:
-    """Adds ``-rate sum_i slopes[i] z_i`` to the tensors."""
-    random = int(seeds[0]) if rounding == "stochastic" else None
-    for leaf, limit in zip(leaves, limits or [None] * len(leaves), strict=True):
-        own = rate if leaf.learning_rate is None else leaf.learning_rate
-        weights = -slopes.dtype.type(own) * slopes
-        if weights.any() and leaf.tensor.numel():
-            by = seeds.tolist(), weights.tolist(), limit
-            total = sums.Sum(kind, leaf.path_hash, *by)
-            tensor = leaf.tensor.detach()
-            sums.add_into(tensor, tensor, total, random)
-
-
-def replay(parameters: Any, log: ReplayLog | str | os.PathLike[str]) -> None:
+def replay(parameters: Any, log: ReplayLog | Genome | str | os.PathLike[str]) -> None:
     """Makes the weights of a run from its starting weights and its log, in place.
 
     Args:
         parameters: as of ``Tuner``, as the run started from them.
-        log: a ``ReplayLog``, or the path of one, of a torch or of a JAX run.
+        log: a ``ReplayLog``, or the path of one, of a torch or of a JAX run; or a
+            ``gfopt.genome.Genome`` of a search by ``gfopt.DeepGA``.
 
     Raises:
         TypeError: for what is not a log.
-        ValueError: where the run started from other leaves.
+        ValueError: where the run started from other leaves, and for a genome that
+            draws matrices anew, or from a table.
 
     Example:
         >>> import gfopt, torch
@@ -58,6 +40,9 @@ def replay(parameters: Any, log: ReplayLog | str | os.PathLike[str]) -> None:
         >>> torch.equal(first.weight, second.weight)
         True
     """
+    if isinstance(log, Genome):
+        _write_genome(parameters, log)
+        return
     if isinstance(log, str | os.PathLike):
         log = ReplayLog.read(log)
     checks.instance("log", log, ReplayLog, "a ReplayLog or the path of one")
@@ -68,10 +53,22 @@ def replay(parameters: Any, log: ReplayLog | str | os.PathLike[str]) -> None:
             "parameters must be what the run started from, of the same shapes, types "
             f"and names; got {checks.shown([leaf.name for leaf in leaves])}"
         )
-    by = log.header["noise"], log.header["rounding"]
+    noises = Noises(Noise(log.header["noise"]), leaves)
     columns = log.seed, log.projected_gradient, log.learning_rate
     for seed, slope, rate in zip(*columns, strict=True):
-        moved(leaves, *by, np.array([seed]), np.array([slope]), rate)
+        one: Any = np.array([seed]), np.array([slope]), np.True_
+        noises.move(Estimate(*one), rate, log.header["rounding"])
+
+
+def _write_genome(parameters: Any, genome: Genome) -> None:
+    kind = genome.noise["kind"]
+    scales = np.broadcast_to(genome.sigmas, genome.seeds.shape)
+    if kind == "table" or (scales < 0).any():
+        raise ValueError(
+            "log must be a genome of mutations by gaussian() or rademacher() noise, "
+            f"and no matrices drawn anew; got {checks.shown(genome)}"
+        )
+    Noises(Noise(kind), leaves_of(parameters)).write(Chain(genome.seeds, scales))
 
 
 def logged(leaves: list[Leaf]) -> PyTree:
