@@ -21,6 +21,8 @@ from engines.small_models import (
 
 import gfopt
 from gfopt import engines
+from gfopt.core.evaluate import Request, decode_rows
+from gfopt.core.objective import Inputs
 from gfopt.engines.peft_files import CONFIG, MODULES, WEIGHTS
 from gfopt.problems import export_gguf, export_safetensors, load_gguf, load_safetensors
 from gfopt.quantization import gguf_files
@@ -59,6 +61,40 @@ def test_a_member_of_low_rank_noise_is_an_adapter() -> None:
         engines.adapter_of(member)
     with pytest.raises(ValueError, match="LowRank leaves in its layers; got none"):
         engines.adapter_of(searched)
+
+
+def test_members_of_an_adapter_share_the_codes_of_a_quantized_model() -> None:
+    """Low-rank noise on an adapter over 4-bit weights: as if each member were dense."""
+    found = small_model()
+    codes = gfopt.quantization.quantize(
+        found.weights, min_size=200, group_size=16, where=lambda path, _: "down" in path
+    )
+    adapter = engines.new_adapter(codes, 2, targets=["down"])
+    x0, fixed = gfopt.partition(adapter, lambda path, leaf: path.endswith("/b"))
+    method = gfopt.OpenES(population_size=2, sigma=0.3, noise=gfopt.low_rank())
+    state = method.init(jax.random.key(0), x0)
+
+    def loss(adapter: Any, weights: Any) -> Any:
+        return found.model.logits(engines.with_adapter(weights, adapter), TOKENS).std()
+
+    @jax.jit
+    def values(population: Any, codes: Any) -> Any:
+        objective, inputs = gfopt.Objective(loss), Inputs(frozen=fixed, args=(codes,))
+        request = Request(state.step, objective, method, state, population, inputs)
+        return gfopt.vmapped()(request).fitness
+
+    @jax.jit
+    def dense(population: Any, codes: Any) -> Any:
+        changed = decode_rows(method, state, population.members)
+        weights = gfopt.lazy.materialise(codes)
+        return jax.vmap(lambda x: loss(gfopt.merge(x, fixed), weights))(changed)
+
+    population = method.ask(jax.random.key(1), state)
+    with gfopt.lazy.count_materialisations() as made:
+        fitness = values(population, codes)
+    assert made.list == []
+    np.testing.assert_allclose(fitness, dense(population, codes), rtol=1e-4)
+    assert np.ptp(fitness) > 1e-3
 
 
 def test_changes_add_up_and_are_found_again() -> None:

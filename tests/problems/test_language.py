@@ -1,6 +1,7 @@
 """The Llama forward pass against a plain loop, and the real model where it is."""
 
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,62 @@ def test_what_begins_a_text_comes_before_the_prompt():
     for words in ([], ["d"], ["d", ""], ["da", "db"]):
         with pytest.raises(ValueError, match="two or more that begin with different"):
             prompted(found, ["a"], [0], words, "{}")
+
+
+def test_a_soft_prompt_is_vectors_in_the_place_of_embeddings():
+    weights, vectors = small_weights(), small_weights()["layers"]["query"][0][:2]
+    found = Pretrained(MODEL, weights, Letters())
+    task = prompted(found, ["ab", "c"], [0, 1], ["dd", "e"], "h{}i")
+    logs = jax.jit(lambda task, prompt: task.log_probabilities(prompt))
+    # tokens of their own that are embedded as the vectors
+    longer = weights | {"embedding": jnp.concatenate([weights["embedding"], vectors])}
+    for row, body in zip(logs(task, vectors), ([8, 1, 2, 9], [8, 3, 9]), strict=True):
+        text = [0, VOCABULARY, VOCABULARY + 1, *body]
+        logits = looped_logits(longer, text)[-1][[4, 5]]
+        expected = logits - np.log(np.exp(logits).sum())
+        np.testing.assert_allclose(row, expected, atol=1e-4)
+    written = logs(task, np.array([6, 7]))
+    np.testing.assert_allclose(logs(task, task.soft([6, 7])), written, 1e-5)
+    some = task.at(jnp.array([1]))
+    assert some.bodies.tolist() == [[8, 3, 9, 0]]
+    assert (some.lengths.tolist(), some.labels.tolist()) == ([3], [1])
+
+
+def test_the_embeddings_of_a_soft_prompt_may_be_quantized():
+    table = small_weights()["embedding"]
+    codes = gfopt.quantization.quantize({"embedding": table}, min_size=60)
+    task = prompted(Pretrained(MODEL, codes, Letters()), ["a"], [0], ["d", "e"], "{}")
+    expected = codes["embedding"].materialise()[jnp.array([6, 2])]
+    np.testing.assert_array_equal(task.soft([6, 2]), expected)
+
+
+def test_black_box_tuning_in_a_subspace():
+    """Three numbers that stand for a soft prompt of twenty lower its loss."""
+    found = Pretrained(MODEL, small_weights(), Letters())
+    task = prompted(found, [*"abcdefgh"], [0, 1] * 4, ["a", "b"], "{}i")
+    start = task.soft([3, 4])
+    method = gfopt.Subspace(gfopt.CMAES(population_size=6, sigma=0.5), dimension=3)
+
+    def batches(step, key):
+        return jax.random.choice(key, 8, (4,), replace=False)
+
+    def loss(prompt, rows, task):
+        return task.at(rows)(prompt)
+
+    @jax.jit
+    def search(start, task):
+        # the labels are what the model itself says after another prompt
+        odds = task.log_probabilities(start[::-1] + 0.5)[:, 1]
+        task = replace(task, labels=(odds > jnp.median(odds)).astype(jnp.int32))
+        found = gfopt.run(
+            method, loss, start, key=jax.random.key(0), generations=40,
+            batches=batches, args=(task,),
+        )  # fmt: skip
+        return found.recommended, found.state, task(start), task(found.recommended)
+
+    prompt, state, before, after = search(start, task)
+    assert prompt.shape == (2, WIDTH) and state.inner.mean.shape == (3,)
+    assert after < before - 0.02
 
 
 def test_perturbed_weights_stay_lazy():

@@ -117,7 +117,11 @@ class Llama:
 
     @interpret
     def last_logits(
-        self, weights: PyTree, tokens: jax.Array, lengths: jax.Array
+        self,
+        weights: PyTree,
+        tokens: jax.Array,
+        lengths: jax.Array,
+        past: KeyValues | None = None,
     ) -> jax.Array:
         """Returns the logits after each text's last token, ``[B, V]``.
 
@@ -125,8 +129,12 @@ class Llama:
             weights: of the model.
             tokens: ``i32[B, L]``, padded at the end with anything.
             lengths: ``i32[B]``, tokens of each text, 1 or more.
+            past: what comes before every text, from ``extend``; None for nothing.
         """
-        h = self.hidden(weights, tokens)
+        if past is None:
+            h = self.hidden(weights, tokens)
+        else:
+            h = jax.vmap(lambda row: self.extend(weights, past, row)[0])(tokens)
         last = jnp.take_along_axis(h, (lengths - 1)[:, None, None], axis=1)
         return self.head(weights, last[:, 0])
 
@@ -142,6 +150,7 @@ class Llama:
         places = jnp.zeros(shape, weights["embedding"].dtype)
         return KeyValues(places, places, jnp.int32(0))
 
+    @interpret
     def extend(
         self, weights: PyTree, cache: KeyValues, tokens: jax.Array
     ) -> tuple[jax.Array, KeyValues]:
@@ -153,7 +162,8 @@ class Llama:
         Args:
             weights: of the model.
             cache: of what was read; it must have places for ``T`` more if it is used.
-            tokens: ``i32[T]``.
+            tokens: ``i32[T]``, or ``float[T, d]``, vectors in the place of their
+                embeddings.
 
         Returns:
             ``[T, d]``, normed for the head, and the longer cache.
@@ -182,7 +192,8 @@ class Llama:
         return h, KeyValues(keys, values, length)
 
     def _embedded(self, weights: PyTree, tokens: jax.Array) -> jax.Array:
-        h = weights["embedding"][tokens]
+        is_soft = jnp.issubdtype(tokens.dtype, jnp.floating)
+        h = tokens if is_soft else weights["embedding"][tokens]
         return h if self.embedding_scale == 1 else h * self.embedding_scale
 
     def _head_size(self, weights: PyTree) -> int:

@@ -5,22 +5,24 @@ is the answer:
 
     prompt   "Review: " text "Sentiment:"   ->   " positive" or " negative"
 
-The prompt is a sequence of token ids, which is what a search over tokens changes.
+The prompt is a sequence of token ids, which is what a search over tokens changes, or a
+soft one: vectors in the place of the tokens' embeddings, which any method can move.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax import lax
 
 from gfopt import checks
+from gfopt.lazy.interpreter import interpret
+from gfopt.problems.language_models.decoder_layer import KeyValues
 from gfopt.problems.language_models.language_models import Pretrained
 from gfopt.problems.language_models.llama import Llama
 from gfopt.pytree import pytree, static
@@ -34,9 +36,9 @@ if TYPE_CHECKING:
 class PromptedClassification:
     """Labelled texts, and the loss of a prompt on them; make it with ``prompted``.
 
-    It is called with one prompt ``int32[L]`` and returns the mean cross-entropy of the
-    labels, so that it is a score for ``gfopt.prompts.counted``. Ids of -1 are empty
-    places.
+    It is called with one prompt, ``int32[L]`` or, soft, ``float[L, d]``, and returns
+    the mean cross-entropy of the labels, so that it is an objective, and a score for
+    ``gfopt.prompts.counted``. Ids of -1 are empty places.
 
     Attributes:
         model: the forward pass.
@@ -58,18 +60,39 @@ class PromptedClassification:
         default_factory=lambda: jnp.zeros(0, jnp.int32), repr=False
     )
 
+    def soft(self, tokens: npt.ArrayLike) -> jax.Array:
+        """Returns the soft prompt of some tokens ``int32[L]``: ``float[L, d]``."""
+        look_up = interpret(lambda table, which: table[which])
+        return look_up(self.weights["embedding"], jnp.asarray(tokens, jnp.int32))
+
+    def at(self, rows: jax.Array) -> PromptedClassification:
+        """Returns the task of some of its texts, such as a mini-batch's."""
+        bodies, lengths = jnp.asarray(self.bodies)[rows], jnp.asarray(self.lengths)
+        labels = jnp.asarray(self.labels)[rows]
+        return replace(self, bodies=bodies, lengths=lengths[rows], labels=labels)
+
     def log_probabilities(self, prompt: jax.Array) -> jax.Array:
         """Returns those of the answers alone, ``float[X, Y]``, under a prompt."""
-        prompt = jnp.asarray(prompt, jnp.int32)
-        prompt = jnp.concatenate([jnp.asarray(self.opening, jnp.int32), prompt])
-        order = jnp.argsort(prompt < 0)  # the empty places last
-        tokens, size = jnp.maximum(prompt[order], 0), jnp.sum(prompt >= 0)
-        count, room = self.bodies.shape[0], prompt.size + self.bodies.shape[1]
-        rows = jnp.zeros((count, room), jnp.int32)
-        rows = rows.at[:, : prompt.size].set(tokens)
-        rows = lax.dynamic_update_slice(rows, jnp.asarray(self.bodies), (0, size))
-        logits = self.model.last_logits(self.weights, rows, self.lengths + size)
+        past = self._read(jnp.asarray(prompt))
+        rows = jnp.asarray(self.bodies), jnp.asarray(self.lengths)
+        logits = self.model.last_logits(self.weights, *rows, past)
         return jax.nn.log_softmax(logits[:, self.words], axis=-1)
+
+    def _read(self, prompt: jax.Array) -> KeyValues | None:
+        """Reads what comes before every text, once for all of them."""
+        opening = jnp.asarray(self.opening, jnp.int32)
+        room = opening.size + len(prompt)
+        if room == 0:
+            return None
+        cache, size = self.model.empty_cache(self.weights, room), jnp.int32(room)
+        if prompt.ndim == 2:
+            tokens = jnp.concatenate([self.soft(opening), prompt])
+        else:
+            tokens = jnp.concatenate([opening, prompt.astype(jnp.int32)])
+            order = jnp.argsort(tokens < 0)  # the empty places last
+            size, tokens = jnp.sum(tokens >= 0), jnp.maximum(tokens[order], 0)
+        cache = self.model.extend(self.weights, cache, tokens)[1]
+        return cache._replace(length=size)
 
     def probabilities(self, prompt: jax.Array) -> jax.Array:
         """Returns the answers' probabilities ``float[X, Y]``; no label is read."""
