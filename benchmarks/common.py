@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 QUICK = "--quick" in sys.argv  # a smoke test: small sizes, nothing kept
@@ -63,6 +65,21 @@ def show(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(map(len, column)) for column in zip(header, *text, strict=True)]
     for row in [header, *text]:
         print("  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)))
+
+
+def crossed_interval(values: Any, resamples: int = 2000) -> tuple[float, float, float]:
+    """Returns the mean of ``[S, X]`` and its 95 % interval.
+
+    Both the seeds ``S`` and the texts ``X``, which all seeds share, are drawn with
+    replacement.
+    """
+    values, draw = np.asarray(values, float), np.random.default_rng(0)
+    means = []
+    for _ in range(resamples):
+        seeds, texts = (draw.integers(size, size=size) for size in values.shape)
+        means.append(values[seeds][:, texts].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
 
 
 def peak(program: Any) -> int:
