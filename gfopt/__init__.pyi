@@ -34,6 +34,7 @@ from gfopt.driver.ask_tell import AskTell as AskTell
 from gfopt.driver.minimize import minimize as minimize
 from gfopt.driver.replay.replay import ReplayLog as ReplayLog
 from gfopt.driver.replay.replay import replay as replay
+from gfopt.driver.replay.value_log import ValueLog as ValueLog
 from gfopt.driver.result.endings import Status as Status
 from gfopt.driver.result.result import Result as Result
 from gfopt.driver.result.tracker import Tracker as Tracker

@@ -8,8 +8,8 @@ from gfopt import checks
 with checks.needed_by("gfopt.torch", "torch", "pip install 'gfopt[torch]'"):
     import torch as torch
 
-from gfopt.torch.logs import replay
 from gfopt.torch.noises import perturbed
+from gfopt.torch.replaying import replay
 from gfopt.torch.trees import from_tree, to_tree
 from gfopt.torch.tuner import Tuner
 

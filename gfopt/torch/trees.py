@@ -133,6 +133,21 @@ def forms(leaves: Iterable[Leaf]) -> PyTree:
     )
 
 
+def logged(leaves: list[Leaf]) -> PyTree:
+    """Returns the form of what a log is of.
+
+    Raises:
+        ValueError: where groups have learning rates of their own.
+    """
+    own = [leaf.name for leaf in leaves if leaf.learning_rate is not None]
+    if own:
+        raise ValueError(
+            "parameters must have the method's learning rate to be logged; these have "
+            f"their own: {checks.shown(own)}"
+        )
+    return forms(leaves)
+
+
 def to_tree(parameters: Any) -> PyTree:
     """Returns the tuned weights as the tree that a JAX run starts from.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -19,13 +19,13 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.driver.replay.log_writer import LogWriter
-from gfopt.driver.replay.replay import ReplayLog, header_of
+from gfopt.driver.replay.replay import ReplayLog, checksum_of_leaves, header_of
+from gfopt.driver.replay.value_log import ValueLog, checksum_of_method
 from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.noise.noise import rademacher
 from gfopt.protocol import Method
-from gfopt.torch.logs import logged
 from gfopt.torch.noises import Noises
-from gfopt.torch.trees import leaves_of
+from gfopt.torch.trees import leaves_of, logged
 from gfopt.types import (
     Chain,
     Estimate,
@@ -97,6 +97,7 @@ class Tuner:
         self.info: dict[str, float] = {}
         self._is_over = False
         self._method, self._key = method, seed_keys(seed)[1]
+        self._seed, self._values = seed, list[list[float]]()
         self._leaves = leaves_of(parameters)
         moving = None if form.moving is None else float(form.moving)
         self._form, self._noises = form, Noises(form.noise, self._leaves, moving)
@@ -143,27 +144,54 @@ class Tuner:
                 in compiled and scripted modules; the weights are as they were then, and
                 where the closure raises. Also after ``write_recommended``.
         """
+        population = self._ask()
+        losses = np.full(population.active.shape, math.nan)
+        for row in np.flatnonzero(population.active):
+            member = jax.tree.map(lambda leaf, row=row: leaf[row], population.members)
+            losses[row] = self._loss(closure, self._form.chain(self._state, member))
+        return self._tell(population, losses)
+
+    def tell(self, values: Sequence[float]) -> float:
+        """Makes a step from values that are known, as of a log.
+
+        Args:
+            values: of the population's candidates, in their order; NaN for a failure.
+
+        Returns:
+            As ``step``.
+
+        Raises:
+            ValueError: for another number of them.
+            RuntimeError: after ``write_recommended``.
+        """
+        population, losses = self._ask(), np.asarray(values, np.float64)
+        if losses.shape != population.active.shape:
+            raise ValueError(
+                f"values must be those of {len(population.active)} candidates; "
+                f"got {list(losses.shape)}"
+            )
+        return self._tell(population, losses)
+
+    def _ask(self) -> Population:
         if self._is_over:
             raise RuntimeError(
-                "step must come before write_recommended, after which the weights are "
-                "not what the method's candidates are made from"
+                "a step must come before write_recommended, after which the weights "
+                "are not what candidates are made from"
             )
         with trees.precision(self._number):
-            population = _asked(self._search, self._key, self._state)
-        valid = np.array(population.active)
-        fitness = np.zeros(valid.shape, self._number.dtype)
-        for row in np.flatnonzero(valid):
-            member = jax.tree.map(lambda leaf, row=row: leaf[row], population.members)
-            loss = self._loss(closure, self._form.chain(self._state, member))
-            with np.errstate(over="ignore"):
-                fitness[row] = loss
-        valid &= np.isfinite(fitness)
+            return _asked(self._search, self._key, self._state)
+
+    def _tell(self, population: Population, losses: np.ndarray) -> float:
+        with np.errstate(over="ignore"):
+            fitness = losses.astype(self._number.dtype)
+        valid = np.array(population.active) & np.isfinite(fitness)
         with trees.precision(self._number):
             told = _told(self._search, self._state, population, fitness, valid)
         self._state, info, found, rate = told
         if found is not None:
             self._noises.move(found, rate, self._form.rounding)
         self.info = {name: value.item() for name, value in info._asdict().items()}
+        self._values.append(np.where(valid, fitness, math.nan).tolist())
         self._keep()
         return float(fitness[valid].mean()) if valid.any() else math.nan
 
@@ -232,12 +260,26 @@ class Tuner:
         header = header_of(self._method, logged(self._leaves))
         return ReplayLog(**self._arrays(), header=header)
 
+    @property
+    def value_log(self) -> ValueLog:
+        """The run so far as losses, for ``gfopt.replay`` and ``replay``, any method.
+
+        Raises:
+            ValueError: where groups have learning rates of their own.
+        """
+        size = len(self._values[0]) if self._values else 0
+        values = np.array(self._values, self._number.dtype).reshape(-1, size)
+        leaves = checksum_of_leaves(logged(self._leaves))
+        header = {"leaves": leaves, "method": checksum_of_method(self._method)}
+        return ValueLog(values, self._seed, header)
+
     def state_dict(self) -> dict[str, Any]:
         """Returns what goes on beside the weights: numbers and lists of them."""
         columns = {name: column.tolist() for name, column in self._columns.items()}
         leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._state)]
         key = self._key.tolist()
-        return {"key": key, "state": leaves, "columns": columns}
+        kept = {"columns": columns, "values": self._values}
+        return {"key": key, "state": leaves, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from what ``state_dict`` returned; the weights are the module's.
@@ -254,6 +296,7 @@ class Tuner:
         pairs = zip(state["state"], old, strict=True)
         new = [np.asarray(value, np.asarray(leaf).dtype) for value, leaf in pairs]
         self._state = jax.tree.unflatten(structure, new)
+        self._values = [list(row) for row in state["values"]]
         for name, values in state["columns"].items():
             self._columns[name] = array(self._columns[name].typecode, values)
 

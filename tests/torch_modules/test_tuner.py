@@ -126,6 +126,53 @@ def test_one_log_replays_in_torch_and_in_jax(tmp_path: Path) -> None:
         from_tree(other, result.recommended)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [gfopt.OpenES(6, 0.1, 0.05, noise=THIN, **PLAIN), gfopt.DeepGA(6, noise=SIGNS)],
+    ids=["open_es", "deep_ga"],
+)
+def test_a_log_of_values_replays_any_method(method: Any, tmp_path: Path) -> None:
+    model = network()
+    before, start = copy.deepcopy(model), to_tree(model)
+    tuner, loss = Tuner(model, method, seed=3), loss_of(model)
+    for step in range(6):
+        tuner.step(loss if step != 4 else lambda: math.nan * loss())
+    path = tmp_path / "values.log"
+    tuner.value_log.save(path)
+    tuner.write_recommended()
+    again = copy.deepcopy(before)
+    replay(again, path, method)
+    same(to_tree(again), to_tree(model))
+    for mine, theirs in zip(
+        jax.tree.leaves(gfopt.replay(start, path, method)),
+        jax.tree.leaves(to_tree(model)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+    # and a run in JAX, whose function keeps its values
+    values: list[float] = []
+
+    def kept(w: Any) -> float:
+        values.append(float(jax_loss(w)))
+        return values[-1]
+
+    options = {"method": method, "seed": 5, "budget": 4 * 6 + 1}
+    result = gfopt.minimize(kept, start, **options)
+    log = gfopt.ValueLog(np.float32(values[1:]).reshape(4, 6), seed=5)
+    replay(before, log, method)
+    for mine, theirs in zip(
+        jax.tree.leaves(to_tree(before)),
+        jax.tree.leaves(result.recommended),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    with pytest.raises(ValueError, match="of 6 candidates"):
+        Tuner(before, method).tell([1.0])
+    with pytest.raises(ValueError, match="parameters must be what the run started"):
+        replay(nn.Linear(2, 2), path, method)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_no_bit_changes_at_learning_rate_0(dtype: torch.dtype) -> None:
     model = network(dtype)

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 
 from gfopt import checks
 from gfopt.core import trees
+from gfopt.driver.replay.value_log import ValueLog, opened, retold
 from gfopt.driver.setup.arguments import as_solution, in_precision
 from gfopt.driver.storage.records import Record
 from gfopt.driver.storage.storage import Contents, read_records, write_snapshot
@@ -188,15 +189,21 @@ class ReplayLog:
         return Record("", {}, dict(zip(NAMES, self._columns(), strict=True)))
 
 
-def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
+def replay(
+    base: Solution,
+    log: ReplayLog | ValueLog | str | os.PathLike[str],
+    method: Optimizer | None = None,
+) -> Solution:
     """Makes the weights of a run from its starting weights and its log.
 
     Args:
         base: what the run started from.
-        log: a ``ReplayLog``, or the path of one.
+        log: a ``ReplayLog``, or with a method a ``ValueLog``, or the path of one.
+        method: that of the run, for a log of values.
 
     Returns:
-        The weights, bit for bit those of the run on the same backend.
+        The weights, bit for bit those of the run on the same backend; from a log of
+        values those of a compiled run, up to the last bits.
 
     Raises:
         TypeError, ValueError: for weights that are not a solution, or not a log.
@@ -207,10 +214,14 @@ def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
         >>> replay(np.zeros(3, np.float32), log)  # the signs of the seed 7 are -1
         Array([0.2, 0.2, 0.2], dtype=float32)
     """
-    if isinstance(log, str | os.PathLike):
-        log = ReplayLog.read(log)
-    checks.instance("log", log, ReplayLog, "a ReplayLog or the path of one")
-    start, x64 = _start(base, log)
+    if method is not None:
+        values = opened(ValueLog, log)
+        values.check_method(method)
+        start, x64 = _start(base, values.header, values.values)
+        with jax.enable_x64(x64):
+            return retold(method, values, start)
+    log = opened(ReplayLog, log)
+    start, x64 = _start(base, log.header, log.projected_gradient)
     with jax.enable_x64(x64):
         return _replayed(
             noise.Noise(log.header["noise"]),
@@ -224,14 +235,16 @@ def replay(base: Solution, log: ReplayLog | str | os.PathLike[str]) -> Solution:
         )
 
 
-def _start(base: Solution, log: ReplayLog) -> tuple[Solution, bool]:
+def _start(
+    base: Solution, header: Mapping[str, str], column: np.ndarray
+) -> tuple[Solution, bool]:
     """Returns the weights as the run saw them, and whether it had double precision.
 
     Raises:
         ValueError: where the run started from other leaves.
     """
-    expected = log.header.get("leaves")
-    with trees.precision((base, log.projected_gradient)):
+    expected = header.get("leaves")
+    with trees.precision((base, column)):
         start, x64 = trees.starting_point(base), jax.config.read("jax_enable_x64")
     if expected is None or checksum_of_leaves(start) == expected:
         return start, x64
