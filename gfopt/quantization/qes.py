@@ -10,9 +10,9 @@ copy of the weights. What rounding leaves, the residual ``e``, is not stored eit
 is replayed from the seeds and scores of the latest generations. A step takes the memory
 of quantized inference.
 
-Source: Xu, Miikkulainen, Qiu (2026), arXiv 2602.03120, algorithms 1 and 2. Ours: the
-residual is at most half a code where the range stops a step, and starts from 0; where
-it is stored, it is in int8 and not in float16.
+Source: Xu, Miikkulainen, Qiu (2026), arXiv 2602.03120: error feedback, and stateless
+seed replay. Ours: the residual is at most half a code where the range stops a step, and
+starts from 0; where it is stored, it is in int8 and not in float16.
 """
 
 from __future__ import annotations
