@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from programs import peak, quantized_step
 
 import gfopt
+from gfopt.core.evaluate import judged
 from gfopt.lazy.interpreter import interpret
 from gfopt.lazy.lazy import materialise
 from gfopt.problems.language_models import language_models
@@ -106,6 +107,25 @@ def test_written_back_it_is_the_same_file(file: Any, tmp_path: Any) -> None:
     reader = gguf_files.open_gguf(file)
     gguf_files.write_tensors(tmp_path / "same", gguf_files.read_tensors(reader), reader)
     assert (tmp_path / "same").read_bytes() == file.read_bytes()
+
+
+def test_stepped_codes_are_written_and_read(file: Any, tmp_path: Any) -> None:
+    reader, kinds = gguf_files.open_gguf(file), ("Q4_1", "Q5_K", "Q6_K", "Q8_0")
+    tensors = jax.tree.map(jnp.asarray, gguf_files.read_tensors(reader))
+    codes, scales = gfopt.partition({kind: tensors[kind] for kind in kinds}, codes=True)
+    method = gfopt.QES(4, 0.25, 1.0, window=0)
+    state = method.init(jax.random.key(0), codes)
+    population = method.ask(jax.random.key(1), state)
+    values = judged(jnp.float32([1, 2, 4, 0]), population.active, ())
+    state, info = jax.jit(method.tell)(state, population, values)
+    stepped = gfopt.merge(method.recommend(state), scales)
+    gguf_files.write_tensors(tmp_path / "stepped", stepped, reader)
+    again = gguf_files.read_tensors(gguf_files.open_gguf(tmp_path / "stepped"))
+    assert info.moved_share > 0.1
+    for kind in kinds:
+        assert np.any(codes[kind].codes != stepped[kind].codes)
+        np.testing.assert_array_equal(stepped[kind].codes, again[kind].codes)
+        np.testing.assert_array_equal(stepped[kind].scales, again[kind].scales)
 
 
 def test_trained_scales_are_written_and_read(file: Any, tmp_path: Any) -> None:
