@@ -167,8 +167,8 @@ class Method(Optimizer):
             return state
         return state._replace(sigma=state.sigma * factor.astype(state.sigma.dtype))
 
-    def drawn_within(self, lower: Solution, upper: Solution) -> Method:
-        """Returns the method with candidates between bounds of its search.
+    def drawn_within(self, space: Any) -> Method:
+        """Returns the method with candidates between the bounds of a ``Space``.
 
         One that cannot draw so is unchanged: ``Bounded`` then folds what lies outside.
         """
@@ -364,9 +364,9 @@ class Wrapper(Method):
         inner = self.within(state).widened(self.inner_state(state), factor)
         return self.with_inner_state(state, inner)
 
-    def drawn_within(self, lower: Solution, upper: Solution) -> Method:
+    def drawn_within(self, space: Any) -> Method:
         """Tells the method inside, whose search is this one."""
-        inner = as_method(self.inner).drawn_within(lower, upper)
+        inner = as_method(self.inner).drawn_within(space)
         return _around(self, inner)
 
     def encode(self, state: State, solution: Solution) -> Member:
@@ -453,7 +453,7 @@ class _Guest(Method):
         resize: Any = replace
         return resize(self._own, population_size=population_size)
 
-    def drawn_within(self, lower: Solution, upper: Solution) -> Any:
+    def drawn_within(self, space: Any) -> Any:
         return self._own
 
 

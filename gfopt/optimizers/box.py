@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
@@ -24,6 +25,7 @@ from gfopt import checks
 from gfopt.core import trees
 from gfopt.noise import threefry
 from gfopt.spaces.axis import fold
+from gfopt.spaces.spaces import Space
 from gfopt.types import Key, Solution
 
 ROUNDS = 50  # in which samples are drawn again
@@ -39,6 +41,13 @@ class Box(NamedTuple):
 
     lower: Solution
     upper: Solution
+
+    @classmethod
+    def of(cls, space: Space) -> Box | None:
+        """Returns the box of a space with bounds, None for one without."""
+        box = cls(*space.edges())
+        is_open = not any(np.isfinite(side).any() for side in jax.tree.leaves(box))
+        return None if is_open else box
 
     def sides(self, like: Solution) -> list[jax.Array]:
         """Returns both sides as vectors ``float[D]`` in the type of the search."""

@@ -35,6 +35,7 @@ from gfopt.optimizers.lines import (
 )
 from gfopt.protocol import Method
 from gfopt.pytree import pytree, static
+from gfopt.spaces.spaces import Space
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 EXPLORED = 4  # one point of so many explores
@@ -166,9 +167,9 @@ class CoordinateSearch(Method):
         """Returns the state with a start whose value is known: ``float[D]``."""
         return state._replace(x=x, fitness=fitness, lines=lines_at(x))
 
-    def drawn_within(self, lower: Solution, upper: Solution) -> CoordinateSearch:
-        """Returns the method with lines that end at these bounds."""
-        return replace(self, box=Box(lower, upper))
+    def drawn_within(self, space: Space) -> CoordinateSearch:
+        """Returns the method with lines that end at its bounds."""
+        return replace(self, box=Box.of(space))
 
     def _sides(self, state: CoordinateSearchState) -> Sequence[jax.Array]:
         """Returns where the lines end, ``float[D]`` each."""

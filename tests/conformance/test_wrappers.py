@@ -192,9 +192,9 @@ def test_every_hook_is_looked_at():
 
 
 def test_bounds_reach_a_method_with_the_same_coordinates():
-    sides = np.full(3, -1.0), np.full(3, 2.0)
+    space = Space(np.full(3, -1.0), np.full(3, 2.0), np.ones(3))
     for wrapper in WRAPPERS:
-        method = as_method(made(("cma_es", wrapper))).drawn_within(*sides)
+        method = as_method(made(("cma_es", wrapper))).drawn_within(space)
         told = innermost(method).box is not None
         assert told == (wrapper not in ("margin", "subspace")), wrapper
 

@@ -72,10 +72,7 @@ def within(optimizer: Optimizer, space: Space | None) -> Optimizer:
     method = innermost(optimizer)
     if space.is_discrete and as_method(method).has_margin:
         optimizer = with_innermost(optimizer, Margin(method, space))
-    sides = space.edges()
-    if any(np.isfinite(side).any() for side in jax.tree.leaves(sides)):
-        optimizer = as_method(optimizer).drawn_within(*sides)
-    return Bounded(optimizer, space)
+    return Bounded(as_method(optimizer).drawn_within(space), space)
 
 
 def reach(space: Space | None) -> float:

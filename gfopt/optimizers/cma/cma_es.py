@@ -43,6 +43,7 @@ from gfopt.optimizers.cma.parameters import (
 from gfopt.optimizers.cma.root import condition_number, renewed, root_gap
 from gfopt.optimizers.gaussian import Gaussian
 from gfopt.pytree import pytree, static
+from gfopt.spaces.spaces import Space
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
 CONDITION_GAP = 10  # root updates between two checks of the condition number
@@ -267,9 +268,9 @@ class CMAES(Gaussian):
         axis_ratio = jnp.sqrt(new.condition)
         return new, CMAESInfo(new.sigma, axis_ratio, std.max(), std.min())
 
-    def drawn_within(self, lower: Solution, upper: Solution) -> CMAES:
+    def drawn_within(self, space: Space) -> CMAES:
         """Returns the method that draws again what falls outside."""
-        return replace(self, box=Box(lower, upper))
+        return replace(self, box=Box.of(space))
 
     def standard_deviations(self, state: CMAESState) -> Solution:
         """Returns the standard deviation of each coordinate, like the mean."""
