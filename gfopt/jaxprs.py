@@ -40,8 +40,9 @@ V = TypeVar("V")
 # here. "..." allows further ones, which say how to compile a program, not what it is.
 FORMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        "abs add and atan2 ceil cholesky clamp copy div dynamic_update_slice eq "
-        "erf_inv floor ge gt is_finite le lt max min ne neg nextafter not "
+        "abs add add_any and atan2 ceil cholesky clamp copy div "
+        "dynamic_update_slice eq erf_inv erfc floor ge gt is_finite le lt max min ne "
+        "neg nextafter not "
         "optimization_barrier or population_count pow random_fold_in random_unwrap "
         "rem select_n shift_left shift_right_arithmetic shift_right_logical sign "
         "square sub threefry2x32 xor".split(),

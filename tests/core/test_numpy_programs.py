@@ -196,6 +196,11 @@ CASES = {
         lambda x: lax.erf_inv((x / 9.5).astype(jnp.float32)),
         X,
     ),
+    "complementary error function": (lambda x: lax.erfc(x / 3), X),
+    "a slope of two parts": (
+        lambda x: jax.jvp(lambda y: jnp.minimum(y, 3 - y) * y, (x,), (x,)),
+        X,
+    ),
     "a branch": (
         lambda x: lax.cond(x[0, 0] > 0, lambda x: x + 1, lambda x: x - 1, x),
         X,

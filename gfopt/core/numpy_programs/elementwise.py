@@ -75,6 +75,12 @@ def _rsqrt(x: Value) -> Value:
     return x.dtype.type(1) / np.sqrt(x)
 
 
+def _erfc(eqn: Equation) -> Function:
+    from scipy.special import erfc  # a slow import that few programs need
+
+    return erfc
+
+
 def _logistic(x: Value) -> Value:
     one = x.dtype.type(1)
     return one / (one + np.exp(-x))
@@ -206,6 +212,7 @@ def _bitcast(eqn: Equation) -> Function:
 #: Those that need nothing but their operands.
 _PLAIN: dict[str, Function] = {
     "add": operator.add,
+    "add_any": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
     "neg": operator.neg,
@@ -261,6 +268,7 @@ RULES: dict[str, Rule] = {
     "pow": _pow,
     "integer_pow": _integer_pow,
     "erf_inv": _erf_inv,
+    "erfc": _erfc,
     "round": _round,
     "reduce_precision": _reduce_precision,
     "select_n": _select,
