@@ -47,6 +47,9 @@ from gfopt.driver.trials.trial import Trial as Trial
 from gfopt.noise.noise import gaussian as gaussian
 from gfopt.noise.noise import rademacher as rademacher
 from gfopt.noise.perturbation.low_rank_noise import low_rank as low_rank
+from gfopt.optimizers.bayesian.bayesian_optimization import (
+    BayesianOptimization as BayesianOptimization,
+)
 from gfopt.optimizers.cma.cma_es import CMAES as CMAES
 from gfopt.optimizers.cma.cr_fm_nes import CRFMNES as CRFMNES
 from gfopt.optimizers.cma.lq_cma_es import LQCMAES as LQCMAES

@@ -24,7 +24,7 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "stops": "knows when it has converged",
         "tolerates_stale": "can use a tell that comes a generation late",
         "dense": "holds D x D matrices: for up to about 1,000 numbers",
-        "surrogate": "asks a model of the objective: a step is a part of a generation",
+        "surrogate": "asks a model of the objective what to evaluate next",
         "deterministic": "draws nothing: the seed does not matter",
         "injects": "takes in solutions that were evaluated elsewhere",
         "asynchronous": "can be told values as they come, of candidates of any step",
@@ -246,6 +246,14 @@ ROWS = (
         home="gfopt.optimizers.coordinate_search.CoordinateSearch",
         domain="sums of functions of one parameter each",
         flags=frozenset({"deterministic", "stops"}),
+    ),
+    Row(
+        name="bayesian_optimization",
+        home="gfopt.optimizers.bayesian.bayesian_optimization.BayesianOptimization",
+        domain="very costly black box, 1 to 30 parameters, mixed spaces",
+        flags=frozenset({"surrogate"}),
+        most=200,
+        beyond="cma_es",
     ),
     Row(
         name="nelder_mead",

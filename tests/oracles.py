@@ -1464,3 +1464,36 @@ def coordinate_search(
             x, value = point, value + change
             lines[number] = [(t, h - change) for t, h in lines[number]]
     return np.array(asked)
+
+
+# --- Bayesian optimization ------------------------------------------------------------
+
+
+def gaussian_process(
+    points: Array, values: Array, lengths: Array, noise: float, at: Array
+) -> tuple[Array, Array, float]:
+    """Returns mean, standard deviation and log posterior (Rasmussen and Williams).
+
+    The prior of the mean has 1000 times the variance of the process; that of the
+    variance is the inverse gamma distribution with 2 values of mean square 1.
+    """
+
+    def kernel(a: Array, b: Array) -> float:
+        r = np.sqrt(5 * np.sum(((a - b) / lengths) ** 2))
+        return (1 + r + r * r / 3) * np.exp(-r)
+
+    n = len(points)
+    k = np.array([[kernel(a, b) for b in points] for a in points]) + noise * np.eye(n)
+    inverse, one = np.linalg.inv(k), np.ones(n)
+    mean = one @ inverse @ values / (one @ inverse @ one + 1e-3)
+    apart = values - mean
+    square = apart @ inverse @ apart + 1e-3 * mean**2
+    variance = (square + 2) / (n + 2)
+    means, deviations = [], []
+    for x in at:
+        own = np.array([kernel(x, b) for b in points])
+        means.append(mean + own @ inverse @ apart)
+        deviations.append(np.sqrt(variance * (1 - own @ inverse @ own)))
+    log_posterior = -0.5 * (n * np.log(variance) + np.linalg.slogdet(k)[1])
+    log_posterior -= 0.5 * square / variance + np.log(variance) + 1 / variance
+    return np.array(means), np.array(deviations), log_posterior

@@ -187,6 +187,9 @@ CONFIGURATIONS = {
     "coordinate_search": Configuration(
         {"sigma": 0.3, "batch_size": 16}, generations=60, bound=1e-4
     ),
+    "bayesian_optimization": Configuration(
+        {"sigma": 1.0, "num_points": 24}, generations=50, bound=5e-2
+    ),
     "nelder_mead": Configuration({"sigma": 0.3}, generations=250, bound=1e-4),
     "random_tokens": Configuration(
         {"vocabulary": 12, "population_size": 16, "change_rate": 0.5},

@@ -1,0 +1,1 @@
+"""Bayesian optimization: a Gaussian process says where to look next."""
