@@ -17,8 +17,8 @@ is none.
     python benchmarks/practice.py report --ours changed
 
 A method whose package is missing is left out, and so is a problem. optuna's Gaussian
-process has 50 evaluations, which take it half a minute; nevergrad, which plans with its
-budget, has a run for each.
+process has 50 evaluations, which take it half a minute; nevergrad and ``auto``, which
+plan with their budget, have a run for each.
 """
 
 from __future__ import annotations

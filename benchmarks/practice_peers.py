@@ -389,7 +389,8 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "auto": Method(ours("auto"), "gfopt"),
+    "auto": Method(ours("auto"), "gfopt", is_told=True),
+    "bayesian_optimization": Method(ours("bayesian_optimization"), "gfopt", most=200),
     "differential_evolution": Method(ours("differential_evolution"), "gfopt"),
     "random_search": Method(ours("random_search"), "gfopt"),
     "pycma": Method(pycma, "cma"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
+import numpy as np
+
 from gfopt.driver.setup.method import choose
 from gfopt.driver.setup.scale import reach, scaled, within
 from gfopt.driver.setup.start import Start
@@ -14,6 +17,7 @@ from gfopt.protocol import Optimizer
 from gfopt.types import PyTree
 
 MOST_SURROGATE = 40  # numbers up to which there is a model of the objective
+MOST_BAYESIAN = 10  # evaluations of each number up to which that is a Gaussian process
 MOST_INTEGER = 100  # evaluations of each number up to which it does with integers
 MOST_GROWTH = 32  # times the default, the largest population of a restart
 # explorations of a line without an improvement, before something else is tried, and
@@ -38,12 +42,17 @@ class Plan(NamedTuple):
 
 
 def for_costly(start: Start, dimension: int, sigma0: PyTree, plan: Plan) -> Optimizer:
-    """Returns CMA-ES, with a model of the objective where that pays."""
+    """Returns Bayesian optimization or CMA-ES, with a model where that pays."""
+    fields: dict[str, object]
+    if plan.budget is not None and _is_tiny(start, dimension, plan):
+        fields = {"num_points": max(plan.budget, 4), "batch_size": plan.batch_size}
+        chosen = choose("bayesian_optimization", fields, dimension)
+        return within(*scaled(chosen, start, sigma0))
     first_size = default_population_size(dimension)
     size = min(plan.batch_size, first_size)
     has_model = _has_model(start, dimension, plan)
     # neither a start far away nor a sigma0 that is much too small should end it
-    fields: dict[str, object] = {"tol_up": 1e20}
+    fields = {"tol_up": 1e20}
     if has_model:
         fields["batch_size"] = size
     name = "lq_cma_es" if has_model else "cma_es"
@@ -55,6 +64,18 @@ def for_costly(start: Start, dimension: int, sigma0: PyTree, plan: Plan) -> Opti
         patience = MOST_PATIENCE if plan.restarts else LEAST_PATIENCE
         optimizer = Separable(optimizer, size, patience, stops=not plan.restarts)
     return within(optimizer, space)
+
+
+def _is_tiny(start: Start, dimension: int, plan: Plan) -> bool:
+    """Tells whether so few evaluations are left that each is worth a long thought.
+
+    A Gaussian process looks all over the bounds, which must be finite.
+    """
+    if plan.budget is None or plan.any_order or start.space is None:
+        return False
+    widths = jax.tree.leaves(start.space.widths())
+    is_closed = all(np.all(np.isfinite(width)) for width in widths)
+    return is_closed and plan.budget <= MOST_BAYESIAN * dimension
 
 
 def _has_model(start: Start, dimension: int, plan: Plan) -> bool:
