@@ -400,7 +400,7 @@ METHODS = {
     "fcmaes_BiteOpt": Method(biteopt, "fcmaes"),
     "optuna_TPE": Method(optuna("TPESampler"), "optuna"),
     "optuna_CMA": Method(optuna("CmaEsSampler"), "optuna"),
-    "optuna_GP": Method(optuna("GPSampler"), "optuna", most=50),
+    "optuna_GP": Method(optuna("GPSampler"), "torch", most=50),  # it needs both
     "nevergrad_NGOpt": Method(nevergrad, "nevergrad", is_told=True),
     "scipy_DE": Method(scipy_de, "scipy"),
     "scipy_annealing": Method(scipy_annealing, "scipy"),
