@@ -84,9 +84,12 @@ def test_eager_equals_compiled(case: Case) -> None:
     optimizer, state, population, evaluation = cases.first_step(case)
     agree(case, optimizer.init(KEY, case.x0), state)
     agree(case, optimizer.ask(KEY, state), population)
-    # the update has sums, which a compiled program may fuse: up to rounding
+    # the update has sums, which a compiled program may fuse: up to rounding, and a fit
+    # by few points multiplies it
     told = optimizer.tell(state, population, evaluation)
-    cases.close(told, cases.tell(optimizer, state, population, evaluation))
+    scale = 50 if case.has("surrogate") else 1
+    compiled = cases.tell(optimizer, state, population, evaluation)
+    cases.close(told, compiled, rtol=1e-5 * scale, atol=1e-6 * scale)
 
 
 def agree(case: Case, a: Any, b: Any) -> None:

@@ -158,7 +158,7 @@ def test_restarts_find_another_integer(method: object) -> None:
 def test_restarts_start_anywhere_within_finite_bounds() -> None:
     bounds = [(0, 1), (-100, 100)]
     found = gfopt.minimize(
-        lambda x: float(x @ x), [0.9, 90], bounds=bounds, budget=5, seed=0
+        lambda x: float(x @ x), [0.9, 90], bounds=bounds, budget=21, seed=0
     )
     assert found.optimizer.inner.inner.reach == pytest.approx(5)  # fifths, either way
     open_end = gfopt.minimize(
