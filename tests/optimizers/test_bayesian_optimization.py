@@ -73,6 +73,16 @@ def test_a_fit_finds_which_coordinate_matters() -> None:
     assert np.exp(parameters.noise) < 1e-3
 
 
+def test_float32_leaves_a_process_finite() -> None:
+    near = RNG.normal(size=(40, 3)) * 1e-4
+    points = jnp.asarray(20 + np.concatenate([near, RNG.normal(size=(40, 3))]), "f4")
+    values, known = warped(jnp.sum((points - 20) ** 2, axis=1)), jnp.ones(80, bool)
+    short = Hyperparameters(jnp.full(3, -2.0, "f4"), jnp.asarray(-11.3, "f4"))
+    parameters = gaussian_process.fitted(short, points, values, known)
+    process = gaussian_process.conditioned(parameters, points, values, known)
+    assert np.all(np.isfinite(gaussian_process.predicted(process, points)))
+
+
 @pytest.mark.parametrize("u", [3.0, 0.0, -2.0, -4.999, -5.001, -9.0])
 def test_the_expected_improvement_is_its_integral(u: float) -> None:
     std = 0.7
@@ -136,6 +146,11 @@ def test_it_knows_integers_log_scales_and_choices() -> None:
     result = searched(fun, {"n": 0, "rate": 100.0, "kind": 0}, bounds, 40)
     assert result.x["n"] == 6 and result.x["kind"] == 2 and result.fun < 1e-3
     assert all(x["n"] in range(10) and x["kind"] in range(3) for x in asked)
+
+
+def test_it_begins_within_a_bound_on_one_side() -> None:
+    result = searched(lambda x: float(np.sum(x)), [0.1] * 4, (0, None), 5)
+    assert result.nfev == 5 and np.min(result.state.points) >= 0
 
 
 def test_a_region_that_fails_is_left() -> None:

@@ -6,8 +6,9 @@ the best. It looks within
     |x_i - x_best,i| <= L w_i / g,  g = (w_1 .. w_D)^(1/D)
 
 w the lengths of the process. ``L`` is doubled after three improvements in a row and
-halved after ``max(4, D)`` steps without one; where it has become tiny it is as large as
-at first again. Choices are free in every region, and integers may go to the next one.
+halved after ``max(4, D)`` evaluations without one; where it has become tiny it is as
+large as at first again. Choices are free in every region, and integers may go to the
+next one.
 
 The process takes a point that failed for one of an average value, so that the search
 leaves a region where all fail, and comes back to one where few do.
@@ -170,7 +171,8 @@ class BayesianOptimization(Method):
 
         def first() -> tuple[jax.Array, jax.Array]:
             share = _latin_hypercube(key, size - 1, dimension)
-            design = at.outward(share.astype(at.width.dtype) * jnp.minimum(at.high, 1))
+            low, high = jnp.maximum(at.low, 0), jnp.minimum(at.high, 1)
+            design = at.outward(low + share.astype(low.dtype) * (high - low))
             x0 = vectors.flat(state.center)[None]
             return jnp.concatenate([x0, design]), jnp.ones(size, bool)
 

@@ -48,7 +48,8 @@ class GaussianProcess(NamedTuple):
 
     Attributes:
         parameters: lengths and noise.
-        points: ``float[A, D]``, in units of the lengths.
+        origin: ``float[D]``, the first point, from which the others are seen.
+        points: ``float[A, D]``, from there, in units of the lengths.
         is_known: ``bool[A]``, which of them have a value.
         root: ``L`` with ``L L^T = K``, ``float[A, A]``; the identity for the others.
         weights: ``K^-1 (z - mu)``, ``float[A]``.
@@ -57,6 +58,7 @@ class GaussianProcess(NamedTuple):
     """
 
     parameters: Hyperparameters
+    origin: jax.Array
     points: jax.Array
     is_known: jax.Array
     root: jax.Array
@@ -81,11 +83,11 @@ def conditioned(
 
     Args:
         parameters: lengths and noise.
-        points: ``float[A, D]``.
+        points: ``float[A, D]``; distances round least around the first.
         values: ``z``, ``float[A]``, of about mean 0 and variance 1.
         is_known: ``bool[A]``, which rows count.
     """
-    x = points / jnp.exp(parameters.lengths)
+    x = (points - points[0]) / jnp.exp(parameters.lengths)
     both = is_known[:, None] & is_known
     diagonal = jnp.where(is_known, jnp.exp(parameters.noise), 1)
     k = jnp.where(both, _kernel(_distances(x, x)), 0) + jnp.diag(diagonal)
@@ -97,14 +99,16 @@ def conditioned(
     weights = solved[:, 0] - mean * solved[:, 1]
     square = (z - mean * one) @ weights + MEAN_PRECISION * mean**2
     variance = (square + VARIANCE_COUNT) / (jnp.sum(one) + VARIANCE_COUNT)
-    return GaussianProcess(parameters, x, is_known, root, weights, mean, variance)
+    return GaussianProcess(
+        parameters, points[0], x, is_known, root, weights, mean, variance
+    )
 
 
 def predicted(
     process: GaussianProcess, points: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns mean and standard deviation at points ``[N, D]``, ``float[N]`` each."""
-    x = points / jnp.exp(process.parameters.lengths)
+    x = (points - process.origin) / jnp.exp(process.parameters.lengths)
     k = jnp.where(process.is_known, _kernel(_distances(x, process.points)), 0)
     mean = process.mean + k @ process.weights
     reduced = solve_triangular(process.root, k.T, lower=True)
@@ -135,8 +139,12 @@ def fitted(
     def step(_: int, carry: tuple[Hyperparameters, Any]) -> Any:
         now, moments = carry
         process = conditioned(now, points, values, is_known)
+        lengths, noise = _slope(process)
+        # where rounding has left K no root, more noise gives it one
+        lengths = jnp.where(jnp.isfinite(lengths), lengths, 0)
+        noise = jnp.where(jnp.isfinite(noise), noise, -1)
         slope = jax.tree.map(
-            lambda a, b: a + b, _slope(process), _prior_slope(now, center)
+            jnp.add, Hyperparameters(lengths, noise), _prior_slope(now, center)
         )
         move, moments = adam.update(slope, moments)
         lengths, noise = optax.apply_updates(now, move)
