@@ -41,7 +41,7 @@ V = TypeVar("V")
 FORMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         "abs add add_any and atan2 ceil cholesky clamp copy div "
-        "dynamic_update_slice eq erf_inv erfc floor ge gt is_finite le lt max min ne "
+        "dynamic_update_slice eq erf_inv floor ge gt is_finite le lt max min ne "
         "neg nextafter not "
         "optimization_barrier or population_count pow random_fold_in random_unwrap "
         "rem select_n shift_left shift_right_arithmetic shift_right_logical sign "
@@ -53,6 +53,7 @@ FORMS: dict[str, tuple[str, ...]] = {
         "tanh".split(),
         ("accuracy",),
     ),
+    "erfc": ("", "accuracy"),
     **dict.fromkeys("argmax argmin".split(), ("axes index_dtype",)),
     **dict.fromkeys("cummax cummin cumprod cumsum".split(), ("axis reverse",)),
     **dict.fromkeys(

@@ -18,6 +18,7 @@ from gfopt.types import PyTree
 
 MOST_SURROGATE = 40  # numbers up to which there is a model of the objective
 MOST_BAYESIAN = 10  # evaluations of each number up to which that is a Gaussian process
+MOST_KNOWN = 200  # and in all: a step takes as long as their number cubed
 MOST_INTEGER = 100  # evaluations of each number up to which it does with integers
 MOST_GROWTH = 32  # times the default, the largest population of a restart
 # explorations of a line without an improvement, before something else is tried, and
@@ -75,7 +76,7 @@ def _is_tiny(start: Start, dimension: int, plan: Plan) -> bool:
         return False
     widths = jax.tree.leaves(start.space.widths())
     is_closed = all(np.all(np.isfinite(width)) for width in widths)
-    return is_closed and plan.budget <= MOST_BAYESIAN * dimension
+    return is_closed and plan.budget <= min(MOST_BAYESIAN * dimension, MOST_KNOWN)
 
 
 def _has_model(start: Start, dimension: int, plan: Plan) -> bool:

@@ -167,7 +167,7 @@ class BayesianOptimization(Method):
         """Proposes the first points, or where to look next: ``float[P, D]``."""
         at = self._coordinates(state.center)
         dimension = state.points.shape[1]
-        size = max(dimension + 1, self.batch_size)
+        size = max(at.num_parameters + 1, self.batch_size)
 
         def first() -> tuple[jax.Array, jax.Array]:
             share = _latin_hypercube(key, size - 1, dimension)

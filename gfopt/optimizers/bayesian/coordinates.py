@@ -44,6 +44,16 @@ class Coordinates(NamedTuple):
     low: jax.Array
     high: jax.Array
 
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers and choices there are: a choice counts as one."""
+        sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(self.center)]
+        choices = self.space.choices if self.space is not None else ()
+        return sum(
+            size // max(k, 1)
+            for size, k in zip(sizes, choices or (0,) * len(sizes), strict=True)
+        )
+
     def inward(self, y: jax.Array) -> jax.Array:
         """Returns x of points ``[..., D]``."""
         return (y - self.origin) / self.width
