@@ -45,7 +45,8 @@ class Plan(NamedTuple):
 def for_costly(start: Start, dimension: int, sigma0: PyTree, plan: Plan) -> Optimizer:
     """Returns Bayesian optimization or CMA-ES, with a model where that pays."""
     fields: dict[str, object]
-    if plan.budget is not None and _is_tiny(start, dimension, plan):
+    most = _most_bayesian(start, dimension, plan)
+    if plan.budget is not None and plan.budget <= most:
         fields = {"num_points": max(plan.budget, 4), "batch_size": plan.batch_size}
         chosen = choose("bayesian_optimization", fields, dimension)
         return within(*scaled(chosen, start, sigma0))
@@ -59,24 +60,24 @@ def for_costly(start: Start, dimension: int, sigma0: PyTree, plan: Plan) -> Opti
     name = "lq_cma_es" if has_model else "cma_es"
     optimizer, space = scaled(choose(name, fields, dimension), start, sigma0)
     if plan.restarts:
-        most = MOST_GROWTH * first_size
-        optimizer = Restarts(optimizer, largest_size=most, reach=reach(space))
+        largest = MOST_GROWTH * first_size
+        optimizer = Restarts(optimizer, largest_size=largest, reach=reach(space))
     if has_model:
         patience = MOST_PATIENCE if plan.restarts else LEAST_PATIENCE
         optimizer = Separable(optimizer, size, patience, stops=not plan.restarts)
     return within(optimizer, space)
 
 
-def _is_tiny(start: Start, dimension: int, plan: Plan) -> bool:
-    """Tells whether so few evaluations are left that each is worth a long thought.
+def _most_bayesian(start: Start, dimension: int, plan: Plan) -> int:
+    """Returns up to how many evaluations each is worth a long thought; 0 for none.
 
     A Gaussian process looks all over the bounds, which must be finite.
     """
-    if plan.budget is None or plan.any_order or start.space is None:
-        return False
+    if plan.any_order or start.space is None:
+        return 0
     widths = jax.tree.leaves(start.space.widths())
     is_closed = all(np.all(np.isfinite(width)) for width in widths)
-    return is_closed and plan.budget <= min(MOST_BAYESIAN * dimension, MOST_KNOWN)
+    return min(MOST_BAYESIAN * dimension, MOST_KNOWN) if is_closed else 0
 
 
 def _has_model(start: Start, dimension: int, plan: Plan) -> bool:
