@@ -35,7 +35,7 @@ LAYERS = [
     {"methods_table"},
     {"registry"},
     {"driver"},
-    {"engines", "genome", "prompts"},
+    {"engines", "genome", "prompts", "texts"},
     {"torch"},
     {"research"},
     {"cli"},
