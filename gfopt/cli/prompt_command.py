@@ -15,6 +15,7 @@ from gfopt.cli import terminal
 from gfopt.cli.arguments import number, refusals
 from gfopt.cli.labelled_texts import label_words, read_sentences, split
 from gfopt.core.objective import Objective
+from gfopt.driver.minimize import minimize
 from gfopt.driver.progress.interrupt import Interrupt
 from gfopt.driver.progress.progress import ProgressLine
 from gfopt.driver.result.result import Result
@@ -28,13 +29,14 @@ from gfopt.problems.language_models.prompted_classification import (
     prompted,
     word_tokens,
 )
-from gfopt.prompts.claps_search import claps
-from gfopt.prompts.counted_objectives import counted
+from gfopt.prompts.claps_search import budget_is_used, claps
+from gfopt.prompts.counted_objectives import answers, counted
 from gfopt.prompts.ledger import Ledger
 from gfopt.prompts.vocabulary import cluster_vocabulary
 
 _MOST = 10**6
 _BLOCK = 8  # prompts between two looks at Ctrl-C
+_ROWS = 50  # candidates for each query: a search that finds nothing new must end
 
 
 class _Stopped(Exception):
@@ -81,10 +83,16 @@ def prompt(
         str, typer.Option(metavar="NUMBER", help="Queries, those of pruning included.")
     ] = "200",
     clusters: Annotated[
-        str, typer.Option(metavar="NUMBER", help="Tokens that stand for all words.")
+        str,
+        typer.Option(
+            metavar="NUMBER", help="Tokens that stand for all words; 0: all words."
+        ),
     ] = "64",
     kept: Annotated[
-        str, typer.Option(metavar="NUMBER", help="Tokens that pruning leaves.")
+        str,
+        typer.Option(
+            metavar="NUMBER", help="Tokens that pruning leaves; 0: do not prune."
+        ),
     ] = "10",
     method: Annotated[
         str, typer.Option(metavar="NAME", help="A search over tokens.")
@@ -108,8 +116,8 @@ def prompt(
         num_shots = number("--shots", shots, 1, _MOST)
         num_held = number("--held-out", held_out, 1, _MOST)
         num_queries = number("--budget", budget, 1, _MOST)
-        num_clusters = number("--clusters", clusters, 1, _MOST)
-        num_kept = number("--kept", kept, 1, _MOST)
+        num_clusters = number("--clusters", clusters, 0, _MOST)
+        num_kept = number("--kept", kept, 0, _MOST)
         num_shown = number("--best", best, 1, 100)
         start = number("--seed", seed, 0, 2**31 - 1)
         checks.one_of("--method", method, registry.names(tokens=True))
@@ -122,7 +130,7 @@ def prompt(
             raise ValueError(
                 f"--kept must be at most --clusters, {num_clusters}; got {num_kept}"
             )
-        if num_queries <= num_clusters + 1:
+        if num_kept and num_queries <= num_clusters + 1:
             raise ValueError(
                 "--budget must be above what pruning takes, a query for each of the "
                 f"{num_clusters} clusters and one without; got {num_queries}"
@@ -145,7 +153,8 @@ def prompt(
         )
         embeddings = np.asarray(pretrained.weights["embedding"])
         ids = word_tokens(pretrained.tokenizer, len(embeddings))
-        chosen = cluster_vocabulary(embeddings, num_clusters, ids=ids, seed=start)
+        if num_clusters:
+            ids = cluster_vocabulary(embeddings, num_clusters, ids=ids, seed=start)
         objective = counted(
             task,
             size,
@@ -156,8 +165,8 @@ def prompt(
         )
         ledger, is_whole = _searched(
             objective,
-            chosen,
-            min(num_kept, len(chosen)),
+            ids,
+            min(num_kept, len(ids)),
             method,
             start,
             checkpoint,
@@ -187,9 +196,14 @@ def _searched(
     seed: int,
     checkpoint: str | None,
 ) -> tuple[Ledger, bool]:
-    """Prunes and searches; the ledger, and whether Ctrl-C left it be."""
+    """Prunes, if tokens are to be kept, and searches.
+
+    Returns:
+        The ledger, and whether Ctrl-C left it be.
+    """
     latest: list[Ledger] = [objective.context]
     size = objective.context.prompts.shape[1]
+    nothing = np.full(size, -1, np.int32)
     line = ProgressLine(math.inf)
 
     def note(ledger: Ledger, what: str, is_last: bool = False) -> None:
@@ -211,29 +225,47 @@ def _searched(
             return interrupt.seen
 
         try:
-            claps(
-                objective,
-                np.full(size, -1, np.int32),
-                ids=ids,
-                num_kept=num_kept,
-                method=method,
-                options=_options(method),
-                seed=seed,
-                batch_size=_BLOCK,
-                after_block=after_block,
-                checkpoint=checkpoint,
-                callbacks=after_generation,
-            )
+            if num_kept:
+                claps(
+                    objective,
+                    nothing,
+                    ids=ids,
+                    num_kept=num_kept,
+                    method=method,
+                    options=_options(method, size, num_kept, objective.context.left),
+                    seed=seed,
+                    batch_size=_BLOCK,
+                    after_block=after_block,
+                    checkpoint=checkpoint,
+                    callbacks=after_generation,
+                )
+            else:
+                _, objective = answers(objective, nothing[None])
+                left = objective.context.left
+                options = _options(method, size, len(ids), left)
+                minimize(
+                    objective,
+                    nothing,
+                    method=method,
+                    options={**options, "vocabulary": ids},
+                    budget=_ROWS * left,
+                    seed=seed,
+                    checkpoint=checkpoint,
+                    callbacks=(after_generation, budget_is_used),
+                )
         except _Stopped:
             pass
         note(latest[0], "stopped" if interrupt.seen else "done", True)
         return latest[0], not interrupt.seen
 
 
-def _options(method: str) -> dict[str, float]:
+def _options(method: str, size: int, count: int, budget: int) -> dict[str, float]:
     """Returns small generations: a query costs seconds."""
-    if method == "greedy_tokens":
-        return {"num_sweeps": 100}
+    if method == "greedy_tokens":  # two sweeps or more
+        return {
+            "num_sweeps": 100,
+            "population_size": min(count, -(-budget // (2 * size))),
+        }
     options: dict[str, float] = {"population_size": 10}
     if method == "genetic_tokens":
         options |= {"num_parents": 5, "mutation_rate": 0.2}

@@ -149,6 +149,19 @@ def test_goes_on_from_its_checkpoint(capsys: Any, table: Path, tmp_path: Path) -
     assert code == 0 and second == first
 
 
+@pytest.mark.parametrize("clusters", [12, 0])
+def test_searches_without_pruning(
+    capsys: Any, table: Path, tmp_path: Path, clusters: int
+) -> None:
+    words = "--kept", 0, "--clusters", clusters, "--checkpoint", tmp_path / "run"
+    code, out, err = called(capsys, table, *OPTIONS, *words)
+    assert code == 0 and "pruning" not in err
+    assert "cost: 40 queries to search and 6 to judge, " in out
+    empty = next(line for line in out.splitlines() if "(no prompt)" in line)
+    assert " 0." in empty and " - " not in empty  # its loss is one of the queries
+    assert called(capsys, table, *OPTIONS, *words)[1] == out
+
+
 @pytest.mark.parametrize("after", [2, 20])
 def test_ctrl_c_gives_the_best_so_far(
     capsys: Any, table: Path, after: int, monkeypatch: pytest.MonkeyPatch
@@ -183,6 +196,7 @@ def test_ctrl_c_gives_the_best_so_far(
         (["--budget", "5"], "--budget must be above what pruning takes"),
         (["--budget", "many"], "--budget must be a number from 1"),
         (["--kept", "13"], "--kept must be at most --clusters, 12"),
+        (["--clusters", "0"], "--kept must be at most --clusters, 0; got 4"),
         (["--template", "no place"], "--template must have one {} for the text"),
         (["--words", "good"], "--words must be label=word"),
         (["--words", "good=fine"], "--words must have a word for the label 'bad'"),
