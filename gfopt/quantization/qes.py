@@ -59,7 +59,8 @@ class QESInfo(NamedTuple):
         sigma: of this step.
         num_valid: rows that have a value.
         moved_share: fraction of the codes that this step changed.
-        blocked_share: fraction of them that the end of the range kept from it.
+        blocked_share: fraction of the codes that were at the end of their range and
+            would have left it.
     """
 
     sigma: jax.Array

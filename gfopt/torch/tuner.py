@@ -21,6 +21,7 @@ from gfopt.core.numpy_programs.program import HostFunction
 from gfopt.driver.replay.log_writer import LogWriter
 from gfopt.driver.replay.replay import ReplayLog, checksum_of_leaves, header_of
 from gfopt.driver.replay.value_log import ValueLog, checksum_of_method
+from gfopt.driver.setup.arguments import check_seed
 from gfopt.driver.step import seed_keys, step_keys, wrapped
 from gfopt.noise.noise import rademacher
 from gfopt.protocol import Method
@@ -93,7 +94,7 @@ class Tuner:
         log: str | os.PathLike[str] | None = None,
     ):
         form = _form_of(method)
-        checks.integer("seed", seed, 0)
+        check_seed(seed)
         self.info: dict[str, float] = {}
         self._is_over = False
         self._method, self._key = method, seed_keys(seed)[1]
@@ -277,18 +278,24 @@ class Tuner:
         """Returns what goes on beside the weights: numbers and lists of them."""
         columns = {name: column.tolist() for name, column in self._columns.items()}
         leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(self._state)]
-        key = self._key.tolist()
-        kept = {"columns": columns, "values": self._values}
-        return {"key": key, "state": leaves, **kept}
+        return {
+            "key": self._key.tolist(),
+            "method": checksum_of_method(self._method),
+            "state": leaves,
+            "columns": columns,
+            "values": self._values,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from what ``state_dict`` returned; the weights are the module's.
 
         Raises:
-            ValueError: for a state of another seed or method.
+            ValueError: for a state of another seed or method, or anything else.
         """
         old, structure = jax.tree.flatten(self._state)
-        if state["key"] != self._key.tolist() or len(state["state"]) != len(old):
+        own = self.state_dict()
+        known = isinstance(state, dict) and state.keys() == own.keys()
+        if not known or any(state[name] != own[name] for name in ("key", "method")):
             raise ValueError(
                 "state must be of a tuner with this seed and method; got that of "
                 f"another, {checks.shown(state)}"

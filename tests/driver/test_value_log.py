@@ -72,6 +72,8 @@ def test_other_runs_are_refused(tmp_path: Any) -> None:
         gfopt.replay(X0, log)
     with pytest.raises(ValueError, match=r"^values must be float\[T, P\].*\[3\]"):
         gfopt.ValueLog(np.ones(3))
+    with pytest.raises(ValueError, match=r"^seed must be below 2\*\*64"):
+        gfopt.ValueLog(np.ones((3, 2)), seed=2**64)
     with pytest.raises(ValueError, match="^steps must start with the first"):
         log[1:]
     whole = path.read_bytes()

@@ -336,6 +336,10 @@ def test_a_state_goes_on() -> None:
     assert len(rest.replay_log) == 4
     with pytest.raises(ValueError, match="seed and method"):
         Tuner(second, method, seed=1).load_state_dict(part.state_dict())
+    with pytest.raises(ValueError, match="seed and method"):
+        Tuner(second, gfopt.SPSA(0.1)).load_state_dict(part.state_dict())
+    with pytest.raises(ValueError, match="seed and method"):
+        rest.load_state_dict({"key": part.state_dict()["key"]})
 
 
 def test_lora_alone_is_tuned() -> None:

@@ -19,6 +19,7 @@ from jax import lax
 from gfopt import checks
 from gfopt.core.evaluate import judged
 from gfopt.driver import step as steps
+from gfopt.driver.setup.arguments import check_seed
 from gfopt.driver.storage.fingerprint import described
 from gfopt.driver.storage.records import Record
 from gfopt.driver.storage.storage import read_records, write_snapshot
@@ -40,7 +41,7 @@ class ValueLog:
 
     Raises:
         TypeError: for a seed that is not an integer.
-        ValueError: for values of another form, or a seed below 0.
+        ValueError: for values of another form, or a seed below 0 or from ``2**64`` up.
 
     Example:
         >>> import gfopt, jax.numpy as jnp
@@ -55,7 +56,7 @@ class ValueLog:
     header: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        checks.integer("seed", self.seed, 0)
+        check_seed(self.seed)
         values = np.asarray(self.values)
         if values.ndim != 2 or values.dtype.kind != "f":
             raise ValueError(
