@@ -19,6 +19,7 @@ from gfopt import pytree as pytree
 from gfopt import quantization as quantization
 from gfopt import shaping as shaping
 from gfopt import spaces as spaces
+from gfopt import steering as steering
 from gfopt import texts as texts
 from gfopt import tokens as tokens
 from gfopt.consensus.cbo import CBO as CBO

@@ -28,7 +28,7 @@ LAYERS = [
     {"protocol", "shaping", "spaces", "mirror_maps", "lazy"},
     {"core"},
     {"noise"},
-    {"gradients", "analytic"},
+    {"gradients", "analytic", "steering"},
     {"optimizers"},
     {"consensus", "quantization"},
     {"tokens", "problems"},

@@ -1,26 +1,12 @@
-"""Feynman-Kac steering: particles that grow token by token and are resampled.
+"""Feynman-Kac steering of texts: particles that grow token by token.
 
 Each particle draws its next token from a language model; a reward ``r = -fitness`` of
-the text so far gives it a weight. The texts of full length follow, in the limit of many
-particles,
-
-    p(x) exp(scale r(x)) / Z
-
-for each of the potentials, of which the last corrects what the others did:
-
-    difference  G_t = exp(scale (r_t - r_(t-1)))
-    max         G_t = exp(scale max_(s <= t) r_s)
-    sum         G_t = exp(scale sum_(s <= t) r_s)
-    the last    G_L = exp(scale r_L) / (G_1 ... G_(L-1))
-
-Weights are held as logarithms. They add up until their effective sample size falls
-below a share of the particles; then these are resampled, and all weigh the same again.
+the text so far gives it a weight, and particles are resampled as ``gfopt.steering``
+says. The last step does not resample: its particles have weights.
 
 Source: Singhal, Horvitz, Teehan, Ren, Yu, McKeown, Ranganath (2025), "A general
 framework for inference-time scaling and steering of diffusion models", arXiv
-2501.06848, section 3; systematic resampling of Kitagawa (1996). Deviations: a step
-without resampling keeps its weights, so that adaptive resampling is not biased; the
-last step does not resample: its particles have weights.
+2501.06848, section 3.
 """
 
 from __future__ import annotations
@@ -31,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gfopt import checks
+from gfopt import checks, steering
 from gfopt.noise import threefry
 from gfopt.pytree import pytree, static
 from gfopt.tokens import alphabet, beam_search
@@ -40,8 +26,6 @@ from gfopt.tokens.language_model import LanguageModel
 from gfopt.tokens.token_counts import tokens_used
 from gfopt.types import Evaluation, Key, Member, Population, Solution
 
-POTENTIALS = ("difference", "max", "sum")
-
 
 class SteeringState(NamedTuple):
     """The particles, their weights, and what their lineages have seen.
@@ -49,11 +33,7 @@ class SteeringState(NamedTuple):
     Attributes:
         step: ``i32[]``.
         beams: texts, their next tokens' logits and their caches.
-        log_weights: since the last resampling, ``float[N]``.
-        log_product: of the potentials so far, ``float[N]``.
-        reward: of the text so far, ``float[N]``; 0 before the first.
-        peak: the largest reward so far, ``float[N]``.
-        total: the sum of the rewards so far, ``float[N]``.
+        lineages: the weights and the rewards of the texts so far.
         best: the best text of the last length, ``i32[L]``.
         seed: ``uint32[]``, of the resampling.
         num_tokens: ``i32[]``, tokens read by proposals and by scores that count them.
@@ -61,11 +41,7 @@ class SteeringState(NamedTuple):
 
     step: jax.Array
     beams: Beams
-    log_weights: jax.Array
-    log_product: jax.Array
-    reward: jax.Array
-    peak: jax.Array
-    total: jax.Array
+    lineages: steering.Lineages
     best: jax.Array
     seed: jax.Array
     num_tokens: jax.Array
@@ -135,7 +111,7 @@ class Steering(BeamSearch):
         beam_search.check_tokens("prompt", self.prompt, (1, 2))
         checks.integer("num_particles", self.num_particles, 1)
         checks.non_negative("scale", self.scale)
-        checks.one_of("potential", self.potential, POTENTIALS)
+        checks.one_of("potential", self.potential, steering.POTENTIALS)
         checks.non_negative("threshold", self.threshold)
         beam_search.check_proposal(self)
 
@@ -144,15 +120,10 @@ class Steering(BeamSearch):
         start = alphabet.starting_tokens(solution)
         count = self.num_particles
         beams = beam_search.started(self.model, self.prompt, count, start.shape[0])
-        zeros = jnp.zeros(count, jnp.float32)
         return SteeringState(
             step=jnp.int32(0),
             beams=beams._replace(alive=jnp.ones(count, bool)),
-            log_weights=zeros,
-            log_product=zeros,
-            reward=zeros,
-            peak=zeros - jnp.inf,
-            total=zeros,
+            lineages=steering.lineages(count),
             best=start,
             seed=threefry.seeds(key, 1)[0],
             num_tokens=beam_search.count(jnp.asarray(self.prompt) >= 0),
@@ -179,50 +150,32 @@ class Steering(BeamSearch):
         size, max_length = state.beams.tokens.shape
         tokens, valid = population.members.token, evaluation.valid
         fresh = -evaluation.fitness.astype(jnp.float32)
-        reward = jnp.where(valid, fresh, state.reward)
-        peak = jnp.maximum(state.peak, jnp.where(valid, fresh, -jnp.inf))
-        total = state.total + jnp.where(valid, fresh, 0)
-        log_g = (
-            self.scale
-            * {
-                "difference": reward - state.reward,
-                "max": jnp.where(jnp.isfinite(peak), peak, 0),
-                "sum": total,
-            }[self.potential]
-        )
         is_last = state.beams.length + 1 == max_length
-        log_g = jnp.where(is_last, self.scale * reward - state.log_product, log_g)
-        log_weights = state.log_weights + jnp.where(valid, log_g, -jnp.inf)
-        grows = jnp.any(jnp.isfinite(log_weights))
-        log_weights = jnp.where(grows, log_weights, state.log_weights)
-        weights = jax.nn.softmax(log_weights)
-        effective = 1 / jnp.sum(weights**2)
-        resamples = grows & ~is_last & (effective < self.threshold * size)
+        grows = jnp.any(valid & jnp.isfinite(state.lineages.log_weights))
+        weighed = state.lineages.weighed(
+            jnp.where(valid, fresh, jnp.nan),
+            scale=self.scale,
+            potential=self.potential,
+            is_last=is_last,
+        )
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-        drawn = systematic(key, weights)
-        ancestors = jnp.where(resamples, drawn, jnp.arange(size))
+        threshold = jnp.where(grows & ~is_last, self.threshold, 0)
+        lineages, ancestors, resamples = weighed.resampled(key, threshold)
+        # a text that goes on stays in its slot, and the others are copied
         order, source = beam_search.slots(ancestors, jnp.ones(size, bool))
         chosen = ancestors[order]
         beams = beam_search.moved_beams(state.beams, source)
         beams, count = beam_search.appended(self.model, beams, tokens[chosen], grows)
-        log_product = state.log_product + jnp.where(valid, log_g, 0)
         worth = jnp.where(valid, fresh, -jnp.inf)
         best = self.decode(
             state, jax.tree.map(lambda x: x[jnp.argmax(worth)], population.members)
         )
         read = jnp.sum(jnp.where(population.active, tokens_used(evaluation), 0))
 
-        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(grows, new[chosen], old)
-
         new = SteeringState(
             step=state.step + 1,
             beams=beams,
-            log_weights=jnp.where(resamples, 0, log_weights[chosen]),
-            log_product=kept(log_product, state.log_product),
-            reward=kept(reward, state.reward),
-            peak=kept(peak, state.peak),
-            total=kept(total, state.total),
+            lineages=jax.tree.map(lambda x: x[order], lineages),
             best=jnp.where(grows, best, state.best),
             seed=state.seed,
             num_tokens=state.num_tokens
@@ -232,7 +185,12 @@ class Steering(BeamSearch):
         num_valid = beam_search.count(valid)
         mean = jnp.sum(jnp.where(valid, fresh, 0)) / jnp.maximum(num_valid, 1)
         info = SteeringInfo(
-            mean, effective, resamples, beams.length, num_valid, new.num_tokens
+            mean,
+            weighed.effective_sample_size,
+            resamples,
+            beams.length,
+            num_valid,
+            new.num_tokens,
         )
         return new, info
 
@@ -246,22 +204,4 @@ class Steering(BeamSearch):
 
     def weights(self, state: SteeringState) -> jax.Array:
         """Returns the particles' weights, ``float[N]``, which add up to 1."""
-        return jax.nn.softmax(state.log_weights)
-
-
-def systematic(key: Key, weights: jax.Array) -> jax.Array:
-    """Draws ``N`` ancestors with one random number: ``w_i N`` of each, rounded.
-
-    Args:
-        key: of the draw.
-        weights: ``float[N]``, which add up to 1.
-
-    Returns:
-        ``i32[N]``, ascending.
-    """
-    size = weights.shape[0]
-    places = (jnp.arange(size) + jax.random.uniform(key)) / size
-    found = jnp.searchsorted(jnp.cumsum(weights), places, side="right")
-    # the sum of the weights may end below 1
-    last = size - 1 - jnp.argmax(weights[::-1] > 0)
-    return jnp.minimum(found, last).astype(jnp.int32)
+        return state.lineages.weights
