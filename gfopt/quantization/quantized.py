@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,6 @@ from gfopt.pytree import pytree, static
 from gfopt.types import Array, PyTree
 
 BITS = (2, 4, 5, 6, 8)
-
-
-def _static(**options: Any) -> Any:
-    return dataclasses.field(metadata={"static": True}, **options)
 
 
 @pytree(eq=False, repr=False)
