@@ -188,7 +188,7 @@ CONFIGURATIONS = {
         {"sigma": 0.3, "batch_size": 16}, generations=60, bound=1e-4
     ),
     "bayesian_optimization": Configuration(
-        {"sigma": 1.0, "num_points": 24}, generations=50, bound=5e-2
+        {"sigma": 1.0, "num_points": 24}, generations=30, bound=5e-2
     ),
     "nelder_mead": Configuration({"sigma": 0.3}, generations=250, bound=1e-4),
     "random_tokens": Configuration(
