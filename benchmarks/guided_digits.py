@@ -20,7 +20,7 @@ cosine of the two velocities, the paper's of the two noises, is large. Claim: a 
 of the passes is saved and images stay what they are. Beside it are classifier-free
 guidance with fewer steps, and the same cut after the same step for all images.
 
-    python benchmarks/guided_digits.py  # 2 minutes of processor time
+    python benchmarks/guided_digits.py  # 70 seconds of processor time
 """
 
 from __future__ import annotations
