@@ -87,13 +87,13 @@ def prompt(
         typer.Option(
             metavar="NUMBER", help="Tokens that stand for all words; 0: all words."
         ),
-    ] = "64",
+    ] = "0",
     kept: Annotated[
         str,
         typer.Option(
             metavar="NUMBER", help="Tokens that pruning leaves; 0: do not prune."
         ),
-    ] = "10",
+    ] = "0",
     method: Annotated[
         str, typer.Option(metavar="NAME", help="A search over tokens.")
     ] = "genetic_tokens",
@@ -106,7 +106,7 @@ def prompt(
         typer.Option(metavar="FILE", help="From which the same command goes on."),
     ] = None,
 ) -> None:
-    """Search a prompt for texts with labels: ClaPS, with every model call counted.
+    """Search a prompt for texts with labels, with every model call counted.
 
     A query is one prompt on all texts it is searched with. Ctrl-C ends it with the best
     so far.

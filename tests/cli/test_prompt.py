@@ -78,7 +78,8 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-OPTIONS = "--shots 4 --length 3 --clusters 12 --kept 4 --budget 40".split()
+SIZES = "--shots 4 --length 3 --budget 40".split()
+OPTIONS = [*SIZES, *"--clusters 12 --kept 4".split()]
 
 
 def called(capsys: Any, *arguments: Any) -> tuple[int, str, str]:
@@ -149,17 +150,20 @@ def test_goes_on_from_its_checkpoint(capsys: Any, table: Path, tmp_path: Path) -
     assert code == 0 and second == first
 
 
-@pytest.mark.parametrize("clusters", [12, 0])
+@pytest.mark.parametrize("vocabulary", [["--clusters", 12], []])
 def test_searches_without_pruning(
-    capsys: Any, table: Path, tmp_path: Path, clusters: int
-) -> None:
-    words = "--kept", 0, "--clusters", clusters, "--checkpoint", tmp_path / "run"
-    code, out, err = called(capsys, table, *OPTIONS, *words)
+    capsys: Any, table: Path, tmp_path: Path, vocabulary: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if not vocabulary:  # all words by default
+        monkeypatch.delattr(prompt_command, "cluster_vocabulary")
+    words = *SIZES, *vocabulary, "--checkpoint", tmp_path / "run"
+    code, out, err = called(capsys, table, *words)
     assert code == 0 and "pruning" not in err
     assert "cost: 40 queries to search and 6 to judge, " in out
     empty = next(line for line in out.splitlines() if "(no prompt)" in line)
     assert " 0." in empty and " - " not in empty  # its loss is one of the queries
-    assert called(capsys, table, *OPTIONS, *words)[1] == out
+    assert called(capsys, table, *words)[1] == out
 
 
 @pytest.mark.parametrize("after", [2, 20])
