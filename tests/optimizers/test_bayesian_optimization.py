@@ -153,12 +153,13 @@ def test_it_begins_within_a_bound_on_one_side() -> None:
     assert result.nfev == 5 and np.min(result.state.points) >= 0
 
 
-def test_a_choice_counts_as_one_parameter() -> None:
-    bounds = {"x": real(0, 1), "kind": categorical(30)}
-    search = gfopt.AskTell(
-        "bayesian_optimization", {"x": 0.5, "kind": 0}, bounds=bounds
-    )
-    assert len(search.ask()) == 3  # x0, and a point for each
+def test_a_choice_among_many_does_not_take_the_budget() -> None:
+    for options, size in ((2, 4), (30, 5)):  # x0, and min(1 + options, 2 * 2) points
+        bounds = {"x": real(0, 1), "kind": categorical(options)}
+        search = gfopt.AskTell(
+            "bayesian_optimization", {"x": 0.5, "kind": 0}, bounds=bounds
+        )
+        assert len(search.ask()) == size
 
 
 def test_a_region_that_fails_is_left() -> None:

@@ -167,7 +167,8 @@ class BayesianOptimization(Method):
         """Proposes the first points, or where to look next: ``float[P, D]``."""
         at = self._coordinates(state.center)
         dimension = state.points.shape[1]
-        size = max(at.num_parameters + 1, self.batch_size)
+        # options of a choice are to be seen, though not all of many: they cost a budget
+        size = max(1 + min(dimension, 2 * at.num_parameters), self.batch_size)
 
         def first() -> tuple[jax.Array, jax.Array]:
             share = _latin_hypercube(key, size - 1, dimension)
