@@ -128,12 +128,23 @@ def values_at(runs: Runs, budget: int, methods: list[str], seeds: int) -> np.nda
     )
 
 
+def reached(runs: Runs, budget: int) -> Runs:
+    """Returns the problems on which anyone had so many evaluations."""
+    place = BUDGETS.index(budget)
+    return {
+        name: by_method
+        for name, by_method in runs.items()
+        if any(len(li.split()) > place for lines in by_method.values() for li in lines)
+    }
+
+
 def complete(runs: Runs, budget: int, seeds: int) -> list[str]:
     """Returns the methods that have so many seeds of every problem at a budget."""
     place = BUDGETS.index(budget)
 
     def is_there(lines: list[str]) -> bool:
-        return len(lines) >= seeds and all(len(li.split()) > place for li in lines)
+        some = lines[:seeds]
+        return len(some) == seeds and all(len(li.split()) > place for li in some)
 
     names = dict.fromkeys(name for by_method in runs.values() for name in by_method)
     return [n for n in names if all(is_there(by.get(n, [])) for by in runs.values())]
@@ -148,6 +159,7 @@ def comparison(
     runs: Runs, budget: int, ours: str, seeds: int, resamples: int = 2000
 ) -> list[Any]:
     """Compares mean ranks with each peer's, by a bootstrap of problems and seeds."""
+    runs = reached(runs, budget)
     methods = complete(runs, budget, seeds)
     if ours not in methods:
         return []
@@ -190,10 +202,11 @@ def report(ours: str, seeds: int) -> None:
         print(f"\n{title}: mean rank of the median, by evaluations\n")
         means: dict[str, dict[int, float]] = {}
         for budget in BUDGETS:
-            methods = complete(part, budget, seeds)
+            some = reached(part, budget)
+            methods = complete(some, budget, seeds)
             if not methods:
                 continue
-            found = ranks(values_at(part, budget, methods, seeds)).mean(axis=0)
+            found = ranks(values_at(some, budget, methods, seeds)).mean(axis=0)
             for name, mean in zip(methods, found, strict=True):
                 means.setdefault(name, {})[budget] = float(mean)
         rows = [[n, *(by.get(b, "") for b in BUDGETS)] for n, by in means.items()]
