@@ -72,8 +72,10 @@ def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
 # (findings/jax_dataclass_structures_equal.sh).
 def _register(cls: Any) -> Any:
     """Registers a dataclass whose structure is equal to that of no other class."""
-    leaves = [f.name for f in dataclasses.fields(cls) if "static" not in f.metadata]
-    configuration = [f.name for f in dataclasses.fields(cls) if "static" in f.metadata]
+    # fields that are not given follow from the others
+    given = [f for f in dataclasses.fields(cls) if f.init]
+    leaves = [f.name for f in given if not f.metadata.get("static")]
+    configuration = [f.name for f in given if f.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
     children, auxiliary = _values(leaves), _values(configuration)
 

@@ -29,6 +29,19 @@ def test_leaves_and_configuration() -> None:
         Line(2.0).slope = 1.0  # type: ignore[misc]
 
 
+def test_a_field_that_is_not_given_follows_from_the_others() -> None:
+    @pytree
+    class Square:
+        side: float
+        area: float = dataclasses.field(init=False)
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "area", self.side**2)
+
+    assert jax.tree.leaves(Square(3.0)) == [3.0]
+    assert jax.tree.map(lambda side: 2 * side, Square(3.0)).area == 36.0
+
+
 def test_a_program_of_one_class_is_never_taken_for_that_of_another() -> None:
     """``register_dataclass`` of JAX 0.10 has some 50 of 300 classes mistaken here."""
     classes = [
