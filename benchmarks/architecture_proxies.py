@@ -51,6 +51,7 @@ from architecture_searches import (
     first,
 )
 from common import RESULTS, parsed, save, show, sized
+from descent import by_adam
 from jax import lax
 from scipy.stats import kendalltau
 from sklearn.datasets import load_digits
@@ -89,7 +90,6 @@ def trained(space: Any, key: Any, architecture: Any, rows: Any) -> Any:
     """Returns validation loss and accuracy after a training by Adam."""
     (x, y), valid = rows
     start, order = jax.random.split(key)
-    weights, adam = space.first_weights(start, architecture), optax.adam(3e-3)
 
     def outputs(weights: Any, x: Any) -> Any:
         return space.hidden(weights, architecture, x)[0] @ weights["last"]
@@ -98,14 +98,13 @@ def trained(space: Any, key: Any, architecture: Any, rows: Any) -> Any:
         logits = outputs(weights, x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-    def step(carry: Any, chosen: Any) -> tuple[Any, None]:
-        weights, state = carry
-        slope = jax.grad(loss)(weights, x[chosen], y[chosen])
-        updates, state = adam.update(slope, state)
-        return (optax.apply_updates(weights, updates), state), None
-
-    chosen = jax.random.randint(order, (STEPS, BATCH), 0, len(x))
-    (weights, _), _ = lax.scan(step, (weights, adam.init(weights)), chosen)
+    batches = jax.random.randint(order, (STEPS, BATCH), 0, len(x))
+    weights = by_adam(
+        lambda weights, rows: loss(weights, x[rows], y[rows]),
+        space.first_weights(start, architecture),
+        batches,
+        3e-3,
+    )
     right = jnp.argmax(outputs(weights, valid[0]), axis=1) == valid[1]
     return loss(weights, *valid), jnp.mean(right)
 

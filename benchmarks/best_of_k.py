@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from black_box_tuning import made_up
-from common import crossed_interval, parsed, save, show, sized
+from common import QUICK, crossed_interval, parsed, save, show, sized
 from jax import lax
 from language_model import reviews
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="of Adam in a round")
     parser.add_argument("--learning-rate", type=float, default=0.01)
     given = parsed(parser, seeds=2, rounds=2, prompts=4, steps=1)
-    if given.folder is None and sized(True, False):
+    if given.folder is None and not QUICK:
         parser.error("a folder with vaderSentiment is needed; see --help")
     began = time.monotonic()
     snippets = (reviews(given.folder) if given.folder else made_up(80))[0]

@@ -19,7 +19,6 @@ pixels. Weights, and how many are drawn, are chosen on other keys and digits.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,18 +26,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parsed, save, show, sized
+from common import save, show, sized
 from digit_flow import (
     NONE,
     TRAIN,
     Models,
-    add_folder,
     claimed,
     denoised,
     digits,
     frechet,
-    loaded,
     moved,
+    started,
     steps,
 )
 
@@ -183,14 +181,11 @@ def compared(models: Models, task: Task, seeds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=8)
-    given = parsed(add_folder(parser), seeds=2)
-    models = loaded(given.folder)
+    models, seeds = started(__doc__, seeds=8)
     results: dict[str, Any] = {}
     claims = []
     for task, wanted in tasks(models).items():
-        found = results[task] = compared(models, wanted, given.seeds)
+        found = results[task] = compared(models, wanted, seeds)
         order = sorted(found.items(), key=lambda item: np.mean(item[1]["worth"]))
         print(f"\n{task}")
         rows = [

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import sized
+from common import parsed, sized
 
 from gfopt.problems import mlp
 from gfopt.problems.networks import network_outputs
@@ -189,11 +189,14 @@ def claimed(said: str, above: Any, below: Any, margin: float = 0.0) -> dict[str,
     return {"claim": said, "margin": margin, "gap": list(gap), "verdict": verdict}
 
 
-def add_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Adds the option for where the trained networks are kept."""
+def started(description: str, seeds: int) -> tuple[Models, int]:
+    """Reads the command line; returns the networks and the number of seeds."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=seeds)
     said = "where the trained networks are kept"
     parser.add_argument("--folder", type=Path, default=FOLDER, help=said)
-    return parser
+    given = parsed(parser, seeds=2)
+    return loaded(given.folder), given.seeds
 
 
 def loaded(folder: Path) -> Models:

@@ -14,23 +14,21 @@ exponent is chosen, by eleven evaluations. What was found is judged on other noi
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parsed, save, show, sized
+from common import save, show, sized
 from digit_flow import (
     NONE,
     Models,
-    add_folder,
     claimed,
     denoised,
     frechet,
-    loaded,
     moved,
+    started,
     steps,
 )
 
@@ -178,17 +176,14 @@ def searched(models: Models, seed: int) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    given = parsed(add_folder(parser), seeds=2)
-    models = loaded(given.folder)
+    models, seeds = started(__doc__, seeds=5)
 
     @jax.jit
     def judged(times: Any, key: Any) -> Any:
         return distance(times, models, key, JUDGED)
 
     found: dict[str, Any] = {}
-    for seed in range(given.seeds):
+    for seed in range(seeds):
         for name, times in searched(models, seed).items():
             row = found.setdefault(name, {"times": [], "distance": []})
             row["times"].append(np.round(times, 4).tolist())

@@ -25,7 +25,6 @@ guidance with fewer steps, and the same cut after the same step for all images.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -33,16 +32,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parsed, save, show, sized
+from common import save, show, sized
 from digit_flow import (
     NONE,
     Models,
-    add_folder,
     claimed,
     denoised,
     frechet,
-    loaded,
     moved,
+    started,
     steps,
 )
 
@@ -212,11 +210,11 @@ def adaptation(models: Models, keys: list[Any]) -> dict[str, Any]:
         "cut for all": lambda key: run(key, 2.0, cut),
         "adaptive": lambda key: run(key, cosine, STEPS),
     }
+    guided = [run(key, 2.0, STEPS)[0] for key in keys]
     for name, way in ways.items():
         rows = []
-        for key in keys:
+        for key, full in zip(keys, guided, strict=True):
             images, passes = way(key)
-            full = run(key, 2.0, STEPS)[0]
             away = jnp.sqrt(jnp.mean((images - full) ** 2))
             rows.append((passes, away, *measured(models, images)))
         names = ("passes", "away", "share", "distance")
@@ -226,11 +224,8 @@ def adaptation(models: Models, keys: list[Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=8)
-    given = parsed(add_folder(parser), seeds=2)
-    models = loaded(given.folder)
-    keys = [jax.random.key(seed) for seed in range(given.seeds)]
+    models, seeds = started(__doc__, seeds=8)
+    keys = [jax.random.key(seed) for seed in range(seeds)]
 
     ways = guidance(models, keys)
     header = (

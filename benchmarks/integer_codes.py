@@ -19,7 +19,6 @@ import common
 import jax
 import numpy as np
 import qzo_digits as digits
-from scipy import stats
 
 import gfopt
 
@@ -72,15 +71,6 @@ def over_seeds(name: str, steps: int, directions: int) -> Any:
     return jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
 
 
-def difference(first: list[float], second: list[float]) -> list[float]:
-    """Returns the mean of paired differences, and its 95 % interval by Student's t."""
-    gaps = np.subtract(first, second)
-    if len(gaps) < 2:
-        return [float(gaps.mean())] * 3
-    half = stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps)
-    return [float(gaps.mean() + side * half) for side in (0, -1, 1)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
@@ -113,7 +103,8 @@ def main() -> None:
         }
         reference = runs.get("qzo", runs[name])["after"]
         for row in runs.values():
-            row["beyond_qzo"] = difference(row["after"], reference)
+            gaps = np.subtract(row["after"], reference)
+            row["beyond_qzo"] = common.student_interval(gaps)
         print(name, runs[name], flush=True)
         settings = {"steps": given.steps, "directions": given.directions}
         passes = {"passes": 2 * given.directions * given.steps, "sigma": SIGMA}

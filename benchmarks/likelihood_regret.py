@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import sklearn.datasets
+from descent import by_adam
 from jax import lax
 from scipy.stats import rankdata, spearmanr
 
@@ -51,7 +52,6 @@ def bound(vae: Any, posterior: Any, image: Any, draws: Any) -> Any:
 
 def trained(key: Any, images: Any, steps: int = 6000) -> Any:
     """Returns an autoencoder that knows these images."""
-    adam = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
 
     def loss(vae: Any, key: Any) -> Any:
         rows, draws = jax.random.split(key)
@@ -60,18 +60,13 @@ def trained(key: Any, images: Any, steps: int = 6000) -> Any:
         codes = network_outputs(vae["encoder"], batch)
         return jax.vmap(bound, (None, 0, 0, 0))(vae, codes, batch, draws).mean()
 
-    def step(carry: Any, key: Any) -> Any:
-        vae, state = carry
-        updates, state = adam.update(jax.grad(loss)(vae, key), state)
-        return (optax.apply_updates(vae, updates), state), None
-
     encoder, decoder = jax.random.split(key)
     vae = {
         "encoder": mlp(encoder, (64, HIDDEN, 2 * LATENT)),
         "decoder": mlp(decoder, (LATENT, HIDDEN, 64)),
     }
-    carry = (vae, adam.init(vae))
-    return lax.scan(step, carry, jax.random.split(key, steps))[0][0]
+    rate = optax.cosine_decay_schedule(3e-3, steps)
+    return by_adam(loss, vae, jax.random.split(key, steps), rate)
 
 
 def regrets(vae: Any, images: Any, what: str, how: str, steps: int, rate: Any) -> Any:

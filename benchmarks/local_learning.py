@@ -29,8 +29,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from common import parsed, save, show, sized
+from descent import by_adam
 from jax import lax
 from local_rules import (
     BLOCKS,
@@ -90,20 +90,12 @@ def drawn(rows: Rows, key: Any) -> tuple[Any, Any, Any]:
     return rows[0][chosen], rows[1][chosen], noise
 
 
-def by_adam(
+def descended(
     loss: Any, start: Any, rows: Rows, key: Any, rate: Any, times: int = 1
 ) -> Any:
     """Trains by back-propagation inside what the loss reads."""
-    adam = optax.adam(rate)
-
-    def step(carry: Any, key: Any) -> tuple[Any, None]:
-        weights, state = carry
-        slope = jax.grad(loss)(weights, drawn(rows, key))
-        updates, state = adam.update(slope, state)
-        return (optax.apply_updates(weights, updates), state), None
-
     keys = jax.random.split(key, STEPS * times)
-    return lax.scan(step, (start, adam.init(start)), keys)[0][0]
+    return by_adam(lambda w, key: loss(w, drawn(rows, key)), start, keys, rate)
 
 
 def searched(
@@ -140,7 +132,7 @@ def each_block(train: Callable[..., Any], start: Any, rows: Rows, key: Any) -> A
 
 def program(way: str, trainer: str) -> Any:
     """Returns ``(rows, test, key, rate) -> accuracy`` of blocks, compiled."""
-    train: Any = by_adam if trainer == "gradients" else partial(searched, trainer)
+    train: Any = descended if trainer == "gradients" else partial(searched, trainer)
 
     @jax.jit
     def accuracy(rows: Rows, test: Rows, key: Any, rate: Any) -> jax.Array:
@@ -179,7 +171,7 @@ def layered(way: str) -> Any:
             def loss(layers: Any, batch: Any) -> jax.Array:
                 return entropy(outputs(layers, batch[0]), batch[1])
 
-            layers = by_adam(loss, layers, rows, order, rate)
+            layers = descended(loss, layers, rows, order, rate)
         else:
             targets = projections(fixed, (WIDE, WIDE, CLASSES))
             still = len(layers) - 1 if way == "the last layer alone" else 0

@@ -106,10 +106,7 @@ def judged(prompt: np.ndarray, few: Queries, held: Queries) -> dict[str, float]:
 
 def interval(values: Any) -> list[float]:
     """Returns the mean over the seeds, and Student's 95 % interval of it."""
-    mean, half = np.mean(values), 0.0
-    if len(values) > 1:
-        half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return [round(float(number), 4) for number in (mean, mean - half, mean + half)]
+    return [round(number, 4) for number in common.student_interval(values)]
 
 
 def pruning(shared: Reviews, seeds: int) -> dict[str, list[float]]:
@@ -147,17 +144,14 @@ def pruning(shared: Reviews, seeds: int) -> dict[str, list[float]]:
 
 def table(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the means, and the differences to ``BASE`` by seed, the losses first."""
+    runs: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
+    for cell in cells:
+        by_seed = runs.setdefault((cell["budget"], cell["search"]), {})
+        by_seed[cell["seed"]] = cell
     rows = []
-    for budget, name in dict.fromkeys((c["budget"], c["search"]) for c in cells):
-        own, base = (
-            {
-                cell["seed"]: cell
-                for cell in cells
-                if (cell["search"], cell["budget"]) == (which, budget or 120)
-                or (cell["search"], cell["budget"]) == (which, 0)
-            }
-            for which in (name, BASE)
-        )
+    for (budget, name), own in runs.items():
+        # what is not searched is beside the smallest budget
+        base = runs.get((budget or 120, BASE), {})
         row: dict[str, Any] = {"search": name, "budget": budget, "seeds": len(own)}
         for figure in ("loss", "held-out loss", "held-out accuracy", "nats a word"):
             values = [cell[figure] for cell in own.values()]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import sklearn.datasets
-from jax import lax
+from descent import by_adam
 from scipy import ndimage
 
 import gfopt
@@ -65,18 +65,12 @@ def accuracy(network: Any) -> Any:
 
 def trained(key: Any) -> Any:
     """Returns a network that knows the digits upright."""
-    adam = optax.adam(3e-3)
 
-    def step(carry: Any, key: Any) -> Any:
-        network, state = carry
+    def batch_loss(network: Any, key: Any) -> Any:
         rows = jax.random.choice(key, SOURCE.stop - SOURCE.start, (BATCH,))
-        x, y = UPRIGHT[SOURCE][rows], LABELS[SOURCE][rows]
-        updates, state = adam.update(jax.grad(loss)(network, x, y), state)
-        return (optax.apply_updates(network, updates), state), None
+        return loss(network, UPRIGHT[SOURCE][rows], LABELS[SOURCE][rows])
 
-    network = mlp(key, SIZES)
-    keys = jax.random.split(key, 1000)
-    return lax.scan(step, (network, adam.init(network)), keys)[0][0]
+    return by_adam(batch_loss, mlp(key, SIZES), jax.random.split(key, 1000), 3e-3)
 
 
 def quantized(network: Any, bits: int = 4) -> Any:

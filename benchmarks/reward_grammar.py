@@ -149,34 +149,44 @@ class Grammar:
     def _child(self, parent: Scored, feedback: str) -> list[Term]:
         terms = terms_of(parent.text)
         if self.sees_feedback:
-            if parent.value < 0.02:  # (1) near zero: all anew
-                return self._new()
-            rows = re.findall(r"^component \d: (.*)$", feedback, re.M)
-            means = np.array([[float(x) for x in row.split()] for row in rows])
-            size, change = abs(means).max(1), np.ptp(means, axis=1)
-            dead = np.flatnonzero(change < 0.05 * size.max())  # (2) the same throughout
-            large = np.flatnonzero(size > 10 * np.median(size))  # (3) far too large
-            if len(dead) and self.draw.random() < 0.5:
-                place = int(self.draw.choice(dead))
-                if len(terms) > 1 and self.draw.random() < 0.5:
-                    return terms[:place] + terms[place + 1 :]
-                return [*terms[:place], self._factor(), *terms[place + 1 :]]
-            if len(large) and self.draw.random() < 0.5:
-                place = int(large[0])
-                weight, factors = terms[place]
-                return [*terms[:place], (weight / 10, factors), *terms[place + 1 :]]
+            advised = self._advised(terms, parent.value, feedback)
+            if advised is not None:
+                return advised
         place = self.draw.randrange(len(terms))
-        before, (weight, factors), after = (
-            terms[:place],
-            terms[place],
-            terms[place + 1 :],
-        )
         way = self.draw.choice(("rescale", "rewrite", "add", "drop"))
         if way == "drop" and len(terms) > 1:
-            return before + after
+            return _put(terms, place)
         if way == "add" and len(terms) < TERMS:
             return [*terms, self._factor()]
         if way == "rewrite":
-            return [*before, self._factor(), *after]
+            return _put(terms, place, self._factor())
+        weight, factors = terms[place]
         factor = self.draw.choice((-1, 0.2, 0.5, 2, 5))
-        return [*before, (weight * factor, factors), *after]
+        return _put(terms, place, (weight * factor, factors))
+
+    def _advised(
+        self, terms: list[Term], value: float, feedback: str
+    ) -> list[Term] | None:
+        """Follows a piece of advice, or none by chance."""
+        if value < 0.02:  # (1) near zero: all anew
+            return self._new()
+        rows = re.findall(r"^component \d: (.*)$", feedback, re.M)
+        means = np.array([[float(x) for x in row.split()] for row in rows])
+        size, change = abs(means).max(1), np.ptp(means, axis=1)
+        dead = np.flatnonzero(change < 0.05 * size.max())  # (2) the same throughout
+        large = np.flatnonzero(size > 10 * np.median(size))  # (3) far too large
+        if len(dead) and self.draw.random() < 0.5:
+            place = int(self.draw.choice(dead))
+            if len(terms) > 1 and self.draw.random() < 0.5:
+                return _put(terms, place)
+            return _put(terms, place, self._factor())
+        if len(large) and self.draw.random() < 0.5:
+            place = int(large[0])
+            weight, factors = terms[place]
+            return _put(terms, place, (weight / 10, factors))
+        return None
+
+
+def _put(terms: list[Term], place: int, *instead: Term) -> list[Term]:
+    """Returns the terms with another one, or none, at a place."""
+    return [*terms[:place], *instead, *terms[place + 1 :]]

@@ -139,7 +139,9 @@ def at_once(seeds: int, budget: int) -> list[dict[str, Any]]:
 
         def block(state: Any, key: Any) -> tuple[Any, Any]:
             state, network = trained_on(state, pendulum, train, BLOCKS * GENERATIONS)
-            chosen = looked(pendulum, network, jax.random.fold_in(choose, key), 8)[1]
+            chosen = looked(
+                pendulum, network, jax.random.fold_in(choose, key), VALIDATION
+            )[1]
             return state, (chosen, looked(pendulum, network, test, TEST)[1])
 
         start = METHOD.init(train, mlp(first, SIZES))

@@ -15,7 +15,6 @@ share.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,15 +22,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parsed, save, show, sized
+from common import save, show, sized
 from digit_flow import (
     Models,
-    add_folder,
     claimed,
     denoised,
     digits,
-    loaded,
     moved,
+    started,
     steps,
 )
 
@@ -157,10 +155,7 @@ def chosen(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=8)
-    given = parsed(add_folder(parser), seeds=2)
-    models = loaded(given.folder)
+    models, seeds = started(__doc__, seeds=8)
     grids = {
         "no guidance": (0.0,),
         "best of 8": (0.0,),
@@ -179,7 +174,7 @@ def main() -> None:
             scale = grid[int(np.argmax(shares))]
             runs = [
                 run(jax.random.split(jax.random.key(seed), RUNS), scale)
-                for seed in range(given.seeds)
+                for seed in range(seeds)
             ]
             share, mean = np.asarray(runs).T
             found[way] = {"scale": scale, "tried": dict(zip(grid, shares, strict=True))}

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 import sklearn.datasets
 from common import parsed, save, show
+from descent import by_adam
 from jax import lax
 from scipy import ndimage
 
@@ -105,19 +106,14 @@ def rotated() -> Task:
     upright = split(images.reshape(-1, 64), data.target, start=network(64, 48, 10))
     turned = ndimage.rotate(images, 30, axes=(1, 2), reshape=False, order=1)
     task = split(turned.reshape(-1, 64), data.target, start=upright.start)
-    adam = optax.adam(3e-3)
+
+    def batch_loss(weights: Any, key: Any) -> Any:
+        rows = jax.random.choice(key, len(upright.x), (BATCH,))
+        return upright.loss(weights, rows)
 
     def trained(key: Any) -> Any:
-        def step(carry: Any, key: Any) -> Any:
-            weights, state = carry
-            rows = jax.random.choice(key, len(upright.x), (BATCH,))
-            gradient = jax.grad(upright.loss)(weights, rows)
-            updates, state = adam.update(gradient, state)
-            return (optax.apply_updates(weights, updates), state), None
-
-        weights = upright.start(key)
         keys = jax.random.split(key, 600)
-        return lax.scan(step, (weights, adam.init(weights)), keys)[0][0]
+        return by_adam(batch_loss, upright.start(key), keys, 3e-3)
 
     return task._replace(start=trained)
 
